@@ -1,0 +1,231 @@
+#include "compiler/cli/Command.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/SmallString.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <thread>
+
+namespace normforge::cli {
+
+namespace {
+
+class CommandError : public llvm::ErrorInfo<CommandError> {
+public:
+  static char ID;
+  CommandError(std::string text, int status) : text(std::move(text)), status(status) {}
+  void log(llvm::raw_ostream &os) const override { os << text; }
+  std::error_code convertToErrorCode() const override { return llvm::inconvertibleErrorCode(); }
+
+  const std::string text;
+  const int status;
+};
+char CommandError::ID = 0;
+
+} // namespace
+
+llvm::Error badInput(const std::string &text) {
+  return llvm::make_error<CommandError>("normforge: error: " + text, BadInput);
+}
+
+llvm::Error located(llvm::Error error) {
+  return llvm::make_error<CommandError>(llvm::toString(std::move(error)), BadInput);
+}
+
+llvm::Error internalError(llvm::Error error) {
+  return llvm::make_error<CommandError>("normforge: " + llvm::toString(std::move(error)),
+                                        InternalError);
+}
+
+int report(llvm::Error error) {
+  int status = Success;
+  auto print = [](llvm::StringRef text) { llvm::errs() << text.rtrim('\n') << '\n'; };
+  llvm::handleAllErrors(
+      std::move(error),
+      [&](const CommandError &e) {
+        print(e.text);
+        status = std::max(status, e.status);
+      },
+      [&](const SpecError &e) {
+        print(e.text());
+        status = std::max<int>(status, BadInput);
+      },
+      [&](const llvm::ErrorInfoBase &e) {
+        print("normforge: internal error: " + e.message());
+        status = InternalError;
+      });
+  return status;
+}
+
+// ---- Options ------------------------------------------------------------------------------------
+
+llvm::Expected<NamedText> parseNamedText(llvm::StringRef word, llvm::StringRef what) {
+  auto [name, text] = word.split('=');
+  if (name.empty() || text.empty() || !word.contains('='))
+    return badInput(fmt::format("expected NAME={}, found '{}'", what.str(), word.str()));
+  return NamedText{name.str(), text.str()};
+}
+
+llvm::Expected<NamedSizes> parseSizes(const std::vector<std::string> &words) {
+  NamedSizes sizes;
+  for (const std::string &word : words) {
+    auto [name, text] = llvm::StringRef(word).split('=');
+    int64_t value;
+    if (name.empty() || text.getAsInteger(10, value) || value < 1)
+      return badInput(fmt::format("--size: expected NAME=VALUE with a whole number from 1 to "
+                                  "2^63 - 1, found '{}'",
+                                  word));
+    if (!sizes.emplace(name.str(), value).second)
+      return badInput(fmt::format("--size: {} is given twice", name.str()));
+  }
+  return sizes;
+}
+
+llvm::Expected<std::optional<uint64_t>> parseNumber(llvm::StringRef option, llvm::StringRef word,
+                                                    uint64_t least, uint64_t most) {
+  if (word.empty())
+    return std::optional<uint64_t>();
+  uint64_t value;
+  if (word.getAsInteger(10, value) || value < least || value > most)
+    return badInput(fmt::format("{}: expected a whole number from {} to {}, found '{}'",
+                                option.str(), least, most, word.str()));
+  return std::optional<uint64_t>(value);
+}
+
+llvm::Expected<int> parseThreads(llvm::StringRef word) {
+  auto threads = parseNumber("--threads", word, 1, 1024);
+  if (!threads)
+    return threads.takeError();
+  return static_cast<int>(threads->value_or(std::max(1u, std::thread::hardware_concurrency())));
+}
+
+llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::StringRef word) {
+  if (word.empty())
+    return spec.phases.front();
+  const std::optional<Phase> phase = parsePhase(word);
+  if (phase && spec.hasPhase(*phase))
+    return *phase;
+  std::vector<std::string_view> listed;
+  for (Phase p : spec.phases)
+    listed.push_back(toString(p));
+  return badInput(fmt::format("--phase: '{}' is none of the phases of {}: {}", word.str(),
+                              path.str(), fmt::join(listed, ", ")));
+}
+
+llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu) {
+  auto target = describeTarget(cpu);
+  if (!target)
+    return badInput("--cpu: " + llvm::toString(target.takeError()));
+  return target;
+}
+
+std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const NamedSizes &sizes,
+                                std::vector<std::string> &missing) {
+  std::vector<int64_t> values;
+  for (const std::string &name : names) {
+    const auto found = sizes.find(name);
+    if (found == sizes.end())
+      missing.push_back(name);
+    values.push_back(found == sizes.end() ? 0 : found->second);
+  }
+  return values;
+}
+
+// ---- Text ---------------------------------------------------------------------------------------
+
+std::string describe(const SizeExpr &expression, const std::vector<std::string> &names,
+                     const std::optional<std::vector<int64_t>> &sizes) {
+  const std::string text = expression.text(names);
+  if (expression.constant() || !sizes)
+    return text;
+  const std::optional<int64_t> value = expression.evaluate(*sizes);
+  return fmt::format("{} = {}", text, value ? std::to_string(*value) : "more than 2^63 - 1");
+}
+
+std::string describe(const std::vector<SizeExpr> &shape, const std::vector<std::string> &names) {
+  std::vector<std::string> texts;
+  for (const SizeExpr &size : shape)
+    texts.push_back(size.text(names));
+  return fmt::format("({})", fmt::join(texts, ", "));
+}
+
+std::string describe(const std::vector<int64_t> &shape) {
+  return fmt::format("({})", fmt::join(shape, ", "));
+}
+
+std::string describeGuard(llvm::ArrayRef<ScheduleVariant> variants, size_t index,
+                          const std::vector<std::string> &names) {
+  const Guard &guard = variants[index].guard;
+  if (guard.limit == INT64_MAX)
+    return variants.size() == 1 ? "always" : "otherwise";
+  return fmt::format("when {} <= {}", guard.value.text(names), guard.limit);
+}
+
+std::string describeBytes(double bytes) {
+  const char *units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  size_t unit = 0;
+  while (bytes >= 1024 && unit + 1 < std::size(units)) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} {}", bytes, units[unit])
+                   : fmt::format("{:.4g} {}", bytes, units[unit]);
+}
+
+std::string shellWord(const std::string &word) {
+  const bool plain = !word.empty() && llvm::all_of(word, [](char c) {
+    return llvm::isAlnum(c) || llvm::StringRef("_-./=+:,@%").contains(c);
+  });
+  if (plain)
+    return word;
+  std::string quoted = "'";
+  for (char c : word)
+    quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+// ---- Files --------------------------------------------------------------------------------------
+
+llvm::Error writeFile(const std::string &path, llvm::StringRef bytes) {
+  namespace fs = llvm::sys::fs;
+  auto failure = [&](const std::string &why) {
+    return located(llvm::createStringError(fmt::format("{}: error: {}", path, why)));
+  };
+  if (fs::is_directory(path))
+    return failure("expected a file to write, found a directory");
+  const bool direct = fs::exists(path) && !fs::is_regular_file(path);
+  std::string target = path;
+  if (!direct) {
+    // Only the suffix is random: a '%' in the path itself must stay what it is.
+    llvm::SmallString<16> suffix;
+    fs::createUniquePath(".tmp-%%%%%%%%", suffix, /*MakeAbsolute=*/false);
+    target += suffix.str();
+  }
+  int file;
+  if (std::error_code code =
+          fs::openFileForWrite(target, file, direct ? fs::CD_OpenExisting : fs::CD_CreateNew))
+    return failure("cannot be written: " + code.message());
+  std::error_code code;
+  {
+    llvm::raw_fd_ostream out(file, /*shouldClose=*/true);
+    out << bytes;
+    out.close();
+    code = out.error();
+    out.clear_error();
+  }
+  if (!code && !direct)
+    code = fs::rename(target, path);
+  if (code) {
+    if (!direct)
+      fs::remove(target);
+    return failure("cannot be written: " + code.message());
+  }
+  return llvm::Error::success();
+}
+
+} // namespace normforge::cli

@@ -1,0 +1,94 @@
+// What the subcommands share: errors and exit statuses, reading of their options, writing of files.
+//
+// Enters: the words of the command line. Leaves: checked values, or an llvm::Error that report()
+// prints and turns into an exit status. Every error is one text on stderr, and nothing is left half
+// written.
+#pragma once
+
+#include "compiler/session/Session.h"
+
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/Error.h"
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace normforge::cli {
+
+enum ExitStatus : int {
+  Success = 0,
+  Disagrees = 1,     ///< `check` found a kernel that computes something else
+  BadInput = 2,      ///< the command line, a spec or a file
+  InternalError = 3, ///< a defect of Normforge
+};
+
+/// Each adds its subcommand; parsing runs it and puts its exit status into `status`.
+void declareCheck(CLI::App &app, int &status);
+void declareCompile(CLI::App &app, int &status);
+void declareRun(CLI::App &app, int &status);
+void declareExplain(CLI::App &app, int &status);
+void declareTargets(CLI::App &app, int &status);
+
+/// "normforge: error: TEXT".
+llvm::Error badInput(const std::string &text);
+/// An error that begins with its place: "x.npy: error: TEXT". Takes it over as it is.
+llvm::Error located(llvm::Error error);
+/// A compilation that failed for no fault of the spec: exit status 3.
+llvm::Error internalError(llvm::Error error);
+/// Prints an error on stderr and gives its exit status.
+int report(llvm::Error error);
+
+// Options. `option` names them in errors: "--size".
+
+/// Named sizes as NAME=VALUE, each value at least 1.
+using NamedSizes = std::map<std::string, int64_t>;
+llvm::Expected<NamedSizes> parseSizes(const std::vector<std::string> &words);
+/// A number from `least` to `most`; nothing where `word` is empty.
+llvm::Expected<std::optional<uint64_t>> parseNumber(llvm::StringRef option, llvm::StringRef word,
+                                                    uint64_t least, uint64_t most);
+/// NAME=TEXT; `what` says what TEXT is in the error: "FILE.npy".
+struct NamedText {
+  std::string name, text;
+};
+llvm::Expected<NamedText> parseNamedText(llvm::StringRef word, llvm::StringRef what);
+/// The number of threads that --threads asks for; all hardware threads where it is empty.
+llvm::Expected<int> parseThreads(llvm::StringRef word);
+/// The phase that --phase asks for; the spec's first where it is empty.
+llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::StringRef word);
+/// describeTarget, its error as one of --cpu.
+llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu);
+
+/// Values of the kernel's sizes in its order. `missing` gets the names that have none.
+std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const NamedSizes &sizes,
+                                std::vector<std::string> &missing);
+
+// Text.
+
+/// "N * 3136 = 25088" where the sizes are known, "N * 3136" where not, "3136" for a constant.
+std::string describe(const SizeExpr &expression, const std::vector<std::string> &names,
+                     const std::optional<std::vector<int64_t>> &sizes);
+/// "(N, 64, 7, 7)".
+std::string describe(const std::vector<SizeExpr> &shape, const std::vector<std::string> &names);
+std::string describe(const std::vector<int64_t> &shape);
+/// When a variant is taken: "when N * 12544 <= 1048576", "otherwise", "always".
+std::string describeGuard(llvm::ArrayRef<ScheduleVariant> variants, size_t index,
+                          const std::vector<std::string> &names);
+/// "1.5 MiB".
+std::string describeBytes(double bytes);
+/// The word as a POSIX shell reads it back, in quotes where it needs them.
+std::string shellWord(const std::string &word);
+
+// Files.
+
+/// Writes a temporary file beside `path` and renames it, so that `path` is whole or untouched. What
+/// is no regular file, such as a pipe, is written directly.
+llvm::Error writeFile(const std::string &path, llvm::StringRef bytes);
+
+} // namespace normforge::cli

@@ -1,0 +1,21 @@
+// Arrays in files, in NumPy's .npy format.
+//
+// Read: versions 1.0, 2.0 and 3.0, little-endian f32 and f64, C order. Written:
+// version 1.0. Errors are one sentence each, `x.npy: error: ...`, with what was
+// expected and what was found.
+#pragma once
+
+#include "compiler/spec/HostArray.h"
+
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/Error.h"
+
+namespace normforge {
+
+llvm::Expected<HostArray> readNpy(llvm::StringRef path);
+
+/// Writes a temporary file beside `path` and renames it, so that `path` is
+/// whole or untouched.
+llvm::Error writeNpy(llvm::StringRef path, const HostArray &array);
+
+} // namespace normforge

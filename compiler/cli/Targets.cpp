@@ -1,0 +1,63 @@
+// `normforge targets`: what the host is, and what can be compiled for.
+#include "compiler/cli/Command.h"
+#include "runtime/cpu_info/CpuInfo.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <thread>
+
+namespace normforge::cli {
+
+namespace {
+
+int run() {
+  const CacheSizes caches = hostCaches();
+  fmt::print("This machine\n"
+             "  name      {}\n"
+             "  threads   {}\n"
+             "  caches    L1 {}, L2 {} of one core; L3 {}, shared by {} hardware threads\n",
+             hostCpuName(), std::max(1u, std::thread::hardware_concurrency()),
+             describeBytes(static_cast<double>(caches.l1)),
+             describeBytes(static_cast<double>(caches.l2)),
+             describeBytes(static_cast<double>(caches.l3)), caches.l3Threads);
+  auto host = describeTarget("native");
+  if (host) {
+    fmt::print("  features  {}\n", fmt::join(host->instructionSets(), " "));
+    fmt::print("  kernels   {}\n", host->summary());
+  } else {
+    fmt::print("  kernels   none: {}\n", llvm::toString(host.takeError()));
+  }
+
+  fmt::print("\nKernels can be compiled for\n  {:<16} {:>7}  {:<9} {:>9} {:>9} {:>9}  {}\n", "--cpu",
+             "vectors", "tails", "L1", "L2", "L3", "runs here");
+  for (const std::string &name : compilableCpus()) {
+    auto target = describeTarget(name);
+    if (!target)
+      return report(internalError(target.takeError()));
+    std::vector<std::string> missing;
+    for (const std::string &feature : target->instructionSets())
+      if (!hostHasFeature(feature))
+        missing.push_back(feature);
+    fmt::print("  {:<16} {:>3} bit  {:<9} {:>9} {:>9} {:>9}  {}\n", name, target->vectorBits,
+               target->maskedTails ? "masked" : "narrower",
+               describeBytes(static_cast<double>(target->l1Bytes)),
+               describeBytes(static_cast<double>(target->l2Bytes)),
+               describeBytes(static_cast<double>(target->l3Bytes)),
+               missing.empty() ? "yes" : fmt::format("no: lacks {}", fmt::join(missing, ", ")));
+  }
+  fmt::print("  native, the default, is this machine. Other CPUs that LLVM knows by name and that have "
+             "AVX2 and FMA are compiled for as well, with the smallest of these caches.\n");
+  return Success;
+}
+
+} // namespace
+
+void declareTargets(CLI::App &app, int &status) {
+  CLI::App *sub =
+      app.add_subcommand("targets", "Show what this machine is and what can be compiled for");
+  sub->callback([&status] { status = run(); });
+}
+
+} // namespace normforge::cli

@@ -1,0 +1,70 @@
+// The command `normforge`: reads the command line and hands it to a subcommand.
+#include "compiler/cli/Command.h"
+#include "compiler/oracle/Oracle.h"
+
+#include "llvm/Config/llvm-config.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <new>
+
+using namespace normforge;
+
+namespace {
+
+constexpr const char *description =
+    "Compiles normalization operators from YAML specs into kernels for this machine's CPU or "
+    "another one, runs them, and checks them against oneDNN and an f64 reference.";
+
+std::string versions() {
+  return fmt::format("normforge {}\nLLVM {}\noneDNN {}", nf_version(), LLVM_VERSION_STRING,
+                     oracle::oneDnnVersion());
+}
+
+int parseAndRun(int argc, char **argv) {
+  int status = cli::Success;
+  CLI::App app(description, "normforge");
+  app.set_version_flag("--version", versions, "Print the versions of normforge, LLVM and oneDNN");
+  app.set_help_flag("-h,--help", "Print this help");
+  app.require_subcommand(1);
+  app.footer("Exit status: 0 success; 1 a check that disagrees; 2 bad input; 3 an internal error.");
+  cli::declareCheck(app, status);
+  cli::declareCompile(app, status);
+  cli::declareRun(app, status);
+  cli::declareExplain(app, status);
+  cli::declareTargets(app, status);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success &asked) { // --help, --version
+    return app.exit(asked);
+  } catch (const CLI::ParseError &error) {
+    // The parser's own exit statuses, from 100 on, say what no script asks for.
+    std::string command = "normforge";
+    for (const CLI::App *sub : app.get_subcommands())
+      command += " " + sub->get_name();
+    return cli::report(
+        cli::badInput(fmt::format("{}; {} --help lists what it takes", error.what(), command)));
+  }
+  return status;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+  int status;
+  try {
+    status = parseAndRun(argc, argv);
+  } catch (const std::bad_alloc &) {
+    std::fputs("normforge: error: out of memory\n", stderr);
+    return cli::InternalError;
+  }
+  // A full disk or a closed pipe shows when the last of the output is flushed.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
+    std::fputs("normforge: error: standard output cannot be written\n", stderr);
+    return cli::BadInput;
+  }
+  return status;
+}

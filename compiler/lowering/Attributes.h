@@ -1,0 +1,28 @@
+// Attributes by which a stage's function carries its schedule and its arguments from the lowering
+// to the passes. Affine maps `() [named sizes] -> (...)` hold what depends on sizes.
+#pragma once
+
+namespace normforge::attr {
+
+// On a stage's function.
+inline constexpr const char *kLoops = "nf.loops";   ///< map to the sizes of the stage's loops
+inline constexpr const char *kKept = "nf.kept";     ///< array<i1>: which loops are kept
+inline constexpr const char *kChunks = "nf.chunks"; ///< array<i64>: StageSchedule::chunks
+inline constexpr const char *kTileLoop = "nf.tile_loop"; ///< index of the tiled loop, or -1
+inline constexpr const char *kTile = "nf.tile";
+inline constexpr const char *kUnroll = "nf.unroll";
+inline constexpr const char *kVector = "nf.vector";
+inline constexpr const char *kMaskedTails = "nf.masked_tails";
+
+// On its arguments and results.
+inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args
+inline constexpr const char *kWorkspace = "nf.workspace"; ///< map to the offset in bytes
+inline constexpr const char *kShape = "nf.shape";         ///< map to the shape in memory, dense
+inline constexpr const char *kSize = "nf.size";           ///< index in nf_call.sizes
+inline constexpr const char *kScalar = "nf.scalar";       ///< index in nf_call.scalars
+
+// On a linalg.generic: map from the stage's loops to the step's own. `d0 floordiv 4` is the chunk
+// that loop 0 is in.
+inline constexpr const char *kDomain = "nf.domain";
+
+} // namespace normforge::attr

@@ -1,0 +1,68 @@
+#include "compiler/oracle/Coordinates.h"
+
+#include <cassert>
+
+namespace normforge::oracle {
+
+static int64_t product(const std::vector<int64_t> &shape) {
+  int64_t result = 1;
+  for (int64_t size : shape)
+    result *= size;
+  return result;
+}
+
+Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
+  for (const Size &size : spec.shape) {
+    assert((!size.isNamed() || sizes.count(size.name)) && "a named size has no value");
+    shape_.push_back(size.isNamed() ? sizes.at(size.name) : size.value);
+  }
+  const int rank = spec.rank();
+  const Layout &layout = spec.layout;
+
+  memoryShape_ = shape_;
+  if (layout.isBlocked()) {
+    int64_t &outer = memoryShape_[layout.blockedAxis];
+    outer = (outer + layout.block - 1) / layout.block;
+    memoryShape_.push_back(layout.block);
+  }
+
+  // Parameters are indexed by `axis` in every mode. Statistics are kept per
+  // index of `axis`, except in mode 1, which keeps one per index of all other
+  // axes.
+  std::vector<bool> indexesGroup(rank), indexesParameter(rank);
+  for (int axis = 0; axis < rank; ++axis) {
+    indexesParameter[axis] = spec.isAxis(axis);
+    indexesGroup[axis] = (spec.mode == Mode::Sample) != spec.isAxis(axis);
+    if (indexesParameter[axis])
+      parameterShape_.push_back(shape_[axis]);
+    if (indexesGroup[axis])
+      groupShape_.push_back(shape_[axis]);
+  }
+  elements_ = product(shape_);
+  groups_ = product(groupShape_);
+  parameters_ = product(parameterShape_);
+
+  std::vector<int64_t> memoryStride(memoryShape_.size());
+  int64_t stride = 1;
+  for (size_t axis = memoryShape_.size(); axis-- > 0; stride *= memoryShape_[axis])
+    memoryStride[axis] = stride;
+
+  steps_.resize(rank);
+  int64_t groupStride = 1, parameterStride = 1;
+  for (int axis = rank; axis-- > 0;) {
+    for (int64_t i = 0; i < shape_[axis]; ++i) {
+      Place place;
+      if (axis == layout.blockedAxis)
+        place.offset = (i / layout.block) * memoryStride[axis] + i % layout.block;
+      else
+        place.offset = i * memoryStride[axis];
+      place.group = indexesGroup[axis] ? i * groupStride : 0;
+      place.parameter = indexesParameter[axis] ? i * parameterStride : 0;
+      steps_[axis].push_back(place);
+    }
+    groupStride *= indexesGroup[axis] ? shape_[axis] : 1;
+    parameterStride *= indexesParameter[axis] ? shape_[axis] : 1;
+  }
+}
+
+} // namespace normforge::oracle

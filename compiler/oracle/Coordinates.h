@@ -1,0 +1,62 @@
+// Where an element of x lies: in memory, in its statistics group, among the
+// parameters.
+//
+// Enters: a spec and the named sizes. Leaves: index arithmetic over logical
+// coordinates, which the reference, the drawn inputs and the tolerances share.
+// It knows nothing of the loop nests that kernels are made from.
+#pragma once
+
+#include "compiler/oracle/Oracle.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace normforge::oracle {
+
+/// The memory offset, the statistics group and the parameter index of an
+/// element.
+struct Place {
+  int64_t offset = 0, group = 0, parameter = 0;
+};
+
+class Coordinates {
+public:
+  /// Every named size of the spec must be in `sizes`.
+  Coordinates(const Spec &spec, const Sizes &sizes);
+
+  const std::vector<int64_t> &shape() const { return shape_; } ///< logical
+  const std::vector<int64_t> &memoryShape() const { return memoryShape_; }
+  const std::vector<int64_t> &parameterShape() const { return parameterShape_; }
+  const std::vector<int64_t> &groupShape() const { return groupShape_; }
+  int64_t elements() const { return elements_; }
+  int64_t groups() const { return groups_; }
+  int64_t parameters() const { return parameters_; }
+  /// Number of values a statistic is taken over.
+  int64_t groupSize() const { return groups_ == 0 ? 0 : elements_ / groups_; }
+
+  /// Calls body(Place) for every logical element, last axis fastest; padding is
+  /// never visited.
+  template <typename Body> void forEach(Body body) const {
+    if (elements_ > 0)
+      walk(0, Place{}, body);
+  }
+
+private:
+  // A place is a sum of one contribution an axis, also in a blocked layout.
+  template <typename Body> void walk(size_t axis, Place outer, Body &body) const {
+    for (const Place &step : steps_[axis]) {
+      Place place{outer.offset + step.offset, outer.group + step.group,
+                  outer.parameter + step.parameter};
+      if (axis + 1 == steps_.size())
+        body(place);
+      else
+        walk(axis + 1, place, body);
+    }
+  }
+
+  std::vector<int64_t> shape_, memoryShape_, parameterShape_, groupShape_;
+  int64_t elements_ = 1, groups_ = 1, parameters_ = 1;
+  std::vector<std::vector<Place>> steps_; ///< [axis][coordinate]
+};
+
+} // namespace normforge::oracle

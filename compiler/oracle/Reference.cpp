@@ -1,0 +1,150 @@
+// The f64 reference: the formulas of the spec language, one after the other.
+
+#include "compiler/oracle/Coordinates.h"
+
+#include <cmath>
+
+namespace normforge::oracle {
+
+namespace {
+
+/// The number itself, or the scalar given at the call.
+double resolve(const Number &number, const char *name, const Numbers &scalars) {
+  return number.isArgument ? scalars.at(name) : number.value;
+}
+
+/// The divisor that the deviation from the mean is normalized with.
+double denominator(EpsilonPosition position, double variance, double epsilon) {
+  switch (position) {
+  case EpsilonPosition::Inside:
+    return std::sqrt(variance + epsilon);
+  case EpsilonPosition::Outside:
+    return std::sqrt(variance) + epsilon;
+  case EpsilonPosition::Both:
+    return std::sqrt(variance + epsilon) + epsilon;
+  }
+  return NAN;
+}
+
+/// The batch's biased variance as the moving variance takes it.
+double runningVariance(RunningVariance kind, double variance, double n, double epsilon) {
+  switch (kind) {
+  case RunningVariance::Biased:
+    return variance;
+  case RunningVariance::Bessel:
+    return n <= 1 ? variance : variance * n / (n - 1);
+  case RunningVariance::Keras2:
+    return n <= 1 + epsilon ? variance : variance * n / (n - (1 + epsilon));
+  }
+  return NAN;
+}
+
+/// The new moving value. A momentum weighs the old or the new value; a
+/// cumulative one makes the moving value the plain average of `count` batches.
+double update(const Momentum &momentum, const Number &number, double old, double batch,
+              const Numbers &scalars) {
+  if (momentum.cumulative) {
+    const double weight = 1 / scalars.at("count");
+    return (1 - weight) * old + weight * batch;
+  }
+  const double a = resolve(number, "momentum", scalars);
+  return momentum.weighs == MomentumWeighs::Old ? a * old + (1 - a) * batch
+                                                : (1 - a) * old + a * batch;
+}
+
+struct Statistics {
+  std::vector<double> mean, variance;
+};
+
+/// Mean, then the mean of the squared deviations. Sums are in extended
+/// precision, so that what is left of rounding is that of the results.
+Statistics batchStatistics(const Coordinates &at, const HostArray &x) {
+  const long double n = at.groupSize();
+  std::vector<long double> sum(at.groups(), 0);
+  at.forEach([&](Place p) { sum[p.group] += x.get(p.offset); });
+  for (long double &s : sum)
+    s /= n;
+
+  std::vector<long double> squares(at.groups(), 0);
+  at.forEach([&](Place p) {
+    const long double deviation = x.get(p.offset) - sum[p.group];
+    squares[p.group] += deviation * deviation;
+  });
+
+  Statistics result;
+  result.mean.assign(sum.begin(), sum.end());
+  for (long double s : squares)
+    result.variance.push_back(static_cast<double>(s / n));
+  return result;
+}
+
+HostArray toArray(const std::vector<double> &values, const std::vector<int64_t> &shape) {
+  HostArray array(DType::F64, shape);
+  for (size_t i = 0; i < values.size(); ++i)
+    array.set(i, values[i]);
+  return array;
+}
+
+} // namespace
+
+Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
+                 const Numbers &scalars) {
+  const Coordinates at(spec, sizes);
+  const HostArray &x = inputs.at("x");
+  const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
+  const bool training = phase == Phase::Training;
+  const bool takesMoving = spec.mode == Mode::Feature && !training;
+
+  Statistics used;
+  if (takesMoving) {
+    for (int64_t g = 0; g < at.groups(); ++g) {
+      used.mean.push_back(inputs.at("moving_mean").get(g));
+      used.variance.push_back(inputs.at("moving_variance").get(g));
+    }
+  } else {
+    used = batchStatistics(at, x);
+  }
+
+  HostArray y(DType::F64, at.memoryShape()); // zero, and padding stays so
+  const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
+  const HostArray *beta = spec.center ? &inputs.at("beta") : nullptr;
+  at.forEach([&](Place p) {
+    const double divisor = denominator(spec.epsilonPosition, used.variance[p.group], epsilon);
+    double value = (x.get(p.offset) - used.mean[p.group]) / divisor;
+    if (gamma)
+      value *= gamma->get(p.parameter);
+    if (beta)
+      value += beta->get(p.parameter);
+    for (Fused fused : spec.fuse) {
+      if (fused == Fused::Add)
+        value += inputs.at("addend").get(p.offset);
+      else
+        value = value < 0 ? 0 : value; // NaN passes
+    }
+    y.set(p.offset, value);
+  });
+
+  Arrays outputs;
+  outputs.emplace("y", std::move(y));
+  if (!training)
+    return outputs;
+
+  if (spec.hasMovingStatistics()) {
+    const double n = static_cast<double>(at.groupSize());
+    std::vector<double> mean, variance;
+    for (int64_t g = 0; g < at.groups(); ++g) {
+      const double batch = runningVariance(spec.runningVariance, used.variance[g], n, epsilon);
+      mean.push_back(update(spec.momentum, spec.momentum.mean, inputs.at("moving_mean").get(g),
+                            used.mean[g], scalars));
+      variance.push_back(update(spec.momentum, spec.momentum.variance,
+                                inputs.at("moving_variance").get(g), batch, scalars));
+    }
+    outputs.emplace("moving_mean", toArray(mean, at.groupShape()));
+    outputs.emplace("moving_variance", toArray(variance, at.groupShape()));
+  }
+  outputs.emplace("batch_mean", toArray(used.mean, at.groupShape()));
+  outputs.emplace("batch_variance", toArray(used.variance, at.groupShape()));
+  return outputs;
+}
+
+} // namespace normforge::oracle

@@ -1,0 +1,579 @@
+#include "compiler/passes/Passes.h"
+
+#include "compiler/lowering/Attributes.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Bufferization/IR/Bufferization.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/Dialect/Utils/StaticValueUtils.h"
+#include "mlir/IR/IRMapping.h"
+
+namespace normforge {
+
+#define GEN_PASS_DEF_FORMTASKS
+#include "compiler/passes/Passes.h.inc"
+
+using namespace mlir;
+
+namespace {
+
+/// Offsets of nf_call's fields, in bytes (abi.h).
+constexpr int32_t kArgsOffset = 8, kSizesOffset = 16, kScalarsOffset = 24, kWorkspaceOffset = 32;
+
+/// Arithmetic on sizes, folded where they are static.
+struct SizeArithmetic {
+  OpBuilder &b;
+  Location loc;
+
+  Value value(OpFoldResult size) const { return getValueOrCreateConstantIndexOp(b, loc, size); }
+  OpFoldResult constant(int64_t v) const { return b.getIndexAttr(v); }
+  OpFoldResult add(OpFoldResult x, OpFoldResult y) const {
+    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
+    if (cx && cy)
+      return constant(*cx + *cy);
+    if (cx == 0)
+      return y;
+    if (cy == 0)
+      return x;
+    return arith::AddIOp::create(b, loc, value(x), value(y)).getResult();
+  }
+  OpFoldResult sub(OpFoldResult x, OpFoldResult y) const {
+    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
+    if (cx && cy)
+      return constant(*cx - *cy);
+    if (cy == 0)
+      return x;
+    return arith::SubIOp::create(b, loc, value(x), value(y)).getResult();
+  }
+  OpFoldResult mul(OpFoldResult x, OpFoldResult y) const {
+    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
+    if (cx && cy)
+      return constant(*cx * *cy);
+    if (cx == 1)
+      return y;
+    if (cy == 1)
+      return x;
+    return arith::MulIOp::create(b, loc, value(x), value(y)).getResult();
+  }
+  OpFoldResult div(OpFoldResult x, int64_t y) const {
+    if (auto cx = getConstantIntValue(x))
+      return constant(*cx / y);
+    if (y == 1)
+      return x;
+    return arith::DivUIOp::create(b, loc, value(x), value(constant(y))).getResult();
+  }
+  OpFoldResult ceilDiv(OpFoldResult x, int64_t y) const {
+    return y == 1 ? x : div(add(x, constant(y - 1)), y);
+  }
+  OpFoldResult min(OpFoldResult x, OpFoldResult y) const {
+    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
+    if (cx && cy)
+      return constant(std::min(*cx, *cy));
+    return arith::MinSIOp::create(b, loc, value(x), value(y)).getResult();
+  }
+  /// An expression whose symbols are the named sizes.
+  OpFoldResult evaluate(AffineExpr expr, ValueRange symbols) const {
+    if (auto c = dyn_cast<AffineConstantExpr>(expr))
+      return constant(c.getValue());
+    if (auto s = dyn_cast<AffineSymbolExpr>(expr))
+      return symbols[s.getPosition()];
+    auto binary = cast<AffineBinaryOpExpr>(expr);
+    OpFoldResult left = evaluate(binary.getLHS(), symbols);
+    OpFoldResult right = evaluate(binary.getRHS(), symbols);
+    switch (expr.getKind()) {
+    case AffineExprKind::Add:
+      return add(left, right);
+    case AffineExprKind::Mul:
+      return mul(left, right);
+    case AffineExprKind::CeilDiv:
+      return ceilDiv(left, *getConstantIntValue(right));
+    default:
+      return div(left, *getConstantIntValue(right));
+    }
+  }
+};
+
+/// The part of a loop that a task or a tile takes.
+struct Range {
+  OpFoldResult offset, size;
+  OpFoldResult chunk; ///< index of the chunk of a chunked loop
+};
+
+/// An array in memory with the axes by which a step's maps index it. A blocked axis is two axes
+/// here; of the second, `axisSize - outer*block` lanes exist.
+struct MemoryView {
+  Value memref;
+  int paddedAxis = -1; ///< the lanes' axis of a padded blocked axis; the blocks' is before it
+  int64_t block = 0;
+  OpFoldResult axisSize;
+};
+
+class StageRewriter {
+public:
+  explicit StageRewriter(func::FuncOp source) : source_(source), b_(source), loc_(source.getLoc()) {}
+
+  LogicalResult run();
+
+private:
+  SizeArithmetic sizes() { return {b_, loc_}; }
+  Value loadField(Value pointer, int32_t offset, Type type);
+  MemoryView makeView(DictionaryAttr attributes, Type element,
+                      ArrayRef<ReassociationIndices> split, bool padded, int64_t block);
+  Value argumentPointer(DictionaryAttr attributes);
+  Value baseMemref(Value pointer, Type element);
+  void bindArguments();
+  void emitTasks();
+  void emitTiles(SmallVector<Range> ranges);
+  void emitSteps(ArrayRef<Range> ranges);
+  Range rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges);
+  Value readSlice(const MemoryView &view, ArrayRef<Range> axes);
+  void writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes);
+  /// Subview of the existing elements, and the size of the padded axis with padding.
+  Value subview(const MemoryView &view, ArrayRef<Range> axes, OpFoldResult &whole);
+
+  func::FuncOp source_, target_;
+  OpBuilder b_;
+  Location loc_;
+  Value call_, workspace_;
+  SmallVector<Value> sizeValues_;
+  SmallVector<OpFoldResult> loopSizes_;
+  IRMapping mapping_; ///< values of the source that are not tensors
+  DenseMap<Value, MemoryView> inputs_;  ///< tensors of the source that lie in memory
+  SmallVector<MemoryView> outputs_;     ///< by result
+  SmallVector<Value> produced_;         ///< by result, the step's result behind it
+  LogicalResult result_ = success();
+};
+
+Value StageRewriter::loadField(Value pointer, int32_t offset, Type type) {
+  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
+  Value address = LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), pointer,
+                                      ArrayRef<LLVM::GEPArg>{offset});
+  return LLVM::LoadOp::create(b_, loc_, type, address);
+}
+
+Value StageRewriter::argumentPointer(DictionaryAttr attributes) {
+  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
+  if (auto index = attributes.getAs<IntegerAttr>(attr::kArgument)) {
+    Value args = loadField(call_, kArgsOffset, ptr);
+    return loadField(args, static_cast<int32_t>(index.getInt() * 8), ptr);
+  }
+  auto offset = attributes.getAs<AffineMapAttr>(attr::kWorkspace).getValue().getResult(0);
+  Value base = loadField(call_, kWorkspaceOffset, ptr);
+  Value bytes = arith::IndexCastOp::create(
+      b_, loc_, b_.getI64Type(), sizes().value(sizes().evaluate(offset, sizeValues_)));
+  return LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), base, ArrayRef<LLVM::GEPArg>{bytes});
+}
+
+Value StageRewriter::baseMemref(Value pointer, Type element) {
+  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
+  auto descriptor =
+      LLVM::LLVMStructType::getLiteral(b_.getContext(), {ptr, ptr, b_.getI64Type()});
+  Value value = LLVM::PoisonOp::create(b_, loc_, descriptor);
+  Value zero = LLVM::ConstantOp::create(b_, loc_, b_.getI64Type(), b_.getI64IntegerAttr(0));
+  value = LLVM::InsertValueOp::create(b_, loc_, value, pointer, ArrayRef<int64_t>{0});
+  value = LLVM::InsertValueOp::create(b_, loc_, value, pointer, ArrayRef<int64_t>{1});
+  value = LLVM::InsertValueOp::create(b_, loc_, value, zero, ArrayRef<int64_t>{2});
+  return UnrealizedConversionCastOp::create(b_, loc_, MemRefType::get({}, element), value)
+      .getResult(0);
+}
+
+MemoryView StageRewriter::makeView(DictionaryAttr attributes, Type element,
+                                   ArrayRef<ReassociationIndices> split, bool padded,
+                                   int64_t block) {
+  MemoryView view;
+  SmallVector<OpFoldResult> shape;
+  AffineMap map = attributes.getAs<AffineMapAttr>(attr::kShape).getValue();
+  for (AffineExpr expr : map.getResults())
+    shape.push_back(sizes().evaluate(expr, sizeValues_));
+  SmallVector<OpFoldResult> strides(shape.size(), b_.getIndexAttr(1));
+  for (int i = static_cast<int>(shape.size()) - 2; i >= 0; --i)
+    strides[i] = sizes().mul(strides[i + 1], shape[i + 1]);
+  for (size_t i = 0; i < split.size(); ++i) {
+    if (split[i].size() < 2)
+      continue;
+    view.block = block;
+    view.axisSize = shape[i];
+    if (padded)
+      view.paddedAxis = static_cast<int>(i) + 1;
+    shape.insert(shape.begin() + i + 1, b_.getIndexAttr(block));
+    strides.insert(strides.begin() + i + 1, strides[i]);
+    shape[i] = sizes().ceilDiv(shape[i], block);
+    strides[i] = sizes().mul(strides[i], b_.getIndexAttr(block));
+    break;
+  }
+  Value base = baseMemref(argumentPointer(attributes), element);
+  SmallVector<int64_t> staticShape, staticStrides;
+  SmallVector<Value> dynamic;
+  dispatchIndexOpFoldResults(shape, dynamic, staticShape);
+  dispatchIndexOpFoldResults(strides, dynamic, staticStrides);
+  auto type = MemRefType::get(staticShape, element,
+                              StridedLayoutAttr::get(b_.getContext(), 0, staticStrides));
+  view.memref = memref::ReinterpretCastOp::create(b_, loc_, type, base,
+                                                  OpFoldResult(b_.getIndexAttr(0)), shape, strides);
+  return view;
+}
+
+/// Loads what the call holds and finds which tensors lie in memory.
+void StageRewriter::bindArguments() {
+  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
+  Block &body = source_.getBody().front();
+  call_ = target_.getArgument(0);
+  Value sizePointer, scalarPointer;
+  for (BlockArgument argument : body.getArguments()) {
+    DictionaryAttr attributes = source_.getArgAttrDict(argument.getArgNumber());
+    if (auto index = attributes.getAs<IntegerAttr>(attr::kSize)) {
+      if (!sizePointer)
+        sizePointer = loadField(call_, kSizesOffset, ptr);
+      Value size = loadField(sizePointer, static_cast<int32_t>(index.getInt() * 8),
+                             b_.getI64Type());
+      sizeValues_.push_back(arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), size));
+      mapping_.map(argument, sizeValues_.back());
+    } else if (auto scalar = attributes.getAs<IntegerAttr>(attr::kScalar)) {
+      if (!scalarPointer)
+        scalarPointer = loadField(call_, kScalarsOffset, ptr);
+      Value number = loadField(scalarPointer, static_cast<int32_t>(scalar.getInt() * 8),
+                               b_.getF64Type());
+      if (argument.getType().isF32())
+        number = arith::TruncFOp::create(b_, loc_, b_.getF32Type(), number);
+      mapping_.map(argument, number);
+    }
+  }
+  // What steps use of sizes and scalars is computed once, before the tasks.
+  for (Operation &op : body.without_terminator())
+    if (!isa<linalg::LinalgDialect, tensor::TensorDialect>(op.getDialect()))
+      b_.clone(op, mapping_);
+
+  auto expansionOf = [](Value tensor, bool &padded, int64_t &block) {
+    SmallVector<ReassociationIndices> split;
+    for (Operation *user : tensor.getUsers()) {
+      Operation *next = user;
+      if (auto pad = dyn_cast<tensor::PadOp>(user)) {
+        padded = true;
+        next = *pad->getUsers().begin();
+      }
+      if (auto expand = dyn_cast<tensor::ExpandShapeOp>(next)) {
+        split = expand.getReassociationIndices();
+        for (const ReassociationIndices &group : split)
+          if (group.size() == 2)
+            block = expand.getResultType().getDimSize(group[1]);
+        return std::pair(split, Value(expand.getResult()));
+      }
+    }
+    return std::pair(split, tensor);
+  };
+  for (BlockArgument argument : body.getArguments()) {
+    if (!isa<RankedTensorType>(argument.getType()))
+      continue;
+    bool padded = false;
+    int64_t block = 0;
+    auto [split, tensor] = expansionOf(argument, padded, block);
+    inputs_[tensor] =
+        makeView(source_.getArgAttrDict(argument.getArgNumber()),
+                 getElementTypeOrSelf(argument.getType()), split, padded, block);
+  }
+  for (OpOperand &result : body.getTerminator()->getOpOperands()) {
+    Value tensor = result.get();
+    SmallVector<ReassociationIndices> split;
+    bool padded = false;
+    int64_t block = 0;
+    if (auto slice = tensor.getDefiningOp<tensor::ExtractSliceOp>()) {
+      padded = true;
+      tensor = slice.getSource();
+    }
+    if (auto collapse = tensor.getDefiningOp<tensor::CollapseShapeOp>()) {
+      split = collapse.getReassociationIndices();
+      tensor = collapse.getSrc();
+      for (const ReassociationIndices &group : split)
+        if (group.size() == 2)
+          block = collapse.getSrcType().getDimSize(group[1]);
+    }
+    produced_.push_back(tensor);
+    outputs_.push_back(
+        makeView(source_.getResultAttrDict(result.getOperandNumber()),
+                 getElementTypeOrSelf(tensor.getType()), split, padded, block));
+  }
+}
+
+/// The loop over the tasks: which chunk of every loop is this task's.
+void StageRewriter::emitTasks() {
+  auto chunks = source_->getAttrOfType<DenseI64ArrayAttr>(attr::kChunks).asArrayRef();
+  AffineMap map = source_->getAttrOfType<AffineMapAttr>(attr::kLoops).getValue();
+  for (AffineExpr expr : map.getResults())
+    loopSizes_.push_back(sizes().evaluate(expr, sizeValues_));
+  SmallVector<OpFoldResult> counts;
+  for (size_t i = 0; i < chunks.size(); ++i)
+    counts.push_back(chunks[i] > 0 ? sizes().ceilDiv(loopSizes_[i], chunks[i])
+                                   : sizes().constant(1));
+
+  Value first = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(1));
+  Value last = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(2));
+  Value one = arith::ConstantIndexOp::create(b_, loc_, 1);
+  auto loop = scf::ForOp::create(b_, loc_, first, last, one);
+  OpBuilder::InsertionGuard guard(b_);
+  b_.setInsertionPointToStart(loop.getBody());
+
+  SmallVector<Range> ranges(chunks.size());
+  OpFoldResult rest = loop.getInductionVar();
+  for (int i = static_cast<int>(chunks.size()) - 1; i >= 0; --i) {
+    Range &range = ranges[i];
+    if (chunks[i] == 0) {
+      range = {sizes().constant(0), loopSizes_[i], sizes().constant(0)};
+      continue;
+    }
+    bool outermost = true;
+    for (int j = 0; j < i; ++j)
+      outermost = outermost && (chunks[j] == 0 || getConstantIntValue(counts[j]) == 1);
+    if (getConstantIntValue(counts[i]) == 1) {
+      range.chunk = sizes().constant(0);
+    } else if (outermost) {
+      range.chunk = rest;
+    } else {
+      Value count = sizes().value(counts[i]), linear = sizes().value(rest);
+      range.chunk = arith::RemUIOp::create(b_, loc_, linear, count).getResult();
+      rest = arith::DivUIOp::create(b_, loc_, linear, count).getResult();
+    }
+    range.offset = sizes().mul(range.chunk, sizes().constant(chunks[i]));
+    auto size = getConstantIntValue(loopSizes_[i]);
+    if (chunks[i] == 1 || (size && *size % chunks[i] == 0))
+      range.size = sizes().constant(chunks[i]);
+    else
+      range.size = sizes().min(sizes().constant(chunks[i]), sizes().sub(loopSizes_[i], range.offset));
+  }
+  emitTiles(ranges);
+}
+
+/// The loops over whole tiles of the tiled loop and over what they leave.
+void StageRewriter::emitTiles(SmallVector<Range> ranges) {
+  const auto tiled = source_->getAttrOfType<IntegerAttr>(attr::kTileLoop).getInt();
+  const auto tile = source_->getAttrOfType<IntegerAttr>(attr::kTile).getInt();
+  const auto vector = source_->getAttrOfType<IntegerAttr>(attr::kVector).getInt();
+  const bool masked = source_->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
+  if (tiled < 0) {
+    emitSteps(ranges);
+    return;
+  }
+  const bool columns = tiled == static_cast<int64_t>(ranges.size()) - 1;
+  const Range task = ranges[tiled];
+  auto loopOver = [&](OpFoldResult begin, OpFoldResult end, int64_t step, OpFoldResult size) {
+    auto from = getConstantIntValue(begin), to = getConstantIntValue(end);
+    if (from && to && *from >= *to)
+      return;
+    OpBuilder::InsertionGuard guard(b_);
+    const bool once = from && to && *to - *from <= step;
+    auto taken = getConstantIntValue(task.size);
+    if (once || (taken && *taken == step)) {
+      ranges[tiled].offset = begin;
+    } else {
+      Value stepValue = sizes().value(sizes().constant(step));
+      auto loop =
+          scf::ForOp::create(b_, loc_, sizes().value(begin), sizes().value(end), stepValue);
+      b_.setInsertionPointToStart(loop.getBody());
+      ranges[tiled].offset = loop.getInductionVar();
+    }
+    // What a named size leaves of a vector is known only here.
+    if (!size)
+      size = sizes().min(sizes().constant(step), sizes().sub(end, ranges[tiled].offset));
+    ranges[tiled].size = size;
+    emitSteps(ranges);
+  };
+  OpFoldResult end = sizes().add(task.offset, task.size);
+  OpFoldResult whole = sizes().mul(sizes().div(task.size, tile), sizes().constant(tile));
+  OpFoldResult wholeEnd = sizes().add(task.offset, whole);
+  loopOver(task.offset, wholeEnd, tile, sizes().constant(tile));
+  if (auto taken = getConstantIntValue(task.size); taken && *taken % tile == 0)
+    return;
+  if (auto size = getConstantIntValue(loopSizes_[tiled])) {
+    // A task's chunk is a multiple of the tile, so only the loop's own end leaves something.
+    if (const int64_t left = *size % tile)
+      loopOver(wholeEnd, end, left, sizes().constant(left));
+  } else if (columns && masked) {
+    loopOver(wholeEnd, end, vector, OpFoldResult());
+  } else if (tile > 1) {
+    loopOver(wholeEnd, end, 1, sizes().constant(1));
+  }
+}
+
+Range StageRewriter::rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain,
+                             ArrayRef<Range> ranges) {
+  if (auto dim = dyn_cast<AffineDimExpr>(expr)) {
+    if (domain.empty())
+      return ranges[dim.getPosition()];
+    return rangeOf(domain[dim.getPosition()], {}, ranges);
+  }
+  // `d floordiv chunk`: the one chunk that the task has.
+  AffineExpr dim = cast<AffineBinaryOpExpr>(expr).getLHS();
+  if (!domain.empty())
+    dim = domain[cast<AffineDimExpr>(dim).getPosition()];
+  return {ranges[cast<AffineDimExpr>(dim).getPosition()].chunk, sizes().constant(1),
+          OpFoldResult()};
+}
+
+Value StageRewriter::subview(const MemoryView &view, ArrayRef<Range> axes, OpFoldResult &whole) {
+  SmallVector<OpFoldResult> offsets, extents, strides(axes.size(), b_.getIndexAttr(1));
+  for (const Range &axis : axes) {
+    offsets.push_back(axis.offset);
+    extents.push_back(axis.size);
+  }
+  if (view.paddedAxis >= 0) {
+    const int lanes = view.paddedAxis;
+    whole = extents[lanes];
+    OpFoldResult before = sizes().add(
+        sizes().mul(offsets[lanes - 1], sizes().constant(view.block)), offsets[lanes]);
+    extents[lanes] = sizes().min(extents[lanes], sizes().sub(view.axisSize, before));
+  }
+  return memref::SubViewOp::create(b_, loc_, view.memref, offsets, extents, strides);
+}
+
+Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
+  OpFoldResult whole;
+  Value memory = subview(view, axes, whole);
+  auto memoryType = cast<MemRefType>(memory.getType());
+  auto type = RankedTensorType::get(memoryType.getShape(), memoryType.getElementType());
+  Value tensor = bufferization::ToTensorOp::create(b_, loc_, type, memory, /*restrict=*/true);
+  if (view.paddedAxis < 0)
+    return tensor;
+  SmallVector<OpFoldResult> low(axes.size(), b_.getIndexAttr(0)), high = low;
+  SmallVector<int64_t> shape(type.getShape());
+  Value taken = memref::DimOp::create(b_, loc_, memory, view.paddedAxis);
+  high[view.paddedAxis] = sizes().sub(whole, OpFoldResult(taken));
+  shape[view.paddedAxis] = getConstantIntValue(whole).value_or(ShapedType::kDynamic);
+  Value zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type.getElementType()));
+  return tensor::PadOp::create(b_, loc_, RankedTensorType::get(shape, type.getElementType()),
+                               tensor, low, high, zero);
+}
+
+void StageRewriter::writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes) {
+  OpFoldResult whole;
+  Value memory = subview(view, axes, whole);
+  if (view.paddedAxis >= 0) {
+    SmallVector<OpFoldResult> offsets(axes.size(), b_.getIndexAttr(0)), extents,
+        strides(axes.size(), b_.getIndexAttr(1));
+    for (const Range &axis : axes)
+      extents.push_back(axis.size);
+    extents[view.paddedAxis] =
+        memref::DimOp::create(b_, loc_, memory, view.paddedAxis).getResult();
+    tile = tensor::ExtractSliceOp::create(b_, loc_, tile, offsets, extents, strides);
+  }
+  auto store = bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tile, memory,
+                                                                 /*restrict=*/true,
+                                                                 /*writable=*/true);
+  (void)store;
+}
+
+/// The steps on the slices of one tile.
+void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
+  IRMapping tiles;
+  Block &body = source_.getBody().front();
+  for (auto step : body.getOps<linalg::GenericOp>()) {
+    SmallVector<AffineExpr> domain(
+        step->getAttrOfType<AffineMapAttr>(attr::kDomain).getValue().getResults());
+    SmallVector<Value> ins, outs;
+    SmallVector<AffineMap> maps;
+    for (OpOperand &operand : step->getOpOperands()) {
+      AffineMap map = step.getMatchingIndexingMap(&operand);
+      SmallVector<Range> axes;
+      SmallVector<AffineExpr> exprs;
+      for (AffineExpr expr : map.getResults()) {
+        axes.push_back(rangeOf(expr, domain, ranges));
+        exprs.push_back(isa<AffineDimExpr>(expr) ? expr : b_.getAffineConstantExpr(0));
+      }
+      maps.push_back(AffineMap::get(map.getNumDims(), 0, exprs, b_.getContext()));
+      if (step.isDpsInit(&operand)) {
+        SmallVector<OpFoldResult> extents;
+        for (const Range &axis : axes)
+          extents.push_back(axis.size);
+        Value empty = tensor::EmptyOp::create(
+            b_, loc_, extents, getElementTypeOrSelf(operand.get().getType()));
+        if (auto fill = operand.get().getDefiningOp<linalg::FillOp>())
+          empty = linalg::FillOp::create(b_, loc_,
+                                         ValueRange{mapping_.lookup(fill.getInputs()[0])},
+                                         ValueRange{empty})
+                      .getResult(0);
+        outs.push_back(empty);
+        continue;
+      }
+      if (Value tile = tiles.lookupOrNull(operand.get())) {
+        ins.push_back(tile);
+        continue;
+      }
+      const auto view = inputs_.find(operand.get());
+      if (view == inputs_.end()) {
+        step.emitError("an operand is neither in memory nor made by a step");
+        result_ = failure();
+        return;
+      }
+      ins.push_back(readSlice(view->second, axes));
+    }
+    SmallVector<Type> types;
+    for (Value out : outs)
+      types.push_back(out.getType());
+    auto tiled = linalg::GenericOp::create(b_, loc_, types, ins, outs, maps,
+                                           step.getIteratorTypesArray());
+    tiled->setAttr(attr::kDomain, step->getAttr(attr::kDomain));
+    IRMapping inner(mapping_);
+    step.getRegion().cloneInto(&tiled.getRegion(), inner);
+    // An index counts from the loop's beginning, not the tile's.
+    SmallVector<linalg::IndexOp> indices;
+    tiled.getRegion().walk([&](linalg::IndexOp index) { indices.push_back(index); });
+    for (linalg::IndexOp index : indices) {
+      OpFoldResult offset = rangeOf(domain[index.getDim()], {}, ranges).offset;
+      if (getConstantIntValue(offset) == 0)
+        continue;
+      Value begin = sizes().value(offset);
+      OpBuilder::InsertionGuard guard(b_);
+      b_.setInsertionPointAfter(index);
+      auto sum = arith::AddIOp::create(b_, loc_, index.getResult(), begin);
+      index.getResult().replaceAllUsesExcept(sum.getResult(), sum);
+    }
+    for (auto [from, to] : llvm::zip(step.getResults(), tiled.getResults())) {
+      tiles.map(from, to);
+      for (size_t r = 0; r < produced_.size(); ++r) {
+        if (produced_[r] != from)
+          continue;
+        SmallVector<Range> axes;
+        for (AffineExpr expr :
+             step.getIndexingMapMatchingResult(cast<OpResult>(from)).getResults())
+          axes.push_back(rangeOf(expr, domain, ranges));
+        writeSlice(outputs_[r], to, axes);
+      }
+    }
+  }
+}
+
+LogicalResult StageRewriter::run() {
+  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
+  target_ = func::FuncOp::create(
+      b_, loc_, source_.getName(),
+      b_.getFunctionType({ptr, b_.getI64Type(), b_.getI64Type()}, {}));
+  for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
+                           attr::kKept})
+    target_->setAttr(name, source_->getAttr(name));
+  b_.setInsertionPointToStart(target_.addEntryBlock());
+  bindArguments();
+  emitTasks();
+  func::ReturnOp::create(b_, loc_);
+  source_.erase();
+  return result_;
+}
+
+struct FormTasks : impl::FormTasksBase<FormTasks> {
+  void runOnOperation() override {
+    SmallVector<func::FuncOp> stages;
+    getOperation().walk([&](func::FuncOp function) {
+      if (function->hasAttr(attr::kLoops))
+        stages.push_back(function);
+    });
+    for (func::FuncOp stage : stages)
+      if (failed(StageRewriter(stage).run()))
+        return signalPassFailure();
+  }
+};
+
+} // namespace
+
+} // namespace normforge

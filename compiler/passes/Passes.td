@@ -1,0 +1,36 @@
+#ifndef NORMFORGE_PASSES
+#define NORMFORGE_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+def FormTasks : Pass<"nf-form-tasks", "mlir::ModuleOp"> {
+  let summary = "Give stages the kernel ABI: a loop over tasks and tiles around the steps";
+  let description = [{
+    Replaces the function of a stage on tensors by `(call, first, last)`. Pointers, sizes and
+    scalars are loaded from the call; a loop over the tasks finds each task's part of every loop; a
+    loop over tiles takes as many kept indices as the schedule keeps in flight. Inside it every
+    step works on slices: `memref.subview` of the arguments, `bufferization.to_tensor` and
+    `bufferization.materialize_in_destination`.
+  }];
+  let dependentDialects = [
+    "mlir::arith::ArithDialect", "mlir::bufferization::BufferizationDialect",
+    "mlir::LLVM::LLVMDialect", "mlir::memref::MemRefDialect", "mlir::scf::SCFDialect",
+    "mlir::tensor::TensorDialect"
+  ];
+}
+
+def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {
+  let summary = "Turn steps on slices into loops of vectors with accumulators in registers";
+  let description = [{
+    Reads maps, iterators and bodies of the steps generically. The tile's kept indices are unrolled:
+    what depends on kept loops alone lives in SSA values, one a row or one a vector of columns.
+    Reductions carry their accumulators through the loops; several iterations of the innermost
+    reduced loop are in flight and are combined in a fixed order at the end.
+  }];
+  let dependentDialects = [
+    "mlir::arith::ArithDialect", "mlir::memref::MemRefDialect", "mlir::scf::SCFDialect",
+    "mlir::vector::VectorDialect"
+  ];
+}
+
+#endif

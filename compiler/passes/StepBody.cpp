@@ -1,0 +1,67 @@
+#include "compiler/passes/StepBody.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+#include "mlir/IR/IRMapping.h"
+
+using namespace mlir;
+
+namespace normforge {
+
+SmallVector<Value> emitStepBody(OpBuilder &b, Block &body, ValueRange arguments, int64_t lanes,
+                                llvm::function_ref<Value(unsigned)> loopIndex) {
+  IRMapping mapping;
+  for (auto [argument, value] : llvm::zip(body.getArguments(), arguments))
+    mapping.map(argument, value);
+  auto isVector = [](Value value) { return isa<VectorType>(value.getType()); };
+  auto widen = [&](Value value) -> Value {
+    if (isVector(value) || lanes == 1)
+      return value;
+    return vector::BroadcastOp::create(b, value.getLoc(),
+                                       VectorType::get({lanes}, value.getType()), value);
+  };
+  for (Operation &op : body.without_terminator()) {
+    if (auto index = dyn_cast<linalg::IndexOp>(op)) {
+      mapping.map(index.getResult(), loopIndex(static_cast<unsigned>(index.getDim())));
+      continue;
+    }
+    bool wide = false;
+    for (Value operand : op.getOperands())
+      wide = wide || isVector(mapping.lookupOrDefault(operand));
+    if (!wide) {
+      b.clone(op, mapping);
+      continue;
+    }
+    IRMapping operands;
+    for (Value operand : op.getOperands())
+      operands.map(operand, widen(mapping.lookupOrDefault(operand)));
+    Operation *clone = b.clone(op, operands);
+    for (auto [from, to] : llvm::zip(op.getResults(), clone->getResults())) {
+      to.setType(VectorType::get({lanes}, from.getType()));
+      mapping.map(from, to);
+    }
+  }
+  SmallVector<Value> results;
+  for (Value value : body.getTerminator()->getOperands())
+    results.push_back(widen(mapping.lookupOrDefault(value)));
+  return results;
+}
+
+LogicalResult checkSums(linalg::GenericOp step) {
+  Block &body = *step.getBlock();
+  for (unsigned r = 0; r < step.getNumDpsInits(); ++r) {
+    Value accumulator = body.getArgument(step.getNumDpsInputs() + r);
+    Operation *last = body.getTerminator()->getOperand(r).getDefiningOp();
+    bool sums = false;
+    if (auto add = dyn_cast_or_null<arith::AddFOp>(last))
+      sums = add.getLhs() == accumulator || add.getRhs() == accumulator;
+    else if (auto fma = dyn_cast_or_null<math::FmaOp>(last))
+      sums = fma.getC() == accumulator;
+    if (!sums || !accumulator.hasOneUse())
+      return step.emitError("a reduction's result is not a sum into its accumulator");
+  }
+  return success();
+}
+
+} // namespace normforge

@@ -1,0 +1,68 @@
+// How a kernel computes: a plain value chosen before lowering.
+//
+// Enters: an Operator and a TargetDescription. Leaves: up to three variants, each a Schedule with a
+// guard over the sizes. Lowering and passes read a schedule and decide nothing; SelectSchedule
+// decides and rewrites nothing.
+#pragma once
+
+#include "compiler/operator/Operator.h"
+#include "compiler/target/Target.h"
+
+#include <string>
+#include <vector>
+
+namespace normforge {
+
+/// How one stage runs over its loops.
+struct StageSchedule {
+  /// For each loop, the iterations of it that a task takes; 0: all of them. The number of tasks is
+  /// the product of ceil(size/chunk) over the chunked loops.
+  std::vector<int64_t> chunks;
+  /// Kept indices whose statistics are in registers at once: rows in flight where the innermost
+  /// loop is reduced; lanes, a multiple of the vector, where it is kept.
+  int64_t tile = 1;
+  /// Iterations of the innermost reduced loop in flight, in vectors where that loop has the lanes.
+  int64_t unroll = 1;
+};
+
+enum class Form : uint8_t {
+  Elementwise, ///< one stage, statistics given: normalize
+  Fused,       ///< one stage: a task's slab stays in cache between statistics and normalize
+  Split,       ///< three stages: moments of chunks, merge in a fixed order, normalize
+};
+std::string_view toString(Form form);
+
+struct Schedule {
+  Form form = Form::Elementwise;
+  int64_t vector = 1;      ///< lanes of a vector
+  bool maskedTails = true; ///< as TargetDescription::maskedTails
+  StageSchedule moments;   ///< Fused: the only stage. Split: the first
+  StageSchedule merge;     ///< Split alone, over mergeLoops()
+  StageSchedule normalize; ///< Elementwise and Split
+
+  /// One line: "split vector=16 tails=masked moments(chunks=[1,1,0] tile=1 unroll=4) ...".
+  std::string text() const;
+};
+
+struct ScheduleVariant {
+  Schedule schedule;
+  Guard guard;
+  std::string reason; ///< in words, for `explain`
+};
+
+/// Loops of the merge of a split schedule: one reduced loop a chunked reduced loop of the operator,
+/// counting its chunks, then the kept loops.
+std::vector<Loop> mergeLoops(const Operator &op, const StageSchedule &moments);
+
+/// The loop whose indices a tile covers: the innermost one when it is kept, else the last kept one;
+/// -1 when no loop is kept.
+int tileLoop(std::span<const Loop> loops);
+
+/// Product of ceil(size/chunk) over the chunked loops.
+SizeExpr taskCount(std::span<const Loop> loops, const StageSchedule &stage);
+
+/// The heuristic. The variants are in the order in which their guards are tried; the last one's
+/// always holds.
+std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target);
+
+} // namespace normforge

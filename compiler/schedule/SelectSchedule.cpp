@@ -1,0 +1,250 @@
+// The heuristic: which form, how much a task takes, what is in flight.
+#include "compiler/schedule/Schedule.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace normforge {
+
+namespace {
+
+/// Bytes of x that an elementwise task takes: long enough to hide the cost of a task, short enough
+/// for some dozens of tasks on the smallest problems worth more than one thread.
+constexpr int64_t kElementwiseTaskBytes = 64 * 1024;
+/// Bytes of x whose moments one task takes where a slab is too long: read twice, so at most a
+/// quarter of the L2 cache, and short for the same reason as above.
+constexpr int64_t kMomentsTaskBytes = 64 * 1024;
+/// Rows whose moments a task takes at least: each costs one pair of partials a column.
+constexpr int64_t kMomentsTaskRows = 32;
+/// Statistics that one task merges.
+constexpr int64_t kMergeTaskVectors = 4;
+/// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
+constexpr int64_t kSingleTaskBytes = 32 * 1024;
+
+int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Selection {
+  const Operator &op;
+  const TargetDescription &target;
+  int64_t element;
+  int64_t vector;
+  int tiled;        ///< tileLoop
+  bool lanesReduced; ///< the innermost loop is reduced: rows; otherwise columns
+
+  Selection(const Operator &op, const TargetDescription &target)
+      : op(op), target(target), element(static_cast<int64_t>(byteSize(op.spec.dtype))),
+        vector(target.lanes(byteSize(op.spec.dtype))), tiled(tileLoop(op.loops)),
+        lanesReduced(!op.loops.back().kept) {
+    // A block's lanes are all that is contiguous in a blocked layout.
+    if (op.blocked)
+      vector = std::min(vector, op.blocked->block);
+  }
+
+  /// The static size of a loop, or `otherwise` when it is named.
+  int64_t sizeOr(int loop, int64_t otherwise) const {
+    return op.loops[loop].size.constant().value_or(otherwise);
+  }
+  int innermostReduced() const {
+    for (int i = op.rank() - 1; i >= 0; --i)
+      if (!op.loops[i].kept)
+        return i;
+    return -1;
+  }
+
+  /// Vectors' worth of lanes in flight for columns: at most `most` vectors, in equal tiles.
+  int64_t columnTile(int64_t most) const {
+    const int64_t columns = sizeOr(tiled, vector * most);
+    const int64_t vectors = ceilDiv(columns, vector);
+    const int64_t tiles = ceilDiv(vectors, most);
+    return ceilDiv(vectors, tiles) * vector;
+  }
+
+  /// Rows in flight: several where a row alone is too short to keep the units busy.
+  int64_t rowTile() const {
+    if (tiled < 0)
+      return 1;
+    if (sizeOr(op.rank() - 1, 1 << 20) >= 16 * vector)
+      return 1;
+    const int64_t rows = sizeOr(tiled, 4);
+    for (int64_t tile : {4, 3, 2})
+      if (rows % tile == 0)
+        return tile;
+    return rows >= 8 ? 4 : 1;
+  }
+
+  /// Accumulators: two a vector in flight in the second pass, and the mean, in the registers.
+  StageSchedule inFlight(bool reduces) const {
+    StageSchedule stage;
+    stage.chunks.assign(op.loops.size(), 0);
+    const int64_t most = target.vectorRegisters >= 32 ? 8 : 4;
+    if (lanesReduced) {
+      stage.tile = rowTile();
+      const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
+      stage.unroll = std::min<int64_t>(std::max<int64_t>(1, 4 / stage.tile), vectors);
+    } else {
+      stage.tile = columnTile(most);
+      const int64_t vectors = ceilDiv(stage.tile, vector);
+      stage.unroll = std::max<int64_t>(1, (reduces ? most : 4) / vectors);
+      if (int loop = innermostReduced(); loop >= 0)
+        stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
+    }
+    // Every kept loop but the tiled one is a matter of tasks.
+    for (int i = 0; i < op.rank(); ++i)
+      if (op.loops[i].kept && i != tiled)
+        stage.chunks[i] = 1;
+    return stage;
+  }
+
+  /// Tasks of about `bytes` of x, from the innermost loop outwards: loops are taken whole as long
+  /// as they fit; the first that does not is chunked, and those around it are counted one by one.
+  /// Kept loops but the tiled one stay as inFlight has them; `mayChunk` says which loops may be
+  /// split at all.
+  template <typename MayChunk>
+  void chunkFor(StageSchedule &stage, int64_t bytes, MayChunk mayChunk) const {
+    int64_t inner = element;
+    bool full = false;
+    for (int i = op.rank() - 1; i >= 0; --i) {
+      if (op.loops[i].kept && i != tiled) {
+        full = full || sizeOr(i, 2) > 1;
+        continue;
+      }
+      const auto size = op.loops[i].size.constant();
+      if (stage.chunks[i] > 0) {
+        inner *= stage.chunks[i];
+        continue;
+      }
+      if (!mayChunk(i)) {
+        inner *= size.value_or(1);
+        continue;
+      }
+      const int64_t wanted = full ? 1 : std::max<int64_t>(1, bytes / inner);
+      if (size && *size <= wanted + wanted / 2) {
+        inner *= *size;
+        continue;
+      }
+      int64_t chunk = wanted;
+      if (i == tiled)
+        chunk = std::max(stage.tile, chunk / stage.tile * stage.tile);
+      else if (i == op.rank() - 1)
+        chunk = std::max(vector, chunk / (vector * stage.unroll) * (vector * stage.unroll));
+      stage.chunks[i] = chunk;
+      inner *= chunk;
+      full = true;
+    }
+  }
+
+  StageSchedule normalize() const {
+    StageSchedule stage = inFlight(false);
+    // Columns of a row belong to one task: narrow columns defeat the prefetcher.
+    chunkFor(stage, kElementwiseTaskBytes, [&](int i) {
+      return lanesReduced || !op.loops[i].kept;
+    });
+    return stage;
+  }
+
+  /// Whether a reduced loop may be chunked in the moments: a padded block's elements are no product.
+  bool mayChunkReduced(int i) const {
+    return !op.loops[i].kept &&
+           !(op.blocked && op.blocked->padded && (i == op.blocked->outer || i == op.blocked->inner));
+  }
+
+  StageSchedule fused() const {
+    StageSchedule stage = inFlight(true);
+    if (tiled >= 0)
+      stage.chunks[tiled] = stage.tile;
+    return stage;
+  }
+
+  StageSchedule moments() const {
+    StageSchedule stage = inFlight(true);
+    if (lanesReduced && tiled >= 0)
+      stage.chunks[tiled] = stage.tile;
+    int64_t bytes = std::min(kMomentsTaskBytes, target.l2Bytes / 4);
+    if (!lanesReduced)
+      bytes = std::max(bytes, kMomentsTaskRows * element * sizeOr(tiled, 64));
+    chunkFor(stage, bytes, [&](int i) { return mayChunkReduced(i); });
+    return stage;
+  }
+
+  StageSchedule merge(const StageSchedule &moments) const {
+    const std::vector<Loop> loops = mergeLoops(op, moments);
+    StageSchedule stage;
+    stage.chunks.assign(loops.size(), 0);
+    const int tile = tileLoop(loops);
+    for (size_t i = 0; i < loops.size(); ++i)
+      if (loops[i].kept)
+        stage.chunks[i] = 1;
+    if (tile >= 0) {
+      const int64_t columns = loops[tile].size.constant().value_or(vector);
+      stage.tile = std::min(kMergeTaskVectors, ceilDiv(columns, vector)) * vector;
+      stage.chunks[tile] = stage.tile;
+    }
+    return stage;
+  }
+};
+
+} // namespace
+
+std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target) {
+  const Selection selection(op, target);
+  Schedule schedule;
+  schedule.vector = selection.vector;
+  schedule.maskedTails = target.maskedTails;
+
+  if (!op.takesBatchStatistics()) {
+    schedule.form = Form::Elementwise;
+    schedule.normalize = selection.normalize();
+    return {{schedule, Guard{}, "statistics are given: every element on its own"}};
+  }
+
+  Schedule fused = schedule;
+  fused.form = Form::Fused;
+  fused.moments = selection.fused();
+
+  Schedule split = schedule;
+  split.form = Form::Split;
+  split.moments = selection.moments();
+  split.merge = selection.merge(split.moments);
+  split.normalize = selection.normalize();
+
+  // A fused task's data, read three times, stays in L2 beside the y that it writes. Where no kept
+  // loop is outside the columns, a fused task would take narrow columns of every row, so there the
+  // whole problem has to be small.
+  bool outerKept = false;
+  for (int i = 0; i < op.rank(); ++i)
+    outerKept = outerKept || (op.loops[i].kept && i != selection.tiled);
+  Guard fits;
+  std::string what;
+  if (selection.lanesReduced || outerKept) {
+    fits.value = op.slabBytes() * SizeExpr(fused.moments.tile);
+    fits.limit = target.l2Bytes / 2;
+    what = "a task's slab stays in L2";
+  } else {
+    fits.value = op.slabBytes() * op.loops[selection.tiled].size;
+    fits.limit = std::min(kSingleTaskBytes, target.l2Bytes / 2);
+    what = "the whole problem is small";
+    fused.moments.chunks[selection.tiled] = 0;
+  }
+
+  // Without a loop to chunk, the split form is the fused one in three stages: never better.
+  const bool splits = std::any_of(split.moments.chunks.begin(), split.moments.chunks.end(),
+                                  [](int64_t c) { return c > 0; }) &&
+                      [&] {
+                        for (int i = 0; i < op.rank(); ++i)
+                          if (!op.loops[i].kept && split.moments.chunks[i] > 0)
+                            return true;
+                        return false;
+                      }();
+  const ScheduleVariant always{fused, Guard{}, what};
+  if (!splits)
+    return {always};
+  if (auto bytes = fits.value.constant()) {
+    if (*bytes <= fits.limit)
+      return {always};
+    return {{split, Guard{}, "a slab exceeds the cache: moments of chunks, merged in a fixed order"}};
+  }
+  return {{fused, fits, what},
+          {split, Guard{}, "a slab exceeds the cache: moments of chunks, merged in a fixed order"}};
+}
+
+} // namespace normforge

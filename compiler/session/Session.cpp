@@ -1,0 +1,268 @@
+#include "compiler/session/Session.h"
+
+#include "compiler/lowering/Lowering.h"
+#include "compiler/passes/Passes.h"
+#include "compiler/target/CodeGen.h"
+#include "compiler/target/LlvmLowering.h"
+
+#include "mlir/Dialect/Bufferization/IR/Bufferization.h"
+#include "mlir/Dialect/ControlFlow/IR/ControlFlow.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/UB/IR/UBOps.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+#include "mlir/IR/Diagnostics.h"
+#include "mlir/IR/MLIRContext.h"
+#include "mlir/IR/Verifier.h"
+#include "mlir/Pass/PassManager.h"
+
+#include "llvm/IR/LLVMContext.h"
+#include "llvm/IR/Module.h"
+#include "llvm/IR/Verifier.h"
+#include "llvm/Support/raw_ostream.h"
+#include "llvm/Target/TargetMachine.h"
+
+#include <chrono>
+#include <fmt/format.h>
+
+namespace normforge {
+
+namespace {
+
+constexpr std::pair<EmitStage, std::string_view> kEmitStages[] = {
+    {EmitStage::Linalg, "linalg"},      {EmitStage::Scheduled, "scheduled"},
+    {EmitStage::Vector, "vector"},      {EmitStage::LlvmMlir, "llvm-mlir"},
+    {EmitStage::Llvm, "llvm"},          {EmitStage::Assembly, "asm"},
+    {EmitStage::Object, "obj"},
+};
+
+/// Adds the time since its making to a figure.
+class Stopwatch {
+public:
+  explicit Stopwatch(double &milliseconds)
+      : milliseconds_(milliseconds), start_(std::chrono::steady_clock::now()) {}
+  ~Stopwatch() {
+    milliseconds_ += std::chrono::duration<double, std::milli>(
+                         std::chrono::steady_clock::now() - start_)
+                         .count();
+  }
+
+private:
+  double &milliseconds_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+mlir::DialectRegistry makeRegistry() {
+  mlir::DialectRegistry registry;
+  registerLoweringDialects(registry);
+  registry.insert<mlir::bufferization::BufferizationDialect, mlir::cf::ControlFlowDialect,
+                  mlir::LLVM::LLVMDialect, mlir::memref::MemRefDialect, mlir::scf::SCFDialect,
+                  mlir::ub::UBDialect, mlir::vector::VectorDialect>();
+  registerLlvmTranslation(registry);
+  return registry;
+}
+
+} // namespace
+
+std::optional<EmitStage> parseEmitStage(std::string_view text) {
+  for (auto [stage, name] : kEmitStages)
+    if (name == text)
+      return stage;
+  return std::nullopt;
+}
+
+std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir, llvm, asm, obj"; }
+
+std::string kernelSymbol(const Operator &op) {
+  const char *kind = op.spec.mode == Mode::Sample ? "ln" : "bn";
+  return fmt::format("nf_{}_{}_{}_{}", kind, toString(op.phase), toString(op.spec.dtype),
+                     op.spec.layout.text);
+}
+
+namespace {
+
+/// What one variant is at the stage asked for.
+struct Compiled {
+  std::string text;
+  std::vector<StageInfo> stages;
+  SizeExpr workspaceBytes;
+  llvm::SmallVector<char, 0> object;
+};
+
+template <typename T> std::string printed(T &&value) {
+  std::string text;
+  llvm::raw_string_ostream stream(text);
+  value.print(stream);
+  return text;
+}
+
+} // namespace
+
+struct Session::State {
+  mlir::MLIRContext context;
+  llvm::LLVMContext llvmContext;
+  std::unique_ptr<llvm::TargetMachine> machine;
+  LlvmConversion conversion;
+  mlir::PassManager formTasks, vectorize;
+  std::string diagnostics;
+  const TargetDescription &target;
+  bool verify;
+
+  State(const TargetDescription &target, bool verify)
+      : context(makeRegistry(), mlir::MLIRContext::Threading::DISABLED),
+        machine(createMachine(target)),
+        conversion((context.loadAllAvailableDialects(), context)), formTasks(&context),
+        vectorize(&context), target(target), verify(verify) {
+    formTasks.addPass(createFormTasks());
+    vectorize.addPass(createVectorizeSteps());
+    formTasks.enableVerifier(verify);
+    vectorize.enableVerifier(verify);
+    context.getDiagEngine().registerHandler([this](mlir::Diagnostic &diagnostic) {
+      diagnostics += diagnostic.str() + "\n";
+      for (mlir::Diagnostic &note : diagnostic.getNotes())
+        diagnostics += "  " + note.str() + "\n";
+    });
+  }
+
+  llvm::Error failure(const char *step) {
+    std::string text = fmt::format("internal error in {}: {}", step, diagnostics);
+    diagnostics.clear();
+    return llvm::createStringError(text);
+  }
+
+  /// Runs the steps up to `stage`.
+  llvm::Expected<Compiled> run(const Operator &op, const Schedule &schedule, EmitStage stage,
+                               CompileTimes &times);
+};
+
+Session::Session(TargetDescription target, bool verify)
+    : target_(std::move(target)), state_(std::make_unique<State>(target_, verify)) {}
+Session::~Session() = default;
+
+llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule &schedule,
+                                             EmitStage stage, CompileTimes &times) {
+  Compiled result;
+  LoweredKernel kernel;
+  {
+    Stopwatch watch(times.lower);
+    kernel = lowerToLinalg(context, op, schedule, kernelSymbol(op));
+    result.stages = kernel.stages;
+    result.workspaceBytes = kernel.workspaceBytes;
+    if (verify && mlir::failed(mlir::verify(*kernel.module)))
+      return failure("lowering to linalg");
+  }
+  mlir::ModuleOp module = *kernel.module;
+  if (stage == EmitStage::Linalg) {
+    result.text = printed(module);
+    return result;
+  }
+  {
+    Stopwatch watch(times.passes);
+    if (mlir::failed(formTasks.run(module)))
+      return failure("nf-form-tasks");
+    if (stage == EmitStage::Scheduled) {
+      result.text = printed(module);
+      return result;
+    }
+    if (mlir::failed(vectorize.run(module)))
+      return failure("nf-vectorize-steps");
+  }
+  if (stage == EmitStage::Vector) {
+    result.text = printed(module);
+    return result;
+  }
+  {
+    Stopwatch watch(times.convert);
+    if (mlir::failed(conversion.run(module)) || (verify && mlir::failed(mlir::verify(module))))
+      return failure("conversion to LLVM");
+  }
+  if (stage == EmitStage::LlvmMlir) {
+    result.text = printed(module);
+    return result;
+  }
+  std::unique_ptr<llvm::Module> llvmModule;
+  {
+    Stopwatch watch(times.translate);
+    llvmModule = translate(module, llvmContext, target, *machine);
+    if (!llvmModule)
+      return failure("translation to LLVM IR");
+  }
+  {
+    Stopwatch watch(times.optimize);
+    optimize(*llvmModule, *machine);
+    std::string text;
+    llvm::raw_string_ostream stream(text);
+    if (verify && llvm::verifyModule(*llvmModule, &stream))
+      return llvm::createStringError("internal error in LLVM IR: " + text);
+  }
+  if (stage == EmitStage::Llvm) {
+    llvm::raw_string_ostream stream(result.text);
+    llvmModule->print(stream, nullptr);
+    return result;
+  }
+  Stopwatch watch(times.codegen);
+  if (stage == EmitStage::Assembly)
+    result.text = emitAssembly(*llvmModule, *machine);
+  else
+    result.object = emitObject(*llvmModule, *machine);
+  return result;
+}
+
+llvm::Expected<std::vector<std::string>>
+Session::emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, EmitStage stage) {
+  std::vector<std::string> texts;
+  CompileTimes times;
+  for (const ScheduleVariant &variant : variants) {
+    auto compiled = state_->run(op, variant.schedule, stage, times);
+    if (!compiled)
+      return compiled.takeError();
+    texts.push_back(stage == EmitStage::Object
+                        ? std::string(compiled->object.begin(), compiled->object.end())
+                        : std::move(compiled->text));
+  }
+  return texts;
+}
+
+llvm::Expected<Artifact> Session::compile(const Spec &spec, Phase phase, CompileTimes *times) {
+  const Operator op = makeOperator(spec, phase);
+  return compile(op, selectSchedules(op, target_), times);
+}
+
+llvm::Expected<Artifact> Session::compile(const Operator &op,
+                                          llvm::ArrayRef<ScheduleVariant> variants,
+                                          CompileTimes *times) {
+  Artifact artifact;
+  artifact.name = op.spec.name;
+  artifact.phase = op.phase;
+  artifact.triple = target_.triple;
+  artifact.cpu = target_.cpu;
+  artifact.requiredFeatures = target_.instructionSets();
+  artifact.sizes = op.sizes;
+  artifact.scalars = op.scalars;
+  artifact.arguments = op.arguments;
+
+  CompileTimes ignored;
+  CompileTimes &spent = times ? *times : ignored;
+  for (const ScheduleVariant &variant : variants) {
+    auto compiled = state_->run(op, variant.schedule, EmitStage::Object, spent);
+    if (!compiled)
+      return compiled.takeError();
+    Stopwatch watch(spent.image);
+    auto linked = linkImage(compiled->object);
+    if (!linked)
+      return linked.takeError();
+    Variant out;
+    out.schedule = variant.schedule.text();
+    out.guard = variant.guard;
+    out.workspaceBytes = compiled->workspaceBytes;
+    out.image = std::move(linked->image);
+    for (const StageInfo &stage : compiled->stages)
+      out.stages.push_back(
+          {stage.symbol, linked->functions.at(stage.symbol), stage.tasks, stage.bytesPerTask});
+    artifact.variants.push_back(std::move(out));
+  }
+  return artifact;
+}
+
+} // namespace normforge

@@ -1,0 +1,118 @@
+#include "compiler/spec/Layout.h"
+
+#include "compiler/spec/Values.h"
+
+#include "llvm/ADT/StringRef.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+
+namespace normforge::spec {
+namespace {
+
+constexpr std::string_view letters = "nctdhw";
+constexpr std::string_view expectedLetters = "n, c, t, d, h or w";
+constexpr int64_t minBlock = 2, maxBlock = 64;
+
+bool isUpper(char c) { return c >= 'A' && c <= 'Z'; }
+char lower(char c) { return isUpper(c) ? static_cast<char>(c - 'A' + 'a') : c; }
+
+/// What is wrong with a layout, or empty. Fills `layout`.
+std::string parse(std::string_view text, Layout &layout) {
+  layout.text = text;
+  size_t axesEnd = std::min(text.find_first_of("0123456789"), text.size());
+  std::string_view axes = text.substr(0, axesEnd), suffix = text.substr(axesEnd);
+  if (axes.empty())
+    return "has no axes";
+  bool allUpper = std::all_of(axes.begin(), axes.end(), isUpper);
+  std::string lowered = llvm::StringRef(axes).lower();
+  if (allUpper && suffix.empty() && axes.size() > 1 &&
+      lowered.find_first_not_of(letters) == std::string::npos)
+    return fmt::format("is in upper case; did you mean '{}'?", lowered);
+  for (size_t i = 0; i < axes.size(); ++i) {
+    char letter = lower(axes[i]);
+    if (letters.find(letter) == std::string_view::npos)
+      return fmt::format("has the unknown axis {}; expected {}",
+                         quoted(text.substr(i, axes[i] & 0x80 ? axesEnd - i : 1)), expectedLetters);
+    if (layout.axes.find(letter) != std::string::npos)
+      return fmt::format("has axis '{}' twice", letter);
+    layout.axes += letter;
+    if (!isUpper(axes[i]))
+      continue;
+    if (layout.isBlocked())
+      return fmt::format("blocks axis '{}' and axis '{}'; expected one blocked axis",
+                         layout.axes[static_cast<size_t>(layout.blockedAxis)], letter);
+    layout.blockedAxis = static_cast<int>(i);
+  }
+  if (!layout.isBlocked() && suffix.empty())
+    return {};
+  if (suffix.empty()) {
+    char letter = axes[static_cast<size_t>(layout.blockedAxis)];
+    return fmt::format("blocks axis '{0}' without a block size; expected '{1}' or '{2}16{3}'",
+                       letter, lowered, axes, lower(letter));
+  }
+  size_t digits = std::min(suffix.find_first_not_of("0123456789"), suffix.size());
+  std::string_view rest = suffix.substr(digits);
+  if (rest.size() != 1 || letters.find(rest[0]) == std::string_view::npos)
+    return fmt::format("ends in {}; expected one block such as '16c'", quoted(suffix));
+  if (!layout.isBlocked() || layout.axes[static_cast<size_t>(layout.blockedAxis)] != rest[0]) {
+    if (layout.axes.find(rest[0]) == std::string::npos)
+      return fmt::format("blocks axis '{}', which it has not", rest[0]);
+    return fmt::format("has a block of axis '{0}', which must then be the one in upper case: '{1}'",
+                       rest[0], static_cast<char>(std::toupper(rest[0])));
+  }
+  std::string_view number = suffix.substr(0, digits);
+  for (char c : number)
+    layout.block = layout.block > maxBlock ? layout.block : layout.block * 10 + (c - '0');
+  if (layout.block < minBlock || layout.block > maxBlock ||
+      (layout.block & (layout.block - 1)) != 0 || number[0] == '0')
+    return fmt::format("has the block {}; expected a power of two from {} to {}", quoted(number),
+                       minBlock, maxBlock);
+  return {};
+}
+
+} // namespace
+
+std::optional<Layout> readLayout(const Value &value, std::string_view key,
+                                 Diagnostics &diagnostics) {
+  if (std::optional<std::string_view> word = asWord(value)) {
+    if (*word == "channels_first" || *word == "channels_last") {
+      diagnostics.error(value.offset,
+                        fmt::format("unknown {} {}; did you mean '{}'?", key, quoted(*word),
+                                    *word == "channels_first" ? "nchw" : "nhwc"));
+      return std::nullopt;
+    }
+    if (word->find_first_not_of("SCBTU") == std::string_view::npos) {
+      diagnostics.unbuilt(
+          value.offset,
+          fmt::format("{} {}: MATLAB's labels are not built yet; expected a layout such as 'nchw'",
+                      key, quoted(*word)));
+      return std::nullopt;
+    }
+    Layout layout;
+    std::string problem = parse(*word, layout);
+    if (problem.empty())
+      return layout;
+    diagnostics.error(value.offset, fmt::format("{} {} {}", key, quoted(*word), problem));
+    return std::nullopt;
+  }
+  diagnostics.error(
+      value.offset,
+      fmt::format("{} must be a layout such as 'nchw' or 'nChw16c'; found {}", key, found(value)));
+  return std::nullopt;
+}
+
+std::optional<Layout> defaultLayout(int rank) {
+  Layout layout;
+  if (rank == 1)
+    layout.text = layout.axes = "c";
+  else if (rank == 2)
+    layout.text = layout.axes = "nc";
+  else
+    return std::nullopt;
+  return layout;
+}
+
+} // namespace normforge::spec

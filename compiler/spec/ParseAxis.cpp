@@ -1,0 +1,159 @@
+// Keys `axis` and `groups`.
+#include "compiler/spec/Parser.h"
+
+#include "compiler/spec/Unbuilt.h"
+#include "compiler/spec/Values.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace normforge::spec {
+
+void Parser::readAxis() {
+  const Entry *entry = keys_.find("axis");
+  int rank = spec_.rank();
+  if (!entry) {
+    if (layoutKnown_)
+      useAxisDefault();
+    return;
+  }
+  const Value &value = entry->value;
+  if (value.isList() && value.items.empty()) {
+    error(value, "axis is an empty list; expected at least one axis");
+    return;
+  }
+  std::span<const Value> items(&value, 1);
+  if (value.isList())
+    items = value.items;
+  std::vector<std::pair<int, const Value *>> axes;
+  bool right = true;
+  for (const Value &item : items) {
+    std::optional<int> axis = readOneAxis(item);
+    right &= axis.has_value();
+    if (!axis)
+      continue;
+    auto same = std::find_if(axes.begin(), axes.end(), [&](auto &a) { return a.first == *axis; });
+    if (same == axes.end()) {
+      axes.emplace_back(*axis, &item);
+      continue;
+    }
+    error(item, item.text == same->second->text
+                    ? fmt::format("axis {} is listed twice", item.text)
+                    : fmt::format("axis {} is listed twice: {} is the same axis", item.text,
+                                  same->second->text));
+    right = false;
+  }
+  if (!right || !layoutKnown_)
+    return;
+  for (auto &[axis, item] : axes)
+    spec_.axes.push_back(axis);
+  std::sort(spec_.axes.begin(), spec_.axes.end());
+  axesKnown_ = true;
+  if (!modeKnown_ || !semanticsKnown_)
+    return;
+  if (spec_.mode == Mode::Sample) {
+    if (preset_->sampleTakesLastAxis && spec_.axes != std::vector<int>{rank - 1})
+      error(value, fmt::format("under semantics {} mode 1 takes the last axis, {} or {}, whatever "
+                               "axis says",
+                               toString(spec_.semantics), rank - 1, spec_.layout.axes.back()));
+  } else {
+    checkReducedAxes(value.offset);
+  }
+}
+
+void Parser::useAxisDefault() {
+  int rank = spec_.rank();
+  int axis = spec_.mode == Mode::Sample ? -1 : preset_->axis;
+  spec_.axes = {axis < 0 ? axis + rank : std::min(axis, rank - 1)};
+  axesKnown_ = true;
+  const Entry *input = keys_.find("input");
+  if (modeKnown_ && spec_.mode != Mode::Sample && input)
+    checkReducedAxes(input->value.offset);
+}
+
+void Parser::checkReducedAxes(size_t offset) {
+  if (static_cast<int>(spec_.axes.size()) < spec_.rank())
+    return;
+  diagnostics_.error(
+      offset, fmt::format("axis takes all axes of layout '{}'; mode {} ({}) needs one or "
+                          "more left to take statistics over",
+                          spec_.layout.text, static_cast<int>(spec_.mode), toString(spec_.mode)));
+}
+
+std::optional<int> Parser::readOneAxis(const Value &item) {
+  int rank = spec_.rank();
+  if (std::optional<Integer> integer = asInteger(item)) {
+    if (!shapeKnown_)
+      return std::nullopt;
+    if (integer->tooLarge || integer->value < -rank || integer->value >= rank) {
+      error(item, fmt::format("axis {} is out of range for rank {}; expected {} to {}", found(item),
+                              rank, -rank, rank - 1));
+      return std::nullopt;
+    }
+    return static_cast<int>(integer->value < 0 ? integer->value + rank : integer->value);
+  }
+  std::optional<std::string_view> word = asWord(item);
+  if (!word) {
+    error(item, fmt::format("axis must be an index, a letter of the layout or a list of them; "
+                            "found {}",
+                            found(item)));
+    return std::nullopt;
+  }
+  if (spec_.layout.axes.empty())
+    return std::nullopt;
+  size_t index = word->size() == 1 ? spec_.layout.axes.find(*word) : std::string::npos;
+  if (index != std::string::npos)
+    return static_cast<int>(index);
+  std::string_view letters = spec_.layout.axes;
+  bool several = word->size() > 1 && word->find_first_not_of(letters) == std::string_view::npos;
+  error(item, fmt::format("axis {} is not in layout '{}'; {}", quoted(*word), spec_.layout.text,
+                          several ? fmt::format("did you mean [{}]?",
+                                                fmt::join(word->begin(), word->end(), ", "))
+                                  : fmt::format("expected {}, a letter of it or a list of them",
+                                                fmt::format("{} to {}", -rank, rank - 1))));
+  return std::nullopt;
+}
+
+void Parser::checkGroups() {
+  const Entry *entry = keys_.find("groups");
+  if (!entry) {
+    if (modeName_ == "group")
+      diagnostics_.error(keys_.find("mode")->value.offset,
+                         "mode 'group' needs the key 'groups', a number that divides the axis");
+    return;
+  }
+  std::optional<Integer> groups = asInteger(entry->value);
+  if (!groups || groups->tooLarge || groups->value < 1) {
+    error(entry->value, fmt::format("groups must be a whole number of at least 1; found {}",
+                                    found(entry->value)));
+    return;
+  }
+  if (modeName_ != "group") {
+    diagnostics_.error(entry->offset, fmt::format("'groups' belongs to mode 'group'; found mode "
+                                                  "{}",
+                                                  quoted(modeName_)));
+    return;
+  }
+  int64_t size = 1;
+  if (axesKnown_)
+    for (int axis : spec_.axes)
+      if (__builtin_mul_overflow(size, spec_.shape[static_cast<size_t>(axis)].value, &size))
+        size = 0;
+  if (axesKnown_ && size > 0 && size % groups->value != 0)
+    error(entry->value, fmt::format("groups {} does not divide {}, the size of axis {}",
+                                    groups->value, size, axisText()));
+  else
+    refuse(*entry, "", diagnostics_);
+}
+
+std::string Parser::axisText() const {
+  std::string text;
+  for (int axis : spec_.axes)
+    text +=
+        fmt::format("{}{}", text.empty() ? "" : ", ", spec_.layout.axes[static_cast<size_t>(axis)]);
+  return text;
+}
+
+} // namespace normforge::spec

@@ -1,0 +1,264 @@
+#include "compiler/spec/Parser.h"
+
+#include "compiler/spec/Steps.h"
+#include "compiler/spec/Unbuilt.h"
+#include "compiler/spec/Values.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <system_error>
+
+namespace normforge {
+namespace spec {
+namespace {
+
+constexpr Choice semanticsNames[] = {
+    {"keras-1.2"},       {"pytorch"},        {"onnx-15"},      {"keras-1.0.4", false},
+    {"tf-keras", false}, {"keras-3", false}, {"matlab", false}};
+constexpr Alias semanticsAliases[] = {{"keras", "keras-1.2"},     {"keras-1", "keras-1.2"},
+                                      {"torch", "pytorch"},       {"onnx", "onnx-15"},
+                                      {"tensorflow", "tf-keras"}, {"keras-2", "tf-keras"}};
+constexpr Choice modeNames[] = {{"feature"},      {"sample"},          {"batch"},
+                                {"group", false}, {"instance", false}, {"rms", false}};
+constexpr char expectedModes[] = "0 (feature), 1 (sample) or 2 (batch)";
+constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
+constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
+constexpr Choice phaseNames[] = {{"inference"},     {"training"},          {"backward", false},
+                                 {"update", false}, {"initialize", false}, {"population", false}};
+constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
+                                  {"eval", "inference"},    {"predict", "inference"},
+                                  {"forward", "inference"}, {"gradient", "backward"}};
+constexpr std::string_view momentumKeys[] = {"mean", "variance"};
+/// Keys that are read here; the others go to refuseKey.
+constexpr std::string_view builtKeys[] = {
+    "name",     "semantics",        "input",  "output", "axis",   "mode", "groups", "epsilon",
+    "momentum", "running_variance", "center", "scale",  "phases", "fuse"};
+
+/// Anything longer is refused by the reader of documents; a device that never ends must not be read
+/// to its end.
+constexpr size_t maxFileBytes = (1 << 20) + 1;
+
+struct FileCloser {
+  void operator()(std::FILE *file) const { std::fclose(file); }
+};
+
+} // namespace
+
+Spec Parser::parse(std::string_view sourceName) {
+  readName(sourceName);
+  readSemantics();
+  readMode();
+  readInput();
+  if (const Entry *output = keys_.find("output"))
+    readOutput(output->value);
+  readAxis();
+  checkGroups();
+  readEpsilon();
+  readMomentum();
+  if (const Entry *entry = keys_.find("running_variance"))
+    if (std::optional<size_t> index = choose(entry->value, "running_variance", runningVarianceNames,
+                                             diagnostics_, runningVarianceAliases))
+      spec_.runningVariance = static_cast<RunningVariance>(*index);
+  readFlag("center", spec_.center);
+  readFlag("scale", spec_.scale);
+  readPhases();
+  if (const Entry *entry = keys_.find("fuse"))
+    spec_.fuse = readFuse(entry->value, diagnostics_);
+  for (const Entry *entry : keys_.entries())
+    if (std::find(std::begin(builtKeys), std::end(builtKeys), entry->key) == std::end(builtKeys))
+      refuseKey(*entry, semanticsName_, diagnostics_);
+  return std::move(spec_);
+}
+
+void Parser::error(const Value &value, std::string message) {
+  diagnostics_.error(value.offset, std::move(message));
+}
+
+void Parser::readName(std::string_view sourceName) {
+  if (const Entry *entry = keys_.find("name")) {
+    std::optional<std::string_view> word = asWord(entry->value);
+    if (word && isIdentifier(*word))
+      spec_.name = *word;
+    else
+      error(entry->value, fmt::format("name must be a C identifier (letters, digits and _, not "
+                                      "starting with a digit); found {}",
+                                      found(entry->value)));
+    return;
+  }
+  size_t slash = sourceName.find_last_of('/');
+  std::string_view stem = sourceName.substr(slash == std::string_view::npos ? 0 : slash + 1);
+  size_t dot = stem.find_last_of('.');
+  if (dot != std::string_view::npos && dot > 0)
+    stem = stem.substr(0, dot);
+  for (char c : stem)
+    spec_.name += isIdentifier(std::string{'_', c}) ? c : '_';
+  if (!isIdentifier(spec_.name))
+    spec_.name.insert(spec_.name.begin(), '_');
+}
+
+void Parser::readSemantics() {
+  if (const Entry *entry = keys_.find("semantics")) {
+    if (entry->value.isScalar())
+      semanticsName_ = entry->value.text;
+    if (std::optional<size_t> index =
+            choose(entry->value, "semantics", semanticsNames, diagnostics_, semanticsAliases))
+      spec_.semantics = static_cast<Semantics>(*index);
+    else
+      semanticsKnown_ = false;
+  }
+  preset_ = &presetOf(spec_.semantics);
+  spec_.epsilon.value = preset_->epsilon;
+  spec_.momentum.weighs = preset_->momentumWeighs;
+  spec_.momentum.mean.value = spec_.momentum.variance.value = preset_->momentum;
+  spec_.runningVariance = preset_->runningVariance;
+}
+
+void Parser::readMode() {
+  const Entry *entry = keys_.find("mode");
+  if (!entry) {
+    modeName_ = "feature";
+  } else if (std::optional<Integer> number = asInteger(entry->value)) {
+    if (number->tooLarge || number->value < 0 || number->value > 2)
+      error(entry->value,
+            fmt::format("unknown mode {}; expected {}", found(entry->value), expectedModes));
+    else
+      modeName_ = modeNames[number->value].name;
+  } else {
+    if (entry->value.isScalar())
+      modeName_ = entry->value.text;
+    if (!choose(entry->value, "mode", modeNames, diagnostics_, {}, expectedModes))
+      modeKnown_ = false;
+  }
+  for (size_t i = 0; i < 3; ++i)
+    if (modeName_ == modeNames[i].name)
+      spec_.mode = static_cast<Mode>(i);
+  modeKnown_ = modeKnown_ && !modeName_.empty();
+  spec_.epsilonPosition =
+      spec_.mode == Mode::Sample ? preset_->sampleEpsilonPosition : preset_->epsilonPosition;
+}
+
+void Parser::readEpsilon() {
+  const Entry *entry = keys_.find("epsilon");
+  if (!entry)
+    return;
+  if (entry->value.isScalar() && entry->value.text == "argument") {
+    spec_.epsilon = {0, true};
+    return;
+  }
+  std::optional<double> number = asNumber(entry->value);
+  if (!number || !(*number > 0)) {
+    error(entry->value, fmt::format("epsilon must be a number above 0 or 'argument'; found {}",
+                                    found(entry->value)));
+    return;
+  }
+  // Kernels of f32 hold epsilon in f32, where these would be 0 or infinite.
+  auto narrow = static_cast<float>(*number);
+  if (spec_.dtype == DType::F32 && (narrow == 0 || std::isinf(narrow))) {
+    error(entry->value, fmt::format("epsilon {} is out of the range of f32", found(entry->value)));
+    return;
+  }
+  spec_.epsilon = {*number, false};
+}
+
+std::optional<double> Parser::readRatio(const Value &value) {
+  std::optional<double> number = asNumber(value);
+  return number && *number >= 0 && *number <= 1 ? number : std::nullopt;
+}
+
+void Parser::readMomentum() {
+  const Entry *entry = keys_.find("momentum");
+  if (!entry)
+    return;
+  const Value &value = entry->value;
+  Momentum &momentum = spec_.momentum;
+  if (value.isMapping()) {
+    Keys keys(value, "momentum", momentumKeys, diagnostics_);
+    for (std::string_view key : momentumKeys) {
+      const Entry *part = keys.find(key);
+      std::optional<double> ratio = part ? readRatio(part->value) : std::nullopt;
+      if (!part)
+        error(value, fmt::format("key 'momentum.{}' is missing", key));
+      else if (!ratio)
+        error(part->value, fmt::format("momentum.{} must be a number from 0 to 1; found {}", key,
+                                       found(part->value)));
+      else
+        (key == "mean" ? momentum.mean : momentum.variance) = {*ratio, false};
+    }
+  } else if (value.isScalar() && value.text == "argument") {
+    momentum.mean = momentum.variance = {0, true};
+  } else if (value.isScalar() && value.text == "cumulative") {
+    momentum.cumulative = true;
+  } else if (std::optional<double> ratio = readRatio(value)) {
+    momentum.mean = momentum.variance = {*ratio, false};
+  } else {
+    error(value, fmt::format("momentum must be a number from 0 to 1, 'argument', 'cumulative' or "
+                             "{{mean: ..., variance: ...}}; found {}",
+                             found(value)));
+  }
+}
+
+void Parser::readFlag(std::string_view key, bool &flag) {
+  if (const Entry *entry = keys_.find(key))
+    if (std::optional<bool> value = readBool(entry->value, key, diagnostics_))
+      flag = *value;
+}
+
+void Parser::readPhases() {
+  const Entry *entry = keys_.find("phases");
+  if (!entry) {
+    spec_.phases = {Phase::Inference};
+    return;
+  }
+  if (!entry->value.isList() || entry->value.items.empty()) {
+    error(entry->value, fmt::format("phases must be a list such as [inference, training]; found {}",
+                                    entry->value.isList() ? "an empty one" : found(entry->value)));
+    return;
+  }
+  for (const Value &item : entry->value.items) {
+    std::optional<size_t> index = choose(item, "phase", phaseNames, diagnostics_, phaseAliases);
+    if (!index)
+      continue;
+    Phase phase = *index == 0 ? Phase::Inference : Phase::Training;
+    if (spec_.hasPhase(phase))
+      error(item, fmt::format("phase '{}' is listed twice", item.text));
+    else
+      spec_.phases.push_back(phase);
+  }
+}
+
+} // namespace spec
+
+llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName) {
+  std::string owned = text.str(); // LLVM's scanner wants a byte behind the end
+  if (llvm::StringRef(owned).starts_with("\xef\xbb\xbf"))
+    owned.erase(0, 3);
+  spec::Diagnostics diagnostics(owned, sourceName);
+  spec::Value root;
+  if (spec::readDocument(owned, diagnostics, root)) {
+    Spec result = spec::Parser(root, diagnostics).parse(sourceName);
+    if (diagnostics.empty())
+      return result;
+  }
+  return llvm::make_error<SpecError>(diagnostics.render());
+}
+
+llvm::Expected<Spec> readSpec(llvm::StringRef path) {
+  auto fail = [&](int code) {
+    return llvm::make_error<SpecError>(fmt::format("{}: error: cannot be read: {}", path.str(),
+                                                   std::generic_category().message(code)));
+  };
+  std::unique_ptr<std::FILE, spec::FileCloser> file(std::fopen(path.str().c_str(), "rb"));
+  if (!file)
+    return fail(errno);
+  std::string text(spec::maxFileBytes, '\0');
+  size_t size = std::fread(text.data(), 1, text.size(), file.get());
+  if (std::ferror(file.get()))
+    return fail(errno);
+  text.resize(size);
+  return parseSpec(text, path);
+}
+
+} // namespace normforge

@@ -1,0 +1,61 @@
+// The reader of a spec's tree: one value that its parts in Parser.cpp, ParseInput.cpp and
+// ParseAxis.cpp fill key by key, in an order in which each check has what it needs (semantics
+// before defaults, shape before layout before axis).
+#pragma once
+
+#include "compiler/spec/Document.h"
+#include "compiler/spec/Keys.h"
+#include "compiler/spec/Presets.h"
+#include "compiler/spec/Spec.h"
+
+#include <optional>
+#include <string>
+
+namespace normforge::spec {
+
+constexpr int maxRank = 6; ///< [c2]
+
+class Parser {
+public:
+  Parser(const Value &root, Diagnostics &diagnostics)
+      : root_(root), diagnostics_(diagnostics), keys_(root, "", specKeys(), diagnostics) {}
+
+  Spec parse(std::string_view sourceName);
+
+private:
+  void error(const Value &value, std::string message);
+  void readName(std::string_view sourceName);
+  void readSemantics();
+  void readMode();
+  void readInput();
+  std::optional<DType> readDType(const Value &value, std::string_view key);
+  void readShape(const Value &value);
+  /// Named sizes count as 1: their product is checked at each call.
+  void checkBytes(const Value &shape);
+  void readOutput(const Value &value);
+  void readAxis();
+  void useAxisDefault();
+  void checkReducedAxes(size_t offset);
+  std::optional<int> readOneAxis(const Value &item);
+  /// Mode `group` is not built yet, but what is wrong in itself is said first.
+  void checkGroups();
+  std::string axisText() const;
+  void readEpsilon();
+  std::optional<double> readRatio(const Value &value);
+  void readMomentum();
+  void readFlag(std::string_view key, bool &flag);
+  void readPhases();
+
+  const Value &root_;
+  Diagnostics &diagnostics_;
+  Keys keys_;
+  Spec spec_;
+  const Preset *preset_ = nullptr;
+  /// As written, where that is not built too.
+  std::string semanticsName_ = "keras-1.2", modeName_;
+  /// False after an error: checks that would follow from it are left out.
+  bool semanticsKnown_ = true, modeKnown_ = true;
+  bool shapeKnown_ = false, layoutKnown_ = false, axesKnown_ = false;
+};
+
+} // namespace normforge::spec

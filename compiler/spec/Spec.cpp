@@ -1,0 +1,98 @@
+#include "compiler/spec/Spec.h"
+
+#include "llvm/Support/raw_ostream.h"
+
+#include <algorithm>
+
+namespace normforge {
+
+char SpecError::ID = 0;
+
+void SpecError::log(llvm::raw_ostream &os) const { os << text_; }
+
+std::string_view toString(Semantics semantics) {
+  switch (semantics) {
+  case Semantics::Keras_1_2:
+    return "keras-1.2";
+  case Semantics::PyTorch:
+    return "pytorch";
+  case Semantics::Onnx_15:
+    return "onnx-15";
+  }
+  return "";
+}
+
+std::string_view toString(Mode mode) {
+  switch (mode) {
+  case Mode::Feature:
+    return "feature";
+  case Mode::Sample:
+    return "sample";
+  case Mode::Batch:
+    return "batch";
+  }
+  return "";
+}
+
+std::string_view toString(EpsilonPosition position) {
+  switch (position) {
+  case EpsilonPosition::Inside:
+    return "inside";
+  case EpsilonPosition::Outside:
+    return "outside";
+  case EpsilonPosition::Both:
+    return "both";
+  }
+  return "";
+}
+
+std::string_view toString(RunningVariance variance) {
+  switch (variance) {
+  case RunningVariance::Biased:
+    return "biased";
+  case RunningVariance::Bessel:
+    return "bessel";
+  case RunningVariance::Keras2:
+    return "keras-2";
+  }
+  return "";
+}
+
+std::string_view toString(Fused fused) {
+  switch (fused) {
+  case Fused::Add:
+    return "add";
+  case Fused::Relu:
+    return "relu";
+  }
+  return "";
+}
+
+bool Spec::isAxis(int i) const { return std::binary_search(axes.begin(), axes.end(), i); }
+
+bool Spec::hasPhase(Phase phase) const {
+  return std::find(phases.begin(), phases.end(), phase) != phases.end();
+}
+
+std::vector<std::string> Spec::sizeNames() const {
+  std::vector<std::string> names;
+  for (const Size &size : shape)
+    if (size.isNamed() && std::find(names.begin(), names.end(), size.name) == names.end())
+      names.push_back(size.name);
+  return names;
+}
+
+std::vector<std::string> Spec::scalarNames(Phase phase) const {
+  std::vector<std::string> names;
+  if (epsilon.isArgument)
+    names.push_back("epsilon");
+  if (phase == Phase::Training && hasMovingStatistics()) {
+    if (momentum.cumulative)
+      names.push_back("count");
+    else if (momentum.mean.isArgument || momentum.variance.isArgument)
+      names.push_back("momentum");
+  }
+  return names;
+}
+
+} // namespace normforge

@@ -1,0 +1,117 @@
+// What is to be computed: the value of a spec file.
+//
+// Enters: YAML text. Leaves: a checked Spec, presets applied, or errors with file, line and column.
+// Nothing here says how a kernel computes it.
+#pragma once
+
+#include "runtime/artifact/Artifact.h"
+
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/Error.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace normforge {
+
+/// An axis' size: a number, or a name whose value is known only at the call.
+struct Size {
+  int64_t value = 0; ///< at least 1; 0 when named
+  std::string name;  ///< empty when static
+  bool isNamed() const { return !name.empty(); }
+  bool operator==(const Size &) const = default;
+};
+
+/// The order of axes in memory. `axes` has one lower-case letter an axis, outermost first, so that
+/// axis i of the shape is letter i. In a blocked layout such as nChw16c, axis `blockedAxis` is
+/// stored as ceil(size/block) outer indices at its place and `block` lanes innermost.
+struct Layout {
+  std::string text;     ///< as written: "nChw16c"
+  std::string axes;     ///< "nchw"
+  int blockedAxis = -1; ///< -1 when plain
+  int64_t block = 0;
+  bool isBlocked() const { return blockedAxis >= 0; }
+};
+
+enum class Semantics : uint8_t { Keras_1_2, PyTorch, Onnx_15 };
+/// 0 `feature`, 1 `sample`, 2 `batch`.
+enum class Mode : uint8_t { Feature, Sample, Batch };
+/// sqrt(v+e), sqrt(v)+e, sqrt(v+e)+e.
+enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
+/// The moving variance takes v, v*N/(N-1), v*N/(N-(1+e)); N <= 1 (or N <= 1+e) takes v.
+enum class RunningVariance : uint8_t { Biased, Bessel, Keras2 };
+/// What momentum weighs: a*old + (1-a)*batch, or (1-a)*old + a*batch.
+enum class MomentumWeighs : uint8_t { Old, New };
+enum class Fused : uint8_t { Add, Relu };
+
+std::string_view toString(Semantics);
+std::string_view toString(Mode);
+std::string_view toString(EpsilonPosition);
+std::string_view toString(RunningVariance);
+std::string_view toString(Fused);
+
+/// A number in the spec, or a scalar given at the call.
+struct Number {
+  double value = 0;
+  bool isArgument = false;
+};
+
+struct Momentum {
+  MomentumWeighs weighs = MomentumWeighs::Old;
+  /// The new value weighs 1/count, count given at the call; mean and variance are unused.
+  bool cumulative = false;
+  /// Equal unless the spec gives {mean: a, variance: b}. `argument` makes both one scalar.
+  Number mean, variance;
+};
+
+struct Spec {
+  std::string name; ///< a C identifier
+  Semantics semantics = Semantics::Keras_1_2;
+  std::vector<Size> shape; ///< logical, in the order of layout.axes
+  Layout layout;           ///< of x and y alike
+  DType dtype = DType::F32;
+  DType parameterDType = DType::F32;
+  Mode mode = Mode::Feature;
+  std::vector<int> axes; ///< ascending, 0 to rank-1; mode 1: the axes reduced over
+  Number epsilon;
+  EpsilonPosition epsilonPosition = EpsilonPosition::Inside;
+  Momentum momentum;
+  RunningVariance runningVariance = RunningVariance::Biased;
+  bool center = true, scale = true;
+  std::vector<Phase> phases; ///< as listed, without repeats
+  std::vector<Fused> fuse;   ///< in order
+
+  int rank() const { return static_cast<int>(shape.size()); }
+  bool isAxis(int i) const;
+  bool hasPhase(Phase phase) const;
+  /// Mode 0 alone keeps moving statistics.
+  bool hasMovingStatistics() const { return mode == Mode::Feature; }
+  /// Distinct names of named sizes in the order of their first appearance in the shape: the order
+  /// of nf_call.sizes.
+  std::vector<std::string> sizeNames() const;
+  /// Names of the run-time numbers that `phase` takes, in the order of nf_call.scalars: "epsilon",
+  /// "momentum", "count". Inference takes epsilon alone.
+  std::vector<std::string> scalarNames(Phase phase) const;
+};
+
+/// Every error found in a spec, as `file:line:col: error: ...` with the line and a caret.
+class SpecError : public llvm::ErrorInfo<SpecError> {
+public:
+  static char ID;
+  explicit SpecError(std::string text) : text_(std::move(text)) {}
+  const std::string &text() const { return text_; }
+  void log(llvm::raw_ostream &os) const override;
+  std::error_code convertToErrorCode() const override { return llvm::inconvertibleErrorCode(); }
+
+private:
+  std::string text_;
+};
+
+/// Parses and checks a spec. `sourceName` is the file's name as errors show it; its stem is the
+/// default of `name`. Every error is a SpecError. Reentrant.
+llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName);
+/// The same from a file; a file that cannot be read (missing, a directory) is a SpecError too.
+llvm::Expected<Spec> readSpec(llvm::StringRef path);
+
+} // namespace normforge

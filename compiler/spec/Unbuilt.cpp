@@ -1,0 +1,183 @@
+#include "compiler/spec/Unbuilt.h"
+
+#include "compiler/spec/Keys.h"
+#include "compiler/spec/Steps.h"
+#include "compiler/spec/Values.h"
+
+#include <string>
+
+namespace normforge::spec {
+namespace {
+
+constexpr std::string_view parameterNames[] = {"gamma", "beta", "moving_mean", "moving_variance"};
+constexpr std::string_view affineKeys[] = {"value",      "initializer",       "regularizer",
+                                           "constraint", "learn_rate_factor", "l2_factor"};
+constexpr std::string_view movingKeys[] = {"value", "initializer"};
+constexpr std::string_view renormKeys[] = {"r_max", "r_min", "d_max", "momentum"};
+
+constexpr Choice dtypes[] = {{"f32"}, {"f64"}, {"bf16"}, {"f16"}};
+constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
+constexpr Choice positions[] = {{"inside"}, {"outside"}, {"both"}};
+constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
+constexpr Choice backwardStatistics[] = {{"batch"}, {"moving"}};
+constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
+
+bool checkMapping(const Entry &entry, Diagnostics &diagnostics) {
+  if (entry.value.isMapping())
+    return true;
+  diagnostics.error(entry.value.offset,
+                    fmt::format("{} must be a mapping; found {}", entry.key, found(entry.value)));
+  return false;
+}
+
+bool checkParameters(const Entry &entry, Diagnostics &diagnostics) {
+  if (!checkMapping(entry, diagnostics))
+    return false;
+  Diagnostics::Mark before = diagnostics.mark();
+  Keys parameters(entry.value, "parameters", parameterNames, diagnostics);
+  for (const Entry *parameter : parameters.entries()) {
+    if (!checkMapping(*parameter, diagnostics))
+      continue;
+    bool affine = parameter->key == "gamma" || parameter->key == "beta";
+    Keys(parameter->value, "parameters." + parameter->key,
+         affine ? std::span<const std::string_view>(affineKeys) : movingKeys, diagnostics);
+  }
+  return diagnostics.mark() == before;
+}
+
+bool checkRenorm(const Entry &entry, Diagnostics &diagnostics) {
+  if (!checkMapping(entry, diagnostics))
+    return false;
+  Diagnostics::Mark before = diagnostics.mark();
+  Keys keys(entry.value, "renorm", renormKeys, diagnostics);
+  for (const Entry *key : keys.entries()) {
+    bool infinite = key->value.isScalar() && key->value.text == ".inf";
+    if (!asNumber(key->value) && !infinite)
+      diagnostics.error(key->value.offset, fmt::format("renorm.{} must be a number; found {}",
+                                                       key->key, found(key->value)));
+  }
+  return diagnostics.mark() == before;
+}
+
+/// A word, or a mapping with the word as its key: {adam: {...}}, or with it under `kind`.
+bool checkOptimizer(const Entry &entry, Diagnostics &diagnostics) {
+  const Value &value = entry.value;
+  if (value.isMapping() && !value.entries.empty())
+    return true;
+  return choose(value, "optimizer", optimizers, diagnostics).has_value();
+}
+
+bool checkCount(const Entry &entry, Diagnostics &diagnostics) {
+  std::optional<Integer> integer = asInteger(entry.value);
+  if (integer && !integer->tooLarge && integer->value >= 1)
+    return true;
+  diagnostics.error(entry.value.offset, fmt::format("{} must be a whole number of at least 1; "
+                                                    "found {}",
+                                                    entry.key, found(entry.value)));
+  return false;
+}
+
+bool checkFused(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
+  if (!isNull(entry.value) && !asBool(entry.value)) {
+    diagnostics.error(entry.value.offset, fmt::format("fused must be null, true or false; found {}",
+                                                      found(entry.value)));
+    return false;
+  }
+  if (semantics == "tf-keras")
+    return true;
+  diagnostics.error(entry.offset,
+                    fmt::format("'fused' belongs to semantics tf-keras; found {}", semantics));
+  diagnostics.note(entry.offset, "steps after gamma and beta are written under 'fuse'");
+  return false;
+}
+
+bool checkWeights(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
+  if (!semantics.starts_with("keras-1.")) {
+    diagnostics.error(
+        entry.offset,
+        fmt::format("'weights' belongs to semantics keras-1.2 and keras-1.0.4; found {}",
+                    semantics));
+    return false;
+  }
+  if (entry.value.isList() && entry.value.items.size() == 4)
+    return true;
+  diagnostics.error(entry.value.offset,
+                    fmt::format("weights must be the four arrays [gamma, beta, mean, std]; found "
+                                "{}",
+                                entry.value.isList()
+                                    ? fmt::format("{} of them", entry.value.items.size())
+                                    : found(entry.value)));
+  return false;
+}
+
+} // namespace
+
+void refuse(const Entry &entry, std::string_view path, Diagnostics &diagnostics) {
+  diagnostics.unbuilt(entry.offset, fmt::format("'{}{}{}' is not built yet", path,
+                                                path.empty() ? "" : ".", entry.key));
+}
+
+void refuseStrides(const Entry &entry, std::string_view path, int rank, Diagnostics &diagnostics) {
+  const Value &value = entry.value;
+  if (!value.isList()) {
+    diagnostics.error(
+        value.offset,
+        fmt::format("{}.strides must be a list of numbers or names; found {}", path, found(value)));
+    return;
+  }
+  if (rank > 0 && value.items.size() != static_cast<size_t>(rank)) {
+    diagnostics.error(value.offset, fmt::format("{}.strides has rank {}, but the shape has rank {}",
+                                                path, value.items.size(), rank));
+    return;
+  }
+  for (const Value &item : value.items) {
+    std::optional<std::string_view> word = asWord(item);
+    std::optional<Integer> integer = asInteger(item);
+    if (!(word && isIdentifier(*word)) && !(integer && !integer->tooLarge && integer->value >= 0)) {
+      diagnostics.error(item.offset, fmt::format("a stride must be a number of at least 0 or a "
+                                                 "name; found {}",
+                                                 found(item)));
+      return;
+    }
+  }
+  refuse(entry, path, diagnostics);
+}
+
+void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
+  const Value &value = entry.value;
+  const std::string &key = entry.key;
+  auto isOneOf = [&](std::span<const Choice> choices) {
+    return choose(value, key, choices, diagnostics).has_value();
+  };
+  bool right = true;
+  if (key == "epsilon_position")
+    right = isOneOf(positions);
+  else if (key == "statistics")
+    right = isOneOf(statisticsNames);
+  else if (key == "backward_statistics")
+    right = isOneOf(backwardStatistics);
+  else if (key == "parameter_dtype")
+    right = isOneOf(dtypes);
+  else if (key == "accumulate")
+    right = isOneOf(accumulators);
+  else if (key == "trainable" || key == "mask" || key == "adjustment")
+    right = readBool(value, key, diagnostics).has_value();
+  else if (key == "prologue")
+    right = checkPrologue(value, diagnostics);
+  else if (key == "parameters")
+    right = checkParameters(entry, diagnostics);
+  else if (key == "optimizer")
+    right = checkOptimizer(entry, diagnostics);
+  else if (key == "renorm")
+    right = checkRenorm(entry, diagnostics);
+  else if (key == "virtual_batch_size")
+    right = checkCount(entry, diagnostics);
+  else if (key == "fused")
+    right = checkFused(entry, semantics, diagnostics);
+  else if (key == "weights")
+    right = checkWeights(entry, semantics, diagnostics);
+  if (right)
+    refuse(entry, "", diagnostics);
+}
+
+} // namespace normforge::spec

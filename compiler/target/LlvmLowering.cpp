@@ -1,0 +1,126 @@
+#include "compiler/target/LlvmLowering.h"
+
+#include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
+#include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
+#include "mlir/Conversion/FuncToLLVM/ConvertFuncToLLVM.h"
+#include "mlir/Conversion/IndexToLLVM/IndexToLLVM.h"
+#include "mlir/Conversion/LLVMCommon/ConversionTarget.h"
+#include "mlir/Conversion/LLVMCommon/TypeConverter.h"
+#include "mlir/Conversion/MathToLLVM/MathToLLVM.h"
+#include "mlir/Conversion/MemRefToLLVM/MemRefToLLVM.h"
+#include "mlir/Conversion/ReconcileUnrealizedCasts/ReconcileUnrealizedCasts.h"
+#include "mlir/Conversion/SCFToControlFlow/SCFToControlFlow.h"
+#include "mlir/Conversion/UBToLLVM/UBToLLVM.h"
+#include "mlir/Conversion/VectorToLLVM/ConvertVectorToLLVM.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/MemRef/Transforms/Transforms.h"
+#include "mlir/Dialect/Vector/Transforms/LoweringPatterns.h"
+#include "mlir/Dialect/Vector/Transforms/VectorRewritePatterns.h"
+#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Export.h"
+#include "mlir/Transforms/DialectConversion.h"
+
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/IR/Module.h"
+#include "llvm/Passes/PassBuilder.h"
+#include "llvm/Target/TargetMachine.h"
+#include "llvm/Transforms/InstCombine/InstCombine.h"
+#include "llvm/Transforms/Scalar/EarlyCSE.h"
+#include "llvm/Transforms/Scalar/LICM.h"
+#include "llvm/Transforms/Scalar/LoopPassManager.h"
+#include "llvm/Transforms/Utils/SimplifyCFGOptions.h"
+#include "llvm/Transforms/Scalar/SimplifyCFG.h"
+
+namespace normforge {
+
+using namespace mlir;
+
+struct LlvmConversion::State {
+  LLVMTypeConverter types;
+  LLVMConversionTarget target;
+  FrozenRewritePatternSet patterns;
+
+  explicit State(MLIRContext &context) : types(&context), target(context) {
+    RewritePatternSet set(&context);
+    memref::populateExpandStridedMetadataPatterns(set);
+    populateSCFToControlFlowConversionPatterns(set);
+    vector::populateVectorMaskOpLoweringPatterns(set);
+    vector::populateVectorStepLoweringPatterns(set);
+    vector::populateVectorMaskMaterializationPatterns(set, /*force32BitVectorIndices=*/false);
+    cf::populateControlFlowToLLVMConversionPatterns(types, set);
+    populateVectorToLLVMConversionPatterns(types, set);
+    populateFinalizeMemRefToLLVMConversionPatterns(types, set);
+    arith::populateArithToLLVMConversionPatterns(types, set);
+    populateMathToLLVMConversionPatterns(types, set);
+    populateFuncToLLVMConversionPatterns(types, set);
+    index::populateIndexToLLVMConversionPatterns(types, set);
+    ub::populateUBToLLVMConversionPatterns(types, set);
+    patterns = FrozenRewritePatternSet(std::move(set));
+    target.addLegalOp<ModuleOp>();
+  }
+};
+
+LlvmConversion::LlvmConversion(MLIRContext &context) : state_(std::make_unique<State>(context)) {}
+LlvmConversion::~LlvmConversion() = default;
+
+LogicalResult LlvmConversion::run(ModuleOp module) const {
+  if (failed(applyPartialConversion(module, state_->target, state_->patterns)))
+    return failure();
+  SmallVector<UnrealizedConversionCastOp> casts;
+  module.walk([&](UnrealizedConversionCastOp cast) { casts.push_back(cast); });
+  SmallVector<UnrealizedConversionCastOp> remaining;
+  reconcileUnrealizedCasts(casts, &remaining);
+  return success(remaining.empty());
+}
+
+void registerLlvmTranslation(DialectRegistry &registry) {
+  registerBuiltinDialectTranslation(registry);
+  registerLLVMDialectTranslation(registry);
+}
+
+std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &context,
+                                        const TargetDescription &target,
+                                        llvm::TargetMachine &machine) {
+  std::unique_ptr<llvm::Module> llvmModule = translateModuleToLLVMIR(module, context, "normforge");
+  if (!llvmModule)
+    return nullptr;
+  llvmModule->setDataLayout(machine.createDataLayout());
+  llvmModule->setTargetTriple(machine.getTargetTriple());
+  for (llvm::Function &function : *llvmModule) {
+    if (function.isDeclaration())
+      continue;
+    function.setDSOLocal(true);
+    function.addFnAttr(llvm::Attribute::NoUnwind);
+    function.addFnAttr("frame-pointer", "all");
+    function.addFnAttr("target-cpu", target.cpu);
+    function.addFnAttr("target-features", machine.getTargetFeatureString());
+    function.addFnAttr("prefer-vector-width", llvm::utostr(target.vectorBits));
+    function.addFnAttr("min-legal-vector-width", llvm::utostr(target.vectorBits));
+  }
+  return llvmModule;
+}
+
+void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
+  llvm::LoopAnalysisManager loops;
+  llvm::FunctionAnalysisManager functions;
+  llvm::CGSCCAnalysisManager graph;
+  llvm::ModuleAnalysisManager modules;
+  llvm::PassBuilder builder(&machine);
+  builder.registerModuleAnalyses(modules);
+  builder.registerCGSCCAnalyses(graph);
+  builder.registerFunctionAnalyses(functions);
+  builder.registerLoopAnalyses(loops);
+  builder.crossRegisterProxies(loops, functions, graph, modules);
+  llvm::FunctionPassManager pipeline;
+  pipeline.addPass(llvm::EarlyCSEPass(/*UseMemorySSA=*/true));
+  pipeline.addPass(llvm::InstCombinePass());
+  pipeline.addPass(llvm::SimplifyCFGPass());
+  pipeline.addPass(llvm::createFunctionToLoopPassAdaptor(
+      llvm::LICMPass(llvm::LICMOptions()), /*UseMemorySSA=*/true));
+  for (llvm::Function &function : module)
+    if (!function.isDeclaration())
+      pipeline.run(function, functions);
+}
+
+} // namespace normforge

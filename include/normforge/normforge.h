@@ -1,0 +1,239 @@
+/* Normforge: compile, load, plan and run normalization kernels.
+ *
+ *   nf_engine *engine;  nf_kernel *kernel;  nf_plan *plan;
+ *   nf_engine_create(NULL, &engine);                          where kernels come from
+ *   nf_compile(engine, text, strlen(text), NULL, &kernel);    a spec's code on this machine
+ *   nf_plan_create(kernel, sizes, 1, &plan);                  for these sizes; all checks
+ *   nf_run(plan, args, 6, NULL, 0, NULL, NULL);               any number of times
+ *
+ * Errors. A function that can fail returns an nf_status *: NULL is success, anything else is an
+ * error that the caller frees with nf_status_free. On failure, what the function would have made is
+ * set to NULL and nothing else has happened. No function prints, raises a signal or throws.
+ *
+ * Threads. Engines, kernels and plans do not change once made: every function may be called from
+ * several threads at once on the same object, releasing included, as long as each thread that uses
+ * an object holds a reference. An object is made with one reference; *_retain adds one, *_release
+ * takes one away and the last frees the object. *_release(NULL) does nothing. A kernel outlives its
+ * engine and a plan its kernel: each holds what it needs.
+ *
+ * Strings are UTF-8, zero-terminated, and live as long as the object they were asked of. A name or
+ * list asked for with an index out of range is NULL or 0.
+ *
+ * Structs with struct_size: set every field to 0, then struct_size to sizeof of the struct. Later
+ * versions add fields at the end only.
+ */
+#ifndef NORMFORGE_NORMFORGE_H
+#define NORMFORGE_NORMFORGE_H
+
+#include "normforge/abi.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define NF_API __attribute__((visibility("default")))
+#else
+#define NF_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NF_VERSION_MAJOR 0
+#define NF_VERSION_MINOR 1
+#define NF_VERSION_PATCH 0
+
+/* The library's version, "0.1.0", and the version of the kernel ABI that it runs. */
+NF_API const char *nf_version(void);
+NF_API uint32_t nf_abi_version(void);
+
+/* ---- Errors ---------------------------------------------------------------------------------- */
+
+typedef enum nf_code {
+  NF_OK = 0,
+  NF_INVALID_ARGUMENT = 1, /* a call that cannot be meant: NULL, a wrong count, size or alignment */
+  NF_COMPILE_FAILED = 2,   /* the spec or an option has errors; the message has their places */
+  NF_NO_COMPILER = 3,      /* the compiler library cannot be opened */
+  NF_BAD_ARTIFACT = 4,     /* bytes that are not a whole kernel of a version that is understood */
+  NF_WRONG_MACHINE = 5,    /* the kernel needs a CPU or a feature that this machine lacks */
+  NF_OUT_OF_MEMORY = 6,
+  NF_SYSTEM_ERROR = 7, /* the operating system refused */
+  NF_INTERNAL = 8      /* a defect of Normforge */
+} nf_code;
+
+typedef struct nf_status nf_status;
+
+/* The kind of an error; NF_OK for NULL. */
+NF_API nf_code nf_status_code(const nf_status *status);
+/* What went wrong, in one line or, for a spec, one paragraph an error; "" for NULL. Lives until the
+ * status is freed. */
+NF_API const char *nf_status_message(const nf_status *status);
+/* Frees an error. NULL is allowed. */
+NF_API void nf_status_free(nf_status *status);
+
+/* ---- Engine ---------------------------------------------------------------------------------- */
+
+typedef struct nf_engine nf_engine;
+
+typedef struct nf_engine_options {
+  uint32_t struct_size;
+  /* Write the addresses and names of kernels to /tmp/perf-PID.map for perf; 0: no. */
+  uint32_t perf_map;
+  /* Path of libnormforge-compiler.so, copied. NULL: looked for beside this library, then in ../lib
+   * of its folder, then where the loader finds libraries. */
+  const char *compiler_library;
+} nf_engine_options;
+
+/* Makes an engine: where kernels come from. `options` may be NULL. Opens no library yet. */
+NF_API nf_status *nf_engine_create(const nf_engine_options *options, nf_engine **engine);
+NF_API void nf_engine_retain(nf_engine *engine);
+NF_API void nf_engine_release(nf_engine *engine);
+
+/* ---- Kernels --------------------------------------------------------------------------------- */
+
+typedef struct nf_kernel nf_kernel;
+
+typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2 } nf_dtype;
+typedef enum nf_phase { NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
+
+typedef struct nf_compile_options {
+  uint32_t struct_size;
+  const char *phase;       /* "inference" or "training"; NULL: the first that the spec lists */
+  const char *cpu;         /* LLVM's name of a CPU, such as "haswell"; NULL or "native": this one */
+  const char *source_name; /* the text's name in errors; NULL: "<spec>" */
+} nf_compile_options;
+
+/* Compiles one phase of a spec for this machine. `spec` is YAML, `bytes` long, needs no terminator
+ * and is not kept. `options` may be NULL. Takes some 5 to 20 ms; the first call of an engine also
+ * opens the compiler library.
+ * Errors: NF_NO_COMPILER with all paths that were tried, NF_COMPILE_FAILED with file, line and
+ * column, and NF_WRONG_MACHINE where options->cpu has what this machine lacks. */
+NF_API nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
+                             const nf_compile_options *options, nf_kernel **kernel);
+
+/* Makes a kernel from what nf_kernel_save gave, on any machine. The bytes are checked as a whole
+ * (lengths, offsets, checksum), copied, and not kept; they hold machine code that will run here, so
+ * they must come from a source that is trusted. Takes some 20 us; needs no compiler.
+ * Errors: NF_BAD_ARTIFACT, NF_WRONG_MACHINE ("kernel needs avx512f, which this machine lacks"). */
+NF_API nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
+                                 nf_kernel **kernel);
+
+/* The kernel as bytes that nf_kernel_load reads. Freed by the caller with nf_bytes_free. */
+NF_API nf_status *nf_kernel_save(const nf_kernel *kernel, uint8_t **artifact, size_t *bytes);
+NF_API void nf_bytes_free(uint8_t *bytes);
+
+NF_API void nf_kernel_retain(nf_kernel *kernel);
+NF_API void nf_kernel_release(nf_kernel *kernel);
+
+/* The spec's name, its phase, and the CPU it was compiled for. */
+NF_API const char *nf_kernel_name(const nf_kernel *kernel);
+NF_API nf_phase nf_kernel_phase(const nf_kernel *kernel);
+NF_API const char *nf_kernel_cpu(const nf_kernel *kernel);
+
+/* The arrays in the order of nf_call.args: those read, then those written. In training,
+ * moving_mean and moving_variance are two arguments each: the old is read, the new is written. */
+NF_API size_t nf_kernel_argument_count(const nf_kernel *kernel);
+NF_API const char *nf_kernel_argument_name(const nf_kernel *kernel, size_t argument);
+NF_API nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argument);
+/* 1 when the kernel writes the array (every element of it), 0 when it only reads it. */
+NF_API int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument);
+/* 1 when the written array may be the same buffer as the read one. All other arrays that a kernel
+ * writes must not overlap any array. */
+NF_API int nf_kernel_may_alias(const nf_kernel *kernel, size_t written, size_t read);
+/* The index of the array of this name that is read (written = 0) or written (1); NF_NOT_FOUND. */
+NF_API size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int written);
+#define NF_NOT_FOUND ((size_t)-1)
+
+/* The named sizes that nf_plan_create takes, in order. */
+NF_API size_t nf_kernel_size_count(const nf_kernel *kernel);
+NF_API const char *nf_kernel_size_name(const nf_kernel *kernel, size_t size);
+
+/* The run-time numbers ("epsilon", "momentum", "count") that nf_run takes, in order. */
+NF_API size_t nf_kernel_scalar_count(const nf_kernel *kernel);
+NF_API const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar);
+
+/* The variants, of which the sizes choose one, and the schedule that each was compiled with. */
+NF_API size_t nf_kernel_variant_count(const nf_kernel *kernel);
+NF_API const char *nf_kernel_variant_schedule(const nf_kernel *kernel, size_t variant);
+
+/* ---- Plans ----------------------------------------------------------------------------------- */
+
+typedef struct nf_plan nf_plan;
+
+/* Fixes the sizes. Every check that depends on them is made here. `sizes` has one value a named
+ * size, in the kernel's order, and is copied; it may be NULL when `count` is 0. Takes about
+ * a microsecond; keep the plan where sizes repeat.
+ * A size of 0 gives, in inference, a plan that does nothing.
+ * Errors: NF_INVALID_ARGUMENT for a wrong count, a negative size, a size of 0 in training, and
+ * arrays whose bytes do not fit in 63 bits. */
+NF_API nf_status *nf_plan_create(const nf_kernel *kernel, const int64_t *sizes, size_t count,
+                                 nf_plan **plan);
+NF_API void nf_plan_retain(nf_plan *plan);
+NF_API void nf_plan_release(nf_plan *plan);
+
+/* An array's number of axes and its sizes in memory order, outermost first, dense. */
+NF_API size_t nf_plan_argument_rank(const nf_plan *plan, size_t argument);
+NF_API const int64_t *nf_plan_argument_shape(const nf_plan *plan, size_t argument);
+/* The bytes of an array. */
+NF_API uint64_t nf_plan_argument_bytes(const nf_plan *plan, size_t argument);
+/* The bytes that a call needs as workspace, often 0. */
+NF_API uint64_t nf_plan_workspace_bytes(const nf_plan *plan);
+/* The index of the variant that the sizes chose. */
+NF_API size_t nf_plan_variant(const nf_plan *plan);
+
+/* Checks pointers: none NULL (but where the array has no bytes), each aligned to its element, no
+ * overlap that the kernel does not allow, counts as the kernel has them. nf_run makes these checks
+ * too. `workspace` may be NULL. Allocates nothing unless it fails.
+ * Errors: NF_INVALID_ARGUMENT. */
+NF_API nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t arg_count,
+                                const nf_scalar *scalars, size_t scalar_count,
+                                const void *workspace);
+
+/* ---- Running --------------------------------------------------------------------------------- */
+
+/* Runs tasks first to last - 1 of what nf_run handed out; `data` is nf_run's. */
+typedef void nf_body_fn(void *data, uint64_t first, uint64_t last);
+
+/* Calls `body` so that each of `tasks` tasks is in exactly one range, on any threads, in any order,
+ * and returns when all calls have ended, with what they wrote visible to the caller. Must not
+ * throw. Results do not depend on how the tasks are split, to the bit. */
+typedef void nf_parallel_for_fn(void *user, uint64_t tasks, nf_body_fn *body, void *data);
+
+/* The threads of the host. normforge/openmp.h makes one of OpenMP. */
+typedef struct nf_executor {
+  nf_parallel_for_fn *parallel_for; /* NULL: the calling thread runs everything */
+  void *user;
+} nf_executor;
+
+/* Computes. Blocks until the result is written.
+ *   args       base pointers in the kernel's order, each aligned to its element. Arrays that are
+ *              read are not written, though the type is void *.
+ *   scalars    run-time numbers in the kernel's order; NULL when there are none.
+ *   workspace  nf_plan_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT, for this call
+ *              alone while it runs; contents do not matter. NULL: allocated and freed by this call
+ *              where the plan needs any. With a workspace nothing is allocated.
+ *   executor   NULL: the calling thread. A stage of one task, or that moves less than 64 KiB, runs
+ *              on the calling thread in any case.
+ * One plan may run in several threads at once, each with its own workspace and outputs.
+ * Errors: NF_INVALID_ARGUMENT as nf_plan_check, NF_OUT_OF_MEMORY; nothing was written then. */
+NF_API nf_status *nf_run(const nf_plan *plan, void *const *args, size_t arg_count,
+                         const nf_scalar *scalars, size_t scalar_count, void *workspace,
+                         const nf_executor *executor);
+
+/* For a host that schedules the tasks itself: run the stages in order, all tasks of one before the
+ * next begins, each task once, with an nf_call whose sizes are nf_plan_sizes and whose pointers
+ * nf_plan_check accepts. The functions live as long as the plan. */
+NF_API size_t nf_plan_stage_count(const nf_plan *plan);
+NF_API nf_stage_fn *nf_plan_stage_function(const nf_plan *plan, size_t stage);
+NF_API const char *nf_plan_stage_name(const nf_plan *plan, size_t stage);
+NF_API uint64_t nf_plan_stage_tasks(const nf_plan *plan, size_t stage);
+/* Bytes of memory that one task reads and writes: an estimate, to tell small work from large. */
+NF_API uint64_t nf_plan_stage_bytes_per_task(const nf_plan *plan, size_t stage);
+/* The sizes that the plan was made for, as nf_call.sizes takes them. */
+NF_API const int64_t *nf_plan_sizes(const nf_plan *plan);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,213 @@
+// A C++20 wrapper of normforge.h: handles that free themselves, spans, and exceptions.
+//
+//   nf::Engine engine;
+//   nf::Kernel kernel = engine.compile(text);
+//   nf::Plan plan = kernel.plan({{8}});
+//   plan.run(args);
+//
+// Header only: exceptions are thrown and caught in the host's code, none crosses the library. What
+// each function means, its errors and its threads: normforge.h. Handles are cheap to copy; copies
+// share one object.
+#ifndef NORMFORGE_NORMFORGE_HPP
+#define NORMFORGE_NORMFORGE_HPP
+
+#include "normforge/normforge.h"
+
+#include <cstddef>
+#include <initializer_list>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace nf {
+
+/// What every failing function throws.
+class Error : public std::runtime_error {
+public:
+  Error(nf_code code, const std::string &message) : std::runtime_error(message), code_(code) {}
+  nf_code code() const noexcept { return code_; }
+
+private:
+  nf_code code_;
+};
+
+namespace detail {
+
+/// Frees the status and throws it as an Error; nothing for success.
+inline void check(nf_status *status) {
+  if (!status)
+    return;
+  struct Free {
+    nf_status *status;
+    ~Free() { nf_status_free(status); }
+  } free{status};
+  throw Error(nf_status_code(status), nf_status_message(status));
+}
+
+/// Owns one reference of an object.
+template <typename T, void (*Retain)(T *), void (*Release)(T *)> class Handle {
+public:
+  explicit Handle(T *owned) noexcept : object_(owned) {}
+  Handle(const Handle &other) noexcept : object_(other.object_) { Retain(object_); }
+  Handle(Handle &&other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Handle &operator=(Handle other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  ~Handle() { Release(object_); }
+  T *get() const noexcept { return object_; }
+
+private:
+  T *object_;
+};
+
+} // namespace detail
+
+/// Memory for nf_run, aligned as it must be; for one call at a time.
+class Workspace {
+public:
+  Workspace() = default;
+  explicit Workspace(uint64_t bytes)
+      : memory_(bytes == 0 ? nullptr : ::operator new(static_cast<size_t>(bytes), alignment)) {}
+  Workspace(Workspace &&other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
+  Workspace &operator=(Workspace &&other) noexcept {
+    std::swap(memory_, other.memory_);
+    return *this;
+  }
+  ~Workspace() {
+    if (memory_)
+      ::operator delete(memory_, alignment);
+  }
+  void *get() const noexcept { return memory_; }
+
+private:
+  static constexpr std::align_val_t alignment{NF_WORKSPACE_ALIGNMENT};
+  void *memory_ = nullptr;
+};
+
+/// A kernel for fixed sizes.
+class Plan : public detail::Handle<nf_plan, nf_plan_retain, nf_plan_release> {
+public:
+  using Handle::Handle;
+
+  std::span<const int64_t> shape(size_t argument) const {
+    return {nf_plan_argument_shape(get(), argument), nf_plan_argument_rank(get(), argument)};
+  }
+  uint64_t bytes(size_t argument) const { return nf_plan_argument_bytes(get(), argument); }
+  uint64_t workspaceBytes() const { return nf_plan_workspace_bytes(get()); }
+  Workspace makeWorkspace() const { return Workspace(workspaceBytes()); }
+  size_t variant() const { return nf_plan_variant(get()); }
+  size_t stageCount() const { return nf_plan_stage_count(get()); }
+  uint64_t tasks(size_t stage) const { return nf_plan_stage_tasks(get(), stage); }
+
+  /// Without a workspace, one is allocated where the plan needs any; without an executor, the
+  /// calling thread does it all.
+  void run(std::span<void *const> args, std::span<const double> scalars = {},
+           void *workspace = nullptr, const nf_executor *executor = nullptr) const {
+    detail::check(nf_run(get(), args.data(), args.size(), scalars.data(), scalars.size(), workspace,
+                         executor));
+  }
+};
+
+/// A compiled kernel.
+class Kernel : public detail::Handle<nf_kernel, nf_kernel_retain, nf_kernel_release> {
+public:
+  using Handle::Handle;
+
+  std::string_view name() const { return nf_kernel_name(get()); }
+  nf_phase phase() const { return nf_kernel_phase(get()); }
+  std::string_view cpu() const { return nf_kernel_cpu(get()); }
+  size_t argumentCount() const { return nf_kernel_argument_count(get()); }
+  std::string_view argumentName(size_t i) const { return text(nf_kernel_argument_name(get(), i)); }
+  nf_dtype argumentDType(size_t i) const { return nf_kernel_argument_dtype(get(), i); }
+  bool isWritten(size_t i) const { return nf_kernel_argument_is_written(get(), i) != 0; }
+  /// NF_NOT_FOUND where there is none of this name.
+  size_t findArgument(const std::string &name, bool written) const {
+    return nf_kernel_find_argument(get(), name.c_str(), written);
+  }
+  size_t sizeCount() const { return nf_kernel_size_count(get()); }
+  std::string_view sizeName(size_t i) const { return text(nf_kernel_size_name(get(), i)); }
+  size_t scalarCount() const { return nf_kernel_scalar_count(get()); }
+  std::string_view scalarName(size_t i) const { return text(nf_kernel_scalar_name(get(), i)); }
+  std::string_view schedule(size_t variant) const {
+    return text(nf_kernel_variant_schedule(get(), variant));
+  }
+
+  /// Fixes the named sizes, in their order.
+  Plan plan(std::span<const int64_t> sizes = {}) const {
+    nf_plan *made = nullptr;
+    detail::check(nf_plan_create(get(), sizes.data(), sizes.size(), &made));
+    return Plan(made);
+  }
+  Plan plan(std::initializer_list<int64_t> sizes) const {
+    return plan(std::span<const int64_t>(sizes.begin(), sizes.size()));
+  }
+
+  /// Bytes that Engine::load reads.
+  std::vector<std::byte> save() const {
+    uint8_t *bytes = nullptr;
+    size_t size = 0;
+    detail::check(nf_kernel_save(get(), &bytes, &size));
+    struct Free {
+      uint8_t *bytes;
+      ~Free() { nf_bytes_free(bytes); }
+    } free{bytes};
+    auto *first = reinterpret_cast<const std::byte *>(bytes);
+    return std::vector<std::byte>(first, first + size);
+  }
+
+private:
+  static std::string_view text(const char *text) { return text ? text : std::string_view(); }
+};
+
+/// Where kernels come from.
+class Engine : public detail::Handle<nf_engine, nf_engine_retain, nf_engine_release> {
+public:
+  using Handle::Handle;
+
+  /// `compilerLibrary` empty: looked for beside the runtime's library.
+  explicit Engine(const std::string &compilerLibrary = {}, bool perfMap = false)
+      : Handle(make(compilerLibrary, perfMap)) {}
+
+  /// What may be left out of a compile; empty means the default.
+  struct CompileOptions {
+    std::string phase, cpu, sourceName;
+  };
+  Kernel compile(std::string_view spec, const CompileOptions &options) const {
+    auto orNull = [](const std::string &text) { return text.empty() ? nullptr : text.c_str(); };
+    nf_compile_options o = {};
+    o.struct_size = sizeof o;
+    o.phase = orNull(options.phase);
+    o.cpu = orNull(options.cpu);
+    o.source_name = orNull(options.sourceName);
+    nf_kernel *kernel = nullptr;
+    detail::check(nf_compile(get(), spec.data(), spec.size(), &o, &kernel));
+    return Kernel(kernel);
+  }
+  Kernel compile(std::string_view spec) const { return compile(spec, CompileOptions()); }
+
+  Kernel load(std::span<const std::byte> artifact) const {
+    nf_kernel *kernel = nullptr;
+    detail::check(nf_kernel_load(get(), artifact.data(), artifact.size(), &kernel));
+    return Kernel(kernel);
+  }
+
+private:
+  static nf_engine *make(const std::string &compilerLibrary, bool perfMap) {
+    nf_engine_options options = {};
+    options.struct_size = sizeof options;
+    options.perf_map = perfMap;
+    options.compiler_library = compilerLibrary.empty() ? nullptr : compilerLibrary.c_str();
+    nf_engine *engine = nullptr;
+    detail::check(nf_engine_create(&options, &engine));
+    return engine;
+  }
+};
+
+} // namespace nf
+
+#endif

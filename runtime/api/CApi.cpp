@@ -1,0 +1,366 @@
+// normforge.h on top of Engine, Kernel and Plan: handles, reference counts, and the wall that no
+// exception passes.
+#include "normforge/normforge.h"
+
+#include "runtime/Failure.h"
+#include "runtime/kernel/Plan.h"
+#include "runtime/loader/CompilerLibrary.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+
+using namespace normforge;
+
+struct nf_status {
+  nf_code code;
+  std::string message;
+};
+
+namespace {
+
+struct Counted {
+  std::atomic<size_t> references{1};
+};
+
+template <typename T> void retain(T *object) {
+  if (object)
+    object->references.fetch_add(1, std::memory_order_relaxed);
+}
+
+template <typename T> void release(T *object) {
+  if (object && object->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
+    delete object;
+}
+
+} // namespace
+
+struct nf_engine : Counted {
+  explicit nf_engine(std::string compilerPath) : compiler(std::move(compilerPath)) {}
+  LoadOptions loading;
+  CompilerLibrary compiler;
+};
+struct nf_kernel : Counted {
+  std::shared_ptr<const Kernel> kernel;
+};
+struct nf_plan : Counted {
+  std::shared_ptr<const Plan> plan;
+};
+
+namespace {
+
+/// The error for which there was no memory. Its address alone is used; nothing frees it.
+constexpr char outOfMemoryTag = 0;
+nf_status *outOfMemory() {
+  return reinterpret_cast<nf_status *>(const_cast<char *>(&outOfMemoryTag));
+}
+bool isOutOfMemory(const nf_status *status) { return status == outOfMemory(); }
+
+nf_status *toStatus(nf_code code, std::string message) noexcept {
+  nf_status *status = new (std::nothrow) nf_status{code, std::move(message)};
+  return status ? status : outOfMemory();
+}
+
+/// Runs `body(failure)`, which gives false with `failure` set when it fails.
+template <typename Body> nf_status *guarded(Body body) noexcept {
+  try {
+    try {
+      Failure failure;
+      if (body(failure))
+        return nullptr;
+      return toStatus(failure.code, std::move(failure.message));
+    } catch (const std::bad_alloc &) {
+      return outOfMemory();
+    } catch (const std::exception &error) {
+      return toStatus(NF_INTERNAL, std::string("internal error: ") + error.what());
+    }
+  } catch (...) {
+    return outOfMemory(); // not even the message could be made
+  }
+}
+
+bool failNull(const char *what, Failure &failure) {
+  return failure.set(NF_INVALID_ARGUMENT, std::string(what) + " is null");
+}
+
+/// The caller's struct in this version's size: fields that the caller does not know are 0, those
+/// that this version does not know are ignored.
+template <typename T> bool readOptions(const T *given, T &options, Failure &failure) {
+  options = {};
+  if (!given)
+    return true;
+  if (given->struct_size < sizeof given->struct_size)
+    return failure.set(NF_INVALID_ARGUMENT, "struct_size of the options is not set");
+  std::memcpy(static_cast<void *>(&options), given,
+              std::min<size_t>(given->struct_size, sizeof options));
+  return true;
+}
+
+bool makeKernel(Artifact artifact, nf_engine *engine, nf_kernel **kernel, Failure &failure) {
+  auto handle = std::make_unique<nf_kernel>();
+  handle->kernel = Kernel::load(std::move(artifact), engine->loading, failure);
+  if (!handle->kernel)
+    return false;
+  *kernel = handle.release();
+  return true;
+}
+
+const Artifact &artifactOf(const nf_kernel *kernel) { return kernel->kernel->artifact(); }
+
+const char *nameAt(const std::vector<std::string> &names, size_t index) {
+  return index < names.size() ? names[index].c_str() : nullptr;
+}
+
+const Argument *argumentAt(const nf_kernel *kernel, size_t index) {
+  const std::vector<Argument> &arguments = artifactOf(kernel).arguments;
+  return index < arguments.size() ? &arguments[index] : nullptr;
+}
+
+const Plan::Array *arrayAt(const nf_plan *plan, size_t index) {
+  return index < plan->plan->arrays().size() ? &plan->plan->arrays()[index] : nullptr;
+}
+
+const Plan::Step *stepAt(const nf_plan *plan, size_t index) {
+  return index < plan->plan->steps().size() ? &plan->plan->steps()[index] : nullptr;
+}
+
+#define NF_TEXT_OF(x) #x
+#define NF_TEXT(x) NF_TEXT_OF(x)
+
+} // namespace
+
+extern "C" {
+
+const char *nf_version(void) {
+  return NF_TEXT(NF_VERSION_MAJOR) "." NF_TEXT(NF_VERSION_MINOR) "." NF_TEXT(NF_VERSION_PATCH);
+}
+uint32_t nf_abi_version(void) { return NF_ABI_VERSION; }
+
+nf_code nf_status_code(const nf_status *status) {
+  return !status ? NF_OK : isOutOfMemory(status) ? NF_OUT_OF_MEMORY : status->code;
+}
+const char *nf_status_message(const nf_status *status) {
+  return !status ? "" : isOutOfMemory(status) ? "out of memory" : status->message.c_str();
+}
+void nf_status_free(nf_status *status) {
+  if (!isOutOfMemory(status))
+    delete status;
+}
+
+nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) {
+  return guarded([&](Failure &failure) {
+    if (!engine)
+      return failNull("engine", failure);
+    *engine = nullptr;
+    nf_engine_options options;
+    if (!readOptions(given, options, failure))
+      return false;
+    auto made =
+        std::make_unique<nf_engine>(options.compiler_library ? options.compiler_library : "");
+    made->loading.perfMap = options.perf_map != 0;
+    *engine = made.release();
+    return true;
+  });
+}
+void nf_engine_retain(nf_engine *engine) { retain(engine); }
+void nf_engine_release(nf_engine *engine) { release(engine); }
+
+nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
+                      const nf_compile_options *given, nf_kernel **kernel) {
+  return guarded([&](Failure &failure) {
+    if (!kernel)
+      return failNull("kernel", failure);
+    *kernel = nullptr;
+    if (!engine)
+      return failNull("engine", failure);
+    if (!spec && bytes > 0)
+      return failNull("spec", failure);
+    nf_compile_options options;
+    if (!readOptions(given, options, failure))
+      return false;
+    nf_compiler_request request = {};
+    request.struct_size = sizeof request;
+    request.spec = spec ? spec : "";
+    request.spec_bytes = bytes;
+    request.source_name = options.source_name ? options.source_name : "<spec>";
+    request.phase = options.phase;
+    request.cpu = options.cpu;
+    std::optional<Artifact> artifact = engine->compiler.compile(request, failure);
+    return artifact && makeKernel(std::move(*artifact), engine, kernel, failure);
+  });
+}
+
+nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
+                          nf_kernel **kernel) {
+  return guarded([&](Failure &failure) {
+    if (!kernel)
+      return failNull("kernel", failure);
+    *kernel = nullptr;
+    if (!engine)
+      return failNull("engine", failure);
+    if (!artifact && bytes > 0)
+      return failNull("artifact", failure);
+    std::string error;
+    std::optional<Artifact> read =
+        deserialize({static_cast<const std::byte *>(artifact), bytes}, error);
+    if (!read)
+      return failure.set(NF_BAD_ARTIFACT, std::move(error));
+    return makeKernel(std::move(*read), engine, kernel, failure);
+  });
+}
+
+nf_status *nf_kernel_save(const nf_kernel *kernel, uint8_t **artifact, size_t *bytes) {
+  return guarded([&](Failure &failure) {
+    if (!artifact || !bytes)
+      return failNull("artifact or bytes", failure);
+    *artifact = nullptr;
+    *bytes = 0;
+    if (!kernel)
+      return failNull("kernel", failure);
+    std::vector<std::byte> saved = serialize(artifactOf(kernel));
+    auto *copy = static_cast<uint8_t *>(std::malloc(saved.size()));
+    if (!copy)
+      throw std::bad_alloc();
+    std::memcpy(copy, saved.data(), saved.size());
+    *artifact = copy;
+    *bytes = saved.size();
+    return true;
+  });
+}
+void nf_bytes_free(uint8_t *bytes) { std::free(bytes); }
+
+void nf_kernel_retain(nf_kernel *kernel) { retain(kernel); }
+void nf_kernel_release(nf_kernel *kernel) { release(kernel); }
+
+const char *nf_kernel_name(const nf_kernel *kernel) { return artifactOf(kernel).name.c_str(); }
+nf_phase nf_kernel_phase(const nf_kernel *kernel) {
+  return artifactOf(kernel).phase == Phase::Training ? NF_TRAINING : NF_INFERENCE;
+}
+const char *nf_kernel_cpu(const nf_kernel *kernel) { return artifactOf(kernel).cpu.c_str(); }
+
+size_t nf_kernel_argument_count(const nf_kernel *kernel) {
+  return artifactOf(kernel).arguments.size();
+}
+const char *nf_kernel_argument_name(const nf_kernel *kernel, size_t argument) {
+  const Argument *a = argumentAt(kernel, argument);
+  return a ? a->name.c_str() : nullptr;
+}
+nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argument) {
+  const Argument *a = argumentAt(kernel, argument);
+  return !a ? NF_NO_DTYPE : a->dtype == DType::F32 ? NF_F32 : NF_F64;
+}
+int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument) {
+  const Argument *a = argumentAt(kernel, argument);
+  return a && a->written;
+}
+int nf_kernel_may_alias(const nf_kernel *kernel, size_t written, size_t read) {
+  if (const Argument *a = argumentAt(kernel, written))
+    for (uint32_t index : a->mayAlias)
+      if (index == read)
+        return 1;
+  return 0;
+}
+size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int written) {
+  const std::vector<Argument> &arguments = artifactOf(kernel).arguments;
+  for (size_t i = 0; name && i < arguments.size(); ++i)
+    if (arguments[i].written == (written != 0) && arguments[i].name == name)
+      return i;
+  return NF_NOT_FOUND;
+}
+
+size_t nf_kernel_size_count(const nf_kernel *kernel) { return artifactOf(kernel).sizes.size(); }
+const char *nf_kernel_size_name(const nf_kernel *kernel, size_t size) {
+  return nameAt(artifactOf(kernel).sizes, size);
+}
+size_t nf_kernel_scalar_count(const nf_kernel *kernel) { return artifactOf(kernel).scalars.size(); }
+const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar) {
+  return nameAt(artifactOf(kernel).scalars, scalar);
+}
+size_t nf_kernel_variant_count(const nf_kernel *kernel) {
+  return artifactOf(kernel).variants.size();
+}
+const char *nf_kernel_variant_schedule(const nf_kernel *kernel, size_t variant) {
+  const std::vector<Variant> &variants = artifactOf(kernel).variants;
+  return variant < variants.size() ? variants[variant].schedule.c_str() : nullptr;
+}
+
+nf_status *nf_plan_create(const nf_kernel *kernel, const int64_t *sizes, size_t count,
+                          nf_plan **plan) {
+  return guarded([&](Failure &failure) {
+    if (!plan)
+      return failNull("plan", failure);
+    *plan = nullptr;
+    if (!kernel)
+      return failNull("kernel", failure);
+    if (!sizes && count > 0)
+      return failNull("sizes", failure);
+    auto handle = std::make_unique<nf_plan>();
+    handle->plan = Plan::make(kernel->kernel, {sizes, count}, failure);
+    if (!handle->plan)
+      return false;
+    *plan = handle.release();
+    return true;
+  });
+}
+void nf_plan_retain(nf_plan *plan) { retain(plan); }
+void nf_plan_release(nf_plan *plan) { release(plan); }
+
+size_t nf_plan_argument_rank(const nf_plan *plan, size_t argument) {
+  const Plan::Array *array = arrayAt(plan, argument);
+  return array ? array->shape.size() : 0;
+}
+const int64_t *nf_plan_argument_shape(const nf_plan *plan, size_t argument) {
+  const Plan::Array *array = arrayAt(plan, argument);
+  return array ? array->shape.data() : nullptr;
+}
+uint64_t nf_plan_argument_bytes(const nf_plan *plan, size_t argument) {
+  const Plan::Array *array = arrayAt(plan, argument);
+  return array ? array->bytes : 0;
+}
+uint64_t nf_plan_workspace_bytes(const nf_plan *plan) { return plan->plan->workspaceBytes(); }
+size_t nf_plan_variant(const nf_plan *plan) { return plan->plan->variant(); }
+
+nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t argCount,
+                         const nf_scalar *scalars, size_t scalarCount, const void *workspace) {
+  return guarded([&](Failure &failure) {
+    if (!plan)
+      return failNull("plan", failure);
+    return plan->plan->check(
+        {{args, argCount}, {scalars, scalarCount}, const_cast<void *>(workspace)}, failure);
+  });
+}
+
+nf_status *nf_run(const nf_plan *plan, void *const *args, size_t argCount, const nf_scalar *scalars,
+                  size_t scalarCount, void *workspace, const nf_executor *executor) {
+  return guarded([&](Failure &failure) {
+    if (!plan)
+      return failNull("plan", failure);
+    return plan->plan->run({{args, argCount}, {scalars, scalarCount}, workspace}, executor,
+                           failure);
+  });
+}
+
+size_t nf_plan_stage_count(const nf_plan *plan) { return plan->plan->steps().size(); }
+nf_stage_fn *nf_plan_stage_function(const nf_plan *plan, size_t stage) {
+  const Plan::Step *step = stepAt(plan, stage);
+  return step ? step->function : nullptr;
+}
+const char *nf_plan_stage_name(const nf_plan *plan, size_t stage) {
+  const Plan::Step *step = stepAt(plan, stage);
+  return step ? step->name : nullptr;
+}
+uint64_t nf_plan_stage_tasks(const nf_plan *plan, size_t stage) {
+  const Plan::Step *step = stepAt(plan, stage);
+  return step ? step->tasks : 0;
+}
+uint64_t nf_plan_stage_bytes_per_task(const nf_plan *plan, size_t stage) {
+  const Plan::Step *step = stepAt(plan, stage);
+  return step ? step->bytesPerTask : 0;
+}
+const int64_t *nf_plan_sizes(const nf_plan *plan) { return plan->plan->sizes().data(); }
+
+} // extern "C"

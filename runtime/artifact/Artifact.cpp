@@ -1,0 +1,355 @@
+#include "runtime/artifact/Artifact.h"
+
+#include "runtime/artifact/Checksum.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+namespace normforge {
+namespace {
+
+// The file: magic, format version, length of the whole, checksum of what follows, fields.
+constexpr std::array<char, 8> magic = {'N', 'F', 'K', 'E', 'R', 'N', 'E', 'L'};
+constexpr uint32_t formatVersion = 1;
+constexpr size_t headerBytes = magic.size() + 4 + 8 + 8;
+
+// Far above what any kernel needs, and low enough that counts can be trusted with memory.
+constexpr size_t maxText = 1 << 16;
+constexpr size_t maxList = 256;
+constexpr size_t maxRank = 16;
+constexpr size_t maxNodes = 1024;
+constexpr size_t maxImage = size_t(1) << 28;
+
+class Writer {
+public:
+  std::vector<std::byte> bytes;
+
+  template <typename T> void integer(T value) {
+    for (size_t i = 0; i < sizeof(T); ++i)
+      bytes.push_back(static_cast<std::byte>(static_cast<uint64_t>(value) >> (8 * i)));
+  }
+  void count(size_t n) { integer(static_cast<uint32_t>(n)); }
+  void text(std::string_view text) {
+    count(text.size());
+    auto *data = reinterpret_cast<const std::byte *>(text.data());
+    bytes.insert(bytes.end(), data, data + text.size());
+  }
+  void texts(const std::vector<std::string> &list) {
+    count(list.size());
+    for (const std::string &item : list)
+      text(item);
+  }
+  void expr(const SizeExpr &expr) {
+    count(expr.nodes().size());
+    for (const SizeExpr::Node &node : expr.nodes()) {
+      integer(static_cast<uint8_t>(node.op));
+      integer(node.value);
+    }
+  }
+};
+
+/// Reads fields in the order they were written. After the first error every read gives a neutral
+/// value and `error` says what was wrong.
+class Reader {
+public:
+  Reader(std::span<const std::byte> bytes, std::string &error) : rest_(bytes), error_(error) {}
+
+  bool failed() const { return failed_; }
+  bool atEnd() const { return rest_.empty(); }
+  void fail(std::string message) {
+    if (!std::exchange(failed_, true))
+      error_ = std::move(message);
+  }
+
+  template <typename T> T integer() {
+    std::span<const std::byte> raw = take(sizeof(T));
+    uint64_t value = 0;
+    for (size_t i = 0; i < raw.size(); ++i)
+      value |= static_cast<uint64_t>(raw[i]) << (8 * i);
+    return static_cast<T>(value);
+  }
+  size_t count(size_t most, const char *what) {
+    size_t n = integer<uint32_t>();
+    if (n <= most)
+      return failed_ ? 0 : n;
+    fail("artifact has " + std::to_string(n) + " " + what + "; at most " + std::to_string(most) +
+         " are allowed");
+    return 0;
+  }
+  std::string text() {
+    std::span<const std::byte> raw = take(count(maxText, "characters in a text"));
+    return std::string(reinterpret_cast<const char *>(raw.data()), raw.size());
+  }
+  std::vector<std::string> texts(const char *what) {
+    std::vector<std::string> list;
+    for (size_t n = count(maxList, what); n > 0 && !failed_; --n)
+      list.push_back(text());
+    return list;
+  }
+  SizeExpr expr(size_t sizeCount) {
+    std::vector<SizeExpr::Node> nodes;
+    for (size_t n = count(maxNodes, "nodes in an expression"); n > 0 && !failed_; --n) {
+      auto op = static_cast<SizeExpr::Op>(integer<uint8_t>());
+      nodes.push_back({op, integer<int64_t>()});
+    }
+    std::optional<SizeExpr> expr = SizeExpr::fromNodes(std::move(nodes), sizeCount);
+    if (!expr)
+      fail("artifact has a malformed size expression");
+    return expr.value_or(SizeExpr());
+  }
+  /// An enumerator of `values` of them.
+  template <typename E> E enumerator(unsigned values, const char *what) {
+    unsigned value = integer<uint8_t>();
+    if (value >= values)
+      fail(std::string("artifact has an unknown ") + what);
+    return failed_ ? E() : static_cast<E>(value);
+  }
+  bool boolean() { return enumerator<uint8_t>(2, "truth value") != 0; }
+  std::span<const std::byte> take(size_t n) {
+    if (n > rest_.size())
+      fail("artifact is truncated");
+    if (failed_)
+      return {};
+    std::span<const std::byte> taken = rest_.first(n);
+    rest_ = rest_.subspan(n);
+    return taken;
+  }
+
+private:
+  std::span<const std::byte> rest_;
+  std::string &error_;
+  bool failed_ = false;
+};
+
+void write(Writer &out, const Argument &argument) {
+  out.text(argument.name);
+  out.integer(static_cast<uint8_t>(argument.written));
+  out.integer(static_cast<uint8_t>(argument.dtype));
+  out.count(argument.shape.size());
+  for (const SizeExpr &size : argument.shape)
+    out.expr(size);
+  out.count(argument.mayAlias.size());
+  for (uint32_t index : argument.mayAlias)
+    out.integer(index);
+}
+
+Argument readArgument(Reader &in, size_t sizeCount) {
+  Argument argument;
+  argument.name = in.text();
+  argument.written = in.boolean();
+  argument.dtype = in.enumerator<DType>(2, "dtype");
+  for (size_t n = in.count(maxRank, "axes in an argument"); n > 0 && !in.failed(); --n)
+    argument.shape.push_back(in.expr(sizeCount));
+  for (size_t n = in.count(maxList, "aliases of an argument"); n > 0 && !in.failed(); --n)
+    argument.mayAlias.push_back(in.integer<uint32_t>());
+  return argument;
+}
+
+void write(Writer &out, const Variant &variant) {
+  out.text(variant.schedule);
+  out.expr(variant.guard.value);
+  out.integer(variant.guard.limit);
+  out.expr(variant.workspaceBytes);
+  out.count(variant.stages.size());
+  for (const Stage &stage : variant.stages) {
+    out.text(stage.symbol);
+    out.integer(stage.entry);
+    out.expr(stage.tasks);
+    out.expr(stage.bytesPerTask);
+  }
+  out.count(variant.image.bytes.size());
+  out.bytes.insert(out.bytes.end(), variant.image.bytes.begin(), variant.image.bytes.end());
+}
+
+Variant readVariant(Reader &in, size_t sizeCount) {
+  Variant variant;
+  variant.schedule = in.text();
+  variant.guard.value = in.expr(sizeCount);
+  variant.guard.limit = in.integer<int64_t>();
+  variant.workspaceBytes = in.expr(sizeCount);
+  for (size_t n = in.count(maxList, "stages"); n > 0 && !in.failed(); --n) {
+    Stage stage;
+    stage.symbol = in.text();
+    stage.entry = in.integer<uint64_t>();
+    stage.tasks = in.expr(sizeCount);
+    stage.bytesPerTask = in.expr(sizeCount);
+    variant.stages.push_back(std::move(stage));
+  }
+  std::span<const std::byte> image = in.take(in.count(maxImage, "bytes in an image"));
+  variant.image.bytes.assign(image.begin(), image.end());
+  return variant;
+}
+
+bool isName(std::string_view text) {
+  return !text.empty() && text.find('\0') == std::string_view::npos;
+}
+
+bool hasRepeats(std::vector<std::string> names) {
+  std::sort(names.begin(), names.end());
+  return std::adjacent_find(names.begin(), names.end()) != names.end();
+}
+
+} // namespace
+
+std::string_view toString(DType dtype) { return dtype == DType::F32 ? "f32" : "f64"; }
+
+std::optional<DType> parseDType(std::string_view text) {
+  for (DType dtype : {DType::F32, DType::F64})
+    if (toString(dtype) == text)
+      return dtype;
+  return std::nullopt;
+}
+
+size_t byteSize(DType dtype) { return dtype == DType::F32 ? 4 : 8; }
+
+std::string_view toString(Phase phase) {
+  return phase == Phase::Inference ? "inference" : "training";
+}
+
+std::optional<Phase> parsePhase(std::string_view text) {
+  for (Phase phase : {Phase::Inference, Phase::Training})
+    if (toString(phase) == text)
+      return phase;
+  return std::nullopt;
+}
+
+bool validate(const Artifact &artifact, std::string &error) {
+  auto fail = [&](std::string message) {
+    error = "artifact " + std::move(message);
+    return false;
+  };
+  size_t sizeCount = artifact.sizes.size();
+  auto wellFormed = [&](const SizeExpr &expr) {
+    std::span<const SizeExpr::Node> nodes = expr.nodes();
+    return SizeExpr::fromNodes({nodes.begin(), nodes.end()}, sizeCount).has_value();
+  };
+
+  for (const auto *list : {&artifact.sizes, &artifact.scalars, &artifact.requiredFeatures})
+    if (!std::all_of(list->begin(), list->end(), isName) || hasRepeats(*list))
+      return fail("has an empty or repeated name of a size, scalar or CPU feature");
+  for (const std::string *text : {&artifact.name, &artifact.triple, &artifact.cpu})
+    if (text->find('\0') != std::string::npos)
+      return fail("has a zero byte in a text");
+
+  std::vector<std::string> names;
+  for (size_t i = 0; i < artifact.arguments.size(); ++i) {
+    const Argument &argument = artifact.arguments[i];
+    if (!isName(argument.name))
+      return fail("has an argument without a name");
+    names.push_back(argument.name + (argument.written ? "/w" : "/r"));
+    for (const SizeExpr &size : argument.shape)
+      if (!wellFormed(size))
+        return fail("has a malformed size expression");
+    for (uint32_t other : argument.mayAlias)
+      if (!argument.written || other >= i || artifact.arguments[other].written ||
+          artifact.arguments[other].dtype != argument.dtype)
+        return fail("lets argument '" + argument.name + "' alias what it may not");
+  }
+  if (hasRepeats(std::move(names)))
+    return fail("has two arguments of one name and direction");
+
+  if (artifact.variants.empty())
+    return fail("has no variant");
+  for (const Variant &variant : artifact.variants) {
+    if (variant.schedule.find('\0') != std::string::npos)
+      return fail("has a zero byte in a text");
+    if (!wellFormed(variant.guard.value) || !wellFormed(variant.workspaceBytes))
+      return fail("has a malformed size expression");
+    if (variant.guard.limit < 0)
+      return fail("has a guard with a negative limit");
+    if (variant.stages.empty())
+      return fail("has a variant without stages");
+    for (const Stage &stage : variant.stages) {
+      if (!isName(stage.symbol))
+        return fail("has a stage without a name");
+      if (stage.entry >= variant.image.bytes.size())
+        return fail("has stage '" + stage.symbol + "' outside its image");
+      if (!wellFormed(stage.tasks) || !wellFormed(stage.bytesPerTask))
+        return fail("has a malformed size expression");
+    }
+  }
+  if (artifact.variants.back().guard.limit != INT64_MAX)
+    return fail("has a guard on its last variant");
+  return true;
+}
+
+std::vector<std::byte> serialize(const Artifact &artifact) {
+  Writer out;
+  size_t images = 0;
+  for (const Variant &variant : artifact.variants)
+    images += variant.image.bytes.size();
+  out.bytes.reserve(images + 4096);
+
+  for (char c : magic)
+    out.integer(static_cast<uint8_t>(c));
+  out.integer(formatVersion);
+  size_t lengthAt = out.bytes.size();
+  out.integer(uint64_t(0)); // length
+  out.integer(uint64_t(0)); // checksum
+
+  out.integer(artifact.abiVersion);
+  out.text(artifact.name);
+  out.integer(static_cast<uint8_t>(artifact.phase));
+  out.text(artifact.triple);
+  out.text(artifact.cpu);
+  out.texts(artifact.requiredFeatures);
+  out.texts(artifact.sizes);
+  out.texts(artifact.scalars);
+  out.count(artifact.arguments.size());
+  for (const Argument &argument : artifact.arguments)
+    write(out, argument);
+  out.count(artifact.variants.size());
+  for (const Variant &variant : artifact.variants)
+    write(out, variant);
+
+  Writer sealed;
+  sealed.integer(static_cast<uint64_t>(out.bytes.size()));
+  sealed.integer(checksum(std::span(out.bytes).subspan(headerBytes)));
+  std::copy(sealed.bytes.begin(), sealed.bytes.end(), out.bytes.begin() + lengthAt);
+  return std::move(out.bytes);
+}
+
+std::optional<Artifact> deserialize(std::span<const std::byte> bytes, std::string &error) {
+  if (bytes.size() < headerBytes || std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) {
+    error = "these bytes are not a Normforge kernel";
+    return std::nullopt;
+  }
+  Reader in(bytes.subspan(magic.size()), error);
+  uint32_t version = in.integer<uint32_t>();
+  uint64_t length = in.integer<uint64_t>();
+  uint64_t sum = in.integer<uint64_t>();
+  if (version != formatVersion)
+    in.fail("artifact has format version " + std::to_string(version) + "; this library reads " +
+            std::to_string(formatVersion));
+  else if (length != bytes.size())
+    in.fail("artifact is " + std::to_string(bytes.size()) + " bytes; its header says " +
+            std::to_string(length));
+  else if (sum != checksum(bytes.subspan(headerBytes)))
+    in.fail("artifact is damaged: its checksum differs");
+  if (in.failed())
+    return std::nullopt;
+
+  Artifact artifact;
+  artifact.abiVersion = in.integer<uint32_t>();
+  artifact.name = in.text();
+  artifact.phase = in.enumerator<Phase>(2, "phase");
+  artifact.triple = in.text();
+  artifact.cpu = in.text();
+  artifact.requiredFeatures = in.texts("CPU features");
+  artifact.sizes = in.texts("named sizes");
+  artifact.scalars = in.texts("scalars");
+  size_t sizeCount = artifact.sizes.size();
+  for (size_t n = in.count(maxList, "arguments"); n > 0 && !in.failed(); --n)
+    artifact.arguments.push_back(readArgument(in, sizeCount));
+  for (size_t n = in.count(maxList, "variants"); n > 0 && !in.failed(); --n)
+    artifact.variants.push_back(readVariant(in, sizeCount));
+  if (!in.atEnd())
+    in.fail("artifact has bytes after its end");
+  if (in.failed() || !validate(artifact, error))
+    return std::nullopt;
+  return artifact;
+}
+
+} // namespace normforge

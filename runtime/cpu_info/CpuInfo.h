@@ -1,0 +1,36 @@
+// What the host's CPU is: its vector features, caches and name.
+//
+// Asked of the CPU and the operating system once, then constant.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace normforge {
+
+/// The host has this feature and the operating system saves its registers. Names are LLVM's:
+/// "avx2", "avx512f". Unknown names give false; so does every name on a CPU other than x86-64.
+bool hostHasFeature(std::string_view name);
+
+/// Every feature that the host has, ascending.
+std::span<const std::string_view> hostFeatures();
+
+/// Data caches that one core uses. Where neither the CPU nor the system tells, a size that every
+/// CPU of the last ten years has.
+struct CacheSizes {
+  int64_t l1 = 32 << 10;  ///< bytes, of one core
+  int64_t l2 = 256 << 10; ///< bytes, of one core on most CPUs
+  int64_t l3 = 2 << 20;   ///< bytes, shared
+  int l3Threads = 1;      ///< hardware threads that share one L3, as the CPU reports them
+};
+CacheSizes hostCaches();
+
+/// The brand string: "Intel(R) Xeon(R) Processor"; "unknown CPU" where there is none.
+const std::string &hostCpuName();
+
+/// The architecture as a triple begins: "x86_64", "aarch64"; "unknown" elsewhere.
+std::string_view hostArchitecture();
+
+} // namespace normforge

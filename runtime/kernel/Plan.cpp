@@ -1,0 +1,236 @@
+#include "runtime/kernel/Plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace normforge {
+namespace {
+
+/// Below this, a stage runs on the caller: 64 KiB take one core a few microseconds, as long as
+/// waking another takes.
+constexpr uint64_t smallBytes = 64 << 10;
+
+std::string join(std::span<const std::string> names) {
+  std::string text;
+  for (const std::string &name : names)
+    text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+/// "takes 2 sizes (N, H); 1 given".
+std::string countText(std::string_view noun, std::span<const std::string> names, size_t given) {
+  std::string text = "takes " + std::to_string(names.size()) + " " + std::string(noun) +
+                     (names.size() == 1 ? "" : "s");
+  if (!names.empty())
+    text += " (" + join(names) + ")";
+  return text + "; " + std::to_string(given) + " given";
+}
+
+std::string describe(const Artifact &artifact, size_t argument) {
+  const Argument &a = artifact.arguments[argument];
+  return "argument " + std::to_string(argument) + " ('" + a.name + "', " +
+         (a.written ? "written" : "read") + ")";
+}
+
+bool overlap(uintptr_t a, uint64_t aBytes, uintptr_t b, uint64_t bBytes) {
+  return aBytes > 0 && bBytes > 0 && (a < b ? b - a < aBytes : a - b < bBytes);
+}
+
+struct StageWork {
+  const nf_call *call;
+  nf_stage_fn *function;
+};
+
+void runStage(void *data, uint64_t first, uint64_t last) {
+  const auto *work = static_cast<const StageWork *>(data);
+  work->function(work->call, first, last);
+}
+
+} // namespace
+
+bool Plan::Step::isSmall() const {
+  uint64_t bytes;
+  return tasks <= 1 || (!__builtin_mul_overflow(tasks, bytesPerTask, &bytes) && bytes < smallBytes);
+}
+
+std::shared_ptr<const Plan> Plan::make(std::shared_ptr<const Kernel> kernel,
+                                       std::span<const int64_t> sizes, Failure &failure) {
+  auto plan = std::make_shared<Plan>();
+  plan->kernel_ = std::move(kernel);
+  plan->sizes_.assign(sizes.begin(), sizes.end());
+  if (!plan->checkSizes(failure) || !plan->measureArrays(failure))
+    return nullptr;
+  bool isEmpty = std::find(sizes.begin(), sizes.end(), 0) != sizes.end();
+  if (!isEmpty && !plan->chooseVariant(failure))
+    return nullptr;
+  return plan;
+}
+
+bool Plan::checkSizes(Failure &failure) const {
+  const Artifact &artifact = kernel_->artifact();
+  if (sizes_.size() != artifact.sizes.size())
+    return failure.set(NF_INVALID_ARGUMENT, "kernel '" + artifact.name + "' " +
+                                                countText("size", artifact.sizes, sizes_.size()));
+  for (size_t i = 0; i < sizes_.size(); ++i) {
+    if (sizes_[i] < 0)
+      return failure.set(NF_INVALID_ARGUMENT, "size " + artifact.sizes[i] + " is " +
+                                                  std::to_string(sizes_[i]) +
+                                                  "; expected at least 0");
+    if (sizes_[i] == 0 && artifact.phase == Phase::Training)
+      return failure.set(NF_INVALID_ARGUMENT,
+                         "size " + artifact.sizes[i] +
+                             " is 0; training needs at least 1: nothing has no statistics");
+  }
+  return true;
+}
+
+bool Plan::measureArrays(Failure &failure) {
+  const Artifact &artifact = kernel_->artifact();
+  for (const Argument &argument : artifact.arguments) {
+    auto tooLarge = [&] {
+      return failure.set(NF_INVALID_ARGUMENT, "sizes are too large: the bytes of '" +
+                                                  argument.name + "' do not fit in 63 bits");
+    };
+    Array &array = arrays_.emplace_back();
+    // An array with an axis of 0 has no bytes, however large its other axes are.
+    bool isEmpty = false;
+    for (const SizeExpr &size : argument.shape) {
+      std::optional<int64_t> value = size.evaluate(sizes_);
+      if (!value)
+        return tooLarge();
+      array.shape.push_back(*value);
+      isEmpty |= *value == 0;
+    }
+    int64_t total = static_cast<int64_t>(byteSize(argument.dtype));
+    for (int64_t size : array.shape)
+      if (!isEmpty && __builtin_mul_overflow(total, size, &total))
+        return tooLarge();
+    array.bytes = isEmpty ? 0 : static_cast<uint64_t>(total);
+  }
+  return true;
+}
+
+bool Plan::chooseVariant(Failure &failure) {
+  const std::vector<Variant> &variants = kernel_->artifact().variants;
+  // A guard whose value overflows exceeds every limit. The last one always holds.
+  auto holds = [&](const Variant &variant) {
+    if (variant.guard.limit == INT64_MAX)
+      return true;
+    std::optional<int64_t> value = variant.guard.value.evaluate(sizes_);
+    return value && *value <= variant.guard.limit;
+  };
+  variant_ =
+      static_cast<size_t>(std::find_if(variants.begin(), variants.end(), holds) - variants.begin());
+  const Variant &variant = variants[variant_];
+  std::optional<int64_t> workspace = variant.workspaceBytes.evaluate(sizes_);
+  if (!workspace)
+    return failure.set(NF_INVALID_ARGUMENT,
+                       "sizes are too large: the bytes of the workspace do not fit in 63 bits");
+  workspaceBytes_ = static_cast<uint64_t>(*workspace);
+  for (size_t i = 0; i < variant.stages.size(); ++i) {
+    const Stage &stage = variant.stages[i];
+    std::optional<int64_t> tasks = stage.tasks.evaluate(sizes_);
+    if (!tasks)
+      return failure.set(NF_INVALID_ARGUMENT, "sizes are too large: the tasks of stage '" +
+                                                  stage.symbol + "' do not fit in 63 bits");
+    // An estimate may be beyond numbers; then it is large.
+    int64_t bytes = stage.bytesPerTask.evaluate(sizes_).value_or(INT64_MAX);
+    steps_.push_back({kernel_->function(variant_, i), static_cast<uint64_t>(*tasks),
+                      static_cast<uint64_t>(bytes), stage.symbol.c_str()});
+  }
+  return true;
+}
+
+bool Plan::check(const CallArguments &call, Failure &failure) const {
+  const Artifact &artifact = kernel_->artifact();
+  if (call.args.size() != artifact.arguments.size()) {
+    std::vector<std::string> names;
+    for (const Argument &argument : artifact.arguments)
+      names.push_back(argument.name);
+    return failure.set(NF_INVALID_ARGUMENT, "kernel '" + artifact.name + "' " +
+                                                countText("argument", names, call.args.size()));
+  }
+  if (call.scalars.size() != artifact.scalars.size())
+    return failure.set(NF_INVALID_ARGUMENT,
+                       "kernel '" + artifact.name + "' " +
+                           countText("scalar", artifact.scalars, call.scalars.size()));
+  if ((!call.args.empty() && !call.args.data()) || (!call.scalars.empty() && !call.scalars.data()))
+    return failure.set(NF_INVALID_ARGUMENT, "the list of arguments or of scalars is null");
+  for (size_t i = 0; i < call.args.size(); ++i) {
+    if (arrays_[i].bytes == 0)
+      continue;
+    if (!call.args[i])
+      return failure.set(NF_INVALID_ARGUMENT, describe(artifact, i) + " is null");
+    size_t alignment = byteSize(artifact.arguments[i].dtype);
+    if (reinterpret_cast<uintptr_t>(call.args[i]) % alignment != 0)
+      return failure.set(NF_INVALID_ARGUMENT, describe(artifact, i) + " is not aligned to " +
+                                                  std::to_string(alignment) + " bytes");
+  }
+  if (reinterpret_cast<uintptr_t>(call.workspace) % NF_WORKSPACE_ALIGNMENT != 0)
+    return failure.set(NF_INVALID_ARGUMENT, "the workspace is not aligned to " +
+                                                std::to_string(NF_WORKSPACE_ALIGNMENT) + " bytes");
+  return checkOverlaps(call, failure);
+}
+
+bool Plan::checkOverlaps(const CallArguments &call, Failure &failure) const {
+  const std::vector<Argument> &arguments = kernel_->artifact().arguments;
+  auto address = [&](size_t i) { return reinterpret_cast<uintptr_t>(call.args[i]); };
+  for (size_t w = 0; w < arguments.size(); ++w) {
+    if (call.workspace && overlap(address(w), arrays_[w].bytes,
+                                  reinterpret_cast<uintptr_t>(call.workspace), workspaceBytes_))
+      return failure.set(NF_INVALID_ARGUMENT,
+                         describe(kernel_->artifact(), w) + " overlaps the workspace");
+    if (!arguments[w].written)
+      continue;
+    for (size_t other = 0; other < arguments.size(); ++other) {
+      if (other == w || (arguments[other].written && other > w) ||
+          !overlap(address(w), arrays_[w].bytes, address(other), arrays_[other].bytes))
+        continue;
+      const std::vector<uint32_t> &allowed = arguments[w].mayAlias;
+      bool mayBeSame = std::find(allowed.begin(), allowed.end(), other) != allowed.end();
+      if (mayBeSame && address(w) == address(other) && arrays_[w].bytes == arrays_[other].bytes)
+        continue;
+      return failure.set(NF_INVALID_ARGUMENT,
+                         describe(kernel_->artifact(), w) + " overlaps " +
+                             describe(kernel_->artifact(), other) +
+                             (mayBeSame ? "; they may only be the same buffer as a whole" : ""));
+    }
+  }
+  return true;
+}
+
+bool Plan::run(const CallArguments &call, const nf_executor *executor, Failure &failure) const {
+  if (!check(call, failure))
+    return false;
+  struct Owned {
+    void *memory = nullptr;
+    ~Owned() { std::free(memory); }
+  } owned;
+  void *workspace = call.workspace;
+  if (!workspace && workspaceBytes_ > 0) {
+    if (posix_memalign(&owned.memory, NF_WORKSPACE_ALIGNMENT, workspaceBytes_) != 0) {
+      owned.memory = nullptr;
+      return failure.set(NF_OUT_OF_MEMORY, "no memory for a workspace of " +
+                                               std::to_string(workspaceBytes_) + " bytes");
+    }
+    workspace = owned.memory;
+  }
+  nf_call kernelCall = {};
+  kernelCall.struct_size = sizeof kernelCall;
+  kernelCall.args = call.args.data();
+  kernelCall.sizes = sizes_.data();
+  kernelCall.scalars = call.scalars.data();
+  kernelCall.workspace = workspace;
+  for (const Step &step : steps_) {
+    StageWork work{&kernelCall, step.function};
+    if (!executor || !executor->parallel_for || step.isSmall()) {
+      if (step.tasks > 0)
+        step.function(&kernelCall, 0, step.tasks);
+    } else {
+      executor->parallel_for(executor->user, step.tasks, runStage, &work);
+    }
+  }
+  return true;
+}
+
+} // namespace normforge

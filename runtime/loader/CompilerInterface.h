@@ -1,0 +1,42 @@
+/* Between the runtime and the compiler library that it opens when something must be compiled:
+ * plain C, and nothing else. */
+#ifndef NORMFORGE_RUNTIME_COMPILER_INTERFACE_H
+#define NORMFORGE_RUNTIME_COMPILER_INTERFACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct nf_compiler_request {
+  uint32_t struct_size;
+  const char *spec; /* YAML text, not terminated */
+  size_t spec_bytes;
+  const char *source_name; /* for messages */
+  const char *phase;       /* "inference", "training"; NULL: the spec's first */
+  const char *cpu;         /* NULL or "native": the host */
+} nf_compiler_request;
+
+typedef struct nf_compiler_reply {
+  uint32_t struct_size;
+  uint8_t *artifact; /* a serialized Artifact, or NULL */
+  size_t artifact_bytes;
+  char *error; /* terminated text when artifact is NULL */
+} nf_compiler_reply;
+
+/* Compiles one phase of a spec. Returns 1 with an artifact, 0 with an error. May be called from
+ * several threads. */
+typedef int nf_compiler_compile_fn(const nf_compiler_request *, nf_compiler_reply *);
+/* Frees what a reply holds. */
+typedef void nf_compiler_release_fn(nf_compiler_reply *);
+
+/* The names under which libnormforge-compiler.so exports them. */
+#define NF_COMPILER_COMPILE "nf_compiler_compile_v1"
+#define NF_COMPILER_RELEASE "nf_compiler_release_v1"
+
+#ifdef __cplusplus
+}
+#endif
+#endif

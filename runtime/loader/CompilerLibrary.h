@@ -1,0 +1,38 @@
+// The compiler library, opened when something must be compiled.
+#pragma once
+
+#include "runtime/Failure.h"
+#include "runtime/artifact/Artifact.h"
+#include "runtime/loader/CompilerInterface.h"
+
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace normforge {
+
+/// What an engine knows of the compiler. All functions may be called from several threads.
+class CompilerLibrary {
+public:
+  /// `path` names the library; empty: beside this code's own file, in ../lib of that folder, or
+  /// wherever the loader finds it.
+  explicit CompilerLibrary(std::string path) : path_(std::move(path)) {}
+  CompilerLibrary(const CompilerLibrary &) = delete;
+  CompilerLibrary &operator=(const CompilerLibrary &) = delete;
+
+  /// Compiles with the library, which the first call opens. A library that could not be opened is
+  /// looked for again at the next call.
+  std::optional<Artifact> compile(const nf_compiler_request &request, Failure &failure);
+
+private:
+  bool open(Failure &failure);
+  std::vector<std::string> candidates() const;
+
+  const std::string path_;
+  std::mutex mutex_; ///< held while opening, never while compiling
+  nf_compiler_compile_fn *compile_ = nullptr;
+  nf_compiler_release_fn *release_ = nullptr;
+};
+
+} // namespace normforge

@@ -1,0 +1,74 @@
+// Runs kernels as hostile hosts would: guard pages around every buffer, poisoned outputs, tasks in
+// any split and order.
+#pragma once
+
+#include "compiler/oracle/Oracle.h"
+#include "compiler/session/Session.h"
+#include "runtime/kernel/Plan.h"
+
+#include <memory>
+#include <random>
+
+namespace normforge::test {
+
+/// Bytes that end (or begin) at a page that cannot be touched.
+class GuardedBuffer {
+public:
+  enum class Guard { After, Before };
+  explicit GuardedBuffer(size_t bytes, Guard guard = Guard::After, size_t misalign = 0);
+  ~GuardedBuffer();
+  GuardedBuffer(const GuardedBuffer &) = delete;
+  GuardedBuffer &operator=(const GuardedBuffer &) = delete;
+  void *data() const { return data_; }
+
+private:
+  void *mapping_;
+  size_t mappedBytes_;
+  void *data_;
+};
+
+struct RunOptions {
+  /// Threads of an own pool; 0: one call a stage on the calling thread.
+  int threads = 0;
+  /// Splits every stage into ranges at random, run in random order.
+  std::mt19937_64 *split = nullptr;
+  /// Writes y into x's (or addend's) buffer and the moving statistics over the old ones.
+  std::string yInto;
+  bool movingInPlace = false;
+  GuardedBuffer::Guard guard = GuardedBuffer::Guard::After;
+};
+
+/// A compiled and loaded kernel.
+class TestKernel {
+public:
+  /// The session for a CPU, with verifiers on; null where this machine cannot run its kernels, with
+  /// the reason in `whyNot`.
+  static Session *session(const std::string &cpu, std::string &whyNot);
+
+  TestKernel(const Spec &spec, Phase phase, Session &session);
+  TestKernel(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, Session &session);
+
+  /// Outputs by name. Throws std::runtime_error on any failure.
+  oracle::Arrays run(const oracle::Sizes &sizes, const oracle::Arrays &inputs,
+                     const oracle::Numbers &scalars = {}, const RunOptions &options = {}) const;
+  const Artifact &artifact() const { return kernel_->artifact(); }
+  size_t variantFor(const oracle::Sizes &sizes) const;
+
+private:
+  void load(llvm::Expected<Artifact> artifact);
+  std::shared_ptr<const Plan> plan(const oracle::Sizes &sizes) const;
+  Spec spec_;
+  std::shared_ptr<const Kernel> kernel_;
+};
+
+/// Compares all outputs with the f64 reference; empty when they agree, else a line an output.
+std::string disagreement(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
+                         const oracle::Arrays &inputs, const oracle::Arrays &outputs,
+                         const oracle::Numbers &scalars = {});
+/// Bitwise equality of all arrays; NaNs of different payload differ.
+bool sameBits(const oracle::Arrays &a, const oracle::Arrays &b);
+
+/// A new seed each run, or NORMFORGE_TEST_SEED's; printed once.
+uint64_t testSeed();
+
+} // namespace normforge::test
