@@ -36,6 +36,11 @@ struct Arithmetic {
   Value fma(Value x, Value y, Value z) const { return math::FmaOp::create(b, loc, x, y, z); }
   Value sqrt(Value x) const { return math::SqrtOp::create(b, loc, x); }
   Value negate(Value x) const { return arith::NegFOp::create(b, loc, x); }
+  /// What corrects an infinite mean is no number and no correction.
+  Value zeroIfNan(Value x) const {
+    Value isNan = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UNO, x, x);
+    return arith::SelectOp::create(b, loc, isNan, constant(0), x);
+  }
   /// x < 0 ? 0 : x, which keeps NaN.
   Value clampAtZero(Value x) const {
     Value zero = constant(0);
@@ -178,7 +183,7 @@ private:
     const auto space = s.statisticSpace(false);
     auto out = s.map(inputs, space, results, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
       Arithmetic a = arithmetic(s, b, loc);
-      Value rest = a.mul(v[1], inverseCount);
+      Value rest = a.zeroIfNan(a.mul(v[1], inverseCount));
       Value m2 = a.fma(a.negate(v[1]), rest, v[2]);
       Value variance = a.clampAtZero(a.mul(m2, inverseCount));
       Value scale = reciprocalDeviation(a, variance, eps);
@@ -345,7 +350,7 @@ private:
 
   /// Elements of the chunks at these indices: min(chunk, what is left) for each chunked loop.
   Value chunkCount(StageBuilder &s, OpBuilder &b, Location loc, llvm::ArrayRef<Value> loopSizes,
-                   Value rest, llvm::ArrayRef<Value> chunkIndices) const {
+                   Value rest, llvm::ArrayRef<Value> chunkIndices, Type type) const {
     Value count = rest;
     size_t next = 0;
     for (int i = 0; i < op_.rank(); ++i) {
@@ -360,7 +365,7 @@ private:
       ++next;
     }
     Value integer = arith::IndexCastOp::create(b, loc, b.getI64Type(), count);
-    return arith::SIToFPOp::create(b, loc, s.element(), integer);
+    return arith::SIToFPOp::create(b, loc, type, integer);
   }
   /// Sizes of the chunked reduced loops, and the product of the other reduced ones, without padding.
   std::pair<Values, Value> chunkSizes(StageBuilder &s) const {
@@ -397,7 +402,7 @@ private:
         for (size_t i = 0; i < chunks; ++i)
           indices.push_back(loop(static_cast<unsigned>(i)));
         Arithmetic a = arithmetic(s, b, loc);
-        return a.div(a.constant(1), chunkCount(s, b, loc, sizes, rest, indices));
+        return a.div(a.constant(1), chunkCount(s, b, loc, sizes, rest, indices, s.element()));
       };
       Moments m = moments(s, s.argument("x", isKept), space, inverseCount);
       auto out = s.map({m.mean, m.residual, m.m2}, space, 2,
@@ -431,27 +436,54 @@ private:
         Values indices;
         for (size_t i = 0; i < chunks; ++i)
           indices.push_back(loop(static_cast<unsigned>(i)));
-        return chunkCount(s, b, loc, sizes, rest, indices);
+        return chunkCount(s, b, loc, sizes, rest, indices, b.getF64Type());
       };
-      Value inverse = inverseOf(s, op_.groupSize);
-      Operand sum = s.sum({partialMeans}, space, 1,
-                          [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-                            Arithmetic a = arithmetic(s, b, loc);
-                            return Values{a.fma(countOf(b, loc, loop), v[0], v[1])};
-                          })[0];
-      Operand total =
-          s.map({sum}, space, 1, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
-            return Values{arithmetic(s, b, loc).mul(v[0], inverse)};
-          })[0];
-      auto second = s.sum({partialMeans, partialM2s, total}, space, 2,
-                          [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-                            Arithmetic a = arithmetic(s, b, loc);
-                            Value difference = a.sub(v[0], v[2]);
-                            Value weighed = a.mul(countOf(b, loc, loop), difference);
-                            return Values{a.add(a.fma(weighed, difference, v[1]), v[3]),
-                                          a.add(weighed, v[4])};
-                          });
-      Normalization n = finalize(s, {total, second[1], second[0]}, inverse);
+      // In f64: there may be hundreds of thousands of partials, and they are few beside the data.
+      const Type wide = s.builder().getF64Type();
+      const bool widens = wide != s.element();
+      auto widen = [&](OpBuilder &b, Location loc, Value value) -> Value {
+        return widens ? Value(arith::ExtFOp::create(b, loc, wide, value)) : value;
+      };
+      auto narrow = [&](OpBuilder &b, Location loc, Value value) -> Value {
+        return widens ? Value(arith::TruncFOp::create(b, loc, s.element(), value)) : value;
+      };
+      Operand sum = s.sum(
+          {partialMeans}, space, 1,
+          [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+            Arithmetic a{b, loc, wide};
+            return Values{a.fma(countOf(b, loc, loop), widen(b, loc, v[0]), v[1])};
+          },
+          wide)[0];
+      Value count = s.number(op_.groupSize);
+      Value wideCount = widen(s.builder(), s.builder().getUnknownLoc(), count);
+      if (auto n = op_.groupSize.constant())
+        wideCount = Arithmetic{s.builder(), s.builder().getUnknownLoc(), wide}.constant(
+            static_cast<double>(*n));
+      Operand exact = s.map(
+          {sum}, space, 1,
+          [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+            return Values{Arithmetic{b, loc, wide}.div(v[0], wideCount)};
+          },
+          wide)[0];
+      Operand m2 = s.sum(
+          {partialMeans, partialM2s, exact}, space, 1,
+          [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+            Arithmetic a{b, loc, wide};
+            Value difference = a.sub(widen(b, loc, v[0]), v[2]);
+            Value weighed = a.mul(countOf(b, loc, loop), difference);
+            return Values{a.add(a.fma(weighed, difference, widen(b, loc, v[1])), v[3])};
+          },
+          wide)[0];
+      auto rounded = s.map({exact, m2}, space, 3,
+                           [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+                             Arithmetic a{b, loc, wide};
+                             Value mean = narrow(b, loc, v[0]);
+                             Value rest = a.sub(v[0], widen(b, loc, mean));
+                             return Values{mean, narrow(b, loc, a.mul(rest, wideCount)),
+                                           narrow(b, loc, v[1])};
+                           });
+      Normalization n =
+          finalize(s, {rounded[0], rounded[1], rounded[2]}, inverseOf(s, op_.groupSize));
       const std::vector<SizeExpr> shape = sizesOf(merged, space);
       mean = allocate(shape);
       scale = allocate(shape);

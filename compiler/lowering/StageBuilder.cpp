@@ -269,19 +269,21 @@ Value StageBuilder::number(const SizeExpr &count) {
   return arith::SIToFPOp::create(builder_, loc_, element_, integer);
 }
 
-Value StageBuilder::empty(llvm::ArrayRef<AffineExpr> index) {
+Value StageBuilder::empty(llvm::ArrayRef<AffineExpr> index, Type type) {
   llvm::SmallVector<OpFoldResult> sizes;
   for (const SizeExpr &s : shapeOf(index))
     sizes.push_back(s.constant() ? OpFoldResult(builder_.getIndexAttr(*s.constant()))
                                  : OpFoldResult(size(s)));
-  return tensor::EmptyOp::create(builder_, loc_, sizes, element_);
+  return tensor::EmptyOp::create(builder_, loc_, sizes, type);
 }
 
 llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
                                                  llvm::ArrayRef<AffineExpr> domain,
                                                  llvm::ArrayRef<AffineExpr> resultIndex,
                                                  unsigned results, bool reduces,
-                                                 const Body &body) {
+                                                 const Body &body, Type type) {
+  if (!type)
+    type = element_;
   // Indices are given over the stage's loops; the step's own loops are the domain's expressions.
   const auto rank = static_cast<unsigned>(domain.size());
   auto mapOf = [&](llvm::ArrayRef<AffineExpr> index) {
@@ -303,10 +305,12 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
     maps.push_back(mapOf(input.index));
   }
   for (unsigned r = 0; r < results; ++r) {
-    Value init = empty(resultIndex);
-    if (reduces)
-      init = linalg::FillOp::create(builder_, loc_, ValueRange{constant(0)}, ValueRange{init})
+    Value init = empty(resultIndex, type);
+    if (reduces) {
+      Value zero = arith::ConstantOp::create(builder_, loc_, builder_.getZeroAttr(type));
+      init = linalg::FillOp::create(builder_, loc_, ValueRange{zero}, ValueRange{init})
                  .getResult(0);
+    }
     outs.push_back(init);
     types.push_back(init.getType());
     maps.push_back(mapOf(resultIndex));
@@ -334,14 +338,14 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
 
 llvm::SmallVector<Operand> StageBuilder::map(llvm::ArrayRef<Operand> inputs,
                                              llvm::ArrayRef<AffineExpr> space, unsigned results,
-                                             const Body &body) {
-  return generic(inputs, space, space, results, false, body);
+                                             const Body &body, Type type) {
+  return generic(inputs, space, space, results, false, body, type);
 }
 
 llvm::SmallVector<Operand> StageBuilder::sum(llvm::ArrayRef<Operand> inputs,
                                              llvm::ArrayRef<AffineExpr> space, unsigned results,
-                                             const Body &body) {
-  return generic(inputs, allLoops(), space, results, true, body);
+                                             const Body &body, Type type) {
+  return generic(inputs, allLoops(), space, results, true, body, type);
 }
 
 void StageBuilder::addResult(Value value,

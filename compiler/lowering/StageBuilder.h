@@ -53,14 +53,15 @@ public:
   mlir::Value size(const SizeExpr &size);
   mlir::Value number(const SizeExpr &size);
 
-  /// A step over the loops `space` without reduction: each result is indexed by `space`.
+  /// A step over the loops `space` without reduction: each result is indexed by `space`. Results are
+  /// of the computation type, or of `type`.
   llvm::SmallVector<Operand> map(llvm::ArrayRef<Operand> inputs,
                                  llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
-                                 const Body &body);
+                                 const Body &body, mlir::Type type = {});
   /// Sums over the loops of the stage into results indexed by `space`.
   llvm::SmallVector<Operand> sum(llvm::ArrayRef<Operand> inputs,
                                  llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
-                                 const Body &body);
+                                 const Body &body, mlir::Type type = {});
 
   /// Results of the function.
   void writeArgument(const Operand &value, llvm::StringRef name);
@@ -80,11 +81,12 @@ private:
   mlir::RankedTensorType tensorType(llvm::ArrayRef<SizeExpr> shape) const;
   /// Sizes of the axes of a tensor indexed by these expressions.
   std::vector<SizeExpr> shapeOf(llvm::ArrayRef<mlir::AffineExpr> index) const;
-  mlir::Value empty(llvm::ArrayRef<mlir::AffineExpr> index);
+  mlir::Value empty(llvm::ArrayRef<mlir::AffineExpr> index, mlir::Type type);
   llvm::SmallVector<Operand> generic(llvm::ArrayRef<Operand> inputs,
                                      llvm::ArrayRef<mlir::AffineExpr> domain,
                                      llvm::ArrayRef<mlir::AffineExpr> resultIndex,
-                                     unsigned results, bool reduces, const Body &body);
+                                     unsigned results, bool reduces, const Body &body,
+                                     mlir::Type type);
   /// The stage's loop over the blocks or the lanes of the blocked axis, or -1.
   int blockedLoop(bool inner) const;
   std::vector<SizeExpr> memoryShape(llvm::function_ref<bool(const Loop &)> uses) const;

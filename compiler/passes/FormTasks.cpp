@@ -1,6 +1,7 @@
 #include "compiler/passes/Passes.h"
 
 #include "compiler/lowering/Attributes.h"
+#include "compiler/passes/SizeArithmetic.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
@@ -25,90 +26,18 @@ namespace {
 /// Offsets of nf_call's fields, in bytes (abi.h).
 constexpr int32_t kArgsOffset = 8, kSizesOffset = 16, kScalarsOffset = 24, kWorkspaceOffset = 32;
 
-/// Arithmetic on sizes, folded where they are static.
-struct SizeArithmetic {
-  OpBuilder &b;
-  Location loc;
-
-  Value value(OpFoldResult size) const { return getValueOrCreateConstantIndexOp(b, loc, size); }
-  OpFoldResult constant(int64_t v) const { return b.getIndexAttr(v); }
-  OpFoldResult add(OpFoldResult x, OpFoldResult y) const {
-    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
-    if (cx && cy)
-      return constant(*cx + *cy);
-    if (cx == 0)
-      return y;
-    if (cy == 0)
-      return x;
-    return arith::AddIOp::create(b, loc, value(x), value(y)).getResult();
-  }
-  OpFoldResult sub(OpFoldResult x, OpFoldResult y) const {
-    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
-    if (cx && cy)
-      return constant(*cx - *cy);
-    if (cy == 0)
-      return x;
-    return arith::SubIOp::create(b, loc, value(x), value(y)).getResult();
-  }
-  OpFoldResult mul(OpFoldResult x, OpFoldResult y) const {
-    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
-    if (cx && cy)
-      return constant(*cx * *cy);
-    if (cx == 1)
-      return y;
-    if (cy == 1)
-      return x;
-    return arith::MulIOp::create(b, loc, value(x), value(y)).getResult();
-  }
-  OpFoldResult div(OpFoldResult x, int64_t y) const {
-    if (auto cx = getConstantIntValue(x))
-      return constant(*cx / y);
-    if (y == 1)
-      return x;
-    return arith::DivUIOp::create(b, loc, value(x), value(constant(y))).getResult();
-  }
-  OpFoldResult ceilDiv(OpFoldResult x, int64_t y) const {
-    return y == 1 ? x : div(add(x, constant(y - 1)), y);
-  }
-  OpFoldResult min(OpFoldResult x, OpFoldResult y) const {
-    auto cx = getConstantIntValue(x), cy = getConstantIntValue(y);
-    if (cx && cy)
-      return constant(std::min(*cx, *cy));
-    return arith::MinSIOp::create(b, loc, value(x), value(y)).getResult();
-  }
-  /// An expression whose symbols are the named sizes.
-  OpFoldResult evaluate(AffineExpr expr, ValueRange symbols) const {
-    if (auto c = dyn_cast<AffineConstantExpr>(expr))
-      return constant(c.getValue());
-    if (auto s = dyn_cast<AffineSymbolExpr>(expr))
-      return symbols[s.getPosition()];
-    auto binary = cast<AffineBinaryOpExpr>(expr);
-    OpFoldResult left = evaluate(binary.getLHS(), symbols);
-    OpFoldResult right = evaluate(binary.getRHS(), symbols);
-    switch (expr.getKind()) {
-    case AffineExprKind::Add:
-      return add(left, right);
-    case AffineExprKind::Mul:
-      return mul(left, right);
-    case AffineExprKind::CeilDiv:
-      return ceilDiv(left, *getConstantIntValue(right));
-    default:
-      return div(left, *getConstantIntValue(right));
-    }
-  }
-};
-
 /// The part of a loop that a task or a tile takes.
 struct Range {
   OpFoldResult offset, size;
   OpFoldResult chunk; ///< index of the chunk of a chunked loop
 };
 
-/// An array in memory with the axes by which a step's maps index it. A blocked axis is two axes
-/// here; of the second, `axisSize - outer*block` lanes exist.
+/// An array in memory with the axes by which a step's maps index it. A blocked axis of a parameter
+/// is two axes to the steps. Where it may be padded, it is one in memory still: its slice is padded
+/// with zeros and split.
 struct MemoryView {
   Value memref;
-  int paddedAxis = -1; ///< the lanes' axis of a padded blocked axis; the blocks' is before it
+  int paddedAxis = -1; ///< in memory; to the steps it is this axis and the next
   int64_t block = 0;
   OpFoldResult axisSize;
 };
@@ -198,8 +127,10 @@ MemoryView StageRewriter::makeView(DictionaryAttr attributes, Type element,
       continue;
     view.block = block;
     view.axisSize = shape[i];
-    if (padded)
-      view.paddedAxis = static_cast<int>(i) + 1;
+    if (padded) {
+      view.paddedAxis = static_cast<int>(i);
+      break;
+    }
     shape.insert(shape.begin() + i + 1, b_.getIndexAttr(block));
     strides.insert(strides.begin() + i + 1, strides[i]);
     shape[i] = sizes().ceilDiv(shape[i], block);
@@ -414,19 +345,33 @@ Range StageRewriter::rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain,
 }
 
 Value StageRewriter::subview(const MemoryView &view, ArrayRef<Range> axes, OpFoldResult &whole) {
-  SmallVector<OpFoldResult> offsets, extents, strides(axes.size(), b_.getIndexAttr(1));
-  for (const Range &axis : axes) {
-    offsets.push_back(axis.offset);
-    extents.push_back(axis.size);
+  SmallVector<OpFoldResult> offsets, extents;
+  for (int i = 0; i < static_cast<int>(axes.size()); ++i) {
+    offsets.push_back(axes[i].offset);
+    extents.push_back(axes[i].size);
+    if (i != view.paddedAxis)
+      continue;
+    // Blocks and lanes as one axis: a tile takes all lanes or a single block.
+    const Range &lanes = axes[++i];
+    offsets.back() =
+        sizes().add(sizes().mul(offsets.back(), sizes().constant(view.block)), lanes.offset);
+    whole = sizes().mul(extents.back(), lanes.size);
+    extents.back() = sizes().min(whole, sizes().sub(view.axisSize, offsets.back()));
   }
-  if (view.paddedAxis >= 0) {
-    const int lanes = view.paddedAxis;
-    whole = extents[lanes];
-    OpFoldResult before = sizes().add(
-        sizes().mul(offsets[lanes - 1], sizes().constant(view.block)), offsets[lanes]);
-    extents[lanes] = sizes().min(extents[lanes], sizes().sub(view.axisSize, before));
-  }
+  SmallVector<OpFoldResult> strides(offsets.size(), b_.getIndexAttr(1));
   return memref::SubViewOp::create(b_, loc_, view.memref, offsets, extents, strides);
+}
+
+/// How the axes of a padded slice in memory become those of the steps.
+static SmallVector<ReassociationIndices> splitAt(int axis, size_t memoryRank) {
+  SmallVector<ReassociationIndices> groups;
+  int64_t next = 0;
+  for (int i = 0; i < static_cast<int>(memoryRank); ++i) {
+    groups.push_back({next++});
+    if (i == axis)
+      groups.back().push_back(next++);
+  }
+  return groups;
 }
 
 Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
@@ -437,32 +382,39 @@ Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
   Value tensor = bufferization::ToTensorOp::create(b_, loc_, type, memory, /*restrict=*/true);
   if (view.paddedAxis < 0)
     return tensor;
-  SmallVector<OpFoldResult> low(axes.size(), b_.getIndexAttr(0)), high = low;
-  SmallVector<int64_t> shape(type.getShape());
+  SmallVector<OpFoldResult> low(type.getRank(), b_.getIndexAttr(0)), high = low, sizesAfter;
+  SmallVector<int64_t> shape(type.getShape()), split;
   Value taken = memref::DimOp::create(b_, loc_, memory, view.paddedAxis);
   high[view.paddedAxis] = sizes().sub(whole, OpFoldResult(taken));
   shape[view.paddedAxis] = getConstantIntValue(whole).value_or(ShapedType::kDynamic);
   Value zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type.getElementType()));
-  return tensor::PadOp::create(b_, loc_, RankedTensorType::get(shape, type.getElementType()),
-                               tensor, low, high, zero);
+  Value padded = tensor::PadOp::create(
+      b_, loc_, RankedTensorType::get(shape, type.getElementType()), tensor, low, high, zero);
+  for (const Range &axis : axes) {
+    split.push_back(getConstantIntValue(axis.size).value_or(ShapedType::kDynamic));
+    sizesAfter.push_back(axis.size);
+  }
+  return tensor::ExpandShapeOp::create(
+      b_, loc_, RankedTensorType::get(split, type.getElementType()), padded,
+      splitAt(view.paddedAxis, shape.size()), sizesAfter);
 }
 
 void StageRewriter::writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes) {
   OpFoldResult whole;
   Value memory = subview(view, axes, whole);
   if (view.paddedAxis >= 0) {
-    SmallVector<OpFoldResult> offsets(axes.size(), b_.getIndexAttr(0)), extents,
-        strides(axes.size(), b_.getIndexAttr(1));
-    for (const Range &axis : axes)
-      extents.push_back(axis.size);
+    const auto rank = static_cast<size_t>(cast<MemRefType>(memory.getType()).getRank());
+    tile = tensor::CollapseShapeOp::create(b_, loc_, tile, splitAt(view.paddedAxis, rank));
+    SmallVector<OpFoldResult> offsets(rank, b_.getIndexAttr(0)), extents,
+        strides(rank, b_.getIndexAttr(1));
+    for (size_t i = 0; i < rank; ++i)
+      extents.push_back(axes[i + (static_cast<int>(i) > view.paddedAxis ? 1 : 0)].size);
     extents[view.paddedAxis] =
         memref::DimOp::create(b_, loc_, memory, view.paddedAxis).getResult();
     tile = tensor::ExtractSliceOp::create(b_, loc_, tile, offsets, extents, strides);
   }
-  auto store = bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tile, memory,
-                                                                 /*restrict=*/true,
-                                                                 /*writable=*/true);
-  (void)store;
+  bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tile, memory,
+                                                    /*restrict=*/true, /*writable=*/true);
 }
 
 /// The steps on the slices of one tile.

@@ -1,6 +1,7 @@
 #include "compiler/passes/Passes.h"
 
 #include "compiler/lowering/Attributes.h"
+#include "compiler/passes/SizeArithmetic.h"
 #include "compiler/passes/StepBody.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -43,9 +44,13 @@ struct StepLoop {
 /// of each of the step's loops.
 struct Access {
   Value base; ///< rank-0 memref
-  Value offset;
+  OpFoldResult offset;
   SmallVector<OpFoldResult> strides; ///< by loop of the step; null where the array does not use it
-  Value bound;                       ///< lanes that exist, where the slice is padded
+  /// Where the slice is padded: elements that exist from the current block on, the loop over the
+  /// blocks (-1: one block) and the elements of a block.
+  Value bound;
+  int blockLoop = -1;
+  int64_t block = 0;
   Value view;                        ///< rank-1 memref at `offset`, made before the innermost loop
 };
 
@@ -73,7 +78,9 @@ private:
   LogicalResult findLoops(linalg::GenericOp step);
   void makeSlots();
   Access accessOf(Value tensor, AffineMap map);
-  Access accessOfMemory(Value memory, AffineMap map);
+  Access accessOfMemory(Value memory, AffineMap map, int splitAxis = -1, int64_t block = 0);
+  static std::pair<int, int64_t> splitOf(ArrayRef<ReassociationIndices> groups,
+                                         RankedTensorType type);
   void advance(int loop, Value index);
   void makeViews();
   SmallVector<Value> emitLoops(unsigned next, SmallVector<Value> accumulators);
@@ -96,9 +103,16 @@ private:
   // Values.
   Value constant(int64_t v) { return arith::ConstantIndexOp::create(b_, loc_, v); }
   Value indexValue(OpFoldResult v) { return getValueOrCreateConstantIndexOp(b_, loc_, v); }
-  Value add(Value x, Value y) { return arith::AddIOp::create(b_, loc_, x, y); }
-  OpFoldResult add(OpFoldResult x, int64_t y);
-  Value scaled(OpFoldResult index, OpFoldResult stride);
+  SizeArithmetic sizes() { return {b_, loc_}; }
+  OpFoldResult add(OpFoldResult x, OpFoldResult y) { return sizes().add(x, y); }
+  OpFoldResult add(OpFoldResult x, int64_t y) { return sizes().add(x, b_.getIndexAttr(y)); }
+  OpFoldResult scaled(OpFoldResult x, OpFoldResult y) { return sizes().mul(x, y); }
+  /// Position of an element relative to an access' view.
+  Value elementIndex(const Access &access, int loop, OpFoldResult index, int64_t plus,
+                     const Slot &slot);
+  /// The lanes of a padded slice that exist from here on, joined with `mask`.
+  Value existing(const Access &access, OpFoldResult index, int64_t plus, const Slot &slot,
+                 int64_t lanes, Value mask);
   Value maskBelow(Value count, int64_t lanes);
   Value constantMask(int64_t count, int64_t lanes);
   Value intersect(Value x, Value y);
@@ -126,22 +140,26 @@ private:
   int64_t inFlight_ = 1;
 };
 
-OpFoldResult TileVectorizer::add(OpFoldResult x, int64_t y) {
-  if (y == 0)
-    return x;
-  if (auto c = getConstantIntValue(x))
-    return b_.getIndexAttr(*c + y);
-  return add(indexValue(x), constant(y));
+Value TileVectorizer::elementIndex(const Access &access, int loop, OpFoldResult index, int64_t plus,
+                                   const Slot &slot) {
+  OpFoldResult at = b_.getIndexAttr(0);
+  // What varies comes first: constants become displacements.
+  OpFoldResult fixed = at;
+  if (loop >= 0 && access.strides[loop]) {
+    at = scaled(index, access.strides[loop]);
+    fixed = scaled(b_.getIndexAttr(plus), access.strides[loop]);
+  }
+  if (slotLoop_ >= 0 && access.strides[slotLoop_])
+    fixed = add(fixed, scaled(b_.getIndexAttr(slot.offset), access.strides[slotLoop_]));
+  return indexValue(add(at, fixed));
 }
 
-/// index*stride as a value; a stride of 1 costs nothing.
-Value TileVectorizer::scaled(OpFoldResult index, OpFoldResult stride) {
-  auto i = getConstantIntValue(index), s = getConstantIntValue(stride);
-  if (i && s)
-    return constant(*i * *s);
-  if (s == 1)
-    return indexValue(index);
-  return arith::MulIOp::create(b_, loc_, indexValue(index), indexValue(stride));
+Value TileVectorizer::existing(const Access &access, OpFoldResult index, int64_t plus,
+                               const Slot &slot, int64_t lanes, Value mask) {
+  if (!access.bound)
+    return mask;
+  OpFoldResult first = columns_ ? b_.getIndexAttr(slot.offset) : add(index, plus);
+  return intersect(mask, maskBelow(indexValue(sizes().sub(access.bound, first)), lanes));
 }
 
 Value TileVectorizer::maskBelow(Value count, int64_t lanes) {
@@ -240,39 +258,53 @@ void TileVectorizer::makeSlots() {
     }
 }
 
-Access TileVectorizer::accessOfMemory(Value memory, AffineMap map) {
+/// `splitAxis` of the slice, if not negative, is two axes to the step.
+Access TileVectorizer::accessOfMemory(Value memory, AffineMap map, int splitAxis, int64_t block) {
   auto slice = memory.getDefiningOp<memref::SubViewOp>();
   auto whole = slice.getSource().getDefiningOp<memref::ReinterpretCastOp>();
   SmallVector<OpFoldResult> offsets = slice.getMixedOffsets(), strides = whole.getMixedStrides();
   Access access;
   access.base = whole.getSource();
   access.strides.assign(loops_.size(), OpFoldResult());
-  access.offset = constant(0);
-  for (size_t i = 0; i < offsets.size(); ++i) {
-    if (getConstantIntValue(offsets[i]) != 0)
-      access.offset = add(access.offset, scaled(offsets[i], strides[i]));
-    if (auto dim = dyn_cast<AffineDimExpr>(map.getResult(i)))
-      access.strides[dim.getPosition()] = strides[i];
+  access.offset = b_.getIndexAttr(0);
+  auto setStride = [&](unsigned result, OpFoldResult stride) {
+    auto dim = dyn_cast<AffineDimExpr>(map.getResult(result));
+    if (dim)
+      access.strides[dim.getPosition()] = stride;
+    return dim ? static_cast<int>(dim.getPosition()) : -1;
+  };
+  unsigned result = 0;
+  for (int i = 0; i < static_cast<int>(offsets.size()); ++i, ++result) {
+    access.offset = add(access.offset, scaled(offsets[i], strides[i]));
+    if (i != splitAxis) {
+      setStride(result, strides[i]);
+      continue;
+    }
+    access.blockLoop = setStride(result, scaled(b_.getIndexAttr(block), strides[i]));
+    setStride(++result, strides[i]);
+    access.bound = indexValue(slice.getMixedSizes()[i]);
+    access.block = block;
   }
   return access;
 }
 
-/// The axis that a slice was padded along has fewer elements in memory than in the step.
 Access TileVectorizer::accessOf(Value tensor, AffineMap map) {
-  Value source = tensor;
-  int64_t paddedAxis = -1;
-  if (auto pad = tensor.getDefiningOp<tensor::PadOp>()) {
-    source = pad.getSource();
-    for (auto [i, high] : llvm::enumerate(pad.getMixedHighPad()))
-      if (getConstantIntValue(high) != 0)
-        paddedAxis = static_cast<int64_t>(i);
-  }
-  Value memory = source.getDefiningOp<bufferization::ToTensorOp>().getBuffer();
-  Access access = accessOfMemory(memory, map);
-  if (paddedAxis >= 0)
-    access.bound =
-        indexValue(memory.getDefiningOp<memref::SubViewOp>().getMixedSizes()[paddedAxis]);
-  return access;
+  auto expand = tensor.getDefiningOp<tensor::ExpandShapeOp>();
+  if (!expand)
+    return accessOfMemory(tensor.getDefiningOp<bufferization::ToTensorOp>().getBuffer(), map);
+  auto pad = expand.getSrc().getDefiningOp<tensor::PadOp>();
+  auto [axis, block] = splitOf(expand.getReassociationIndices(), expand.getResultType());
+  return accessOfMemory(pad.getSource().getDefiningOp<bufferization::ToTensorOp>().getBuffer(), map,
+                        axis, block);
+}
+
+/// Which axis is split in two, and the lanes of the second.
+std::pair<int, int64_t> TileVectorizer::splitOf(ArrayRef<ReassociationIndices> groups,
+                                                RankedTensorType type) {
+  for (auto [i, group] : llvm::enumerate(groups))
+    if (group.size() == 2)
+      return {static_cast<int>(i), type.getDimSize(group[1])};
+  return {-1, 0};
 }
 
 OpFoldResult TileVectorizer::laneStride(const Access &access) const {
@@ -284,8 +316,12 @@ OpFoldResult TileVectorizer::laneStride(const Access &access) const {
 void TileVectorizer::advance(int loop, Value index) {
   for (SmallVector<Access> *list : {&inputs_, &outputs_})
     for (Access &access : *list)
-      if (access.base && access.strides[loop])
+      if (access.base && access.strides[loop]) {
         access.offset = add(access.offset, scaled(OpFoldResult(index), access.strides[loop]));
+        if (access.bound && loop == access.blockLoop)
+          access.bound = indexValue(sizes().sub(
+              access.bound, scaled(OpFoldResult(index), b_.getIndexAttr(access.block))));
+      }
 }
 
 void TileVectorizer::makeViews() {
@@ -298,7 +334,8 @@ void TileVectorizer::makeViews() {
       auto type = MemRefType::get({ShapedType::kDynamic}, element, layout);
       OpFoldResult size = constant(1);
       access.view = memref::ReinterpretCastOp::create(
-          b_, loc_, type, access.base, OpFoldResult(access.offset), ArrayRef<OpFoldResult>{size},
+          b_, loc_, type, access.base, OpFoldResult(indexValue(access.offset)),
+          ArrayRef<OpFoldResult>{size},
           ArrayRef<OpFoldResult>{b_.getIndexAttr(1)});
     }
 }
@@ -307,20 +344,13 @@ void TileVectorizer::makeViews() {
 Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t plus,
                            const Slot &slot, int64_t lanes, Value mask) {
   auto element = cast<MemRefType>(access.base.getType()).getElementType();
-  Value at = constant(0);
-  if (loop >= 0 && access.strides[loop])
-    at = add(scaled(index, access.strides[loop]), scaled(b_.getIndexAttr(plus), access.strides[loop]));
-  if (slotLoop_ >= 0 && slot.offset > 0 && access.strides[slotLoop_])
-    at = add(at, scaled(b_.getIndexAttr(slot.offset), access.strides[slotLoop_]));
+  Value at = elementIndex(access, loop, index, plus, slot);
   OpFoldResult stride = laneStride(access);
   if (!stride || lanes == 1)
     return memref::LoadOp::create(b_, loc_, access.view, at);
   auto type = VectorType::get({lanes}, element);
   Value zero;
-  if (access.bound) {
-    Value first = columns_ ? constant(slot.offset) : indexValue(add(index, plus));
-    mask = intersect(mask, maskBelow(arith::SubIOp::create(b_, loc_, access.bound, first), lanes));
-  }
+  mask = existing(access, index, plus, slot, lanes, mask);
   if (mask)
     zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type));
   if (getConstantIntValue(stride) == 1) {
@@ -341,20 +371,13 @@ Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t
 
 void TileVectorizer::store(Access &access, int loop, OpFoldResult index, int64_t plus,
                            const Slot &slot, int64_t lanes, Value mask, Value value) {
-  Value at = constant(0);
-  if (loop >= 0 && access.strides[loop])
-    at = add(scaled(index, access.strides[loop]), scaled(b_.getIndexAttr(plus), access.strides[loop]));
-  if (slotLoop_ >= 0 && slot.offset > 0 && access.strides[slotLoop_])
-    at = add(at, scaled(b_.getIndexAttr(slot.offset), access.strides[slotLoop_]));
+  Value at = elementIndex(access, loop, index, plus, slot);
   OpFoldResult stride = laneStride(access);
   if (!stride || lanes == 1) {
     memref::StoreOp::create(b_, loc_, value, access.view, at);
     return;
   }
-  if (access.bound) {
-    Value first = columns_ ? constant(slot.offset) : indexValue(add(index, plus));
-    mask = intersect(mask, maskBelow(arith::SubIOp::create(b_, loc_, access.bound, first), lanes));
-  }
+  mask = existing(access, index, plus, slot, lanes, mask);
   if (getConstantIntValue(stride) == 1) {
     if (mask)
       vector::MaskedStoreOp::create(b_, loc_, access.view, at, mask, value);
@@ -655,10 +678,13 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
 LogicalResult
 TileVectorizer::writeRegisters(bufferization::MaterializeInDestinationOp write) {
   Value tensor = write.getSource();
-  bool clamped = false;
+  int splitAxis = -1;
+  int64_t block = 0;
   if (auto slice = tensor.getDefiningOp<tensor::ExtractSliceOp>()) {
-    tensor = slice.getSource();
-    clamped = true;
+    auto collapse = slice.getSource().getDefiningOp<tensor::CollapseShapeOp>();
+    tensor = collapse.getSrc();
+    std::tie(splitAxis, block) =
+        splitOf(collapse.getReassociationIndices(), collapse.getSrcType());
   }
   auto values = registers_.find(tensor);
   if (values == registers_.end())
@@ -669,15 +695,8 @@ TileVectorizer::writeRegisters(bufferization::MaterializeInDestinationOp write) 
     return failure();
   makeSlots();
   AffineMap map = step.getIndexingMapMatchingResult(cast<OpResult>(tensor));
-  outputs_.assign(1, accessOfMemory(write.getDest(), map));
+  outputs_.assign(1, accessOfMemory(write.getDest(), map, splitAxis, block));
   inputs_.clear();
-  if (clamped && columns_) {
-    auto slice = write.getDest().getDefiningOp<memref::SubViewOp>();
-    for (auto [i, expr] : llvm::enumerate(map.getResults()))
-      if (auto dim = dyn_cast<AffineDimExpr>(expr);
-          dim && static_cast<int>(dim.getPosition()) == slotLoop_)
-        outputs_[0].bound = indexValue(slice.getMixedSizes()[i]);
-  }
   makeViews();
   for (size_t s = 0; s < slots_.size(); ++s)
     store(outputs_[0], -1, b_.getIndexAttr(0), 0, slots_[s], columns_ ? slots_[s].lanes : 1,
@@ -702,7 +721,7 @@ LogicalResult TileVectorizer::run() {
     if (isa<linalg::GenericOp, bufferization::MaterializeInDestinationOp>(op) ||
         (op->use_empty() &&
          isa<linalg::FillOp, tensor::EmptyOp, tensor::PadOp, tensor::ExtractSliceOp,
-             bufferization::ToTensorOp, memref::DimOp, memref::SubViewOp>(op)))
+             tensor::ExpandShapeOp, tensor::CollapseShapeOp, bufferization::ToTensorOp, memref::DimOp, memref::SubViewOp>(op)))
       op->erase();
   // Sizes that fed only those.
   SmallVector<Operation *> left(llvm::make_pointer_range(block_));

@@ -154,7 +154,8 @@ TEST_CASE("random specs agree with the reference") {
       INFO("phase " << std::string(toString(phase)) << " " << sizes);
       try {
         const TestKernel kernel(*spec, phase, *session);
-        INFO("schedule " << kernel.artifact().variants[kernel.variantFor(drawn.sizes)].schedule);
+        if (std::getenv("NORMFORGE_TEST_ONLY")) fmt::print("{}\n{}\n", drawn.yaml, kernel.artifact().variants[kernel.variantFor(drawn.sizes)].schedule);
+      INFO("schedule " << kernel.artifact().variants[kernel.variantFor(drawn.sizes)].schedule);
         const oracle::Arrays inline1 = kernel.run(drawn.sizes, inputs, scalars);
         const std::string wrong =
             disagreement(*spec, phase, drawn.sizes, inputs, inline1, scalars);

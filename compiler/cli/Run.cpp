@@ -1,0 +1,260 @@
+// `normforge run`: computes one phase of a spec from NumPy files into NumPy files.
+#include "compiler/cli/Command.h"
+#include "compiler/cli/KernelCall.h"
+#include "compiler/cli/MatchShapes.h"
+#include "compiler/cli/Npy.h"
+#include "normforge/openmp.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/SmallString.h"
+#include "llvm/Support/FileSystem.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <memory>
+#include <set>
+
+namespace normforge::cli {
+
+namespace {
+
+struct Options {
+  std::string spec, cpu, phase, threads;
+  std::vector<std::string> inputs, outputs, sizes;
+};
+
+/// What a phase takes and gives, and the words of the command line for it.
+struct Request {
+  const Operator &op;
+  const std::string &path; ///< of the spec
+  std::map<std::string, std::string> inputs, outputs;
+
+  std::string subject() const {
+    return fmt::format("phase {} of {}", toString(op.phase), path);
+  }
+  std::string reads() const {
+    std::vector<std::string> arrays;
+    for (const Argument &argument : op.arguments)
+      if (!argument.written)
+        arrays.push_back(argument.name);
+    std::string text = fmt::format("it reads the arrays {}", fmt::join(arrays, ", "));
+    if (!op.scalars.empty())
+      text += fmt::format(" and the numbers {}", fmt::join(op.scalars, ", "));
+    return text;
+  }
+  std::string writes() const {
+    std::vector<std::string> arrays;
+    for (const Argument &argument : op.arguments)
+      if (argument.written)
+        arrays.push_back(argument.name);
+    return fmt::format("it writes {}", fmt::join(arrays, ", "));
+  }
+  bool isScalar(const std::string &name) const { return llvm::is_contained(op.scalars, name); }
+
+  /// Names against the operator: each known, none twice, none missing.
+  llvm::Error take(const Options &options) {
+    for (const std::string &word : options.inputs) {
+      auto pair = parseNamedText(word, "FILE.npy or NAME=NUMBER");
+      if (!pair)
+        return pair.takeError();
+      if (!isScalar(pair->name) && op.argument(pair->name, false) < 0)
+        return badInput(fmt::format("{} takes no '{}'; {}", subject(), pair->name, reads()));
+      if (!inputs.emplace(pair->name, pair->text).second)
+        return badInput(fmt::format("argument {} is given twice", pair->name));
+    }
+    std::vector<std::string> missing;
+    for (const Argument &argument : op.arguments)
+      if (!argument.written && !inputs.contains(argument.name))
+        missing.push_back(argument.name);
+    for (const std::string &scalar : op.scalars)
+      if (!inputs.contains(scalar))
+        missing.push_back(scalar);
+    if (!missing.empty())
+      return badInput(fmt::format("{} needs {}, which {} not given; {}", subject(),
+                                  fmt::join(missing, ", "), missing.size() == 1 ? "is" : "are",
+                                  reads()));
+    return takeOutputs(options);
+  }
+
+private:
+  llvm::Error takeOutputs(const Options &options) {
+    std::set<std::string> files;
+    for (const std::string &word : options.outputs) {
+      auto pair = parseNamedText(word, "FILE.npy");
+      if (!pair)
+        return pair.takeError();
+      if (op.argument(pair->name, true) < 0)
+        return badInput(fmt::format("-o: {} has no output '{}'; {}", subject(), pair->name, writes()));
+      if (!outputs.emplace(pair->name, pair->text).second)
+        return badInput(fmt::format("-o: output {} is given twice", pair->name));
+      if (!files.insert(pair->text).second)
+        return badInput(fmt::format("-o: {} is named for two outputs", pair->text));
+      if (llvm::sys::fs::exists(pair->text) && !llvm::sys::fs::is_regular_file(pair->text))
+        return located(llvm::createStringError(
+            fmt::format("{}: error: expected a file to write, found {}", pair->text,
+                        llvm::sys::fs::is_directory(pair->text) ? "a directory"
+                                                                : "something else")));
+    }
+    if (outputs.empty())
+      return badInput(fmt::format("no output is named with -o NAME=FILE.npy; {}", writes()));
+    return llvm::Error::success();
+  }
+};
+
+llvm::Expected<std::vector<nf_scalar>> readScalars(const Request &request) {
+  std::vector<nf_scalar> scalars;
+  for (const std::string &name : request.op.scalars) {
+    const std::string &text = request.inputs.at(name);
+    double value;
+    if (llvm::StringRef(text).getAsDouble(value) || !std::isfinite(value))
+      return badInput(fmt::format("{}: expected a number, found '{}'", name, text));
+    // The ranges that the spec language has for numbers in a spec.
+    if (name == "epsilon" && !(value > 0))
+      return badInput(fmt::format("epsilon: expected a number above 0, found {}", text));
+    if (name == "momentum" && !(value >= 0 && value <= 1))
+      return badInput(fmt::format("momentum: expected a number from 0 to 1, found {}", text));
+    if (name == "count" && !(value >= 1))
+      return badInput(fmt::format("count: expected a number of at least 1, found {}", text));
+    scalars.push_back(value);
+  }
+  return scalars;
+}
+
+llvm::Expected<std::map<std::string, HostArray>> readArrays(const Request &request) {
+  std::map<std::string, HostArray> arrays;
+  for (const Argument &argument : request.op.arguments) {
+    if (argument.written)
+      continue;
+    const std::string &path = request.inputs.at(argument.name);
+    auto array = readNpy(path);
+    if (!array)
+      return located(array.takeError());
+    if (array->dtype != argument.dtype)
+      return located(llvm::createStringError(
+          fmt::format("{}: error: argument {} takes {}, found {}", path, argument.name,
+                      toString(argument.dtype), toString(array->dtype))));
+    arrays.emplace(argument.name, std::move(*array));
+  }
+  return arrays;
+}
+
+/// Writes all files or none: first beside their places, then all are renamed. What is left to fail
+/// between two renames is the file system itself.
+llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
+  namespace fs = llvm::sys::fs;
+  std::vector<std::pair<std::string, std::string>> written; // temporary, final
+  auto removeAll = [&] {
+    for (const auto &[temporary, path] : written)
+      fs::remove(temporary);
+  };
+  for (const auto &[name, path] : request.outputs) {
+    llvm::SmallString<16> suffix;
+    fs::createUniquePath(".new-%%%%%%%%", suffix, /*MakeAbsolute=*/false);
+    const std::string temporary = path + suffix.str().str();
+    const auto index = static_cast<size_t>(request.op.argument(name, true));
+    if (llvm::Error error = writeNpy(temporary, call.output(index))) {
+      removeAll();
+      // The error is about the file that was asked for.
+      std::string text = llvm::toString(std::move(error));
+      if (const size_t at = text.find(temporary); at != std::string::npos)
+        text.replace(at, temporary.size(), path);
+      return located(llvm::createStringError(text));
+    }
+    written.emplace_back(temporary, path);
+  }
+  for (const auto &[temporary, path] : written)
+    if (std::error_code code = fs::rename(temporary, path)) {
+      removeAll();
+      return located(llvm::createStringError(
+          fmt::format("{}: error: cannot be written: {}", path, code.message())));
+    }
+  return llvm::Error::success();
+}
+
+llvm::Error run(const Options &options) {
+  auto threads = parseThreads(options.threads);
+  if (!threads)
+    return threads.takeError();
+  auto given = parseSizes(options.sizes);
+  if (!given)
+    return given.takeError();
+  auto target = chooseTarget(options.cpu);
+  if (!target)
+    return target.takeError();
+  auto spec = readSpec(options.spec);
+  if (!spec)
+    return spec.takeError();
+  auto phase = choosePhase(*spec, options.spec, options.phase);
+  if (!phase)
+    return phase.takeError();
+  const Operator op = makeOperator(*spec, *phase);
+  for (const auto &[name, value] : *given)
+    if (!llvm::is_contained(op.sizes, name))
+      return badInput(fmt::format("--size: {} has no size '{}'; {}", options.spec, name,
+                                  op.sizes.empty()
+                                      ? "all of its sizes are numbers"
+                                      : fmt::format("it has {}", fmt::join(op.sizes, ", "))));
+
+  Request request{op, options.spec, {}, {}};
+  if (llvm::Error error = request.take(options))
+    return error;
+  auto scalars = readScalars(request);
+  if (!scalars)
+    return scalars.takeError();
+  auto arrays = readArrays(request);
+  if (!arrays)
+    return arrays.takeError();
+  std::vector<GivenShape> shapes;
+  for (const Argument &argument : op.arguments)
+    if (!argument.written)
+      shapes.push_back({&argument, request.inputs.at(argument.name), arrays->at(argument.name).shape});
+  auto sizes = matchShapes(op.sizes, *given, shapes);
+  if (!sizes)
+    return sizes.takeError();
+
+  Session session(*target);
+  auto artifact = session.compile(*spec, *phase);
+  if (!artifact)
+    return internalError(artifact.takeError());
+  Failure failure;
+  auto kernel = Kernel::load(std::move(*artifact), {}, failure);
+  auto call = kernel ? KernelCall::make(kernel, *sizes, failure) : nullptr;
+  if (!call)
+    return badInput(failure.message);
+  call->allocate();
+  for (const auto &[name, array] : *arrays)
+    call->set(name, array);
+  call->setScalars(*scalars);
+  if (!call->run(nf_openmp_executor(*threads), failure))
+    return badInput(failure.message);
+  return writeOutputs(request, *call);
+}
+
+} // namespace
+
+void declareRun(CLI::App &app, int &status) {
+  auto options = std::make_shared<Options>();
+  CLI::App *sub = app.add_subcommand("run", "Compute one phase of a spec on NumPy files");
+  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required();
+  sub->add_option("NAME=FILE.npy", options->inputs,
+                  "The arrays that the phase reads, by their names; numbers as epsilon=1e-5. "
+                  "`normforge explain` lists them");
+  sub->add_option("-o", options->outputs,
+                  "NAME=FILE.npy: an output to write; may be given several times. Outputs not named "
+                  "are dropped")
+      ->allow_extra_args(false);
+  sub->add_option("--size", options->sizes, "NAME=VALUE: a size that the arrays do not tell")
+      ->allow_extra_args(false);
+  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)");
+  sub->add_option("--cpu", options->cpu, "Compile for this CPU (default: native)");
+  sub->add_option("--threads", options->threads, "Threads to use (default: all)");
+  sub->callback([options, &status] {
+    if (llvm::Error error = run(*options))
+      status = report(std::move(error));
+  });
+}
+
+} // namespace normforge::cli

@@ -1,0 +1,64 @@
+// Data that a naive variance, a flushed denormal or a rounded mean would not survive.
+#include "tests/numerics/KernelCase.h"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+using namespace normforge;
+using namespace normforge::test;
+
+namespace {
+
+struct Problem {
+  const char *layout, *shape, *axis;
+  int mode;
+  oracle::Sizes sizes;
+};
+
+const Problem problems[] = {
+    {"nchw", "N, 5, 7, 7", "c", 0, {{"N", 3}}},
+    {"nchw", "N, 3, 56, 56", "c", 0, {{"N", 8}}},
+    {"nchw", "N, 4, 1, 1", "c", 0, {{"N", 1}}}, // one element a group
+    {"nhwc", "N, 14, 14, 37", "c", 0, {{"N", 6}}},
+    {"nc", "N, 67", "c", 2, {{"N", 1500}}},
+    {"ntc", "N, 9, 768", "c", 1, {{"N", 3}}},
+    {"nChw16c", "N, 21, 9, 9", "c", 0, {{"N", 5}}},
+};
+
+} // namespace
+
+TEST_CASE("adversarial data agree with the reference") {
+  const std::string repeat = repeatCommand("adversarial data agree with the reference");
+  for (const char *cpu : {"native", "haswell"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    for (const Problem &problem : problems)
+      for (const char *dtype : {"f32", "f64"})
+        for (Phase phase : {Phase::Inference, Phase::Training}) {
+          const std::string text = fmt::format(
+              "name: adversarial\nsemantics: onnx-15\ninput: {{shape: [{}], layout: {}, dtype: "
+              "{}}}\naxis: {}\nmode: {}\nphases: [{}]\n",
+              problem.shape, problem.layout, dtype, problem.axis, problem.mode, toString(phase));
+          try {
+            const Spec spec = specOf(text);
+            const Operator op = makeOperator(spec, phase);
+            for (const ScheduleVariant &variant : forms(op, session->target())) {
+              const TestKernel kernel(op, variant, *session);
+              using oracle::Data;
+              for (Data data : {Data::Offset, Data::Constant, Data::Outlier, Data::Denormal}) {
+                INFO(repeat, " cpu ", cpu, " data ", std::string(oracle::toString(data)), " ",
+                     describeSizes(problem.sizes), "\n", variant.schedule.text(), "\n", text);
+                const auto inputs =
+                    oracle::drawInputs(spec, phase, problem.sizes, testSeed(), data);
+                const std::string wrong =
+                    wrongResults(kernel, spec, phase, problem.sizes, inputs);
+                CHECK_MESSAGE(wrong.empty(), wrong);
+              }
+            }
+          } catch (const std::exception &error) {
+            FAIL_CHECK(repeat << "\n" << text << error.what());
+          }
+        }
+  }
+}

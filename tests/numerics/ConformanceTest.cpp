@@ -1,0 +1,93 @@
+// Kernels give what Keras, PyTorch and ONNX computed.
+#include "tests/numerics/FrameworkCases.h"
+#include "tests/numerics/KernelCase.h"
+#include "tests/numerics/OnnxCases.h"
+
+#include <algorithm>
+#include <cmath>
+#include <doctest/doctest.h>
+#include <filesystem>
+
+using namespace normforge;
+using namespace normforge::test;
+
+namespace {
+
+/// Runs every form of a case's kernel; where the spec is not built yet, gives the parser's reason.
+std::string check(const ConformanceCase &item, Session &session) {
+  INFO(item.name);
+  auto spec = parseSpec(item.spec, item.sourceName);
+  if (!spec)
+    return llvm::toString(spec.takeError());
+  try {
+    const Operator op = makeOperator(*spec, item.phase);
+    for (const ScheduleVariant &variant : forms(op, session.target())) {
+      INFO(variant.schedule.text());
+      const TestKernel kernel(op, variant, session);
+      oracle::Arrays inputs;
+      for (const std::string &name : oracle::inputNames(*spec, item.phase))
+        inputs.emplace(name, item.inputs.at(name));
+      const oracle::Arrays actual = kernel.run(item.sizes, inputs);
+      const std::string wrong = disagreement(*spec, item.phase, item.sizes, inputs, actual);
+      CHECK_MESSAGE(wrong.empty(), wrong);
+      for (const auto &[name, expected] : item.expected) {
+        INFO(name);
+        REQUIRE(actual.contains(name));
+        double largest = 0;
+        for (int64_t i = 0; i < expected.count(); ++i)
+          largest = std::max(largest, std::abs(expected.get(i)));
+        const auto result = oracle::compare(actual.at(name), expected,
+                                            {item.tolerance * largest, 0, false, "as stored"});
+        INFO("at ", result.worst, ": ", result.actual, " and ", result.expected, ", ",
+             result.largestExcess, " of the allowed");
+        CHECK(result.agrees());
+      }
+    }
+  } catch (const std::exception &error) {
+    FAIL_CHECK(error.what());
+  }
+  return "";
+}
+
+int runCases(const ConformanceCases &cases, const char *cpu, const char *mayBeUnbuilt) {
+  Session *session = sessionOrSkip(cpu);
+  if (!session)
+    return 0;
+  INFO("build/bin/test_numerics --source-file='*/ConformanceTest.cpp', cpu ", cpu);
+  CHECK(cases.errors.empty());
+  for (const auto &[name, reason] : cases.skipped)
+    MESSAGE("SKIP " << name << ": " << reason);
+  int ran = 0;
+  for (const ConformanceCase &item : cases.cases) {
+    const std::string reason = check(item, *session);
+    ran += reason.empty();
+    if (reason.empty())
+      continue;
+    MESSAGE("SKIP " << item.name << ": " << reason);
+    CHECK_MESSAGE((*mayBeUnbuilt && item.name.starts_with(mayBeUnbuilt)), item.name);
+  }
+  return ran;
+}
+
+} // namespace
+
+TEST_CASE("kernels give what Keras and PyTorch computed") {
+  const auto cases =
+      readFrameworkCases(std::string(NORMFORGE_TEST_DATA_DIR) + "/data/frameworks");
+  std::string whyNot;
+  for (const char *cpu : {"native", "haswell"})
+    if (TestKernel::session(cpu, whyNot))
+      CHECK(runCases(cases, cpu, "tf_") >= 16 + 30);
+}
+
+TEST_CASE("kernels give what ONNX expects") {
+  if (!std::filesystem::is_directory(onnxNodeFolder)) {
+    MESSAGE("SKIP: Debian's package libonnx-testdata is not installed");
+    return;
+  }
+  const auto cases = readOnnxCases();
+  std::string whyNot;
+  for (const char *cpu : {"native", "haswell"})
+    if (TestKernel::session(cpu, whyNot))
+      CHECK(runCases(cases, cpu, "") >= 4 + 2 + 2 * 19);
+}

@@ -1,0 +1,100 @@
+#include "tests/numerics/KernelCase.h"
+
+#include <cmath>
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <stdexcept>
+
+namespace normforge::test {
+
+Spec specOf(const std::string &yaml) {
+  auto spec = parseSpec(yaml, "case.yaml");
+  if (!spec)
+    throw std::runtime_error(llvm::toString(spec.takeError()));
+  return std::move(*spec);
+}
+
+Session *sessionOrSkip(const std::string &cpu) {
+  std::string whyNot;
+  Session *session = TestKernel::session(cpu, whyNot);
+  if (!session)
+    MESSAGE("SKIP: " << whyNot);
+  return session;
+}
+
+std::string repeatCommand(std::string_view testCase) {
+  return fmt::format("NORMFORGE_TEST_SEED={} build/bin/test_numerics --test-case='{}'", testSeed(),
+                     testCase);
+}
+
+ScheduleVariant always(const Schedule &schedule) { return {schedule, Guard{}, "forced"}; }
+
+std::vector<ScheduleVariant> forms(const Operator &op, const TargetDescription &target) {
+  std::vector<ScheduleVariant> result;
+  for (const ScheduleVariant &variant : selectSchedules(op, target))
+    result.push_back(always(variant.schedule));
+  return result;
+}
+
+std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes) {
+  // Walks the memory index itself; the oracle's own walk is what this stands beside.
+  const std::vector<int64_t> memory = oracle::argumentShape(spec, "x", sizes);
+  std::vector<int64_t> logical;
+  for (const Size &size : spec.shape)
+    logical.push_back(size.isNamed() ? sizes.at(size.name) : size.value);
+  int64_t count = 1;
+  for (int64_t size : memory)
+    count *= size;
+  std::vector<int64_t> groups(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<int64_t> at(memory.size());
+    int64_t rest = i;
+    for (size_t d = memory.size(); d-- > 0;) {
+      at[d] = rest % memory[d];
+      rest /= memory[d];
+    }
+    if (spec.layout.isBlocked()) {
+      auto &outer = at[static_cast<size_t>(spec.layout.blockedAxis)];
+      outer = outer * spec.layout.block + at.back();
+      at.pop_back();
+    }
+    int64_t group = 0;
+    bool exists = true;
+    for (int d = 0; d < spec.rank(); ++d) {
+      const auto index = static_cast<size_t>(d);
+      exists = exists && at[index] < logical[index];
+      if (spec.isAxis(d) != (spec.mode == Mode::Sample))
+        group = group * logical[index] + at[index];
+    }
+    groups[static_cast<size_t>(i)] = exists ? group : -1;
+  }
+  return groups;
+}
+
+std::string wrongResults(const TestKernel &kernel, const Spec &spec, Phase phase,
+                         const oracle::Sizes &sizes, const oracle::Arrays &inputs,
+                         const oracle::Numbers &scalars, const RunOptions &options) {
+  const oracle::Arrays outputs = kernel.run(sizes, inputs, scalars, options);
+  std::string wrong = disagreement(spec, phase, sizes, inputs, outputs, scalars);
+  if (spec.layout.isBlocked()) {
+    const std::vector<int64_t> groups = groupsOf(spec, sizes);
+    const HostArray &y = outputs.at("y");
+    for (size_t i = 0; i < groups.size(); ++i) {
+      const double value = y.get(static_cast<int64_t>(i));
+      if (groups[i] < 0 && (value != 0 || std::signbit(value))) {
+        wrong += fmt::format("padding y[{}] is {}, expected 0\n", i, value);
+        break;
+      }
+    }
+  }
+  return wrong;
+}
+
+std::string describeSizes(const oracle::Sizes &sizes) {
+  std::string text;
+  for (const auto &[name, size] : sizes)
+    text += fmt::format("{}{}={}", text.empty() ? "" : " ", name, size);
+  return text;
+}
+
+} // namespace normforge::test

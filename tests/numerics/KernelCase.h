@@ -1,0 +1,40 @@
+// One kernel of a table of data: its spec, phase and CPU, and the values it is run on.
+#pragma once
+
+#include "tests/numerics/KernelHarness.h"
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace normforge::test {
+
+/// The spec of a YAML text; a text that is no spec throws std::runtime_error.
+Spec specOf(const std::string &yaml);
+
+/// The session for a CPU, or null after a message that begins with SKIP.
+Session *sessionOrSkip(const std::string &cpu);
+
+/// The command that runs a test case again with the same draws.
+std::string repeatCommand(std::string_view testCase);
+
+/// A schedule taken whatever the sizes.
+ScheduleVariant always(const Schedule &schedule);
+
+/// Both forms of a kernel that takes statistics: what the heuristic chooses for a named batch, each
+/// as the only variant. One entry where it has a single form.
+std::vector<ScheduleVariant> forms(const Operator &op, const TargetDescription &target);
+
+/// Runs a kernel and compares it with the reference; says what is wrong, empty where nothing is.
+/// Padding of a blocked layout has to be +0 exactly.
+std::string wrongResults(const TestKernel &kernel, const Spec &spec, Phase phase,
+                         const oracle::Sizes &sizes, const oracle::Arrays &inputs,
+                         const oracle::Numbers &scalars = {}, const RunOptions &options = {});
+
+/// For each element in memory of x, the index of its statistics group; -1 for padding.
+std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes);
+
+std::string describeSizes(const oracle::Sizes &sizes);
+
+} // namespace normforge::test

@@ -1,0 +1,115 @@
+// A named batch: the sizes choose between a kernel's variants, and both are right.
+#include "tests/numerics/KernelCase.h"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+using namespace normforge;
+using namespace normforge::test;
+
+namespace {
+
+struct Problem {
+  const char *layout, *shape, *axis;
+  int mode;
+};
+
+const Problem problems[] = {
+    {"nchw", "N, 3, 56, 56", "c", 0},   {"nchw", "N, 5, 27, 29", "c", 2},
+    {"nhwc", "N, 7, 9, 31", "c", 0},    {"nc", "N, 67", "c", 0},
+    {"nChw16c", "N, 19, 15, 15", "c", 0}, {"nChw8c", "N, 16, 14, 14", "c", 2},
+};
+
+std::string yaml(const Problem &problem, const char *dtype) {
+  return fmt::format("name: variants\nsemantics: pytorch\ninput: {{shape: [{}], layout: {}, dtype: "
+                     "{}}}\naxis: {}\nmode: {}\nphases: [inference, training]\n",
+                     problem.shape, problem.layout, dtype, problem.axis, problem.mode);
+}
+
+} // namespace
+
+TEST_CASE("the sizes choose the variant at its guard") {
+  const std::string repeat = repeatCommand("the sizes choose the variant*");
+  for (const char *cpu : {"native", "haswell"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    for (const Problem &problem : problems)
+      for (const char *dtype : {"f32", "f64"}) {
+        const std::string text = yaml(problem, dtype);
+        INFO(repeat, " cpu ", cpu, "\n", text);
+        try {
+          const Spec spec = specOf(text);
+          const TestKernel kernel(spec, Phase::Training, *session);
+          const auto &variants = kernel.artifact().variants;
+          REQUIRE(variants.size() == 2);
+          CHECK(variants[0].schedule.starts_with("fused "));
+          CHECK(variants[1].schedule.starts_with("split "));
+          const Guard &guard = variants[0].guard;
+          const std::vector<int64_t> one = {1}, two = {2};
+          const int64_t slope = *guard.value.evaluate(two) - *guard.value.evaluate(one);
+          REQUIRE(slope > 0);
+          const int64_t last = guard.limit / slope; // the largest batch of the first variant
+          REQUIRE(last >= 1);
+          CHECK(variants[1].guard.limit == INT64_MAX);
+          for (int64_t n : {last - 1, last, last + 1, last + 2}) {
+            if (n < 1)
+              continue;
+            const oracle::Sizes sizes = {{"N", n}};
+            INFO("N=", n);
+            CHECK(kernel.variantFor(sizes) == (n <= last ? 0 : 1));
+            const auto inputs = oracle::drawInputs(spec, Phase::Training, sizes, testSeed());
+            const std::string wrong = wrongResults(kernel, spec, Phase::Training, sizes, inputs);
+            CHECK_MESSAGE(wrong.empty(), wrong);
+          }
+        } catch (const std::exception &error) {
+          FAIL_CHECK(error.what());
+        }
+      }
+  }
+}
+
+TEST_CASE("a size of 0 does nothing in inference and is an error in training") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  for (const Problem &problem : problems) {
+    const std::string text = yaml(problem, "f32");
+    INFO(text);
+    const Spec spec = specOf(text);
+    const oracle::Sizes none = {{"N", 0}}, some = {{"N", 1}};
+    const TestKernel inference(spec, Phase::Inference, *session);
+    auto inputs = oracle::drawInputs(spec, Phase::Inference, some, testSeed());
+    inputs.at("x") = HostArray(DType::F32, oracle::argumentShape(spec, "x", none));
+    for (int threads : {0, 2}) {
+      RunOptions options;
+      options.threads = threads;
+      CHECK(inference.run(none, inputs, {}, options).at("y").count() == 0);
+    }
+    const TestKernel training(spec, Phase::Training, *session);
+    std::string message;
+    try {
+      training.variantFor(none);
+    } catch (const std::exception &error) {
+      message = error.what();
+    }
+    INFO(message);
+    CHECK(message.find("N") != std::string::npos);
+    CHECK(message.find("0") != std::string::npos);
+  }
+}
+
+TEST_CASE("static sizes have one variant") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  for (const auto &[n, form] : {std::pair{2, "fused "}, std::pair{200, "split "}}) {
+    const TestKernel kernel(
+        specOf(fmt::format("name: one\ninput: {{shape: [{}, 2, 64, 64], layout: nchw}}\naxis: c\n"
+                           "phases: [training]\n",
+                           n)),
+        Phase::Training, *session);
+    REQUIRE(kernel.artifact().variants.size() == 1);
+    CHECK(kernel.artifact().variants[0].schedule.starts_with(form));
+  }
+}
