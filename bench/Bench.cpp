@@ -327,10 +327,10 @@ int main(int argc, char **argv) {
   Options options;
   CLI::App app("Normforge's kernels beside oneDNN, interleaved", "normforge-bench");
   app.add_option("specs", options.specs, "Specs or folders of specs");
-  app.add_option("--batch", options.batches, "Sizes of N")->delimiter(',');
+  app.add_option("--batch", options.batches, "Sizes of N")->delimiter(',')->allow_extra_args(false);
   app.add_option("--layouts", options.layouts, "Layouts to bring each nchw spec into")
-      ->delimiter(',');
-  app.add_option("--phases", options.phases, "inference, training")->delimiter(',');
+      ->delimiter(',')->allow_extra_args(false);
+  app.add_option("--phases", options.phases, "inference, training")->delimiter(',')->allow_extra_args(false);
   app.add_option("--threads", options.threads, "Threads of both contenders")
       ->check(CLI::Range(1, 1024));
   app.add_option("--seconds", options.seconds, "Time to spend on a case");

@@ -57,8 +57,8 @@ llvm::Error run(const Options &options) {
   if (!which)
     return which.takeError();
   auto title = [&](size_t i) {
-    return fmt::format("variant {} of {}, {}: {}", i + 1, count, describeGuard(variants, i, op.sizes),
-                       variants[i].schedule.text());
+    return fmt::format("variant {} of {}, {}: {}", i + 1, count,
+                       describeGuard(variants, i, op.sizes), variants[i].schedule.text());
   };
   // Variants are objects of their own: their functions have the same names.
   if (*stage == EmitStage::Object && count > 1 && !*which) {
@@ -104,14 +104,20 @@ llvm::Error run(const Options &options) {
 void declareCompile(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
   CLI::App *sub = app.add_subcommand("compile", "Print a kernel at a stage of its compilation");
-  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required();
-  sub->add_option("--emit", options->emit, fmt::format("One of: {}", emitStageNames()));
-  sub->add_option("--cpu", options->cpu, "LLVM's name of the CPU; `normforge targets` lists them "
-                                         "(default: native)");
-  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)");
+  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required()->type_name("PATH");
+  sub->add_option("--emit", options->emit, fmt::format("One of: {}", emitStageNames()))
+      ->type_name("STAGE");
+  sub->add_option("--cpu", options->cpu,
+                  "LLVM's name of the CPU; `normforge targets` lists them "
+                  "(default: native)")
+      ->type_name("CPU");
+  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
+      ->type_name("PHASE");
   sub->add_option("--variant", options->variant,
-                  "The number of one variant, as `normforge explain` shows them (default: all)");
-  sub->add_option("-o", options->output, "Write this file instead of standard output");
+                  "The number of one variant, as `normforge explain` shows them (default: all)")
+      ->type_name("NUMBER");
+  sub->add_option("-o", options->output, "Write this file instead of standard output")
+      ->type_name("FILE");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

@@ -1,7 +1,7 @@
 // One call of a kernel: a plan with buffers for all of its arguments.
 //
-// Enters: a loaded kernel, sizes, arrays by name. Leaves: the outputs as arrays. Buffers are aligned
-// to cache lines, as those of anyone who cares for speed are.
+// Enters: a loaded kernel, sizes, arrays by name. Leaves: the outputs as arrays. Buffers are
+// aligned to cache lines, as those of anyone who cares for speed are.
 #pragma once
 
 #include "compiler/spec/HostArray.h"

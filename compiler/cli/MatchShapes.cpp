@@ -86,8 +86,9 @@ public:
       sizes.push_back(values_[i].value_or(0));
     }
     if (!missing.empty())
-      return badInput(fmt::format("the arrays do not tell the size {}; give it with --size {}=VALUE",
-                                  fmt::join(missing, ", "), missing.front()));
+      return badInput(
+          fmt::format("the arrays do not tell the size {}; give it with --size {}=VALUE",
+                      fmt::join(missing, ", "), missing.front()));
     return sizes;
   }
 
@@ -136,11 +137,10 @@ private:
       return llvm::Error::success();
     const std::string general = describe(array.argument->shape, names_);
     const std::string known = fmt::format("({})", fmt::join(texts, ", "));
-    return located(llvm::createStringError(
-        fmt::format("{}: error: argument {} takes shape {}{}, found {}", array.path,
-                    array.argument->name, known,
-                    known == general ? "" : fmt::format(", which is {}", general),
-                    describe(array.shape))));
+    return located(llvm::createStringError(fmt::format(
+        "{}: error: argument {} takes shape {}{}, found {}", array.path, array.argument->name,
+        known, known == general ? "" : fmt::format(", which is {}", general),
+        describe(array.shape))));
   }
 
   const std::vector<std::string> &names_;

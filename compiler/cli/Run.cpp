@@ -32,9 +32,7 @@ struct Request {
   const std::string &path; ///< of the spec
   std::map<std::string, std::string> inputs, outputs;
 
-  std::string subject() const {
-    return fmt::format("phase {} of {}", toString(op.phase), path);
-  }
+  std::string subject() const { return fmt::format("phase {} of {}", toString(op.phase), path); }
   std::string reads() const {
     std::vector<std::string> arrays;
     for (const Argument &argument : op.arguments)
@@ -87,16 +85,16 @@ private:
       if (!pair)
         return pair.takeError();
       if (op.argument(pair->name, true) < 0)
-        return badInput(fmt::format("-o: {} has no output '{}'; {}", subject(), pair->name, writes()));
+        return badInput(
+            fmt::format("-o: {} has no output '{}'; {}", subject(), pair->name, writes()));
       if (!outputs.emplace(pair->name, pair->text).second)
         return badInput(fmt::format("-o: output {} is given twice", pair->name));
       if (!files.insert(pair->text).second)
         return badInput(fmt::format("-o: {} is named for two outputs", pair->text));
       if (llvm::sys::fs::exists(pair->text) && !llvm::sys::fs::is_regular_file(pair->text))
-        return located(llvm::createStringError(
-            fmt::format("{}: error: expected a file to write, found {}", pair->text,
-                        llvm::sys::fs::is_directory(pair->text) ? "a directory"
-                                                                : "something else")));
+        return located(llvm::createStringError(fmt::format(
+            "{}: error: expected a file to write, found {}", pair->text,
+            llvm::sys::fs::is_directory(pair->text) ? "a directory" : "something else")));
     }
     if (outputs.empty())
       return badInput(fmt::format("no output is named with -o NAME=FILE.npy; {}", writes()));
@@ -210,7 +208,8 @@ llvm::Error run(const Options &options) {
   std::vector<GivenShape> shapes;
   for (const Argument &argument : op.arguments)
     if (!argument.written)
-      shapes.push_back({&argument, request.inputs.at(argument.name), arrays->at(argument.name).shape});
+      shapes.push_back(
+          {&argument, request.inputs.at(argument.name), arrays->at(argument.name).shape});
   auto sizes = matchShapes(op.sizes, *given, shapes);
   if (!sizes)
     return sizes.takeError();
@@ -238,19 +237,25 @@ llvm::Error run(const Options &options) {
 void declareRun(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
   CLI::App *sub = app.add_subcommand("run", "Compute one phase of a spec on NumPy files");
-  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required();
-  sub->add_option("NAME=FILE.npy", options->inputs,
+  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required()->type_name("PATH");
+  sub->add_option("ARGUMENT", options->inputs,
                   "The arrays that the phase reads, by their names; numbers as epsilon=1e-5. "
-                  "`normforge explain` lists them");
+                  "`normforge explain` lists them")
+      ->type_name("NAME=FILE.npy");
   sub->add_option("-o", options->outputs,
-                  "NAME=FILE.npy: an output to write; may be given several times. Outputs not named "
+                  "An output to write; may be given several times. Outputs not named "
                   "are dropped")
+      ->type_name("NAME=FILE.npy")
       ->allow_extra_args(false);
-  sub->add_option("--size", options->sizes, "NAME=VALUE: a size that the arrays do not tell")
+  sub->add_option("--size", options->sizes, "a size that the arrays do not tell")
+      ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
-  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)");
-  sub->add_option("--cpu", options->cpu, "Compile for this CPU (default: native)");
-  sub->add_option("--threads", options->threads, "Threads to use (default: all)");
+  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
+      ->type_name("PHASE");
+  sub->add_option("--cpu", options->cpu, "Compile for this CPU (default: native)")
+      ->type_name("CPU");
+  sub->add_option("--threads", options->threads, "Threads to use (default: all)")
+      ->type_name("COUNT");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

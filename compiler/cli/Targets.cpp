@@ -30,8 +30,8 @@ int run() {
     fmt::print("  kernels   none: {}\n", llvm::toString(host.takeError()));
   }
 
-  fmt::print("\nKernels can be compiled for\n  {:<16} {:>7}  {:<9} {:>9} {:>9} {:>9}  {}\n", "--cpu",
-             "vectors", "tails", "L1", "L2", "L3", "runs here");
+  fmt::print("\nKernels can be compiled for\n  {:<16} {:>7}  {:<9} {:>9} {:>9} {:>9}  {}\n",
+             "--cpu", "vectors", "tails", "L1", "L2", "L3", "runs here");
   for (const std::string &name : compilableCpus()) {
     auto target = describeTarget(name);
     if (!target)
@@ -47,8 +47,9 @@ int run() {
                describeBytes(static_cast<double>(target->l3Bytes)),
                missing.empty() ? "yes" : fmt::format("no: lacks {}", fmt::join(missing, ", ")));
   }
-  fmt::print("  native, the default, is this machine. Other CPUs that LLVM knows by name and that have "
-             "AVX2 and FMA are compiled for as well, with the smallest of these caches.\n");
+  fmt::print(
+      "  native, the default, is this machine. Other CPUs that LLVM knows by name and that have "
+      "AVX2 and FMA are compiled for as well, with the smallest of these caches.\n");
   return Success;
 }
 

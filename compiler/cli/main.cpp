@@ -1,6 +1,7 @@
 // The command `normforge`: reads the command line and hands it to a subcommand.
 #include "compiler/cli/Command.h"
 #include "compiler/oracle/Oracle.h"
+#include "normforge/normforge.h"
 
 #include "llvm/Config/llvm-config.h"
 

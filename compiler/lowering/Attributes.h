@@ -13,6 +13,7 @@ inline constexpr const char *kTile = "nf.tile";
 inline constexpr const char *kUnroll = "nf.unroll";
 inline constexpr const char *kVector = "nf.vector";
 inline constexpr const char *kMaskedTails = "nf.masked_tails";
+inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; on stages that write y
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args

@@ -41,8 +41,8 @@ AffineExpr toAffine(const SizeExpr &size, MLIRContext *context) {
 StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symbol,
                            std::vector<Loop> loops, const StageSchedule &stage,
                            const Schedule &schedule)
-    : op_(op), symbol_(std::move(symbol)), loops_(std::move(loops)), stage_(stage),
-      context_(module.getContext()), builder_(context_), loc_(builder_.getUnknownLoc()) {
+    : op_(op), schedule_(schedule), symbol_(std::move(symbol)), loops_(std::move(loops)),
+      stage_(stage), context_(module.getContext()), builder_(context_), loc_(builder_.getUnknownLoc()) {
   element_ = op.spec.dtype == DType::F64 ? Type(builder_.getF64Type()) : builder_.getF32Type();
   builder_.setInsertionPointToEnd(module.getBody());
   function_ = func::FuncOp::create(builder_, loc_, symbol_, builder_.getFunctionType({}, {}));
@@ -398,6 +398,8 @@ void StageBuilder::writeArgument(const Operand &value, llvm::StringRef name) {
       }
     }
   }
+  if (name == "y" && schedule_.streamingStores)
+    function_->setAttr(attr::kStreaming, builder_.getUnitAttr());
   addResult(tensor, {{attr::kArgument, builder_.getI64IntegerAttr(index)},
                      {attr::kShape, AffineMapAttr::get(sizesMap(shape))}});
 }

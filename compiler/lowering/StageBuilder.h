@@ -94,6 +94,7 @@ private:
                  llvm::ArrayRef<std::pair<const char *, mlir::Attribute>> attributes);
 
   const Operator &op_;
+  const Schedule &schedule_;
   std::string symbol_;
   std::vector<Loop> loops_;
   StageSchedule stage_;

@@ -503,8 +503,9 @@ LogicalResult StageRewriter::run() {
       b_, loc_, source_.getName(),
       b_.getFunctionType({ptr, b_.getI64Type(), b_.getI64Type()}, {}));
   for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
-                           attr::kKept})
-    target_->setAttr(name, source_->getAttr(name));
+                           attr::kKept, attr::kStreaming})
+    if (Attribute value = source_->getAttr(name))
+      target_->setAttr(name, value);
   b_.setInsertionPointToStart(target_.addEntryBlock());
   bindArguments();
   emitTasks();

@@ -28,8 +28,8 @@ def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {
     reduced loop are in flight and are combined in a fixed order at the end.
   }];
   let dependentDialects = [
-    "mlir::arith::ArithDialect", "mlir::memref::MemRefDialect", "mlir::scf::SCFDialect",
-    "mlir::vector::VectorDialect"
+    "mlir::arith::ArithDialect", "mlir::LLVM::LLVMDialect", "mlir::memref::MemRefDialect",
+    "mlir::scf::SCFDialect", "mlir::vector::VectorDialect"
   ];
 }
 

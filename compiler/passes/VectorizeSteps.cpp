@@ -7,6 +7,7 @@
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
@@ -64,6 +65,7 @@ public:
     tiled_ = integer(attr::kTileLoop);
     vector_ = integer(attr::kVector);
     unroll_ = integer(attr::kUnroll);
+    streaming_ = function->hasAttr(attr::kStreaming);
     masked_ = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
     auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
     last_ = static_cast<int64_t>(kept.size()) - 1;
@@ -85,6 +87,10 @@ private:
   void makeViews();
   SmallVector<Value> emitLoops(unsigned next, SmallVector<Value> accumulators);
   SmallVector<Value> emitInnermost(int loop, SmallVector<Value> accumulators);
+  /// Emits the innermost loop `loop` of a step; twice, where y may be written past the caches.
+  SmallVector<Value> emitByAlignment(int loop,
+                                     llvm::function_ref<SmallVector<Value>(SmallVector<Value>)> emit,
+                                     SmallVector<Value> accumulators);
   SmallVector<Value> emitLanes(SmallVector<Value> accumulators);
   SmallVector<Value> emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
                                SmallVector<Value> accumulators,
@@ -117,13 +123,17 @@ private:
   Value constantMask(int64_t count, int64_t lanes);
   Value intersect(Value x, Value y);
   OpFoldResult laneStride(const Access &access) const;
+  int64_t vectorBytes(const Access &access) const {
+    return vector_ * cast<MemRefType>(access.base.getType()).getElementTypeBitWidth() / 8;
+  }
 
   func::FuncOp function_;
   Block &block_;
   OpBuilder b_;
   Location loc_;
   int64_t tiled_, last_, vector_, unroll_;
-  bool masked_, columns_;
+  bool masked_, columns_, streaming_;
+  bool storesStream_ = false; ///< within the branch where y is aligned
 
   DenseMap<Value, SmallVector<Value>> registers_; ///< tensors whose elements are in registers
 
@@ -382,7 +392,11 @@ void TileVectorizer::store(Access &access, int loop, OpFoldResult index, int64_t
     if (mask)
       vector::MaskedStoreOp::create(b_, loc_, access.view, at, mask, value);
     else
-      vector::StoreOp::create(b_, loc_, value, access.view, at);
+      vector::StoreOp::create(b_, loc_, value, access.view, at,
+                              /*nontemporal=*/storesStream_ && lanes == vector_,
+                              storesStream_ && lanes == vector_
+                                  ? llvm::MaybeAlign(static_cast<uint64_t>(vectorBytes(access)))
+                                  : llvm::MaybeAlign());
     return;
   }
   Value steps = vector::StepOp::create(b_, loc_, VectorType::get({lanes}, b_.getIndexType()));
@@ -489,7 +503,6 @@ SmallVector<Value> TileVectorizer::emitRange(
 
 /// The innermost loop where columns have the lanes: several iterations in flight.
 SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> accumulators) {
-  makeViews();
   const OpFoldResult extent = loops_[loop].extent;
   OpFoldResult whole;
   if (auto n = getConstantIntValue(extent))
@@ -515,7 +528,6 @@ SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> ac
 
 /// The loop that has the lanes of rows: whole vectors in flight, whole vectors, and a tail.
 SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
-  makeViews();
   const OpFoldResult extent = loops_[laneLoop_].extent;
   const int64_t stride = vector_ * unroll_;
   auto roundedDown = [&](int64_t multiple) -> OpFoldResult {
@@ -569,16 +581,56 @@ SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
                    });
 }
 
+/// A non-temporal store of a whole vector has to be aligned: y is, where its first element is and
+/// every stride is a multiple of the vector.
+SmallVector<Value> TileVectorizer::emitByAlignment(
+    int loop, llvm::function_ref<SmallVector<Value>(SmallVector<Value>)> emit,
+    SmallVector<Value> accumulators) {
+  makeViews();
+  bool may = streaming_ && element_ && vector_ > 1;
+  if (may) {
+    const Access &y = outputs_[0];
+    auto steps = [&](int other) {
+      auto stride = y.strides[other] ? getConstantIntValue(y.strides[other]) : 0;
+      return stride && *stride % vector_ == 0;
+    };
+    OpFoldResult lanes = laneStride(y);
+    may = lanes && getConstantIntValue(lanes) == 1 && (loop == laneLoop_ || steps(loop)) &&
+          (columns_ || slots_.size() == 1 || steps(slotLoop_));
+  }
+  if (!may)
+    return emit(accumulators);
+  const Access &y = outputs_[0];
+  Value base = memref::ExtractAlignedPointerAsIndexOp::create(b_, loc_, y.base);
+  const int64_t bytes = vectorBytes(y) / vector_;
+  OpFoldResult address = add(OpFoldResult(base), scaled(y.offset, b_.getIndexAttr(bytes)));
+  Value rest = arith::AndIOp::create(b_, loc_, indexValue(address), constant(vectorBytes(y) - 1));
+  Value aligned =
+      arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, rest, constant(0));
+  auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
+  OpBuilder::InsertionGuard guard(b_);
+  b_.setInsertionPointToStart(&branch.getThenRegion().front());
+  storesStream_ = true;
+  emit(accumulators);
+  storesStream_ = false;
+  b_.setInsertionPointToStart(&branch.getElseRegion().front());
+  emit(accumulators);
+  return accumulators;
+}
+
 SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> accumulators) {
   if (laneLoop_ >= 0 && next == order_.size())
-    return emitLanes(accumulators);
+    return emitByAlignment(
+        laneLoop_, [&](SmallVector<Value> carried) { return emitLanes(carried); }, accumulators);
   if (next == order_.size()) {
     makeViews();
     return emitPoint(-1, b_.getIndexAttr(0), 1, 1, columns_ ? vector_ : 1, Value(), accumulators);
   }
   const int loop = order_[next];
   if (laneLoop_ < 0 && next + 1 == order_.size())
-    return emitInnermost(loop, accumulators);
+    return emitByAlignment(
+        loop, [&](SmallVector<Value> carried) { return emitInnermost(loop, carried); },
+        accumulators);
   return emitRange(b_.getIndexAttr(0), loops_[loop].extent, 1, accumulators,
                    [&](OpFoldResult index, SmallVector<Value> carried) {
                      SmallVector<Access> inputs = inputs_, outputs = outputs_;
@@ -741,8 +793,14 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
       for (Block *block : blocks)
         if (failed(TileVectorizer(function, *block).run()))
           return signalPassFailure();
+      // Stores past the caches are ordered with what follows the stage by a fence alone.
+      if (function->hasAttr(attr::kStreaming)) {
+        OpBuilder b(function.getBody().back().getTerminator());
+        LLVM::CallIntrinsicOp::create(b, function.getLoc(),
+                                      b.getStringAttr("llvm.x86.sse.sfence"), ValueRange());
+      }
       for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
-                               attr::kKept})
+                               attr::kKept, attr::kStreaming})
         function->removeAttr(name);
       SmallVector<Operation *> casts;
       function.walk([&](memref::ReinterpretCastOp cast) {

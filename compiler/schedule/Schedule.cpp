@@ -24,6 +24,8 @@ std::string Schedule::text() const {
   };
   std::string text = fmt::format("{} vector={} tails={}", toString(form), vector,
                                  maskedTails ? "masked" : "narrower");
+  if (streamingStores)
+    text += " stores=streaming";
   if (form != Form::Elementwise)
     text += stage("moments", moments);
   if (form == Form::Split)

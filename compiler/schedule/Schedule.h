@@ -36,6 +36,8 @@ struct Schedule {
   Form form = Form::Elementwise;
   int64_t vector = 1;      ///< lanes of a vector
   bool maskedTails = true; ///< as TargetDescription::maskedTails
+  /// y is written past the caches, where it is aligned to whole vectors.
+  bool streamingStores = false;
   StageSchedule moments;   ///< Fused: the only stage. Split: the first
   StageSchedule merge;     ///< Split alone, over mergeLoops()
   StageSchedule normalize; ///< Elementwise and Split

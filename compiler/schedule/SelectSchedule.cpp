@@ -191,10 +191,27 @@ std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDes
   schedule.vector = selection.vector;
   schedule.maskedTails = target.maskedTails;
 
+  const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
+  auto streaming = [](Schedule schedule) {
+    schedule.streamingStores = true;
+    return schedule;
+  };
+  /// Plain stores where x and y stay in cache, streaming ones beyond.
+  auto byStores = [&](const Schedule &plain, const std::string &why) {
+    const std::string past = why + "; x and y exceed the caches: streaming stores";
+    std::vector<ScheduleVariant> variants;
+    const auto bytes = moved.constant();
+    if (!bytes || *bytes <= target.streamingBytes)
+      variants.push_back({plain, bytes ? Guard{} : Guard{moved, target.streamingBytes}, why});
+    if (!bytes || *bytes > target.streamingBytes)
+      variants.push_back({streaming(plain), Guard{}, past});
+    return variants;
+  };
+
   if (!op.takesBatchStatistics()) {
     schedule.form = Form::Elementwise;
     schedule.normalize = selection.normalize();
-    return {{schedule, Guard{}, "statistics are given: every element on its own"}};
+    return byStores(schedule, "statistics are given: every element on its own");
   }
 
   Schedule fused = schedule;
@@ -210,41 +227,51 @@ std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDes
   // A fused task's data, read three times, stays in L2 beside the y that it writes. Where no kept
   // loop is outside the columns, a fused task would take narrow columns of every row, so there the
   // whole problem has to be small.
-  bool outerKept = false;
-  for (int i = 0; i < op.rank(); ++i)
+  bool outerKept = false, splits = false;
+  for (int i = 0; i < op.rank(); ++i) {
     outerKept = outerKept || (op.loops[i].kept && i != selection.tiled);
-  Guard fits;
-  std::string what;
+    splits = splits || (!op.loops[i].kept && split.moments.chunks[i] > 0);
+  }
+  SizeExpr slab = op.slabBytes();
+  int64_t limit = target.l2Bytes / 2;
+  std::string what = "a task's slab stays in L2";
   if (selection.lanesReduced || outerKept) {
-    fits.value = op.slabBytes() * SizeExpr(fused.moments.tile);
-    fits.limit = target.l2Bytes / 2;
-    what = "a task's slab stays in L2";
+    slab = slab * SizeExpr(fused.moments.tile);
   } else {
-    fits.value = op.slabBytes() * op.loops[selection.tiled].size;
-    fits.limit = std::min(kSingleTaskBytes, target.l2Bytes / 2);
+    slab = slab * op.loops[selection.tiled].size;
+    limit = std::min(kSingleTaskBytes, limit);
     what = "the whole problem is small";
     fused.moments.chunks[selection.tiled] = 0;
   }
+  const std::string exceeds = "a slab exceeds the cache: moments of chunks, merged in a fixed order";
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
-  const bool splits = std::any_of(split.moments.chunks.begin(), split.moments.chunks.end(),
-                                  [](int64_t c) { return c > 0; }) &&
-                      [&] {
-                        for (int i = 0; i < op.rank(); ++i)
-                          if (!op.loops[i].kept && split.moments.chunks[i] > 0)
-                            return true;
-                        return false;
-                      }();
-  const ScheduleVariant always{fused, Guard{}, what};
-  if (!splits)
-    return {always};
-  if (auto bytes = fits.value.constant()) {
-    if (*bytes <= fits.limit)
-      return {always};
-    return {{split, Guard{}, "a slab exceeds the cache: moments of chunks, merged in a fixed order"}};
-  }
-  return {{fused, fits, what},
-          {split, Guard{}, "a slab exceeds the cache: moments of chunks, merged in a fixed order"}};
+  const auto bytes = slab.constant();
+  if (!splits || (bytes && *bytes <= limit))
+    return byStores(fused, what);
+  if (bytes)
+    return byStores(split, exceeds);
+
+  // The slab has a named size in it. When the kept loops have none, x and y are a multiple of the
+  // slab, and one guard on the slab tells both what fits and where streaming stores begin.
+  const auto statistics = op.statistics().constant();
+  if (!statistics)
+    return {{fused, {slab, limit}, what}, {split, Guard{}, exceeds}};
+  const int64_t groups = std::max<int64_t>(1, *statistics);
+  // moved = 2 * groups * slabBytes, and `slab` is slabBytes times its own factor.
+  const int64_t factor =
+      selection.lanesReduced || outerKept ? fused.moments.tile : std::max<int64_t>(1, groups);
+  const int64_t plainLimit = target.streamingBytes / (2 * groups) * factor;
+  std::vector<ScheduleVariant> variants;
+  variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
+  if (plainLimit < limit)
+    variants.push_back(
+        {streaming(fused), {slab, limit}, what + "; x and y exceed the caches: streaming stores"});
+  else if (plainLimit > limit)
+    variants.push_back({split, {slab, plainLimit}, exceeds});
+  variants.push_back(
+      {streaming(split), Guard{}, exceeds + "; x and y exceed the caches: streaming stores"});
+  return variants;
 }
 
 } // namespace normforge

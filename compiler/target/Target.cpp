@@ -78,8 +78,10 @@ std::vector<std::string> TargetDescription::instructionSets() const {
   constexpr llvm::StringRef kFamilies[] = {"avx",  "sse",    "ssse", "fma",   "f16c", "bmi",
                                            "gfni", "popcnt", "lzcnt", "movbe"};
   std::vector<std::string> sets;
+  // In the families, but of no use to a kernel: some machines of a kind lack them.
+  constexpr llvm::StringRef kUnused[] = {"sse4a", "avx512vp2intersect"};
   for (const std::string &feature : features)
-    if (llvm::any_of(kFamilies, [&](llvm::StringRef family) {
+    if (!llvm::is_contained(kUnused, feature) && llvm::any_of(kFamilies, [&](llvm::StringRef family) {
           return llvm::StringRef(feature).starts_with(family);
         }))
       sets.push_back(feature);
@@ -87,9 +89,10 @@ std::vector<std::string> TargetDescription::instructionSets() const {
 }
 
 std::string TargetDescription::summary() const {
-  return fmt::format("{}, {}-bit vectors, {} tails, L1 {}, L2 {}, L3 {}", cpu, vectorBits,
-                     maskedTails ? "masked" : "narrower", bytesText(l1Bytes), bytesText(l2Bytes),
-                     bytesText(l3Bytes));
+  return fmt::format("{}, {}-bit vectors, {} tails, L1 {}, L2 {}, L3 {}, non-temporal stores "
+                     "beyond {}",
+                     cpu, vectorBits, maskedTails ? "masked" : "narrower", bytesText(l1Bytes),
+                     bytesText(l2Bytes), bytesText(l3Bytes), bytesText(streamingBytes));
 }
 
 std::vector<std::string> compilableCpus() {
@@ -153,6 +156,11 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu) {
     description.l2Bytes = host.l2;
     description.l3Bytes = host.l3;
   }
+  const bool zen = llvm::StringRef(description.cpu).starts_with("znver");
+  description.streamingBytes = zen ? description.l3Bytes : 2 * description.l2Bytes;
+  // Desktop parts share a fast L3 that is larger than that.
+  if (!zen && !avx512)
+    description.streamingBytes = description.l3Bytes;
   return description;
 }
 

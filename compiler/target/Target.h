@@ -24,6 +24,9 @@ struct TargetDescription {
   bool maskedTails = false;
   int64_t l1Bytes = 0, l2Bytes = 0; ///< of one core
   int64_t l3Bytes = 0;              ///< shared, as reported
+  /// Non-temporal stores win where x and y together are larger than this: beyond L3 on Zen, beyond
+  /// the L2 caches of two cores on Intel's servers (L3 is slow there). 0: never use them.
+  int64_t streamingBytes = 0;
 
   bool has(llvm::StringRef feature) const;
   /// The features whose instructions a kernel may contain: vectors, bit manipulation, and what goes

@@ -1,0 +1,261 @@
+// `normforge check`: compiles specs, runs them on drawn data, and compares with oneDNN and with the
+// f64 reference.
+#include "compiler/cli/CheckReport.h"
+#include "compiler/cli/Command.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Path.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+
+namespace normforge::cli {
+
+namespace {
+
+struct Options {
+  std::vector<std::string> paths, sizes;
+  std::string threads, cpu, phase, seed, data;
+  bool json = false, verbose = false;
+};
+
+/// Sizes that nobody gave, by the names that the specs of this project have for them.
+const std::pair<const char *, int64_t> defaultSizes[] = {{"N", 8}, {"T", 128}};
+
+/// The files named, and every *.yaml below the directories named, ascending.
+llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths) {
+  namespace fs = llvm::sys::fs;
+  std::vector<std::string> specs;
+  for (const std::string &path : paths) {
+    if (!fs::is_directory(path)) {
+      specs.push_back(path);
+      continue;
+    }
+    std::vector<std::string> found;
+    std::error_code code;
+    for (fs::recursive_directory_iterator it(path, code), end; it != end && !code;
+         it.increment(code))
+      if (llvm::sys::path::extension(it->path()) == ".yaml" && !fs::is_directory(it->path()))
+        found.push_back(it->path());
+    if (code)
+      return located(llvm::createStringError(
+          fmt::format("{}: error: cannot be read: {}", path, code.message())));
+    if (found.empty())
+      return located(llvm::createStringError(
+          fmt::format("{}: error: expected specs in this directory, found no *.yaml file", path)));
+    std::sort(found.begin(), found.end());
+    specs.insert(specs.end(), found.begin(), found.end());
+  }
+  return specs;
+}
+
+/// The specs, or the errors of all of them.
+llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths) {
+  std::vector<Spec> specs;
+  llvm::Error errors = llvm::Error::success();
+  for (const std::string &path : paths) {
+    if (auto spec = readSpec(path))
+      specs.push_back(std::move(*spec));
+    else
+      errors = llvm::joinErrors(std::move(errors), spec.takeError());
+  }
+  if (errors)
+    return errors;
+  return specs;
+}
+
+/// Values for the numbers that a spec leaves to the call.
+double drawScalar(const Spec &spec, const std::string &name) {
+  if (name == "epsilon")
+    return 1e-3;
+  if (name == "count")
+    return 4;
+  return spec.momentum.weighs == MomentumWeighs::Old ? 0.9 : 0.1;
+}
+
+class Planner {
+public:
+  Planner(const NamedSizes &given, const std::string &phase) : given_(given), phase_(phase) {}
+
+  llvm::Error add(const std::string &path, const Spec &spec) {
+    std::vector<Phase> phases = spec.phases;
+    if (!phase_.empty()) {
+      const std::optional<Phase> phase = parsePhase(phase_);
+      if (!phase)
+        return badInput(fmt::format("--phase: expected inference or training, found '{}'", phase_));
+      if (!spec.hasPhase(*phase))
+        return llvm::Error::success();
+      phases = {*phase};
+    }
+    CheckCase check{path, spec, Phase::Inference, {}, {}};
+    std::vector<std::string> missing;
+    for (const std::string &name : spec.sizeNames()) {
+      used_.push_back(name);
+      if (const auto found = given_.find(name); found != given_.end()) {
+        check.sizes[name] = found->second;
+        continue;
+      }
+      const auto *fallback =
+          llvm::find_if(defaultSizes, [&](const auto &entry) { return name == entry.first; });
+      if (fallback == std::end(defaultSizes)) {
+        missing.push_back(name);
+        continue;
+      }
+      check.sizes[name] = fallback->second;
+      if (std::string text = fmt::format("{}={}", name, fallback->second);
+          !llvm::is_contained(defaults, text))
+        defaults.push_back(std::move(text));
+    }
+    if (!missing.empty())
+      return badInput(fmt::format("{}: no value for size {}; give it with --size {}=VALUE (named "
+                                  "sizes of this spec: {})",
+                                  path, fmt::join(missing, ", "), missing.front(),
+                                  fmt::join(spec.sizeNames(), ", ")));
+    for (Phase phase : phases) {
+      check.phase = phase;
+      check.scalars.clear();
+      for (const std::string &name : spec.scalarNames(phase))
+        check.scalars[name] = drawScalar(spec, name);
+      cases.push_back(check);
+    }
+    return llvm::Error::success();
+  }
+
+  /// What was asked for and concerns nothing.
+  llvm::Error finish() const {
+    if (cases.empty())
+      return badInput(fmt::format("--phase: no spec given has phase {}", phase_));
+    for (const auto &[name, value] : given_)
+      if (!llvm::is_contained(used_, name)) {
+        std::vector<std::string> names = used_;
+        llvm::sort(names);
+        names.erase(std::unique(names.begin(), names.end()), names.end());
+        return badInput(fmt::format(
+            "--size: no spec given has a size '{}'; {}", name,
+            names.empty() ? "all sizes are numbers"
+                          : fmt::format("the named sizes are {}", fmt::join(names, ", "))));
+      }
+    return llvm::Error::success();
+  }
+
+  std::vector<CheckCase> cases;
+  std::vector<std::string> defaults; ///< "N=8"
+
+private:
+  const NamedSizes &given_;
+  const std::string &phase_;
+  std::vector<std::string> used_;
+};
+
+llvm::Expected<CheckSettings> readSettings(const Options &options) {
+  CheckSettings settings;
+  settings.cpu = options.cpu;
+  auto threads = parseThreads(options.threads);
+  if (!threads)
+    return threads.takeError();
+  settings.threads = *threads;
+  auto seed = parseNumber("--seed", options.seed, 0, UINT64_MAX);
+  if (!seed)
+    return seed.takeError();
+  // 32 bits are enough for variety and short enough to type.
+  settings.seed = seed->value_or(std::random_device()());
+  if (!options.data.empty()) {
+    const std::optional<oracle::Data> data = oracle::parseData(options.data);
+    if (!data)
+      return badInput(fmt::format("--data: expected normal, offset, constant, outlier or denormal, "
+                                  "found '{}'",
+                                  options.data));
+    settings.data = *data;
+  }
+  return settings;
+}
+
+llvm::Expected<ExitStatus> run(const Options &options) {
+  auto settings = readSettings(options);
+  if (!settings)
+    return settings.takeError();
+  auto sizes = parseSizes(options.sizes);
+  if (!sizes)
+    return sizes.takeError();
+  auto target = chooseTarget(options.cpu);
+  if (!target)
+    return target.takeError();
+  auto paths = findSpecs(options.paths);
+  if (!paths)
+    return paths.takeError();
+  auto specs = readSpecs(*paths);
+  if (!specs)
+    return specs.takeError();
+  Planner planner(*sizes, options.phase);
+  for (size_t i = 0; i < specs->size(); ++i)
+    if (llvm::Error error = planner.add((*paths)[i], (*specs)[i]))
+      return error;
+  if (llvm::Error error = planner.finish())
+    return error;
+
+  const std::vector<CheckCase> &cases = planner.cases;
+  const std::string cpu = target->cpu;
+  Session session(std::move(*target));
+  auto report = options.json ? makeJson(cases, *settings)
+                             : makeTable(cases, *settings, cpu, planner.defaults, options.verbose);
+  ExitStatus status = Success;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    report->starting(i);
+    auto result = runCase(session, cases[i], *settings);
+    if (!result) {
+      report->end(/*complete=*/false);
+      return result.takeError();
+    }
+    if (i == 0) // what cannot run at all is an error and no table
+      report->begin();
+    report->finished(i, *result);
+    if (!result->agrees())
+      status = Disagrees;
+  }
+  report->end(/*complete=*/true);
+  return status;
+}
+
+} // namespace
+
+void declareCheck(CLI::App &app, int &status) {
+  auto options = std::make_shared<Options>();
+  CLI::App *sub = app.add_subcommand(
+      "check", "Compile and run specs; compare them with oneDNN and an f64 reference");
+  sub->add_option("SPEC", options->paths, "Specs, or directories of *.yaml")
+      ->required()
+      ->type_name("PATH");
+  sub->add_option("--size", options->sizes,
+                  "a named size; may be given several times (default: N=8, T=128)")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  sub->add_option("--threads", options->threads, "Threads, for oneDNN too (default: all)")
+      ->type_name("COUNT");
+  sub->add_option("--cpu", options->cpu,
+                  "Compile for this CPU, which must be one that this machine can stand for "
+                  "(default: native)")
+      ->type_name("CPU");
+  sub->add_option("--phase", options->phase, "inference or training (default: each of a spec's)")
+      ->type_name("PHASE");
+  sub->add_option("--data", options->data,
+                  "How inputs are drawn: normal, offset (mean far from 0), constant, outlier or "
+                  "denormal (default: normal)")
+      ->type_name("KIND");
+  sub->add_option("--seed", options->seed,
+                  "Draw the same inputs again (default: a new seed, which is printed)")
+      ->type_name("NUMBER");
+  sub->add_flag("--json", options->json, "One JSON object a line, units in the names");
+  sub->add_flag("--verbose", options->verbose, "Every output, its tolerance and the schedule");
+  sub->callback([options, &status] {
+    auto result = run(*options);
+    status = result ? static_cast<int>(*result) : report(result.takeError());
+  });
+}
+
+} // namespace normforge::cli

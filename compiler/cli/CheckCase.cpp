@@ -1,0 +1,210 @@
+#include "compiler/cli/CheckCase.h"
+
+#include "compiler/cli/Command.h"
+#include "compiler/cli/KernelCall.h"
+#include "normforge/openmp.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/SmallVector.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace normforge::cli {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Timing ends after this long: a check of hundreds of cases is to take seconds.
+constexpr std::chrono::milliseconds timeBudget(50);
+constexpr size_t leastRounds = 3, mostRounds = 101;
+/// Arguments, inputs, expected values in f64, and oneDNN's copies, in multiples of the arguments.
+constexpr double copiesOfArguments = 6;
+
+double microseconds(Clock::duration time) {
+  return std::chrono::duration<double, std::micro>(time).count();
+}
+
+double median(std::vector<double> &values) {
+  auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// The kernel and oneDNN by turns, so that both see the machine in the same state.
+bool timeBoth(KernelCall &call, const nf_executor &executor, oracle::OneDnn *oneDnn,
+              CaseResult &result, Failure &failure) {
+  std::vector<double> ours, theirs;
+  const Clock::time_point end = Clock::now() + timeBudget;
+  while (ours.size() < leastRounds || (ours.size() < mostRounds && Clock::now() < end)) {
+    Clock::time_point start = Clock::now();
+    if (!call.run(executor, failure))
+      return false;
+    ours.push_back(microseconds(Clock::now() - start));
+    if (!oneDnn)
+      continue;
+    start = Clock::now();
+    oneDnn->run();
+    theirs.push_back(microseconds(Clock::now() - start));
+  }
+  result.timeMicroseconds = median(ours);
+  if (oneDnn)
+    result.oneDnnMicroseconds = median(theirs);
+  return true;
+}
+
+void takeNotes(const std::string &notes, std::vector<std::string> &all) {
+  llvm::SmallVector<llvm::StringRef> parts;
+  llvm::StringRef(notes).split(parts, "; ", -1, /*KeepEmpty=*/false);
+  for (llvm::StringRef part : parts)
+    if (!llvm::is_contained(all, part.str()))
+      all.push_back(part.str());
+}
+
+Compared compareWith(const HostArray &actual, const HostArray &expected,
+                     oracle::Tolerance tolerance) {
+  return {oracle::compare(actual, expected, tolerance), std::move(tolerance)};
+}
+
+} // namespace
+
+double Compared::allowed() const {
+  return tolerance.absolute + (std::isfinite(comparison.expected)
+                                   ? tolerance.relative * std::abs(comparison.expected)
+                                   : 0);
+}
+
+bool OutputResult::agrees() const {
+  return reference.comparison.agrees() && (!oneDnn || oneDnn->comparison.agrees()) &&
+         (!transposed || transposed->comparison.agrees());
+}
+
+bool CaseResult::agrees() const {
+  return llvm::all_of(outputs, [](const OutputResult &output) { return output.agrees(); });
+}
+
+const OutputResult &CaseResult::worstByReference() const {
+  return *std::max_element(outputs.begin(), outputs.end(), [](const auto &a, const auto &b) {
+    return a.reference.comparison.largestExcess < b.reference.comparison.largestExcess;
+  });
+}
+
+const OutputResult *CaseResult::worstByOneDnn() const {
+  const OutputResult *worst = nullptr;
+  auto excess = [](const OutputResult &output) {
+    return std::max(output.oneDnn ? output.oneDnn->comparison.largestExcess : -1,
+                    output.transposed ? output.transposed->comparison.largestExcess : -1);
+  };
+  for (const OutputResult &output : outputs)
+    if ((output.oneDnn || output.transposed) && (!worst || excess(output) > excess(*worst)))
+      worst = &output;
+  return worst;
+}
+
+llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
+                                   const CheckSettings &settings) {
+  CaseResult result;
+  result.targetCpu = session.target().cpu;
+  const Spec &spec = check.spec;
+
+  // From the spec in hand to a kernel that can be called.
+  const Clock::time_point start = Clock::now();
+  auto artifact = session.compile(spec, check.phase);
+  if (!artifact)
+    return internalError(artifact.takeError());
+  Failure failure;
+  auto kernel = Kernel::load(std::move(*artifact), {}, failure);
+  result.compileMilliseconds = microseconds(Clock::now() - start) / 1000;
+
+  std::unique_ptr<KernelCall> call;
+  std::vector<nf_scalar> scalars;
+  if (kernel) {
+    std::vector<int64_t> sizes;
+    for (const std::string &name : kernel->artifact().sizes)
+      sizes.push_back(check.sizes.at(name));
+    for (const std::string &name : kernel->artifact().scalars)
+      scalars.push_back(check.scalars.at(name));
+    call = KernelCall::make(kernel, sizes, failure);
+  }
+  if (!call)
+    return badInput(fmt::format("{}: {}", check.path, failure.message));
+  const double bytes = copiesOfArguments * static_cast<double>(call->bytes());
+  if (const auto memory = static_cast<double>(physicalMemory()); bytes > memory)
+    return badInput(fmt::format("{}: a check at these sizes takes some {} of memory; this machine "
+                                "has {}",
+                                check.path, describeBytes(bytes), describeBytes(memory)));
+  const Artifact &loaded = kernel->artifact();
+  result.schedule = loaded.variants[call->plan().variant()].schedule;
+
+  const oracle::Arrays inputs =
+      oracle::drawInputs(spec, check.phase, check.sizes, settings.seed, settings.data);
+  call->allocate();
+  for (const auto &[name, array] : inputs)
+    call->set(name, array);
+  call->setScalars(std::move(scalars));
+  const nf_executor executor = nf_openmp_executor(settings.threads);
+  if (!call->run(executor, failure))
+    return badInput(fmt::format("{}: {}", check.path, failure.message));
+
+  std::string whyNot;
+  auto oneDnn = oracle::OneDnn::create(spec, check.phase, check.sizes, inputs, check.scalars,
+                                       settings.threads, whyNot);
+  oracle::Arrays theirs, transposed;
+  if (oneDnn) {
+    oneDnn->run();
+    theirs = oneDnn->outputs();
+    result.oneDnnImplementation = oneDnn->implementation();
+    takeNotes(oneDnn->notes(), result.oneDnnNotes);
+  } else {
+    result.oneDnnNotes.push_back(whyNot);
+  }
+  if (spec.mode == Mode::Sample) {
+    auto other = oracle::OneDnn::createTransposed(spec, check.phase, check.sizes, inputs,
+                                                  check.scalars, settings.threads, whyNot);
+    if (other) {
+      other->run();
+      transposed = other->outputs();
+      takeNotes("transposed problem: " + other->notes(), result.oneDnnNotes);
+    } else if (!llvm::is_contained(result.oneDnnNotes, whyNot)) {
+      result.oneDnnNotes.push_back("transposed problem: " + whyNot);
+    }
+  }
+  if (theirs.empty() && transposed.empty())
+    result.oneDnnNotes.push_back("the f64 reference stands alone");
+
+  const oracle::Arrays expected =
+      oracle::reference(spec, check.phase, check.sizes, inputs, check.scalars);
+  for (size_t i = 0; i < loaded.arguments.size(); ++i) {
+    if (!loaded.arguments[i].written)
+      continue;
+    const std::string &name = loaded.arguments[i].name;
+    const HostArray actual = call->output(i);
+    OutputResult output;
+    output.name = name;
+    output.reference = compareWith(
+        actual, expected.at(name),
+        oracle::tolerance(spec, check.phase, name, check.sizes, inputs, expected, check.scalars));
+    auto against = [&](const oracle::Arrays &arrays) -> std::optional<Compared> {
+      const auto found = arrays.find(name);
+      if (found == arrays.end())
+        return std::nullopt;
+      return compareWith(actual, found->second,
+                         oracle::oneDnnTolerance(spec, check.phase, name, check.sizes, inputs,
+                                                 expected, check.scalars));
+    };
+    output.oneDnn = against(theirs);
+    output.transposed = against(transposed);
+    result.outputs.push_back(std::move(output));
+  }
+
+  if (!timeBoth(*call, executor, oneDnn.get(), result, failure))
+    return internalError(
+        llvm::createStringError("internal error in a repeated call: " + failure.message));
+  return result;
+}
+
+} // namespace normforge::cli

@@ -1,0 +1,69 @@
+// One check: a phase of a spec at given sizes, compiled, run, compared and timed.
+//
+// Enters: the spec, sizes, a seed. Leaves: a CaseResult with everything that the report shows.
+#pragma once
+
+#include "compiler/oracle/Oracle.h"
+#include "compiler/session/Session.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace normforge::cli {
+
+struct CheckCase {
+  std::string path; ///< of the spec
+  Spec spec;
+  Phase phase = Phase::Inference;
+  oracle::Sizes sizes;
+  /// Values for the run-time numbers that the phase takes.
+  oracle::Numbers scalars;
+};
+
+struct CheckSettings {
+  std::string cpu; ///< as given; empty: native
+  int threads = 1;
+  uint64_t seed = 0;
+  oracle::Data data = oracle::Data::Normal;
+};
+
+/// An output against one authority.
+struct Compared {
+  oracle::Comparison comparison;
+  oracle::Tolerance tolerance;
+  /// What is allowed at the element that comes nearest to, or exceeds, what is allowed.
+  double allowed() const;
+};
+
+struct OutputResult {
+  std::string name;
+  Compared reference;
+  std::optional<Compared> oneDnn;     ///< where oneDNN computes this output
+  std::optional<Compared> transposed; ///< mode 1: as batch normalization of the transposed problem
+  bool agrees() const;
+};
+
+struct CaseResult {
+  std::string targetCpu; ///< LLVM's name
+  std::string schedule;  ///< of the variant that the sizes chose
+  double compileMilliseconds = 0;
+  double timeMicroseconds = 0;
+  std::optional<double> oneDnnMicroseconds;
+  std::string oneDnnImplementation;
+  /// What oneDNN did not check and why.
+  std::vector<std::string> oneDnnNotes;
+  std::vector<OutputResult> outputs;
+
+  bool agrees() const;
+  /// The output that is nearest to its tolerance, or furthest over it.
+  const OutputResult &worstByReference() const;
+  const OutputResult *worstByOneDnn() const;
+};
+
+/// Compiles, runs, compares, times. A kernel that this machine cannot run, and sizes that its
+/// memory cannot hold, are errors of the input.
+llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
+                                   const CheckSettings &settings);
+
+} // namespace normforge::cli

@@ -1,0 +1,302 @@
+#include "compiler/cli/CheckReport.h"
+
+#include "compiler/cli/Command.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/Support/JSON.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <unistd.h>
+
+namespace normforge::cli {
+
+namespace {
+
+/// "N=8 epsilon=0.001".
+std::string sizesText(const CheckCase &check) {
+  std::vector<std::string> parts;
+  for (const std::string &name : check.spec.sizeNames())
+    parts.push_back(fmt::format("{}={}", name, check.sizes.at(name)));
+  for (const std::string &name : check.spec.scalarNames(check.phase))
+    parts.push_back(fmt::format("{}={}", name, check.scalars.at(name)));
+  return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, " "));
+}
+
+std::string errorText(double error) {
+  if (error == 0)
+    return "0";
+  return std::isfinite(error) ? fmt::format("{:.1e}", error) : "inf";
+}
+
+bool isTerminal(FILE *stream) {
+  const char *kind = std::getenv("TERM");
+  return isatty(fileno(stream)) && !(kind && std::string_view(kind) == "dumb");
+}
+
+bool wantsColour() {
+  const char *no = std::getenv("NO_COLOR"); // https://no-color.org
+  return isTerminal(stdout) && !(no && *no);
+}
+
+class Table final : public CheckReport {
+public:
+  Table(const std::vector<CheckCase> &cases, const CheckSettings &settings,
+        const std::string &targetCpu, const std::vector<std::string> &defaults, bool verbose)
+      : cases_(cases), settings_(settings), targetCpu_(targetCpu), defaults_(defaults),
+        verbose_(verbose), colour_(wantsColour()), progress_(isTerminal(stderr)) {
+    for (const CheckCase &check : cases) {
+      specWidth_ = std::max(specWidth_, check.path.size());
+      sizesWidth_ = std::max(sizesWidth_, sizesText(check).size());
+    }
+    cpuWidth_ = std::max(cpuWidth_, targetCpu.size());
+  }
+
+  void begin() override {
+    clearProgress();
+    fmt::print("seed {}, {} data, {} thread{}, oneDNN {}{}\n", settings_.seed,
+               toString(settings_.data), settings_.threads, settings_.threads == 1 ? "" : "s",
+               oracle::oneDnnVersion(),
+               defaults_.empty() ? "" : fmt::format("; {} by default", fmt::join(defaults_, ", ")));
+    row("spec", "phase", "sizes", "target", "compile", "error:", "error:", "allowed", "time",
+        "time", "verdict");
+    row("", "", "", "", "ms", "oneDNN", "f64", "f64", "us", "oneDNN", "[notes]");
+  }
+
+  void starting(size_t index) override {
+    if (!progress_)
+      return;
+    const CheckCase &check = cases_[index];
+    fmt::print(stderr, "\r\033[K[{}/{}] {} {}", index + 1, cases_.size(), check.path,
+               toString(check.phase));
+    std::fflush(stderr);
+  }
+
+  void finished(size_t index, const CaseResult &result) override {
+    clearProgress();
+    const CheckCase &check = cases_[index];
+    const OutputResult &worst = result.worstByReference();
+    const OutputResult *theirs = result.worstByOneDnn();
+    std::vector<size_t> notes{note("allowed: " + worst.reference.tolerance.why)};
+    for (const std::string &text : result.oneDnnNotes)
+      notes.push_back(note("oneDNN: " + text));
+    const bool agrees = result.agrees();
+    disagreements_ += !agrees;
+    ++finished_;
+    row(check.path, toString(check.phase), sizesText(check), result.targetCpu,
+        fmt::format("{:.1f}", result.compileMilliseconds), theirs ? oneDnnError(*theirs) : "-",
+        errorText(worst.reference.comparison.largestError), errorText(worst.reference.allowed()),
+        fmt::format("{:.1f}", result.timeMicroseconds),
+        result.oneDnnMicroseconds ? fmt::format("{:.1f}", *result.oneDnnMicroseconds) : "-",
+        fmt::format("{} [{}]", verdict(agrees), fmt::join(notes, " ")));
+    if (verbose_)
+      fmt::print("    schedule {}\n    oneDNN {}\n", result.schedule,
+                 result.oneDnnImplementation.empty() ? "-" : result.oneDnnImplementation);
+    for (const OutputResult &output : result.outputs)
+      if (verbose_ || !output.agrees())
+        printOutput(output);
+    if (!agrees)
+      fmt::print("    repeat: {}\n", repeatCommand(check, settings_));
+    std::fflush(stdout);
+  }
+
+  void end(bool complete) override {
+    clearProgress();
+    if (finished_ == 0)
+      return;
+    for (size_t i = 0; i < notes_.size(); ++i)
+      fmt::print("[{}] {}\n", i + 1, notes_[i]);
+    fmt::print("Errors are of the output nearest to its tolerance. Times are medians of a few "
+               "calls: a check, no benchmark.\n");
+    if (complete)
+      fmt::print("{} of {} agree.\n", finished_ - disagreements_, finished_);
+    std::fflush(stdout);
+  }
+
+private:
+  template <typename... Ts>
+  void row(std::string_view spec, std::string_view phase, std::string_view sizes,
+           std::string_view target, Ts &&...rest) {
+    fmt::print("{:<{}}  {:<9}  {:<{}}  {:<{}}", spec, specWidth_, phase, sizes, sizesWidth_, target,
+               cpuWidth_);
+    numbers(std::string_view(rest)...);
+  }
+  void numbers(std::string_view compile, std::string_view oneDnn, std::string_view reference,
+               std::string_view allowed, std::string_view time, std::string_view theirs,
+               std::string_view last) {
+    fmt::print("  {:>7}  {:>7}  {:>7}  {:>7}  {:>8}  {:>8}  {}\n", compile, oneDnn, reference,
+               allowed, time, theirs, last);
+  }
+
+  std::string verdict(bool agrees) const {
+    if (!colour_)
+      return agrees ? "agrees" : "DISAGREES";
+    return agrees ? "\033[32magrees\033[0m" : "\033[1;31mDISAGREES\033[0m";
+  }
+
+  static std::string oneDnnError(const OutputResult &output) {
+    return errorText(std::max(output.oneDnn ? output.oneDnn->comparison.largestError : 0,
+                              output.transposed ? output.transposed->comparison.largestError : 0));
+  }
+
+  static void printOutput(const OutputResult &output) {
+    auto line = [&](const char *authority, const Compared &compared) {
+      const oracle::Comparison &c = compared.comparison;
+      fmt::print("    {:<15} {:<10} {}: largest error {}, allowed {} + {} of the value ({})",
+                 output.name, authority, c.agrees() ? "agrees" : "DISAGREES",
+                 errorText(c.largestError), errorText(compared.tolerance.absolute),
+                 errorText(compared.tolerance.relative), compared.tolerance.why);
+      if (!c.agrees() && c.worst >= 0)
+        fmt::print("; element {} is {}, expected {}", c.worst, c.actual, c.expected);
+      fmt::print("\n");
+    };
+    line("f64", output.reference);
+    if (output.oneDnn)
+      line("oneDNN", *output.oneDnn);
+    if (output.transposed)
+      line("transposed", *output.transposed);
+  }
+
+  /// The number of a footnote, the same for the same text.
+  size_t note(const std::string &text) {
+    const auto found = llvm::find(notes_, text);
+    if (found != notes_.end())
+      return static_cast<size_t>(found - notes_.begin()) + 1;
+    notes_.push_back(text);
+    return notes_.size();
+  }
+
+  void clearProgress() const {
+    if (progress_)
+      fmt::print(stderr, "\r\033[K");
+  }
+
+  const std::vector<CheckCase> &cases_;
+  const CheckSettings settings_;
+  const std::string targetCpu_;
+  const std::vector<std::string> defaults_;
+  const bool verbose_, colour_, progress_;
+  size_t specWidth_ = 4, sizesWidth_ = 5, cpuWidth_ = 6;
+  size_t finished_ = 0, disagreements_ = 0;
+  std::vector<std::string> notes_;
+};
+
+class Json final : public CheckReport {
+public:
+  Json(const std::vector<CheckCase> &cases, const CheckSettings &settings)
+      : cases_(cases), settings_(settings) {}
+  void begin() override {}
+  void starting(size_t) override {}
+  void end(bool) override {}
+
+  void finished(size_t index, const CaseResult &result) override {
+    const CheckCase &check = cases_[index];
+    std::string line;
+    llvm::raw_string_ostream stream(line);
+    llvm::json::OStream json(stream);
+    json.object([&] {
+      json.attribute("spec", check.path);
+      json.attribute("name", check.spec.name);
+      json.attribute("phase", llvm::StringRef(toString(check.phase)));
+      json.attributeObject("sizes", [&] {
+        for (const auto &[name, value] : check.sizes)
+          json.attribute(name, value);
+      });
+      json.attributeObject("scalars", [&] {
+        for (const auto &[name, value] : check.scalars)
+          json.attribute(name, value);
+      });
+      json.attribute("target_cpu", result.targetCpu);
+      json.attribute("threads", settings_.threads);
+      json.attribute("seed", settings_.seed);
+      json.attribute("data", llvm::StringRef(toString(settings_.data)));
+      json.attribute("schedule", result.schedule);
+      json.attribute("compile_ms", result.compileMilliseconds);
+      json.attribute("time_us", result.timeMicroseconds);
+      json.attribute("onednn_time_us", result.oneDnnMicroseconds
+                                           ? llvm::json::Value(*result.oneDnnMicroseconds)
+                                           : llvm::json::Value(nullptr));
+      json.attribute("onednn_version", oracle::oneDnnVersion());
+      json.attribute("onednn_implementation", result.oneDnnImplementation);
+      json.attributeArray("onednn_notes", [&] {
+        for (const std::string &note : result.oneDnnNotes)
+          json.value(note);
+      });
+      const OutputResult &worst = result.worstByReference();
+      const OutputResult *theirs = result.worstByOneDnn();
+      json.attribute("error_onednn",
+                     theirs ? number(theirs->oneDnn ? theirs->oneDnn->comparison.largestError
+                                                    : theirs->transposed->comparison.largestError)
+                            : llvm::json::Value(nullptr));
+      json.attribute("error_reference", number(worst.reference.comparison.largestError));
+      json.attribute("tolerance", number(worst.reference.allowed()));
+      json.attribute("tolerance_why", worst.reference.tolerance.why);
+      json.attributeArray("outputs", [&] {
+        for (const OutputResult &output : result.outputs)
+          writeOutput(json, output);
+      });
+      json.attribute("verdict", result.agrees() ? "agrees" : "disagrees");
+      json.attribute("repeat", repeatCommand(check, settings_));
+    });
+    fmt::print("{}\n", line);
+    std::fflush(stdout);
+  }
+
+private:
+  /// JSON has no infinities.
+  static llvm::json::Value number(double value) {
+    return std::isfinite(value) ? llvm::json::Value(value) : llvm::json::Value("inf");
+  }
+
+  static void writeOutput(llvm::json::OStream &json, const OutputResult &output) {
+    auto write = [&](const std::string &authority, const Compared &compared) {
+      json.attribute("error_" + authority, number(compared.comparison.largestError));
+      json.attribute("error_over_tolerance_" + authority,
+                     number(compared.comparison.largestExcess));
+      json.attribute("tolerance_absolute_" + authority, number(compared.tolerance.absolute));
+      json.attribute("tolerance_relative_" + authority, number(compared.tolerance.relative));
+      json.attribute("tolerance_why_" + authority, compared.tolerance.why);
+    };
+    json.object([&] {
+      json.attribute("name", output.name);
+      write("reference", output.reference);
+      if (output.oneDnn)
+        write("onednn", *output.oneDnn);
+      if (output.transposed)
+        write("onednn_transposed", *output.transposed);
+    });
+  }
+
+  const std::vector<CheckCase> &cases_;
+  const CheckSettings settings_;
+};
+
+} // namespace
+
+std::string repeatCommand(const CheckCase &check, const CheckSettings &settings) {
+  std::string command =
+      fmt::format("normforge check {} --phase {}", shellWord(check.path), toString(check.phase));
+  for (const auto &[name, value] : check.sizes)
+    command += fmt::format(" --size {}={}", name, value);
+  if (!settings.cpu.empty())
+    command += " --cpu " + shellWord(settings.cpu);
+  return command + fmt::format(" --threads {} --data {} --seed {} --verbose", settings.threads,
+                               toString(settings.data), settings.seed);
+}
+
+std::unique_ptr<CheckReport> makeTable(const std::vector<CheckCase> &cases,
+                                       const CheckSettings &settings, const std::string &targetCpu,
+                                       const std::vector<std::string> &defaults, bool verbose) {
+  return std::make_unique<Table>(cases, settings, targetCpu, defaults, verbose);
+}
+
+std::unique_ptr<CheckReport> makeJson(const std::vector<CheckCase> &cases,
+                                      const CheckSettings &settings) {
+  return std::make_unique<Json>(cases, settings);
+}
+
+} // namespace normforge::cli

@@ -1,0 +1,238 @@
+// `normforge explain`: what a spec becomes: loops, schedules, work, arguments.
+#include "compiler/cli/Command.h"
+
+#include "llvm/ADT/STLExtras.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <memory>
+
+namespace normforge::cli {
+
+namespace {
+
+struct Options {
+  std::string spec, cpu, phase;
+  std::vector<std::string> sizes;
+};
+
+using Values = std::optional<std::vector<int64_t>>;
+
+std::string plural(int64_t count, const char *noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+/// "a task takes all of n, 1 of c and all of hw".
+std::string taskInWords(std::span<const Loop> loops, const StageSchedule &stage) {
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < loops.size(); ++i)
+    parts.push_back(stage.chunks[i] == 0 ? fmt::format("all of {}", loops[i].axes)
+                                         : fmt::format("{} of {}", stage.chunks[i], loops[i].axes));
+  std::string last = parts.back();
+  parts.pop_back();
+  return parts.empty() ? fmt::format("a task takes {}", last)
+                       : fmt::format("a task takes {} and {}", fmt::join(parts, ", "), last);
+}
+
+/// What of a stage is in registers at once.
+std::string flightInWords(std::span<const Loop> loops, const StageSchedule &stage, int64_t vector) {
+  const int tiled = tileLoop(loops);
+  if (!loops.back().kept) {
+    const std::string vectors =
+        fmt::format("{} of {} in flight", plural(stage.unroll, "vector"), loops.back().axes);
+    return tiled < 0 ? vectors
+                     : fmt::format("{} of {} at once, each with {}", plural(stage.tile, "row"),
+                                   loops[tiled].axes, vectors);
+  }
+  std::string text =
+      fmt::format("{} of {} at once ({})", plural(stage.tile, "lane"), loops[tiled].axes,
+                  plural((stage.tile + vector - 1) / vector, "vector"));
+  for (size_t i = loops.size(); i-- > 0;)
+    if (!loops[i].kept)
+      return text +
+             fmt::format(", {} of {} in flight", plural(stage.unroll, "iteration"), loops[i].axes);
+  return text;
+}
+
+void printSchedule(const Operator &op, const Schedule &schedule) {
+  auto stage = [&](const char *name, std::span<const Loop> loops, const StageSchedule &s) {
+    fmt::print("    {:<10} {}; {}\n", name, taskInWords(loops, s),
+               flightInWords(loops, s, schedule.vector));
+  };
+  fmt::print("    vectors of {} {}, tails {}{}\n", schedule.vector, toString(op.spec.dtype),
+             schedule.maskedTails ? "under a mask" : "in narrower vectors",
+             schedule.streamingStores ? ", y stored around the caches" : "");
+  switch (schedule.form) {
+  case Form::Elementwise:
+    stage("normalize", op.loops, schedule.normalize);
+    break;
+  case Form::Fused:
+    stage("all", op.loops, schedule.moments);
+    break;
+  case Form::Split:
+    stage("moments", op.loops, schedule.moments);
+    stage("merge", mergeLoops(op, schedule.moments), schedule.merge);
+    stage("normalize", op.loops, schedule.normalize);
+    break;
+  }
+}
+
+void printLoops(const Operator &op, const Values &values) {
+  fmt::print("\nLoop nest, outermost first\n");
+  std::string indent = "  ";
+  for (const Loop &loop : op.loops) {
+    fmt::print("{}for {} in {}: {}{}\n", indent, loop.axes, describe(loop.size, op.sizes, values),
+               loop.kept ? "kept, indexes the statistics" : "reduced",
+               loop.parameter ? (loop.kept ? " and gamma, beta" : ", indexes gamma, beta") : "");
+    indent += "  ";
+  }
+  if (op.blocked)
+    fmt::print("  blocks of {} of an axis of {}{}\n", op.blocked->block,
+               describe(op.blocked->size, op.sizes, values),
+               op.blocked->padded ? "; the last one may be padded with zeros" : "");
+  fmt::print("  a statistic is taken over {} elements\n", describe(op.groupSize, op.sizes, values));
+}
+
+void printWork(const Operator &op, const Values &values) {
+  fmt::print("\nWork of a call\n"
+             "  elements  {}\n"
+             "  bytes     {}  (at least: x read once, y written{})\n"
+             "  flops     {}\n",
+             describe(op.elements, op.sizes, values), describe(op.minimumBytes(), op.sizes, values),
+             op.fuses(Fused::Add) ? ", addend read" : "", describe(op.flops(), op.sizes, values));
+}
+
+bool holds(const Guard &guard, const std::vector<int64_t> &values) {
+  if (guard.limit == INT64_MAX)
+    return true;
+  const auto value = guard.value.evaluate(values);
+  return value && *value <= guard.limit;
+}
+
+void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
+                   const Artifact &artifact, const Values &values) {
+  size_t taken = variants.size();
+  for (size_t i = variants.size(); values && i-- > 0;)
+    if (holds(variants[i].guard, *values))
+      taken = i;
+  for (size_t i = 0; i < variants.size(); ++i) {
+    const ScheduleVariant &variant = variants[i];
+    fmt::print("\nVariant {} of {}, {}{}\n", i + 1, variants.size(),
+               describeGuard(variants, i, op.sizes),
+               i == taken && variants.size() > 1 ? " (taken by these sizes)" : "");
+    fmt::print("  schedule   {}\n  in words   {}: {}\n", variant.schedule.text(),
+               toString(variant.schedule.form), variant.reason);
+    printSchedule(op, variant.schedule);
+    for (const Stage &stage : artifact.variants[i].stages)
+      fmt::print("  stage      {}\n"
+                 "    tasks      {}\n"
+                 "    each moves {} bytes\n",
+                 stage.symbol, describe(stage.tasks, op.sizes, values),
+                 describe(stage.bytesPerTask, op.sizes, values));
+    fmt::print("  workspace  {} bytes\n",
+               describe(artifact.variants[i].workspaceBytes, op.sizes, values));
+  }
+}
+
+void printArguments(const Operator &op, const Values &values) {
+  fmt::print("\nArguments, in order\n");
+  for (size_t i = 0; i < op.arguments.size(); ++i) {
+    const Argument &argument = op.arguments[i];
+    std::string shape = describe(argument.shape, op.sizes);
+    if (values) {
+      std::vector<int64_t> numbers;
+      for (const SizeExpr &size : argument.shape)
+        numbers.push_back(size.evaluate(*values).value_or(-1));
+      if (describe(numbers) != shape)
+        shape += " = " + describe(numbers);
+    }
+    std::vector<std::string> aliases;
+    for (uint32_t alias : argument.mayAlias)
+      aliases.push_back(fmt::format("{} ({})", alias, op.arguments[alias].name));
+    fmt::print("  {:>2}  {:<7}  {:<15}  {}  {}{}\n", i, argument.written ? "written" : "read",
+               argument.name, toString(argument.dtype), shape,
+               aliases.empty()
+                   ? ""
+                   : fmt::format("; may be the buffer of {}", fmt::join(aliases, " or ")));
+  }
+  if (!op.sizes.empty())
+    fmt::print("Sizes, in order: {}\n", fmt::join(op.sizes, ", "));
+  if (!op.scalars.empty())
+    fmt::print("Numbers, in order: {}\n", fmt::join(op.scalars, ", "));
+}
+
+llvm::Error run(const Options &options) {
+  auto given = parseSizes(options.sizes);
+  if (!given)
+    return given.takeError();
+  auto target = chooseTarget(options.cpu);
+  if (!target)
+    return target.takeError();
+  auto spec = readSpec(options.spec);
+  if (!spec)
+    return spec.takeError();
+  auto phase = choosePhase(*spec, options.spec, options.phase);
+  if (!phase)
+    return phase.takeError();
+
+  const Operator op = makeOperator(*spec, *phase);
+  for (const auto &[name, value] : *given)
+    if (!llvm::is_contained(op.sizes, name))
+      return badInput(fmt::format("--size: {} has no size '{}'; {}", options.spec, name,
+                                  op.sizes.empty()
+                                      ? "all of its sizes are numbers"
+                                      : fmt::format("it has {}", fmt::join(op.sizes, ", "))));
+  // With all sizes or with none: expressions are shown either way, and values where they are known.
+  Values values;
+  std::vector<std::string> missing;
+  std::vector<int64_t> ordered = orderSizes(op.sizes, *given, missing);
+  if (!given->empty() && !missing.empty())
+    return badInput(
+        fmt::format("the size {} is missing: give --size {}=VALUE, or none of the sizes",
+                    fmt::join(missing, ", "), missing.front()));
+  if (missing.empty())
+    values = ordered;
+
+  const std::vector<ScheduleVariant> variants = selectSchedules(op, *target);
+  Session session(*target);
+  auto artifact = session.compile(op, variants);
+  if (!artifact)
+    return internalError(artifact.takeError());
+
+  std::vector<std::string> fused;
+  for (Fused f : spec->fuse)
+    fused.emplace_back(toString(f));
+  fmt::print("{}: {}, mode {}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
+             spec->layout.text, toString(spec->dtype),
+             fused.empty() ? "" : fmt::format(", then {}", fmt::join(fused, ", ")));
+  fmt::print("for {}\n", target->summary());
+  printLoops(op, values);
+  printWork(op, values);
+  printVariants(op, variants, *artifact, values);
+  printArguments(op, values);
+  return llvm::Error::success();
+}
+
+} // namespace
+
+void declareExplain(CLI::App &app, int &status) {
+  auto options = std::make_shared<Options>();
+  CLI::App *sub =
+      app.add_subcommand("explain", "Show a spec's loop nest, schedules, work and arguments");
+  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required()->type_name("PATH");
+  sub->add_option("--size", options->sizes, "a named size; with all of them, values are shown")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  sub->add_option("--cpu", options->cpu, "Explain the kernel for this CPU (default: native)")
+      ->type_name("CPU");
+  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
+      ->type_name("PHASE");
+  sub->callback([options, &status] {
+    if (llvm::Error error = run(*options))
+      status = report(std::move(error));
+  });
+}
+
+} // namespace normforge::cli
