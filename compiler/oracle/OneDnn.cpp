@@ -247,19 +247,21 @@ private:
     // mask for the backward pass as well.
     const bool reluFirst = way_ != Way::TransposedBatchNorm && !spec_.fuse.empty() &&
                            spec_.fuse.front() == Fused::Relu;
-    size_t fused = 0;
+    bool fused = false;
     BatchNorm::primitive_desc description;
     if (reluFirst) {
       try {
         description = describeBatchNorm(engine_, kind(), data, epsilon,
                                         flags | normalization_flags::fuse_norm_relu);
-        fused = 1;
-        if (phase_ == Phase::Training) {
+        // On plain channels-first layouts its generic code is several times slower with the relu
+        // than without (8x64x56x56: 9.3 ms against 1.7 ms): there the relu comes after it.
+        fused = std::string(description.impl_info_str()).find("ncsp") == std::string::npos;
+        if (fused && phase_ == Phase::Training) {
           step.arguments[DNNL_ARG_WORKSPACE] = memory(description.workspace_desc(), engine_);
           notes_.push_back("relu: oneDNN's also writes a mask for the backward pass");
         }
       } catch (const dnnl::error &) {
-        fused = 0; // not built in; a step of its own follows
+        fused = false; // not built in; a step of its own follows
       }
     }
     if (!fused)

@@ -2,15 +2,20 @@
 
 #include "llvm/ADT/SmallVector.h"
 #include "llvm/ADT/StringExtras.h"
-#include "llvm/CodeGen/CommandFlags.h"
+#include "llvm/CodeGen/CodeGenTargetMachineImpl.h"
+#include "llvm/CodeGen/MachineModuleInfo.h"
+#include "llvm/CodeGen/Passes.h"
+#include "llvm/CodeGen/TargetPassConfig.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Module.h"
+#include "llvm/InitializePasses.h"
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Object/ELFObjectFile.h"
-#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/LEB128.h"
 #include "llvm/Support/raw_ostream.h"
 #include "llvm/Target/TargetMachine.h"
 #include "llvm/TargetParser/Triple.h"
+#include "llvm/Transforms/Scalar.h"
 
 #include <fmt/format.h>
 
@@ -30,6 +35,7 @@ std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
   TargetOptions options;
   // A trapping integer or contracted operation is never ours to make: FMAs are explicit.
   options.AllowFPOpFusion = FPOpFusion::Strict;
+  options.EmitStackSizeSection = true; // read by linkImage
   return std::unique_ptr<TargetMachine>(
       found->createTargetMachine(triple, target.cpu, features, options, Reloc::PIC_,
                                  CodeModel::Small, CodeGenOptLevel::Default));
@@ -37,16 +43,57 @@ std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
 
 namespace {
 
-template <typename Stream>
-void emit(Module &module, TargetMachine &machine, Stream &stream, CodeGenFileType type) {
+/// Names the protected step of TargetPassConfig that selects instructions.
+struct CoreISelPasses : TargetPassConfig {
+  using TargetPassConfig::addCoreISelPasses;
+};
+
+/// The code generation pipeline without what a kernel has no use for: loop strength reduction and the
+/// induction variable analysis behind it are a third of the time and bring nothing (the passes have
+/// formed the addresses), exceptions and garbage collection there are none.
+void emit(Module &module, TargetMachine &machine, raw_pwrite_stream &stream,
+          CodeGenFileType type) {
+  auto &target = static_cast<CodeGenTargetMachineImpl &>(machine);
   legacy::PassManager passes;
-  machine.addPassesToEmitFile(passes, stream, nullptr, type, /*DisableVerify=*/true);
+  auto *info = new MachineModuleInfoWrapperPass(&target);
+  TargetPassConfig *config = target.createPassConfig(passes);
+  config->setDisableVerify(true);
+  passes.add(config);
+  passes.add(info);
+  passes.add(createUnreachableBlockEliminationPass());
+  passes.add(createScalarizeMaskedMemIntrinLegacyPass()); // AVX2 has no scatter
+  config->addCodeGenPrepare();
+  config->addISelPrepare();
+  (config->*&CoreISelPasses::addCoreISelPasses)();
+  config->addMachinePasses();
+  config->setInitialized();
+  target.addAsmPrinter(passes, stream, nullptr, type, info->getMMI().getContext());
+  passes.add(createFreeMachineFunctionPass());
   passes.run(module);
 }
 
 template <typename... Args> Error imageError(fmt::format_string<Args...> format, Args &&...args) {
   return createStringError("internal error: the generated code is not self-contained: " +
                            fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// What abi.h promises of a stage's stack.
+constexpr uint64_t kMostStackBytes = 16 * 1024;
+
+/// Checks a .stack_sizes section: for each function its address and, as ULEB128, its bytes of stack.
+Error checkStackSizes(ArrayRef<uint8_t> section) {
+  const uint8_t *at = section.begin(), *end = section.end();
+  while (end - at > 8) {
+    unsigned length = 0;
+    const char *malformed = nullptr;
+    const uint64_t bytes = decodeULEB128(at + 8, &length, end, &malformed);
+    if (malformed)
+      return imageError("malformed .stack_sizes");
+    if (bytes > kMostStackBytes)
+      return imageError("{} bytes of stack, more than {}", bytes, kMostStackBytes);
+    at += 8 + length;
+  }
+  return Error::success();
 }
 
 } // namespace
@@ -107,6 +154,19 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
     return error;
   if (Error error = place(false))
     return error;
+
+  for (const auto &section : *sections) {
+    auto name = file->getSectionName(section);
+    if (!name)
+      return name.takeError();
+    if (*name != ".stack_sizes")
+      continue;
+    auto contents = file->getSectionContents(section);
+    if (!contents)
+      return contents.takeError();
+    if (Error error = checkStackSizes(*contents))
+      return error;
+  }
 
   for (const auto &table : *sections) {
     if (table.sh_type != elf::SHT_SYMTAB)
