@@ -2,6 +2,7 @@
 
 #include "llvm/ADT/SmallVector.h"
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/Analysis/TargetTransformInfo.h"
 #include "llvm/CodeGen/CodeGenTargetMachineImpl.h"
 #include "llvm/CodeGen/MachineModuleInfo.h"
 #include "llvm/CodeGen/Passes.h"
@@ -60,6 +61,7 @@ void emit(Module &module, TargetMachine &machine, raw_pwrite_stream &stream,
   config->setDisableVerify(true);
   passes.add(config);
   passes.add(info);
+  passes.add(createTargetTransformInfoWrapperPass(target.getTargetIRAnalysis()));
   passes.add(createUnreachableBlockEliminationPass());
   passes.add(createScalarizeMaskedMemIntrinLegacyPass()); // AVX2 has no scatter
   config->addCodeGenPrepare();
