@@ -420,7 +420,9 @@ private:
       stages_.push_back(s.finish(dataBytes));
     }
 
-    // One merge: mean = sum(n_i m_i)/n, then M2 = sum(M2_i + n_i (m_i - mean)^2), in a fixed order.
+    // One merge, in a fixed order: mean = sum(n_i m_i)/n, then M2 = sum(M2_i + n_i (m_i - mean)^2)
+    // and, as within a chunk, the residual sum(n_i (m_i - mean)) that the mean's rounding left. Both
+    // are then taken about the mean as rounded to the dtype.
     WorkspaceArray mean, scale, shift;
     {
       StageBuilder s = stage("merge", merged, schedule_.merge);
@@ -454,33 +456,31 @@ private:
             return Values{a.fma(countOf(b, loc, loop), widen(b, loc, v[0]), v[1])};
           },
           wide)[0];
-      Value count = s.number(op_.groupSize);
-      Value wideCount = widen(s.builder(), s.builder().getUnknownLoc(), count);
-      if (auto n = op_.groupSize.constant())
-        wideCount = Arithmetic{s.builder(), s.builder().getUnknownLoc(), wide}.constant(
-            static_cast<double>(*n));
+      Value wideCount = s.number(op_.groupSize, wide);
       Operand exact = s.map(
           {sum}, space, 1,
           [&](OpBuilder &b, Location loc, ValueRange v, Index) {
             return Values{Arithmetic{b, loc, wide}.div(v[0], wideCount)};
           },
           wide)[0];
-      Operand m2 = s.sum(
-          {partialMeans, partialM2s, exact}, space, 1,
+      auto second = s.sum(
+          {partialMeans, partialM2s, exact}, space, 2,
           [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
             Arithmetic a{b, loc, wide};
             Value difference = a.sub(widen(b, loc, v[0]), v[2]);
             Value weighed = a.mul(countOf(b, loc, loop), difference);
-            return Values{a.add(a.fma(weighed, difference, widen(b, loc, v[1])), v[3])};
+            return Values{a.add(a.fma(weighed, difference, widen(b, loc, v[1])), v[3]),
+                          a.add(weighed, v[4])};
           },
-          wide)[0];
-      auto rounded = s.map({exact, m2}, space, 3,
+          wide);
+      auto rounded = s.map({exact, second[0], second[1]}, space, 3,
                            [&](OpBuilder &b, Location loc, ValueRange v, Index) {
                              Arithmetic a{b, loc, wide};
                              Value mean = narrow(b, loc, v[0]);
                              Value rest = a.sub(v[0], widen(b, loc, mean));
-                             return Values{mean, narrow(b, loc, a.mul(rest, wideCount)),
-                                           narrow(b, loc, v[1])};
+                             Value residual = a.fma(rest, wideCount, v[2]);
+                             Value m2 = a.fma(rest, a.add(residual, v[2]), v[1]);
+                             return Values{mean, narrow(b, loc, residual), narrow(b, loc, m2)};
                            });
       Normalization n =
           finalize(s, {rounded[0], rounded[1], rounded[2]}, inverseOf(s, op_.groupSize));

@@ -262,11 +262,14 @@ Value StageBuilder::size(const SizeExpr &size) {
   return stack.back();
 }
 
-Value StageBuilder::number(const SizeExpr &count) {
+Value StageBuilder::number(const SizeExpr &count, Type type) {
+  if (!type)
+    type = element_;
   if (auto value = count.constant())
-    return constant(static_cast<double>(*value));
+    return arith::ConstantOp::create(
+        builder_, loc_, builder_.getFloatAttr(type, static_cast<double>(*value)));
   Value integer = arith::IndexCastOp::create(builder_, loc_, builder_.getI64Type(), size(count));
-  return arith::SIToFPOp::create(builder_, loc_, element_, integer);
+  return arith::SIToFPOp::create(builder_, loc_, type, integer);
 }
 
 Value StageBuilder::empty(llvm::ArrayRef<AffineExpr> index, Type type) {

@@ -49,9 +49,9 @@ public:
   /// A run-time number, converted to the computation type.
   mlir::Value scalar(llvm::StringRef name);
   mlir::Value constant(double value);
-  /// A size as a value of type index, and converted to the computation type.
+  /// A size as a value of type index, and converted to the computation type or to `type`.
   mlir::Value size(const SizeExpr &size);
-  mlir::Value number(const SizeExpr &size);
+  mlir::Value number(const SizeExpr &size, mlir::Type type = {});
 
   /// A step over the loops `space` without reduction: each result is indexed by `space`. Results are
   /// of the computation type, or of `type`.

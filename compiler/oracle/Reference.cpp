@@ -56,23 +56,30 @@ struct Statistics {
   std::vector<double> mean, variance;
 };
 
-/// Mean, then the mean of the squared deviations. Sums are in extended
-/// precision, so that what is left of rounding is that of the results.
+/// Mean, then the mean of the squared deviations. Sums are in extended precision, and the mean is
+/// corrected by that of the deviations from it: a long sum of one number rounds the same way in every
+/// step, which even extended precision shows.
 Statistics batchStatistics(const Coordinates &at, const HostArray &x) {
   const long double n = at.groupSize();
-  std::vector<long double> sum(at.groups(), 0);
-  at.forEach([&](Place p) { sum[p.group] += x.get(p.offset); });
-  for (long double &s : sum)
-    s /= n;
+  std::vector<long double> mean(at.groups(), 0);
+  at.forEach([&](Place p) { mean[p.group] += x.get(p.offset); });
+  for (long double &m : mean)
+    m /= n;
+
+  std::vector<long double> correction(at.groups(), 0);
+  at.forEach([&](Place p) { correction[p.group] += x.get(p.offset) - mean[p.group]; });
+  for (size_t g = 0; g < mean.size(); ++g)
+    if (std::isfinite(mean[g]))
+      mean[g] += correction[g] / n;
 
   std::vector<long double> squares(at.groups(), 0);
   at.forEach([&](Place p) {
-    const long double deviation = x.get(p.offset) - sum[p.group];
+    const long double deviation = x.get(p.offset) - mean[p.group];
     squares[p.group] += deviation * deviation;
   });
 
   Statistics result;
-  result.mean.assign(sum.begin(), sum.end());
+  result.mean.assign(mean.begin(), mean.end());
   for (long double s : squares)
     result.variance.push_back(static_cast<double>(s / n));
   return result;
