@@ -53,7 +53,7 @@ int runCases(const ConformanceCases &cases, const char *cpu, const char *mayBeUn
   Session *session = sessionOrSkip(cpu);
   if (!session)
     return 0;
-  INFO("build/bin/test_numerics --source-file='*/ConformanceTest.cpp', cpu ", cpu);
+  INFO("build/bin/test_numerics --source-file='*/ConformanceTest.cpp', cpu ", std::string(cpu));
   CHECK(cases.errors.empty());
   for (const auto &[name, reason] : cases.skipped)
     MESSAGE("SKIP " << name << ": " << reason);
@@ -72,8 +72,7 @@ int runCases(const ConformanceCases &cases, const char *cpu, const char *mayBeUn
 } // namespace
 
 TEST_CASE("kernels give what Keras and PyTorch computed") {
-  const auto cases =
-      readFrameworkCases(std::string(NORMFORGE_TEST_DATA_DIR) + "/data/frameworks");
+  const auto cases = readFrameworkCases(std::string(NORMFORGE_TEST_DATA_DIR) + "/data/frameworks");
   std::string whyNot;
   for (const char *cpu : {"native", "haswell"})
     if (TestKernel::session(cpu, whyNot))

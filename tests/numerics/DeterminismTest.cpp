@@ -71,12 +71,13 @@ std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<Schedul
 }
 
 /// Runs one kernel in every way that must not change a bit.
-void checkSameBits(const TestKernel &kernel, const Problem &problem, const Spec &spec, Phase phase) {
+void checkSameBits(const TestKernel &kernel, const Problem &problem, const Spec &spec,
+                   Phase phase) {
   const auto inputs = oracle::drawInputs(spec, phase, problem.sizes, testSeed());
   const auto expected = kernel.run(problem.sizes, inputs);
   const std::string wrong = disagreement(spec, phase, problem.sizes, inputs, expected);
   CHECK_MESSAGE(wrong.empty(), wrong);
-  auto same = [&](const RunOptions &options, const char *what) {
+  auto same = [&](const RunOptions &options, const std::string &what) {
     CHECK_MESSAGE(sameBits(expected, kernel.run(problem.sizes, inputs, {}, options)), what);
   };
   for (int threads = 1; threads <= 4; ++threads) {
@@ -116,7 +117,7 @@ void checkAll(const char *cpu, const std::string &repeat) {
   for (const Problem &problem : problems)
     for (Phase phase : {Phase::Inference, Phase::Training}) {
       const std::string text = yaml(problem, phase);
-      INFO(repeat, " cpu ", cpu, " ", describeSizes(problem.sizes), "\n", text);
+      INFO(repeat, " cpu ", std::string(cpu), " ", describeSizes(problem.sizes), "\n", text);
       try {
         const Spec spec = specOf(text);
         const Operator op = makeOperator(spec, phase);
@@ -146,6 +147,4 @@ TEST_CASE("determinism: this machine") {
   checkAll("native", repeatCommand("determinism: this machine"));
 }
 
-TEST_CASE("determinism: haswell") {
-  checkAll("haswell", repeatCommand("determinism: haswell"));
-}
+TEST_CASE("determinism: haswell") { checkAll("haswell", repeatCommand("determinism: haswell")); }

@@ -109,7 +109,7 @@ TEST_CASE("layouts: named sizes") {
         if (!exists(shape, kind) || std::string_view(kind.cpu) != cpu)
           continue;
         const std::string text = yaml(shape, kind, shape.shape, turn);
-        INFO(repeat, " cpu ", cpu, "\n", text);
+        INFO(repeat, " cpu ", std::string(cpu), "\n", text);
         try {
           const Spec spec = specOf(text);
           const TestKernel kernel(spec, kind.phase, *session);
@@ -151,15 +151,14 @@ TEST_CASE("layouts: static sizes") {
         const std::string sizes =
             replaced(replaced(shape.shape, 'S', std::to_string(size)), 'M', turn % 4 ? "3" : "1");
         const std::string text = yaml(shape, kind, sizes, turn / oneIn);
-        INFO(repeat, " cpu ", kind.cpu, "\n", text);
+        INFO(repeat, " cpu ", std::string(kind.cpu), "\n", text);
         try {
           const Spec spec = specOf(text);
           const TestKernel kernel(spec, kind.phase, *session);
           const auto inputs = oracle::drawInputs(spec, kind.phase, {}, testSeed() + turn);
           RunOptions options;
           options.guard = turn % 4 < 2 ? GuardedBuffer::Guard::After : GuardedBuffer::Guard::Before;
-          const std::string wrong =
-              wrongResults(kernel, spec, kind.phase, {}, inputs, {}, options);
+          const std::string wrong = wrongResults(kernel, spec, kind.phase, {}, inputs, {}, options);
           CHECK_MESSAGE(wrong.empty(), wrong);
           ++ran;
         } catch (const std::exception &error) {

@@ -18,16 +18,12 @@ struct Problem {
 };
 
 const Problem problems[] = {
-    {"nchw", "N, 19, 7, 7", "c", 0, {{"N", 13}}},
-    {"nchw", "N, 3, 33, 31", "c", 0, {{"N", 7}}},
-    {"ncw", "N, 9, 1000", "c", 2, {{"N", 3}}},
-    {"nhwc", "N, 9, 9, 67", "c", 0, {{"N", 5}}},
-    {"nhwc", "N, 14, 14, 5", "c", 2, {{"N", 5}}},
-    {"nc", "N, 33", "c", 0, {{"N", 517}}},
-    {"ntc", "N, 5, 257", "c", 1, {{"N", 3}}},
-    {"nchw", "N, 5, 9, 11", "c", 1, {{"N", 3}}},
-    {"nChw16c", "N, 37, 7, 9", "c", 0, {{"N", 5}}},
-    {"nChw8c", "N, 11, 9, 9", "c", 2, {{"N", 5}}},
+    {"nchw", "N, 19, 7, 7", "c", 0, {{"N", 13}}},   {"nchw", "N, 3, 33, 31", "c", 0, {{"N", 7}}},
+    {"ncw", "N, 9, 1000", "c", 2, {{"N", 3}}},      {"nhwc", "N, 9, 9, 67", "c", 0, {{"N", 5}}},
+    {"nhwc", "N, 14, 14, 5", "c", 2, {{"N", 5}}},   {"nc", "N, 33", "c", 0, {{"N", 517}}},
+    {"nc", "N, 33", "c", 0, {{"N", 201}}},          {"nc", "N, 3", "c", 2, {{"N", 1003}}},
+    {"ntc", "N, 5, 257", "c", 1, {{"N", 3}}},       {"nchw", "N, 5, 9, 11", "c", 1, {{"N", 3}}},
+    {"nChw16c", "N, 37, 7, 9", "c", 0, {{"N", 5}}}, {"nChw8c", "N, 11, 9, 9", "c", 2, {{"N", 5}}},
 };
 
 /// Calls `check(kernel, spec, problem, variant)` for each problem, dtype, CPU and form of a phase.
@@ -44,14 +40,15 @@ void forEachKernel(const std::string &repeat, Phase phase, const std::string &mo
         const std::string text = fmt::format(
             "name: properties\nsemantics: pytorch\ninput: {{shape: [{}], layout: {}, dtype: {}}}\n"
             "axis: {}\nmode: {}\nphases: [{}]\n{}",
-            problem.shape, problem.layout, dtype, problem.axis, problem.mode, toString(phase), more);
-        INFO(repeat, " cpu ", cpu, " ", describeSizes(problem.sizes), "\n", text);
+            problem.shape, problem.layout, dtype, problem.axis, problem.mode, toString(phase),
+            more);
+        INFO(repeat, " cpu ", std::string(cpu), " ", describeSizes(problem.sizes), "\n", text);
         try {
           const Spec spec = specOf(text);
           const Operator op = makeOperator(spec, phase);
-          for (const ScheduleVariant &variant : forms(op, session->target())) {
+          for (const ScheduleVariant &variant : selectSchedules(op, session->target())) {
             INFO(variant.schedule.text());
-            check(TestKernel(op, variant, *session), spec, problem, variant.schedule);
+            check(TestKernel(op, always(variant.schedule), *session), spec, problem, variant);
             ++ran;
           }
         } catch (const std::exception &error) {
@@ -86,7 +83,8 @@ TEST_CASE("training's y has mean beta and variance gamma^2 v/(v+e)") {
   const std::string repeat = repeatCommand("training's y has mean*");
   forEachKernel(
       repeat, Phase::Training, "epsilon: 0.25\n",
-      [](const TestKernel &kernel, const Spec &spec, const Problem &problem, const Schedule &) {
+      [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+         const ScheduleVariant &) {
         if (!parametersAreKept(spec))
           return; // gamma differs within a group
         const auto inputs = oracle::drawInputs(spec, Phase::Training, problem.sizes, testSeed());
@@ -124,7 +122,8 @@ TEST_CASE("scaling x by a power of two and epsilon along changes no bit of y") {
   const std::string repeat = repeatCommand("scaling x by a power of two*");
   forEachKernel(
       repeat, Phase::Training, "epsilon: argument\n",
-      [](const TestKernel &kernel, const Spec &spec, const Problem &problem, const Schedule &) {
+      [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+         const ScheduleVariant &) {
         auto inputs = oracle::drawInputs(spec, Phase::Training, problem.sizes, testSeed());
         const HostArray x = inputs.at("x");
         const auto expected = kernel.run(problem.sizes, inputs, {{"epsilon", 0x1p-8}});
@@ -148,69 +147,81 @@ TEST_CASE("scaling x by a power of two and epsilon along changes no bit of y") {
 TEST_CASE("NaN and Inf stay in their statistics group") {
   const std::string repeat = repeatCommand("NaN and Inf stay in their statistics group");
   for (Phase phase : {Phase::Inference, Phase::Training})
-    forEachKernel(
-        repeat, phase, "fuse: [relu]\n",
-        [phase](const TestKernel &kernel, const Spec &spec, const Problem &problem,
-                const Schedule &) {
-          auto inputs = oracle::drawInputs(spec, phase, problem.sizes, testSeed());
-          const auto expected = kernel.run(problem.sizes, inputs);
-          const auto groups = groupsOf(spec, problem.sizes);
-          std::mt19937_64 random(testSeed());
-          for (double bad : {std::numeric_limits<double>::quiet_NaN(),
-                             std::numeric_limits<double>::infinity()}) {
-            size_t place;
-            do
-              place = random() % groups.size();
-            while (groups[place] < 0);
-            const int64_t group = groups[place];
-            INFO(bad, " at element ", place, " of group ", group);
-            auto changed = inputs;
-            changed.at("x").set(static_cast<int64_t>(place), bad);
-            const auto outputs = kernel.run(problem.sizes, changed);
-            CHECK((elementsBut(outputs.at("y"), groups, group) ==
-                   elementsBut(expected.at("y"), groups, group)));
-            for (const auto &[name, array] : expected)
-              if (name != "y")
-                for (int64_t i = 0; i < array.count(); ++i)
-                  if (i != group)
-                    REQUIRE(outputs.at(name).get(i) == array.get(i));
-            // NaN passes relu; with the batch's statistics it takes its whole group along.
-            if (phase == Phase::Training || spec.mode != Mode::Feature) {
-              bool all = true;
-              for (size_t i = 0; i < groups.size(); ++i)
-                all = all && (groups[i] != group ||
-                              std::isnan(outputs.at("y").get(static_cast<int64_t>(i))));
-              CHECK(all);
-            } else if (std::isnan(bad)) {
-              CHECK(std::isnan(outputs.at("y").get(static_cast<int64_t>(place))));
-            }
-          }
-        });
+    forEachKernel(repeat, phase, "fuse: [relu]\n",
+                  [phase](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+                          const ScheduleVariant &) {
+                    auto inputs = oracle::drawInputs(spec, phase, problem.sizes, testSeed());
+                    const auto expected = kernel.run(problem.sizes, inputs);
+                    const auto groups = groupsOf(spec, problem.sizes);
+                    std::mt19937_64 random(testSeed());
+                    for (double bad : {std::numeric_limits<double>::quiet_NaN(),
+                                       std::numeric_limits<double>::infinity()}) {
+                      size_t place;
+                      do
+                        place = random() % groups.size();
+                      while (groups[place] < 0);
+                      const int64_t group = groups[place];
+                      INFO(bad, " at element ", place, " of group ", group);
+                      auto changed = inputs;
+                      changed.at("x").set(static_cast<int64_t>(place), bad);
+                      const auto outputs = kernel.run(problem.sizes, changed);
+                      CHECK((elementsBut(outputs.at("y"), groups, group) ==
+                             elementsBut(expected.at("y"), groups, group)));
+                      for (const auto &[name, array] : expected)
+                        if (name != "y")
+                          for (int64_t i = 0; i < array.count(); ++i)
+                            if (i != group)
+                              REQUIRE(outputs.at(name).get(i) == array.get(i));
+                      // NaN passes relu; with the batch's statistics it takes its whole group
+                      // along.
+                      if (phase == Phase::Training || spec.mode != Mode::Feature) {
+                        bool all = true;
+                        for (size_t i = 0; i < groups.size(); ++i)
+                          all = all && (groups[i] != group ||
+                                        std::isnan(outputs.at("y").get(static_cast<int64_t>(i))));
+                        CHECK(all);
+                      } else if (std::isnan(bad)) {
+                        CHECK(std::isnan(outputs.at("y").get(static_cast<int64_t>(place))));
+                      }
+                    }
+                  });
 }
 
 TEST_CASE("a constant group gives beta") {
   const std::string repeat = repeatCommand("a constant group gives beta");
-  forEachKernel(
-      repeat, Phase::Training, "",
-      [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
-         const Schedule &schedule) {
-        auto inputs = oracle::drawInputs(spec, Phase::Training, problem.sizes, testSeed(),
-                                         oracle::Data::Constant);
-        // The merge of chunks sums n_i m_i: exact for numbers of few digits alone, so those are
-        // what a split kernel is asked about. In one pass the second sum corrects the mean.
-        if (schedule.form == Form::Split)
-          for (int64_t i = 0; i < inputs.at("x").count(); ++i)
-            inputs.at("x").set(i, std::round(inputs.at("x").get(i) * 8) / 8);
-        const auto outputs = kernel.run(problem.sizes, inputs);
-        const auto groups = groupsOf(spec, problem.sizes);
-        const HostArray &y = outputs.at("y"), &beta = inputs.at("beta");
-        if (parametersAreKept(spec))
-          for (size_t i = 0; i < groups.size(); ++i)
-            if (groups[i] >= 0)
-              REQUIRE(y.get(static_cast<int64_t>(i)) == beta.get(groups[i]));
-        for (int64_t i = 0; i < outputs.at("batch_variance").count(); ++i)
-          REQUIRE(outputs.at("batch_variance").get(i) == 0);
-      });
+  forEachKernel(repeat, Phase::Training, "",
+                [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+                   const ScheduleVariant &variant) {
+                  // A fused kernel's running sums are as long as its guard lets its groups be, no
+                  // longer.
+                  std::vector<int64_t> sizes;
+                  for (const std::string &name : kernel.artifact().sizes)
+                    sizes.push_back(problem.sizes.at(name));
+                  if (variant.guard.value.evaluate(sizes) > variant.guard.limit)
+                    return;
+                  auto inputs = oracle::drawInputs(spec, Phase::Training, problem.sizes, testSeed(),
+                                                   oracle::Data::Constant);
+                  // The merge of chunks sums n_i m_i in f64. For f64 data that is exact for numbers
+                  // of few digits alone, so those are what such a kernel is asked about; with one
+                  // chunk, the second pass corrects the mean.
+                  if (variant.schedule.form == Form::Split && spec.dtype == DType::F64)
+                    for (int64_t i = 0; i < inputs.at("x").count(); ++i)
+                      inputs.at("x").set(i, std::round(inputs.at("x").get(i) * 8) / 8);
+                  const auto outputs = kernel.run(problem.sizes, inputs);
+                  const auto groups = groupsOf(spec, problem.sizes);
+                  const HostArray &y = outputs.at("y"), &beta = inputs.at("beta");
+                  if (parametersAreKept(spec))
+                    for (size_t i = 0; i < groups.size(); ++i)
+                      if (groups[i] >= 0)
+                        REQUIRE(y.get(static_cast<int64_t>(i)) == beta.get(groups[i]));
+                  // The squares of what the first mean is off by are taken away again but for a
+                  // rounding.
+                  for (int64_t i = 0; i < outputs.at("batch_variance").count(); ++i) {
+                    const double off = 4 * digits(spec) * outputs.at("batch_mean").get(i);
+                    REQUIRE(outputs.at("batch_variance").get(i) >= 0);
+                    REQUIRE(outputs.at("batch_variance").get(i) <= off * off);
+                  }
+                });
 }
 
 TEST_CASE("padding is neither read into results nor left unwritten") {
@@ -219,7 +230,7 @@ TEST_CASE("padding is neither read into results nor left unwritten") {
     for (const char *fuse : {"fuse: []\n", "fuse: [add, relu]\n"})
       forEachKernel(repeat, phase, fuse,
                     [phase](const TestKernel &kernel, const Spec &spec, const Problem &problem,
-                            const Schedule &) {
+                            const ScheduleVariant &) {
                       if (!spec.layout.isBlocked())
                         return;
                       auto inputs = oracle::drawInputs(spec, phase, problem.sizes, testSeed());

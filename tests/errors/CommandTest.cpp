@@ -1,0 +1,523 @@
+// The command `normforge` as its users meet it: exit status, both streams, and the files it leaves.
+#include "compiler/cli/Npy.h"
+#include "compiler/target/Target.h"
+#include "runtime/cpu_info/CpuInfo.h"
+
+#include "llvm/Support/JSON.h"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <fcntl.h>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+using namespace normforge;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int status = -1;
+  std::string out, err;
+};
+
+std::string slurp(const fs::path &path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+/// A folder of its own for each test, in which the command runs: messages hold short paths.
+class Folder {
+public:
+  Folder() {
+    std::string pattern = fs::temp_directory_path() / "normforge-command-XXXXXX";
+    REQUIRE(mkdtemp(pattern.data()));
+    path_ = pattern;
+    write("bn.yaml", "name: bn\n"
+                     "input: {shape: [N, 3, 2, 2], layout: nchw}\n"
+                     "axis: c\n"
+                     "epsilon: 1.0e-3\n"
+                     "phases: [inference, training]\n");
+    write("late.yaml", "name: late\n"
+                       "input: {shape: [N, 3, 2, 2], layout: nchw}\n"
+                       "axis: c\n"
+                       "epsilon: argument\n");
+    write("sized.yaml", "name: sized\n"
+                        "input: {shape: [N, 3, H, W], layout: nchw}\n"
+                        "axis: c\n");
+    fs::create_directory(path_ / "folder");
+    array("x.npy", {2, 3, 2, 2}, 1);
+    array("gamma.npy", {3}, 2);
+    array("beta.npy", {3}, 0.5);
+    array("mean.npy", {3}, 0);
+    array("variance.npy", {1, 3, 1, 1}, 0.999);
+  }
+  ~Folder() { fs::remove_all(path_); }
+
+  const fs::path &path() const { return path_; }
+  void write(const std::string &name, const std::string &text) const {
+    std::ofstream(path_ / name, std::ios::binary) << text;
+  }
+  /// An array that counts up from `first`, except that a vector is `first` throughout.
+  void array(const std::string &name, std::vector<int64_t> shape, double first,
+             DType dtype = DType::F32) const {
+    HostArray values(dtype, std::move(shape));
+    for (int64_t i = 0; i < values.count(); ++i)
+      values.set(i, first + (values.count() > 3 ? static_cast<double>(i) : 0));
+    REQUIRE(!writeNpy((path_ / name).string(), values));
+  }
+  HostArray read(const std::string &name) const {
+    auto values = readNpy((path_ / name).string());
+    REQUIRE(static_cast<bool>(values));
+    return std::move(*values);
+  }
+  size_t files() const {
+    return static_cast<size_t>(
+        std::distance(fs::directory_iterator(path_), fs::directory_iterator()));
+  }
+
+  Outcome run(std::vector<std::string> words) const {
+    const fs::path out = path_.string() + ".out", err = path_.string() + ".err";
+    words.insert(words.begin(), NORMFORGE_COMMAND);
+    std::vector<char *> argv;
+    for (std::string &word : words)
+      argv.push_back(word.data());
+    argv.push_back(nullptr);
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      const int outFile = open(out.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+      const int errFile = open(err.c_str(), O_CREAT | O_TRUNC | O_WRONLY, 0600);
+      if (outFile < 0 || errFile < 0 || chdir(path_.c_str()) != 0)
+        _exit(125);
+      dup2(outFile, STDOUT_FILENO);
+      dup2(errFile, STDERR_FILENO);
+      execv(argv[0], argv.data());
+      _exit(126);
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    Outcome outcome;
+    outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    outcome.out = slurp(out);
+    outcome.err = slurp(err);
+    fs::remove(out);
+    fs::remove(err);
+    return outcome;
+  }
+
+  /// Bad input: status 2, this on stderr, nothing on stdout and no new file.
+  void refuses(const std::vector<std::string> &words, const std::string &message) const {
+    CAPTURE(fmt::format("normforge {}", fmt::join(words, " ")));
+    const size_t before = files();
+    const Outcome outcome = run(words);
+    CHECK(outcome.status == 2);
+    CHECK(outcome.err == message + "\n");
+    CHECK(outcome.out == "");
+    CHECK(files() == before);
+  }
+
+private:
+  fs::path path_;
+};
+
+/// `run` of bn.yaml's inference with some of its arguments replaced.
+std::vector<std::string> runWords(std::vector<std::string> more = {},
+                                  const std::string &x = "x.npy",
+                                  const std::string &gamma = "gamma.npy") {
+  std::vector<std::string> words{"run",
+                                 "bn.yaml",
+                                 "x=" + x,
+                                 "gamma=" + gamma,
+                                 "beta=beta.npy",
+                                 "moving_mean=mean.npy",
+                                 "moving_variance=variance.npy"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+bool contains(const std::string &text, const std::string &part) {
+  return text.find(part) != std::string::npos;
+}
+
+const std::string reads = "it reads the arrays x, gamma, beta, moving_mean, moving_variance";
+
+/// What this machine lacks of a CPU that kernels can be compiled for, as the runtime lists it.
+std::string missingFeatures(const TargetDescription &target) {
+  std::string missing;
+  for (const std::string &feature : target.instructionSets())
+    if (!hostHasFeature(feature))
+      missing += (missing.empty() ? "" : ", ") + feature;
+  return missing;
+}
+
+} // namespace
+
+// ---- Bad input ----------------------------------------------------------------------------------
+
+TEST_CASE("run refuses arrays that are not what the phase takes") {
+  const Folder folder;
+  SUBCASE("dtype") {
+    folder.array("x64.npy", {2, 3, 2, 2}, 1, DType::F64);
+    folder.refuses(runWords({"-o", "y=y.npy"}, "x64.npy"),
+                   "x64.npy: error: argument x takes f32, found f64");
+  }
+  SUBCASE("shape of numbers") {
+    folder.array("wide.npy", {4}, 1);
+    folder.refuses(runWords({"-o", "y=y.npy"}, "x.npy", "wide.npy"),
+                   "wide.npy: error: argument gamma takes shape (3), found (4)");
+  }
+  SUBCASE("shape with a named size") {
+    folder.array("tall.npy", {2, 3, 2, 5}, 1);
+    folder.refuses(
+        runWords({"-o", "y=y.npy"}, "tall.npy"),
+        "tall.npy: error: argument x takes shape (2, 3, 2, 2), which is (N, 3, 2, 2), found "
+        "(2, 3, 2, 5)");
+  }
+  SUBCASE("a size that --size contradicts") {
+    folder.refuses(runWords({"--size", "N=3", "-o", "y=y.npy"}),
+                   "normforge: error: size N is 3 by --size and 2 by x (x.npy of shape "
+                   "(2, 3, 2, 2))");
+  }
+  SUBCASE("two arrays that contradict each other") {
+    folder.write("sum.yaml", "name: sum\ninput: {shape: [N, 3], layout: nc}\naxis: c\nmode: 2\n"
+                             "center: false\nscale: false\nfuse: [add]\n");
+    folder.array("a.npy", {4, 3}, 1);
+    folder.array("b.npy", {5, 3}, 1);
+    folder.refuses({"run", "sum.yaml", "x=a.npy", "addend=b.npy", "-o", "y=y.npy"},
+                   "normforge: error: size N is 4 by x (a.npy of shape (4, 3)) and 5 by addend "
+                   "(b.npy of shape (5, 3))");
+  }
+  SUBCASE("truncated") {
+    const std::string whole = slurp(folder.path() / "x.npy");
+    folder.write("short.npy", whole.substr(0, whole.size() - 10));
+    folder.refuses(runWords({"-o", "y=y.npy"}, "short.npy"),
+                   "short.npy: error: expected 96 bytes of data for shape (2, 3, 2, 2) of f32, "
+                   "found 86: the file is truncated");
+  }
+  SUBCASE("a directory, a missing file, something else") {
+    folder.refuses(runWords({"-o", "y=y.npy"}, "folder"),
+                   "folder: error: expected an .npy file, found a directory");
+    folder.refuses(runWords({"-o", "y=y.npy"}, "none.npy"),
+                   "none.npy: error: cannot be read: No such file or directory");
+    folder.refuses(runWords({"-o", "y=y.npy"}, "bn.yaml"),
+                   "bn.yaml: error: expected an .npy file, which starts with \\x93NUMPY; found "
+                   "other bytes");
+  }
+}
+
+TEST_CASE("run refuses arguments that the phase does not take, and lists what it takes") {
+  const Folder folder;
+  folder.refuses({"run", "bn.yaml", "x=x.npy", "gamma=gamma.npy", "moving_mean=mean.npy",
+                  "moving_variance=variance.npy", "-o", "y=y.npy"},
+                 "normforge: error: phase inference of bn.yaml needs beta, which is not given; " +
+                     reads);
+  folder.refuses(runWords({"dy=x.npy", "-o", "y=y.npy"}),
+                 "normforge: error: phase inference of bn.yaml takes no 'dy'; " + reads);
+  folder.refuses(runWords({"x=x.npy", "-o", "y=y.npy"}),
+                 "normforge: error: argument x is given twice");
+  folder.refuses(runWords({"x", "-o", "y=y.npy"}),
+                 "normforge: error: expected NAME=FILE.npy or NAME=NUMBER, found 'x'");
+  folder.refuses({"run", "late.yaml", "x=x.npy", "gamma=gamma.npy", "beta=beta.npy",
+                  "moving_mean=mean.npy", "moving_variance=variance.npy", "-o", "y=y.npy"},
+                 "normforge: error: phase inference of late.yaml needs epsilon, which is not "
+                 "given; " +
+                     reads + " and the numbers epsilon");
+  folder.refuses({"run", "late.yaml", "x=x.npy", "gamma=gamma.npy", "beta=beta.npy",
+                  "moving_mean=mean.npy", "moving_variance=variance.npy", "epsilon=small", "-o",
+                  "y=y.npy"},
+                 "normforge: error: epsilon: expected a number, found 'small'");
+}
+
+TEST_CASE("run refuses outputs that cannot be, before anything is written") {
+  const Folder folder;
+  folder.refuses(runWords(),
+                 "normforge: error: no output is named with -o NAME=FILE.npy; it writes y");
+  folder.refuses(runWords({"-o", "y=y.npy", "-o", "z=z.npy"}),
+                 "normforge: error: -o: phase inference of bn.yaml has no output 'z'; it writes y");
+  folder.refuses(runWords({"-o", "y=folder"}),
+                 "folder: error: expected a file to write, found a directory");
+  folder.refuses(runWords({"--phase", "training", "-o", "y=same.npy", "-o", "batch_mean=same.npy"}),
+                 "normforge: error: -o: same.npy is named for two outputs");
+  // The first output could be written; it is not, because the second cannot.
+  folder.refuses(
+      runWords({"--phase", "training", "-o", "batch_mean=m.npy", "-o", "y=nowhere/y.npy"}),
+      "nowhere/y.npy: error: cannot be written: No such file or directory");
+}
+
+TEST_CASE("CPUs, phases, sizes and other options are checked") {
+  const Folder folder;
+  const std::string cpus = fmt::format("{}", fmt::join(compilableCpus(), ", "));
+  for (const char *command : {"check", "explain"})
+    folder.refuses({command, "bn.yaml", "--cpu", "z80"},
+                   "normforge: error: --cpu: unknown CPU 'z80'; expected native or one of: " +
+                       cpus);
+  folder.refuses({"compile", "bn.yaml", "--emit=asm", "--cpu", "z80"},
+                 "normforge: error: --cpu: unknown CPU 'z80'; expected native or one of: " + cpus);
+  folder.refuses(runWords({"-o", "y=y.npy", "--cpu", "z80"}),
+                 "normforge: error: --cpu: unknown CPU 'z80'; expected native or one of: " + cpus);
+
+  folder.refuses({"check", "sized.yaml"},
+                 "normforge: error: sized.yaml: no value for size H, W; give it with --size "
+                 "H=VALUE (named sizes of this spec: N, H, W)");
+  folder.refuses({"check", "bn.yaml", "--size", "M=3"},
+                 "normforge: error: --size: no spec given has a size 'M'; the named sizes are N");
+  folder.refuses({"explain", "bn.yaml", "--size", "M=3"},
+                 "normforge: error: --size: bn.yaml has no size 'M'; it has N");
+  folder.refuses({"check", "bn.yaml", "--size", "N=0"},
+                 "normforge: error: --size: expected NAME=VALUE with a whole number from 1 to "
+                 "2^63 - 1, found 'N=0'");
+  folder.refuses({"check", "bn.yaml", "--size", "N=1", "--size", "N=2"},
+                 "normforge: error: --size: N is given twice");
+  folder.refuses({"check", "bn.yaml", "--size", "N=9000000000000000000"},
+                 "normforge: error: bn.yaml: sizes are too large: the bytes of 'x' do not fit in "
+                 "63 bits");
+
+  folder.refuses({"check", "bn.yaml", "--phase", "backward"},
+                 "normforge: error: --phase: expected inference or training, found 'backward'");
+  folder.refuses({"check", "sized.yaml", "--phase", "training"},
+                 "normforge: error: --phase: no spec given has phase training");
+  folder.refuses(runWords({"-o", "y=y.npy", "--phase", "backward"}),
+                 "normforge: error: --phase: 'backward' is none of the phases of bn.yaml: "
+                 "inference, training");
+  folder.refuses({"check", "bn.yaml", "--threads", "0"},
+                 "normforge: error: --threads: expected a whole number from 1 to 1024, found '0'");
+  folder.refuses({"check", "bn.yaml", "--data", "nice"},
+                 "normforge: error: --data: expected normal, offset, constant, outlier or "
+                 "denormal, found 'nice'");
+  folder.refuses({"check", "bn.yaml", "--seed", "-1"},
+                 "normforge: error: --seed: expected a whole number from 0 to "
+                 "18446744073709551615, found '-1'");
+  folder.refuses({"compile", "bn.yaml"},
+                 "normforge: error: --emit is missing: expected one of: linalg, scheduled, vector, "
+                 "llvm-mlir, llvm, asm, obj");
+  folder.refuses({"compile", "bn.yaml", "--emit=wasm"},
+                 "normforge: error: --emit: expected one of: linalg, scheduled, vector, "
+                 "llvm-mlir, llvm, asm, obj, found 'wasm'");
+  folder.refuses({"compile", "bn.yaml", "--emit=asm", "-o", "folder"},
+                 "folder: error: expected a file to write, found a directory");
+  folder.refuses({}, "normforge: error: A subcommand is required; normforge --help lists what it "
+                     "takes");
+  folder.refuses({"check"}, "normforge: error: SPEC is required; normforge check --help lists what "
+                            "it takes");
+}
+
+TEST_CASE("specs that cannot be read, and directories without any") {
+  const Folder folder;
+  folder.refuses({"explain", "none.yaml"},
+                 "none.yaml: error: cannot be read: No such file or directory");
+  folder.refuses({"check", "folder"},
+                 "folder: error: expected specs in this directory, found no *.yaml file");
+  // All specs are read before any is run, and each error is shown.
+  folder.write("folder/a.yaml", "input: {shape: [0], layout: c}\n");
+  folder.write("folder/b.yaml", "input: {shape: [N, 3], layout: nc}\naxis: c\n");
+  const Outcome outcome = folder.run({"check", "folder", "bn.yaml"});
+  CHECK(outcome.status == 2);
+  CHECK(outcome.out == "");
+  CHECK(contains(outcome.err, "folder/a.yaml:1:17: error: "));
+}
+
+TEST_CASE("a kernel for a CPU that this machine is not") {
+  const Folder folder;
+  bool tried = false;
+  for (const std::string &cpu : compilableCpus()) {
+    auto target = describeTarget(cpu);
+    REQUIRE(static_cast<bool>(target));
+    const std::string missing = missingFeatures(*target);
+    if (missing.empty())
+      continue;
+    tried = true;
+    const std::string why = fmt::format("kernel needs {}, which this machine lacks", missing);
+    folder.refuses({"check", "bn.yaml", "--cpu", cpu}, "normforge: error: bn.yaml: " + why);
+    folder.refuses(runWords({"-o", "y=y.npy", "--cpu", cpu}), "normforge: error: " + why);
+    // Compiling for it needs no such machine.
+    CHECK(folder.run({"compile", "bn.yaml", "--emit=asm", "--cpu", cpu}).status == 0);
+  }
+  if (!tried)
+    MESSAGE("SKIP: this machine runs kernels for every CPU that can be compiled for");
+  if (hostHasFeature("avx512f"))
+    MESSAGE("SKIP: an AVX-512 kernel on a machine without AVX-512; this one has it");
+}
+
+// ---- Good runs ----------------------------------------------------------------------------------
+
+TEST_CASE("run computes what the formula says") {
+  const Folder folder;
+  // variance.npy has axes of size 1 around its 3.
+  const Outcome outcome = folder.run(runWords({"-o", "y=y.npy"}));
+  CHECK(outcome.err == "");
+  CHECK(outcome.out == "");
+  REQUIRE(outcome.status == 0);
+  const HostArray y = folder.read("y.npy");
+  CHECK(y.shape == std::vector<int64_t>{2, 3, 2, 2});
+  for (int64_t i = 0; i < y.count(); ++i) // sqrt(0.999 + 0.001) is 1
+    CHECK(y.get(i) == doctest::Approx(2.0 * static_cast<double>(1 + i) + 0.5).epsilon(1e-5));
+}
+
+TEST_CASE("run takes the moving statistics in and gives them out by the same names") {
+  const Folder folder;
+  const Outcome outcome =
+      folder.run(runWords({"--phase", "training", "--threads", "2", "-o", "moving_mean=mean.npy",
+                           "-o", "batch_mean=batch.npy"}));
+  CHECK(outcome.err == "");
+  REQUIRE(outcome.status == 0);
+  const HostArray batch = folder.read("batch.npy"), moving = folder.read("mean.npy");
+  CHECK(moving.shape == std::vector<int64_t>{3});
+  for (int64_t c = 0; c < 3; ++c) {
+    // Channel c holds 1 + 4c + i and the same 12 further on, for i of 0 to 3.
+    const double mean = 1 + 4 * static_cast<double>(c) + 1.5 + 6;
+    CHECK(batch.get(c) == doctest::Approx(mean).epsilon(1e-6));
+    CHECK(moving.get(c) == doctest::Approx(0.01 * mean).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("run takes numbers of the call, and arrays without their axis of size 1") {
+  const Folder folder;
+  folder.array("one.npy", {3, 2, 2}, 1); // N is 1
+  const Outcome outcome = folder.run(
+      {"run", "late.yaml", "x=one.npy", "gamma=gamma.npy", "beta=beta.npy", "moving_mean=mean.npy",
+       "moving_variance=variance.npy", "epsilon=3.001", "-o", "y=y.npy"});
+  CHECK(outcome.err == "");
+  REQUIRE(outcome.status == 0);
+  const HostArray y = folder.read("y.npy");
+  CHECK(y.shape == std::vector<int64_t>{1, 3, 2, 2});
+  for (int64_t i = 0; i < y.count(); ++i) // sqrt(0.999 + 3.001) is 2
+    CHECK(y.get(i) == doctest::Approx(static_cast<double>(1 + i) + 0.5).epsilon(1e-5));
+}
+
+TEST_CASE("check prints a table without colour or progress into a file") {
+  const Folder folder;
+  const Outcome outcome = folder.run({"check", "bn.yaml", "--threads", "1", "--seed", "7"});
+  CHECK(outcome.status == 0);
+  CHECK(outcome.err == "");
+  CHECK(outcome.out.rfind("seed 7, normal data, 1 thread, oneDNN ", 0) == 0);
+  CHECK(contains(outcome.out, "; N=8 by default\n"));
+  CHECK(contains(outcome.out, "bn.yaml  inference  N=8 "));
+  CHECK(contains(outcome.out, "bn.yaml  training   N=8 "));
+  CHECK(contains(outcome.out, "oneDNN: moving_mean, moving_variance: not in oneDNN"));
+  CHECK(contains(outcome.out, "2 of 2 agree.\n"));
+  CHECK(!contains(outcome.out, "\033"));
+}
+
+TEST_CASE("check --json prints one object a line") {
+  const Folder folder;
+  for (const char *data : {"normal", "offset", "constant", "outlier", "denormal"}) {
+    CAPTURE(data);
+    const Outcome outcome =
+        folder.run({"check", "bn.yaml", "sized.yaml", "--json", "--size", "N=3", "--size", "H=2",
+                    "--size", "W=5", "--seed", "1", "--data", data});
+    CHECK(outcome.status == 0);
+    CHECK(outcome.err == "");
+    std::istringstream lines(outcome.out);
+    size_t count = 0;
+    for (std::string line; std::getline(lines, line); ++count) {
+      auto value = llvm::json::parse(line);
+      REQUIRE(static_cast<bool>(value));
+      const llvm::json::Object *object = value->getAsObject();
+      REQUIRE(object);
+      CHECK(object->getString("verdict") == "agrees");
+      CHECK(object->getString("data") == data);
+      CHECK(object->getInteger("seed") == 1);
+      CHECK(object->getObject("sizes")->getInteger("N") == 3);
+      for (const char *number : {"compile_ms", "time_us", "error_reference", "tolerance"}) {
+        CAPTURE(number);
+        CHECK(object->getNumber(number).has_value());
+      }
+      CHECK(object->getArray("outputs")->size() == (count == 1 ? 5 : 1));
+    }
+    CHECK(count == 3);
+  }
+}
+
+TEST_CASE("compile prints every stage, and writes files whole") {
+  const Folder folder;
+  const std::pair<const char *, const char *> stages[] = {
+      {"linalg", "linalg.generic"}, {"scheduled", "func.func"}, {"vector", "vector."},
+      {"llvm-mlir", "llvm.func"},   {"llvm", "define"},         {"asm", ".globl"}};
+  for (const auto &[stage, expected] : stages) {
+    CAPTURE(stage);
+    const Outcome outcome =
+        folder.run({"compile", "bn.yaml", std::string("--emit=") + stage, "--cpu", "haswell"});
+    CHECK(outcome.status == 0);
+    CHECK(outcome.err == "");
+    CHECK(contains(outcome.out, expected));
+  }
+  const Outcome object =
+      folder.run({"compile", "bn.yaml", "--emit=obj", "--variant", "1", "-o", "bn.o"});
+  CHECK(object.status == 0);
+  CHECK(object.out == "");
+  CHECK(slurp(folder.path() / "bn.o")
+            .rfind("\x7f"
+                   "ELF",
+                   0) == 0);
+}
+
+TEST_CASE("variants are printed one after another, and are objects of their own") {
+  const Folder folder;
+  folder.write("large.yaml", "name: large\n"
+                             "input: {shape: [N, 8, 112, 112], layout: nchw}\n"
+                             "axis: c\n"
+                             "phases: [training]\n");
+  const Outcome text = folder.run({"compile", "large.yaml", "--emit=asm", "--cpu", "haswell"});
+  CHECK(text.status == 0);
+  // How many there are is the schedule's affair; here there is more than one.
+  CHECK(text.out.rfind("# variant 1 of ", 0) == 0);
+  CHECK(contains(text.out, ", when N * "));
+  CHECK(contains(text.out, "\n# variant 2 of "));
+  CHECK(contains(text.out, ", otherwise: "));
+
+  const Outcome both =
+      folder.run({"compile", "large.yaml", "--emit=obj", "--cpu", "haswell", "-o", "large.o"});
+  CHECK(both.status == 2);
+  CHECK(both.err.rfind("normforge: error: the kernel has ", 0) == 0);
+  CHECK(contains(both.err, " variants, each an object file of its own; choose one with --variant\n"
+                           "  variant 1 of "));
+  CHECK(!fs::exists(folder.path() / "large.o"));
+  CHECK(folder.run({"compile", "large.yaml", "--emit=obj", "--variant", "2", "-o", "large.o"})
+            .status == 0);
+  CHECK(fs::exists(folder.path() / "large.o"));
+}
+
+TEST_CASE("explain, targets, help and version say what they should") {
+  const Folder folder;
+  const Outcome explain = folder.run(
+      {"explain", "bn.yaml", "--phase", "training", "--size", "N=8", "--cpu", "haswell"});
+  CHECK(explain.status == 0);
+  CHECK(explain.err == "");
+  for (const char *part : {"bn: training, mode feature, nchw f32\n", "for n in N = 8: reduced\n",
+                           "for c in 3: kept, indexes the statistics and gamma, beta\n",
+                           "for hw in 4: reduced\n", "  elements  N * 12 = 96\n", "\n  workspace  ",
+                           "written  moving_mean      f32  (3); may be", "Sizes, in order: N\n"}) {
+    CAPTURE(part);
+    CHECK(contains(explain.out, part));
+  }
+  const Outcome targets = folder.run({"targets"});
+  CHECK(targets.status == 0);
+  CHECK(contains(targets.out, hostCpuName()));
+  for (const std::string &cpu : compilableCpus())
+    CHECK(contains(targets.out, "  " + cpu + " "));
+
+  const Outcome version = folder.run({"--version"});
+  CHECK(version.status == 0);
+  CHECK(version.out.rfind("normforge ", 0) == 0);
+  CHECK(contains(version.out, "\nLLVM 22."));
+  CHECK(contains(version.out, "\noneDNN "));
+  for (const char *sub : {"check", "compile", "run", "explain", "targets"}) {
+    CAPTURE(sub);
+    CHECK(contains(folder.run({"--help"}).out, std::string("\n  ") + sub + " "));
+    const Outcome help = folder.run({sub, "--help"});
+    CHECK(help.status == 0);
+    CHECK(contains(help.out, std::string("Usage: normforge ") + sub));
+  }
+}

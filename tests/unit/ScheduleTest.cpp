@@ -1,0 +1,213 @@
+// The loop nest of an operator, and the schedules chosen for it.
+#include "compiler/schedule/Schedule.h"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+using namespace normforge;
+
+namespace {
+
+Operator operatorOf(const std::string &input, const std::string &axis, int mode = 0,
+                    Phase phase = Phase::Training, const std::string &more = "") {
+  auto spec =
+      parseSpec(fmt::format("name: test\nsemantics: pytorch\ninput: {{{}}}\naxis: {}\nmode: "
+                            "{}\nphases: [inference, training]\n{}",
+                            input, axis, mode, more),
+                "test.yaml");
+  if (!spec)
+    FAIL(llvm::toString(spec.takeError()));
+  return makeOperator(*spec, phase);
+}
+
+/// "n(N) C(4)*": the loops, kept ones with a star, those of the parameters with a p.
+std::string loopsText(std::span<const Loop> loops, const std::vector<std::string> &names) {
+  std::string text;
+  for (const Loop &loop : loops)
+    text += fmt::format("{}{}({}){}{}", text.empty() ? "" : " ", loop.axes, loop.size.text(names),
+                        loop.kept ? "*" : "", loop.parameter ? "p" : "");
+  return text;
+}
+
+std::string loopsOf(const std::string &input, const std::string &axis, int mode = 0) {
+  const Operator op = operatorOf(input, axis, mode);
+  return loopsText(op.loops, op.sizes);
+}
+
+TargetDescription targetOf(const char *cpu) {
+  auto target = describeTarget(cpu);
+  if (!target)
+    FAIL(llvm::toString(target.takeError()));
+  return *target;
+}
+
+} // namespace
+
+TEST_CASE("adjacent axes of one kind are one loop") {
+  struct Row {
+    const char *input, *axis;
+    int mode;
+    const char *loops;
+  };
+  const Row rows[] = {
+      {"shape: [4, 64, 7, 9], layout: nchw", "c", 0, "n(4) c(64)*p hw(63)"},
+      {"shape: [N, 64, 7, 9], layout: nchw", "c", 0, "n(N) c(64)*p hw(63)"},
+      {"shape: [N, 64, H, W], layout: nchw", "c", 0, "n(N) c(64)*p hw(H * W)"},
+      {"shape: [4, 7, 9, 64], layout: nhwc", "c", 0, "nhw(252) c(64)*p"},
+      {"shape: [N, 7, 9, 64], layout: nhwc", "c", 2, "nhw(N * 63) c(64)*p"},
+      {"shape: [2, 3, 4, 5, 6], layout: ncdhw", "[c, d]", 0, "n(2) cd(12)*p hw(30)"},
+      {"shape: [2, 3, 4, 5], layout: nchw", "[n, h]", 0, "n(2)*p c(3) h(4)*p w(5)"},
+      // Axes of size 1 are dropped as long as a loop of their kind remains.
+      {"shape: [1, 64, 1, 9], layout: nchw", "c", 0, "c(64)*p w(9)"},
+      {"shape: [5, 1, 7], layout: ncw", "c", 0, "n(5) c(1)*p w(7)"},
+      {"shape: [5, 1, 7], layout: ncw", "[n, c]", 0, "n(5)*p w(7)"},
+      {"shape: [1, 64], layout: nc", "c", 0, "n(1) c(64)*p"},
+      // Mode 1: statistics for every index of the other axes, parameters along the reduced ones.
+      {"shape: [2, 3, 5], layout: ntc", "c", 1, "nt(6)* c(5)p"},
+      {"shape: [2, 3, 5, 7], layout: nchw", "[c, h, w]", 1, "n(2)* chw(105)p"},
+      {"shape: [2, 3, 5], layout: ncw", "c", 1, "n(2)* c(3)p w(5)*"},
+      {"shape: [9], layout: c", "c", 1, "c(9)p"},
+      // A blocked axis is two loops that merge with nothing.
+      {"shape: [2, 40, 3, 5], layout: nChw16c", "c", 0, "n(2) C(3)*p hw(15) c(16)*p"},
+      {"shape: [2, 40, 3, 5], layout: nChw8c", "[n, h]", 0, "n(2)*p C(5) h(3)*p w(5) c(8)"},
+  };
+  for (const Row &row : rows) {
+    INFO(std::string(row.input), " axis ", std::string(row.axis), " mode ", row.mode);
+    CHECK(loopsOf(row.input, row.axis, row.mode) == row.loops);
+  }
+}
+
+TEST_CASE("a blocked axis") {
+  const Operator padded = operatorOf("shape: [N, 40, 3, 5], layout: nChw16c", "c");
+  REQUIRE(padded.blocked);
+  CHECK(padded.blocked->outer == 1);
+  CHECK(padded.blocked->inner == 3);
+  CHECK(padded.blocked->block == 16);
+  CHECK(padded.blocked->padded);
+  const std::vector<int64_t> four = {4};
+  CHECK(padded.groupSize.evaluate(four) == 4 * 15);
+  CHECK(padded.elements.evaluate(four) == 4 * 48 * 15);
+  CHECK(padded.statistics().evaluate(four) == 48);
+  CHECK_FALSE(operatorOf("shape: [N, 32, 3, 5], layout: nChw16c", "c").blocked->padded);
+  CHECK(operatorOf("shape: [N, C, 3, 5], layout: nChw16c", "c").blocked->padded);
+}
+
+TEST_CASE("arguments and their aliases") {
+  const Operator op =
+      operatorOf("shape: [N, 8, 3], layout: ncw", "c", 0, Phase::Training, "fuse: [add]\n");
+  std::string text;
+  for (const Argument &argument : op.arguments) {
+    text += fmt::format("{}{}", argument.name, argument.written ? "'" : "");
+    for (uint32_t alias : argument.mayAlias)
+      text += fmt::format("={}", alias);
+    text += " ";
+  }
+  CHECK(text == "x gamma beta moving_mean moving_variance addend y'=0=5 moving_mean'=3 "
+                "moving_variance'=4 batch_mean' batch_variance' ");
+}
+
+TEST_CASE("task counts are products of rounded-up quotients") {
+  const Operator op = operatorOf("shape: [N, 64, 7, 9], layout: nchw", "c");
+  StageSchedule stage;
+  stage.chunks = {3, 4, 0};
+  const SizeExpr tasks = taskCount(op.loops, stage);
+  for (int64_t n : {1, 2, 3, 4, 6, 7, 100}) {
+    const std::vector<int64_t> sizes = {n};
+    CHECK(tasks.evaluate(sizes) == (n + 2) / 3 * 16);
+  }
+  stage.chunks = {0, 0, 0};
+  CHECK(taskCount(op.loops, stage).constant() == 1);
+  stage.chunks = {0, 5, 10};
+  CHECK(taskCount(op.loops, stage).constant() == 13 * 7);
+}
+
+TEST_CASE("the merge loops over the chunks and the kept loops") {
+  const Operator op = operatorOf("shape: [N, 64, 7, 9], layout: nchw", "c");
+  StageSchedule moments;
+  moments.chunks = {3, 1, 0};
+  CHECK(loopsText(mergeLoops(op, moments), op.sizes) == "n(ceil(N / 3)) c(64)*p");
+  moments.chunks = {3, 1, 32};
+  CHECK(loopsText(mergeLoops(op, moments), op.sizes) == "n(ceil(N / 3)) hw(2) c(64)*p");
+}
+
+TEST_CASE("the loop that a tile covers") {
+  auto tile = [](const char *input, const char *axis, int mode = 0) {
+    return tileLoop(operatorOf(input, axis, mode).loops);
+  };
+  CHECK(tile("shape: [2, 3, 5], layout: ncw", "c") == 1);
+  CHECK(tile("shape: [2, 5, 3], layout: nwc", "c") == 1);
+  CHECK(tile("shape: [2, 40, 5], layout: nCw8c", "c") == 3);
+  CHECK(tile("shape: [9], layout: c", "c", 1) == -1);
+}
+
+TEST_CASE("a schedule's text") {
+  Schedule schedule;
+  schedule.vector = 16;
+  schedule.normalize = {{1, 0}, 2, 4};
+  CHECK(schedule.text() == "elementwise vector=16 tails=masked normalize(chunks=[1,0] tile=2 "
+                           "unroll=4)");
+  schedule.form = Form::Fused;
+  schedule.maskedTails = false;
+  schedule.moments = {{0, 4, 0}, 4, 1};
+  CHECK(schedule.text() ==
+        "fused vector=16 tails=narrower moments(chunks=[0,4,0] tile=4 unroll=1)");
+  schedule.form = Form::Split;
+  schedule.merge = {{0, 64}, 64, 1};
+  CHECK(schedule.text() == "split vector=16 tails=narrower moments(chunks=[0,4,0] tile=4 unroll=1) "
+                           "merge(chunks=[0,64] tile=64 unroll=1) normalize(chunks=[1,0] tile=2 "
+                           "unroll=4)");
+}
+
+TEST_CASE("the heuristic's schedules are legal and do not depend on the host's threads") {
+  const char *const inputs[] = {
+      "shape: [N, 64, 56, 56], layout: nchw",    "shape: [N, 2048, 7, 7], layout: nchw",
+      "shape: [N, 56, 56, 64], layout: nhwc",    "shape: [N, 1000], layout: nc",
+      "shape: [N, 45, 14, 14], layout: nChw16c", "shape: [8, 64, 28, 28], layout: nchw, dtype: f64",
+      "shape: [N, 7, 7, 3], layout: nhwc",       "shape: [64, 512, 7, 7], layout: nchw",
+  };
+  for (const char *cpu : {"haswell", "skylake-avx512", "znver4"}) {
+    const TargetDescription target = targetOf(cpu);
+    for (const char *input : inputs)
+      for (Phase phase : {Phase::Inference, Phase::Training}) {
+        INFO(std::string(cpu), ": ", std::string(input), ", ", std::string(toString(phase)));
+        const Operator op = operatorOf(input, "c", 0, phase);
+        const auto variants = selectSchedules(op, target);
+        REQUIRE(variants.size() >= 1);
+        REQUIRE(variants.size() <= 3);
+        CHECK(variants.back().guard.limit == INT64_MAX);
+        for (const ScheduleVariant &variant : variants) {
+          const Schedule &s = variant.schedule;
+          INFO(s.text());
+          CHECK_FALSE(variant.reason.empty());
+          CHECK(s.vector >= 1);
+          CHECK(s.vector * static_cast<int64_t>(byteSize(op.spec.dtype)) * 8 <= target.vectorBits);
+          CHECK(s.maskedTails == target.maskedTails);
+          CHECK(((s.form == Form::Elementwise) == (phase == Phase::Inference)));
+          const auto merged = s.form == Form::Split ? mergeLoops(op, s.moments) : op.loops;
+          auto checkStage = [&](std::span<const Loop> loops, const StageSchedule &stage) {
+            REQUIRE(stage.chunks.size() == loops.size());
+            CHECK(stage.tile >= 1);
+            CHECK(stage.unroll >= 1);
+            const int tiled = tileLoop(loops);
+            for (size_t i = 0; i < loops.size(); ++i)
+              CHECK(stage.chunks[i] >= 0);
+            if (tiled == static_cast<int>(loops.size()) - 1)
+              CHECK(stage.tile % s.vector == 0);
+            if (tiled >= 0)
+              CHECK(stage.chunks[static_cast<size_t>(tiled)] % stage.tile == 0);
+          };
+          if (s.form != Form::Elementwise)
+            checkStage(op.loops, s.moments);
+          if (s.form == Form::Split)
+            checkStage(merged, s.merge);
+          if (s.form != Form::Fused)
+            checkStage(op.loops, s.normalize);
+          // A fused task needs its whole group: no reduced loop is cut.
+          if (s.form == Form::Fused)
+            for (int i = 0; i < op.rank(); ++i)
+              if (!op.loops[static_cast<size_t>(i)].kept)
+                CHECK(s.moments.chunks[static_cast<size_t>(i)] == 0);
+        }
+      }
+  }
+}
