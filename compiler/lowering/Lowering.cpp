@@ -185,15 +185,16 @@ private:
       Arithmetic a = arithmetic(s, b, loc);
       Value rest = a.zeroIfNan(a.mul(v[1], inverseCount));
       Value m2 = a.fma(a.negate(v[1]), rest, v[2]);
+      // The mean and what its rounding leaves out, so that x - mean is 0 for a group of equal x.
+      Value mean = a.add(v[0], rest);
+      rest = a.sub(rest, a.sub(mean, v[0]));
       Value variance = a.clampAtZero(a.mul(m2, inverseCount));
       Value scale = reciprocalDeviation(a, variance, eps);
       if (gamma)
         scale = a.mul(scale, v[gamma]);
-      Value shift = a.mul(a.negate(rest), scale);
-      if (beta)
-        shift = a.add(v[beta], shift);
-      Values values{v[0], scale, shift};
-      Value mean = training ? a.add(v[0], rest) : Value();
+      Value minus = a.negate(rest);
+      Value shift = beta ? a.fma(minus, scale, v[beta]) : a.mul(minus, scale);
+      Values values{mean, scale, shift};
       if (training)
         values.append({mean, variance});
       if (updates) {
