@@ -131,13 +131,14 @@ private:
 
   /// Sum of x, then the sum of squares of the residuals and their sum, over `space`. The second sum
   /// of residuals corrects what the rounded mean got wrong (Chan, Golub, LeVeque 1983, corrected
-  /// two-pass). `inverseCount(b, loc, loop)` is 1/n within steps over `space`.
+  /// two-pass). `countOf(b, loc, loop)` is n within steps over `space`. Divided by,
+  /// not multiplied with its inverse: a sum of n equal numbers gives that number back.
   struct Moments {
     Operand mean, residual, m2;
   };
-  template <typename InverseCount>
+  template <typename CountOf>
   Moments moments(StageBuilder &s, const Operand &x, llvm::ArrayRef<AffineExpr> space,
-                  InverseCount inverseCount) {
+                  CountOf countOf) {
     Value axisSize = padsReduced() ? s.size(op_.blocked->size) : Value();
     auto masked = [&](OpBuilder &b, Location loc, Index loop, Value value) -> Value {
       if (!axisSize)
@@ -150,7 +151,7 @@ private:
     })[0];
     Operand mean =
         s.map({sum}, space, 1, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-          return Values{arithmetic(s, b, loc).mul(v[0], inverseCount(b, loc, loop))};
+          return Values{arithmetic(s, b, loc).div(v[0], countOf(b, loc, loop))};
         })[0];
     auto second = s.sum({x, mean}, space, 2,
                         [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
@@ -162,7 +163,7 @@ private:
   }
 
   /// From the moments of whole groups to what normalize needs, writing the statistics on the way.
-  Normalization finalize(StageBuilder &s, const Moments &m, Value inverseCount) {
+  Normalization finalize(StageBuilder &s, const Moments &m, Value count) {
     const Spec &spec = op_.spec;
     const bool folds = op_.parametersAreKept();
     const bool updates = op_.updatesMovingStatistics(), training = op_.phase == Phase::Training;
@@ -183,17 +184,19 @@ private:
     const auto space = s.statisticSpace(false);
     auto out = s.map(inputs, space, results, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
       Arithmetic a = arithmetic(s, b, loc);
-      Value rest = a.zeroIfNan(a.mul(v[1], inverseCount));
+      Value rest = a.zeroIfNan(a.div(v[1], count));
       Value m2 = a.fma(a.negate(v[1]), rest, v[2]);
       // The mean and what its rounding leaves out, so that x - mean is 0 for a group of equal x.
       Value mean = a.add(v[0], rest);
       rest = a.sub(rest, a.sub(mean, v[0]));
-      Value variance = a.clampAtZero(a.mul(m2, inverseCount));
+      Value variance = a.clampAtZero(a.div(m2, count));
       Value scale = reciprocalDeviation(a, variance, eps);
       if (gamma)
         scale = a.mul(scale, v[gamma]);
-      Value minus = a.negate(rest);
-      Value shift = beta ? a.fma(minus, scale, v[beta]) : a.mul(minus, scale);
+      // 0 for an infinite gamma, as if there were no rest.
+      Value shift = a.zeroIfNan(a.mul(a.negate(rest), scale));
+      if (beta)
+        shift = a.add(v[beta], shift);
       Values values{mean, scale, shift};
       if (training)
         values.append({mean, variance});
@@ -334,19 +337,11 @@ private:
   void lowerFused() {
     StageBuilder s = stage("fused", op_.loops, schedule_.moments);
     Operand x = s.argument("x", isKept);
-    Value inverse = inverseOf(s, op_.groupSize);
+    Value count = s.number(op_.groupSize);
     Moments m = moments(s, x, s.statisticSpace(false),
-                        [&](OpBuilder &, Location, Index) { return inverse; });
-    normalize(s, x, finalize(s, m, inverse));
+                        [&](OpBuilder &, Location, Index) { return count; });
+    normalize(s, x, finalize(s, m, count));
     stages_.push_back(s.finish(op_.minimumBytes()));
-  }
-
-  Value inverseOf(StageBuilder &s, const SizeExpr &count) const {
-    OpBuilder &b = s.builder();
-    Arithmetic a = arithmetic(s, b, b.getUnknownLoc());
-    if (auto n = count.constant())
-      return a.constant(1.0 / static_cast<double>(*n));
-    return a.div(a.constant(1), s.number(count));
   }
 
   /// Elements of the chunks at these indices: min(chunk, what is left) for each chunked loop.
@@ -398,18 +393,17 @@ private:
       StageBuilder s = stage("moments", op_.loops, schedule_.moments);
       const auto space = s.statisticSpace(true);
       auto [sizes, rest] = chunkSizes(s);
-      auto inverseCount = [&, sizes = sizes, rest = rest](OpBuilder &b, Location loc, Index loop) {
+      auto count = [&, sizes = sizes, rest = rest](OpBuilder &b, Location loc, Index loop) {
         Values indices;
         for (size_t i = 0; i < chunks; ++i)
           indices.push_back(loop(static_cast<unsigned>(i)));
-        Arithmetic a = arithmetic(s, b, loc);
-        return a.div(a.constant(1), chunkCount(s, b, loc, sizes, rest, indices, s.element()));
+        return chunkCount(s, b, loc, sizes, rest, indices, s.element());
       };
-      Moments m = moments(s, s.argument("x", isKept), space, inverseCount);
+      Moments m = moments(s, s.argument("x", isKept), space, count);
       auto out = s.map({m.mean, m.residual, m.m2}, space, 2,
                        [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
                          Arithmetic a = arithmetic(s, b, loc);
-                         Value residual = a.mul(v[1], inverseCount(b, loc, loop));
+                         Value residual = a.zeroIfNan(a.div(v[1], count(b, loc, loop)));
                          return Values{a.add(v[0], residual),
                                        a.fma(a.negate(v[1]), residual, v[2])};
                        });
@@ -484,7 +478,7 @@ private:
                              return Values{mean, narrow(b, loc, residual), narrow(b, loc, m2)};
                            });
       Normalization n =
-          finalize(s, {rounded[0], rounded[1], rounded[2]}, inverseOf(s, op_.groupSize));
+          finalize(s, {rounded[0], rounded[1], rounded[2]}, s.number(op_.groupSize));
       const std::vector<SizeExpr> shape = sizesOf(merged, space);
       mean = allocate(shape);
       scale = allocate(shape);

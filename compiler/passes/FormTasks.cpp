@@ -2,6 +2,7 @@
 
 #include "compiler/lowering/Attributes.h"
 #include "compiler/passes/SizeArithmetic.h"
+#include "normforge/abi.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
@@ -23,8 +24,12 @@ using namespace mlir;
 
 namespace {
 
-/// Offsets of nf_call's fields, in bytes (abi.h).
+/// Offsets of nf_call's fields, in bytes, on the targets that kernels are compiled for.
 constexpr int32_t kArgsOffset = 8, kSizesOffset = 16, kScalarsOffset = 24, kWorkspaceOffset = 32;
+static_assert(sizeof(void *) != 8 ||
+              (offsetof(nf_call, args) == kArgsOffset && offsetof(nf_call, sizes) == kSizesOffset &&
+               offsetof(nf_call, scalars) == kScalarsOffset &&
+               offsetof(nf_call, workspace) == kWorkspaceOffset));
 
 /// The part of a loop that a task or a tile takes.
 struct Range {

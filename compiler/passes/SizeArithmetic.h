@@ -54,6 +54,14 @@ struct SizeArithmetic {
   mlir::OpFoldResult ceilDiv(mlir::OpFoldResult x, int64_t y) const {
     return y == 1 ? x : div(add(x, constant(y - 1)), y);
   }
+  /// The largest multiple of y that is not beyond x.
+  mlir::OpFoldResult roundDown(mlir::OpFoldResult x, int64_t y) const {
+    if (auto cx = mlir::getConstantIntValue(x))
+      return constant(*cx / y * y);
+    if (y == 1)
+      return x;
+    return sub(x, mlir::arith::RemUIOp::create(b, loc, value(x), value(constant(y))).getResult());
+  }
   mlir::OpFoldResult min(mlir::OpFoldResult x, mlir::OpFoldResult y) const {
     auto cx = mlir::getConstantIntValue(x), cy = mlir::getConstantIntValue(y);
     if (cx && cy)

@@ -30,7 +30,12 @@ struct Slot {
   int64_t offset = 0; ///< from the tile's beginning
   int64_t lanes = 1;  ///< 1: a scalar
   Value mask;         ///< of the lanes that exist, where not all do
+  size_t number = 0;  ///< of its tile's
 };
+
+/// Terms that an accumulator takes before it is added to another: few enough for the rounding errors
+/// of a long sum, many enough to cost nothing.
+constexpr int64_t kBlock = 256;
 
 /// What a step's loop is to the vectorizer.
 enum class Role { Slots, Lanes, Other };
@@ -87,14 +92,19 @@ private:
   void makeViews();
   SmallVector<Value> emitLoops(unsigned next, SmallVector<Value> accumulators);
   SmallVector<Value> emitInnermost(int loop, SmallVector<Value> accumulators);
-  /// Emits the innermost loop `loop` of a step; twice, where y may be written past the caches.
-  SmallVector<Value> emitByAlignment(int loop,
-                                     llvm::function_ref<SmallVector<Value>(SmallVector<Value>)> emit,
-                                     SmallVector<Value> accumulators);
   SmallVector<Value> emitLanes(SmallVector<Value> accumulators);
+  SmallVector<Value> emitLanesFrom(OpFoldResult begin, SmallVector<Value> accumulators);
+  /// Whether y, written in vectors along `lanes`, may go past the caches from an aligned address on.
+  bool mayStream() const;
+  /// Elements that y's first one in a slot is past an aligned address.
+  Value misalignment(const Slot &slot);
+  using RangeBody = llvm::function_ref<SmallVector<Value>(OpFoldResult, SmallVector<Value>)>;
   SmallVector<Value> emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
-                               SmallVector<Value> accumulators,
-                               llvm::function_ref<SmallVector<Value>(OpFoldResult, SmallVector<Value>)>);
+                               SmallVector<Value> accumulators, RangeBody body, int64_t terms = 1);
+  /// Terms that one accumulator takes in the loops after order_[next], as far as kBlock.
+  int64_t termsAfter(unsigned next) const;
+  SmallVector<Value> emitLoop(OpFoldResult begin, OpFoldResult end, int64_t step,
+                              SmallVector<Value> accumulators, RangeBody body);
   /// The step at `count` positions from `index` of loop `loop`, `distance` apart, for all slots.
   SmallVector<Value> emitPoint(int loop, OpFoldResult index, int64_t count, int64_t distance,
                                int64_t lanes, Value mask, SmallVector<Value> accumulators);
@@ -103,7 +113,6 @@ private:
   void store(Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot,
              int64_t lanes, Value mask, Value value);
   Value combine(Value x, Value y) { return arith::AddFOp::create(b_, loc_, x, y); }
-  void finishReduction();
   LogicalResult writeRegisters(bufferization::MaterializeInDestinationOp write);
 
   // Values.
@@ -133,7 +142,7 @@ private:
   Location loc_;
   int64_t tiled_, last_, vector_, unroll_;
   bool masked_, columns_, streaming_;
-  bool storesStream_ = false; ///< within the branch where y is aligned
+  bool storesStream_ = false; ///< in code where vectors of y are aligned
 
   DenseMap<Value, SmallVector<Value>> registers_; ///< tensors whose elements are in registers
 
@@ -240,30 +249,33 @@ LogicalResult TileVectorizer::findLoops(linalg::GenericOp step) {
 /// vector is masked, or made of narrower vectors.
 void TileVectorizer::makeSlots() {
   slots_.clear();
+  auto append = [&](int64_t offset, int64_t lanes, Value mask = Value()) {
+    slots_.push_back({offset, lanes, mask, slots_.size()});
+  };
   if (slotLoop_ < 0) {
-    slots_.push_back({});
+    append(0, 1);
     return;
   }
   auto extent = getConstantIntValue(loops_[slotLoop_].extent);
   if (!columns_) {
     for (int64_t i = 0; i < *extent; ++i)
-      slots_.push_back({i, 1, Value()});
+      append(i, 1);
     return;
   }
   if (!extent) {
-    slots_.push_back({0, vector_, maskBelow(indexValue(loops_[slotLoop_].extent), vector_)});
+    append(0, vector_, maskBelow(indexValue(loops_[slotLoop_].extent), vector_));
     return;
   }
   int64_t offset = 0;
   for (; offset + vector_ <= *extent; offset += vector_)
-    slots_.push_back({offset, vector_, Value()});
+    append(offset, vector_);
   if (offset < *extent && masked_ && vector_ > 1) {
-    slots_.push_back({offset, vector_, constantMask(*extent - offset, vector_)});
+    append(offset, vector_, constantMask(*extent - offset, vector_));
     return;
   }
   for (int64_t lanes = vector_ / 2; offset < *extent; lanes /= 2)
     if (offset + lanes <= *extent) {
-      slots_.push_back({offset, lanes, Value()});
+      append(offset, lanes);
       offset += lanes;
     }
 }
@@ -429,7 +441,7 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
       for (auto [i, input] : llvm::enumerate(step_.getInputs())) {
         if (!inputs_[i].base) {
           const SmallVector<Value> &values = registers_[input];
-          arguments.push_back(values[values.size() == 1 ? 0 : s]);
+          arguments.push_back(values[values.size() == 1 ? 0 : slot.number]);
           continue;
         }
         arguments.push_back(load(inputs_[i], loop, index, plus, slot, width, active));
@@ -479,16 +491,63 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
   return accumulators;
 }
 
+/// What a size is at most, where its computation shows it.
+std::optional<int64_t> upperBound(OpFoldResult size) {
+  if (auto constant = getConstantIntValue(size))
+    return constant;
+  Operation *op = cast<Value>(size).getDefiningOp();
+  if (isa_and_nonnull<arith::SubIOp>(op)) // of something that is not negative
+    return upperBound(op->getOperand(0));
+  if (!isa_and_nonnull<arith::MinSIOp>(op))
+    return std::nullopt;
+  auto x = upperBound(op->getOperand(0)), y = upperBound(op->getOperand(1));
+  return x && y ? std::min(*x, *y) : x ? x : y;
+}
+
 /// A loop from `begin` to `end` carrying the accumulators; straight code where it runs once, nothing
-/// where it never does.
-SmallVector<Value> TileVectorizer::emitRange(
-    OpFoldResult begin, OpFoldResult end, int64_t step, SmallVector<Value> accumulators,
-    llvm::function_ref<SmallVector<Value>(OpFoldResult, SmallVector<Value>)> body) {
+/// where it never does. A long sum is one of the sums of blocks, so that its rounding errors do not
+/// grow with its length but with that of a block. `terms` are those of an iteration.
+SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
+                                             SmallVector<Value> accumulators, RangeBody body,
+                                             int64_t terms) {
   auto from = getConstantIntValue(begin), to = getConstantIntValue(end);
   if (from && to && *from >= *to)
     return accumulators;
   if (from && to && *to - *from <= step)
     return body(begin, accumulators);
+  const int64_t iterations = std::max<int64_t>(1, kBlock / terms), length = iterations * step;
+  auto bound = upperBound(end);
+  if (accumulators.empty() || (bound && *bound <= length))
+    return emitLoop(begin, end, step, accumulators, body);
+  return emitLoop(
+      begin, end, length, accumulators, [&](OpFoldResult first, SmallVector<Value> sums) {
+        SmallVector<Value> block;
+        for (Value sum : sums)
+          block.push_back(arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(sum.getType())));
+        block = iterations == 1 ? body(first, block)
+                                : emitLoop(first, sizes().min(add(first, length), end), step, block,
+                                           body);
+        for (auto [sum, of] : llvm::zip(sums, block))
+          sum = combine(sum, of);
+        return sums;
+      });
+}
+
+int64_t TileVectorizer::termsAfter(unsigned next) const {
+  int64_t terms = 1;
+  auto count = [&](int loop, int64_t step) {
+    const int64_t bound = upperBound(loops_[loop].extent).value_or(kBlock * step);
+    terms = std::min(kBlock, terms * std::min(kBlock, (bound + step - 1) / step));
+  };
+  for (unsigned i = next + 1; i < order_.size(); ++i)
+    count(order_[i], laneLoop_ < 0 && i + 1 == order_.size() ? unroll_ : 1);
+  if (laneLoop_ >= 0)
+    count(laneLoop_, vector_ * unroll_);
+  return terms;
+}
+
+SmallVector<Value> TileVectorizer::emitLoop(OpFoldResult begin, OpFoldResult end, int64_t step,
+                                            SmallVector<Value> accumulators, RangeBody body) {
   auto loop = scf::ForOp::create(b_, loc_, indexValue(begin), indexValue(end), constant(step),
                                  accumulators);
   OpBuilder::InsertionGuard guard(b_);
@@ -501,112 +560,52 @@ SmallVector<Value> TileVectorizer::emitRange(
   return SmallVector<Value>(loop.getResults());
 }
 
-/// The innermost loop where columns have the lanes: several iterations in flight.
-SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> accumulators) {
-  const OpFoldResult extent = loops_[loop].extent;
-  OpFoldResult whole;
-  if (auto n = getConstantIntValue(extent))
-    whole = b_.getIndexAttr(*n / unroll_ * unroll_);
-  else
-    whole = unroll_ == 1 ? extent
-                         : OpFoldResult(arith::SubIOp::create(
-                               b_, loc_, indexValue(extent),
-                               arith::RemUIOp::create(b_, loc_, indexValue(extent),
-                                                      constant(unroll_)))
-                                            .getResult());
-  accumulators = emitRange(b_.getIndexAttr(0), whole, unroll_, accumulators,
-                           [&](OpFoldResult index, SmallVector<Value> carried) {
-                             return emitPoint(loop, index, unroll_, 1, vector_, Value(), carried);
-                           });
-  if (unroll_ == 1)
-    return accumulators;
-  return emitRange(whole, extent, 1, accumulators,
-                   [&](OpFoldResult index, SmallVector<Value> carried) {
-                     return emitPoint(loop, index, 1, 1, vector_, Value(), carried);
-                   });
+bool TileVectorizer::mayStream() const {
+  if (!streaming_ || !element_ || vector_ == 1)
+    return false;
+  OpFoldResult lanes = laneStride(outputs_[0]);
+  return lanes && getConstantIntValue(lanes) == 1;
 }
 
-/// The loop that has the lanes of rows: whole vectors in flight, whole vectors, and a tail.
-SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
-  const OpFoldResult extent = loops_[laneLoop_].extent;
-  const int64_t stride = vector_ * unroll_;
-  auto roundedDown = [&](int64_t multiple) -> OpFoldResult {
-    if (auto n = getConstantIntValue(extent))
-      return b_.getIndexAttr(*n / multiple * multiple);
-    Value n = indexValue(extent);
-    return arith::SubIOp::create(b_, loc_, n,
-                                 arith::RemUIOp::create(b_, loc_, n, constant(multiple)))
-        .getResult();
-  };
-  const OpFoldResult inFlight = roundedDown(stride);
-  accumulators =
-      emitRange(b_.getIndexAttr(0), inFlight, stride, accumulators,
-                [&](OpFoldResult index, SmallVector<Value> carried) {
-                  return emitPoint(laneLoop_, index, unroll_, vector_, vector_, Value(), carried);
-                });
-  if (auto n = getConstantIntValue(extent)) {
-    const int64_t begin = *getConstantIntValue(inFlight), vectors = (*n - begin) / vector_;
-    if (vectors > 0)
-      accumulators = emitPoint(laneLoop_, inFlight, vectors, vector_, vector_, Value(),
-                               accumulators);
-    int64_t at = begin + vectors * vector_;
-    if (at < *n && vector_ > 1 && (masked_ || reduces_))
-      return emitPoint(laneLoop_, b_.getIndexAttr(at), 1, vector_, vector_,
-                       constantMask(*n - at, vector_), accumulators);
-    for (int64_t lanes = vector_ > 1 ? vector_ / 2 : 1; at < *n; lanes /= 2)
-      if (at + lanes <= *n) {
-        accumulators = emitPoint(laneLoop_, b_.getIndexAttr(at), 1, lanes, lanes, Value(),
-                                 accumulators);
-        at += lanes;
-      }
-    return accumulators;
-  }
-  if (masked_ || reduces_)
-    return emitRange(inFlight, extent, vector_, accumulators,
-                     [&](OpFoldResult index, SmallVector<Value> carried) {
-                       Value left = arith::SubIOp::create(b_, loc_, indexValue(extent),
-                                                          indexValue(index));
-                       return emitPoint(laneLoop_, index, 1, vector_, vector_,
-                                        maskBelow(left, vector_), carried);
-                     });
-  const OpFoldResult whole = roundedDown(vector_);
-  accumulators = emitRange(inFlight, whole, vector_, accumulators,
-                           [&](OpFoldResult index, SmallVector<Value> carried) {
-                             return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(),
-                                              carried);
-                           });
-  return emitRange(whole, extent, 1, accumulators,
-                   [&](OpFoldResult index, SmallVector<Value> carried) {
-                     return emitPoint(laneLoop_, index, 1, 1, 1, Value(), carried);
-                   });
-}
-
-/// A non-temporal store of a whole vector has to be aligned: y is, where its first element is and
-/// every stride is a multiple of the vector.
-SmallVector<Value> TileVectorizer::emitByAlignment(
-    int loop, llvm::function_ref<SmallVector<Value>(SmallVector<Value>)> emit,
-    SmallVector<Value> accumulators) {
-  makeViews();
-  bool may = streaming_ && element_ && vector_ > 1;
-  if (may) {
-    const Access &y = outputs_[0];
-    auto steps = [&](int other) {
-      auto stride = y.strides[other] ? getConstantIntValue(y.strides[other]) : 0;
-      return stride && *stride % vector_ == 0;
-    };
-    OpFoldResult lanes = laneStride(y);
-    may = lanes && getConstantIntValue(lanes) == 1 && (loop == laneLoop_ || steps(loop)) &&
-          (columns_ || slots_.size() == 1 || steps(slotLoop_));
-  }
-  if (!may)
-    return emit(accumulators);
+Value TileVectorizer::misalignment(const Slot &slot) {
   const Access &y = outputs_[0];
   Value base = memref::ExtractAlignedPointerAsIndexOp::create(b_, loc_, y.base);
   const int64_t bytes = vectorBytes(y) / vector_;
-  OpFoldResult address = add(OpFoldResult(base), scaled(y.offset, b_.getIndexAttr(bytes)));
+  OpFoldResult first = y.offset;
+  if (slotLoop_ >= 0)
+    first = add(first, scaled(b_.getIndexAttr(slot.offset), y.strides[slotLoop_]));
+  OpFoldResult address = add(OpFoldResult(base), scaled(first, b_.getIndexAttr(bytes)));
   Value rest = arith::AndIOp::create(b_, loc_, indexValue(address), constant(vectorBytes(y) - 1));
-  Value aligned =
-      arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, rest, constant(0));
+  return arith::DivUIOp::create(b_, loc_, rest, constant(bytes));
+}
+
+/// The innermost loop where columns have the lanes: several iterations in flight. Vectors of y go
+/// past the caches where all of them are aligned, which is seen when its first one is: a second copy
+/// of the loop is for the other case.
+SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> accumulators) {
+  const OpFoldResult extent = loops_[loop].extent;
+  makeViews();
+  auto emit = [&](SmallVector<Value> carried) {
+    OpFoldResult whole = sizes().roundDown(extent, unroll_);
+    carried = emitRange(b_.getIndexAttr(0), whole, unroll_, carried,
+                        [&](OpFoldResult index, SmallVector<Value> sums) {
+                          return emitPoint(loop, index, unroll_, 1, vector_, Value(), sums);
+                        });
+    if (unroll_ == 1)
+      return carried;
+    return emitRange(whole, extent, 1, carried, [&](OpFoldResult index, SmallVector<Value> sums) {
+      return emitPoint(loop, index, 1, 1, vector_, Value(), sums);
+    });
+  };
+  auto staysAligned = [&] {
+    OpFoldResult stride = outputs_[0].strides[loop];
+    auto step = stride ? getConstantIntValue(stride) : 0;
+    return step && *step % vector_ == 0;
+  };
+  if (!mayStream() || !staysAligned())
+    return emit(accumulators);
+  Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
+                                        misalignment(slots_[0]), constant(0));
   auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(&branch.getThenRegion().front());
@@ -618,19 +617,94 @@ SmallVector<Value> TileVectorizer::emitByAlignment(
   return accumulators;
 }
 
+/// The loop that has the lanes of rows. Where y goes past the caches, rows come one after the other,
+/// and in each the elements up to its first aligned one come before.
+SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
+  makeViews();
+  if (!mayStream())
+    return emitLanesFrom(b_.getIndexAttr(0), accumulators);
+  const SmallVector<Slot> tile = slots_;
+  for (const Slot &row : tile) {
+    slots_ = {row};
+    Value head = arith::AndIOp::create(
+        b_, loc_, arith::SubIOp::create(b_, loc_, constant(0), misalignment(row)),
+        constant(vector_ - 1));
+    head = arith::MinUIOp::create(b_, loc_, head, indexValue(loops_[laneLoop_].extent));
+    emitRange(b_.getIndexAttr(0), head, masked_ ? vector_ : 1, {},
+              [&](OpFoldResult index, SmallVector<Value> none) {
+                return masked_ ? emitPoint(laneLoop_, index, 1, vector_, vector_,
+                                           maskBelow(head, vector_), none)
+                               : emitPoint(laneLoop_, index, 1, 1, 1, Value(), none);
+              });
+    storesStream_ = true;
+    emitLanesFrom(head, {});
+    storesStream_ = false;
+  }
+  slots_ = tile;
+  return accumulators;
+}
+
+/// From `begin` on: whole vectors in flight, whole vectors, and a tail.
+SmallVector<Value> TileVectorizer::emitLanesFrom(OpFoldResult begin,
+                                                 SmallVector<Value> accumulators) {
+  const OpFoldResult extent = loops_[laneLoop_].extent;
+  const int64_t stride = vector_ * unroll_;
+  // Where the last of the vectors in flight end, and the last whole vector.
+  OpFoldResult count = sizes().sub(extent, begin);
+  const OpFoldResult inFlight = add(begin, sizes().roundDown(count, stride));
+  accumulators =
+      emitRange(begin, inFlight, stride, accumulators,
+                [&](OpFoldResult index, SmallVector<Value> carried) {
+                  return emitPoint(laneLoop_, index, unroll_, vector_, vector_, Value(), carried);
+                });
+  if (auto end = getConstantIntValue(extent), at = getConstantIntValue(inFlight); end && at) {
+    const int64_t vectors = (*end - *at) / vector_;
+    if (vectors > 0)
+      accumulators = emitPoint(laneLoop_, inFlight, vectors, vector_, vector_, Value(),
+                               accumulators);
+    *at += vectors * vector_;
+    if (*at < *end && vector_ > 1 && (masked_ || reduces_))
+      return emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, vector_, vector_,
+                       constantMask(*end - *at, vector_), accumulators);
+    for (int64_t lanes = vector_ > 1 ? vector_ / 2 : 1; *at < *end; lanes /= 2)
+      if (*at + lanes <= *end) {
+        accumulators = emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, lanes, lanes, Value(),
+                                 accumulators);
+        *at += lanes;
+      }
+    return accumulators;
+  }
+  // A masked store is never past the caches, a whole vector is.
+  const bool splits = !(masked_ || reduces_) || storesStream_;
+  OpFoldResult whole = splits ? add(begin, sizes().roundDown(count, vector_)) : inFlight;
+  accumulators = emitRange(inFlight, whole, vector_, accumulators,
+                           [&](OpFoldResult index, SmallVector<Value> carried) {
+                             return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(),
+                                              carried);
+                           });
+  if (masked_ || reduces_)
+    return emitRange(whole, extent, vector_, accumulators,
+                     [&](OpFoldResult index, SmallVector<Value> carried) {
+                       Value left = indexValue(sizes().sub(extent, index));
+                       return emitPoint(laneLoop_, index, 1, vector_, vector_,
+                                        maskBelow(left, vector_), carried);
+                     });
+  return emitRange(whole, extent, 1, accumulators,
+                   [&](OpFoldResult index, SmallVector<Value> carried) {
+                     return emitPoint(laneLoop_, index, 1, 1, 1, Value(), carried);
+                   });
+}
+
 SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> accumulators) {
   if (laneLoop_ >= 0 && next == order_.size())
-    return emitByAlignment(
-        laneLoop_, [&](SmallVector<Value> carried) { return emitLanes(carried); }, accumulators);
+    return emitLanes(accumulators);
   if (next == order_.size()) {
     makeViews();
     return emitPoint(-1, b_.getIndexAttr(0), 1, 1, columns_ ? vector_ : 1, Value(), accumulators);
   }
   const int loop = order_[next];
   if (laneLoop_ < 0 && next + 1 == order_.size())
-    return emitByAlignment(
-        loop, [&](SmallVector<Value> carried) { return emitInnermost(loop, carried); },
-        accumulators);
+    return emitInnermost(loop, accumulators);
   return emitRange(b_.getIndexAttr(0), loops_[loop].extent, 1, accumulators,
                    [&](OpFoldResult index, SmallVector<Value> carried) {
                      SmallVector<Access> inputs = inputs_, outputs = outputs_;
@@ -640,7 +714,8 @@ SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> a
                      inputs_ = inputs;
                      outputs_ = outputs;
                      return carried;
-                   });
+                   },
+                   termsAfter(next));
 }
 
 LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {

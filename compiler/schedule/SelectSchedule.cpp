@@ -18,6 +18,10 @@ constexpr int64_t kMomentsTaskBytes = 64 * 1024;
 constexpr int64_t kMomentsTaskRows = 32;
 /// Statistics that one task merges.
 constexpr int64_t kMergeTaskVectors = 4;
+/// Columns that a task takes of rows too long for one: runs that the prefetchers follow.
+constexpr int64_t kColumnRunBytes = 2 * 1024;
+/// Tasks that the columns are cut into where that is what cuts the work.
+constexpr int64_t kColumnTasks = 4;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
@@ -72,15 +76,23 @@ struct Selection {
     return rows >= 8 ? 4 : 1;
   }
 
+  /// Vectors of columns that are summed in registers at once, iterations in flight counted.
+  int64_t columnRegisters() const { return target.vectorRegisters >= 32 ? 8 : 4; }
+
+  /// Vectors of each of `tile` rows in flight.
+  int64_t rowUnroll(int64_t tile) const {
+    const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
+    return std::min<int64_t>(std::max<int64_t>(1, 4 / tile), vectors);
+  }
+
   /// Accumulators: two a vector in flight in the second pass, and the mean, in the registers.
   StageSchedule inFlight(bool reduces) const {
     StageSchedule stage;
     stage.chunks.assign(op.loops.size(), 0);
-    const int64_t most = target.vectorRegisters >= 32 ? 8 : 4;
+    const int64_t most = columnRegisters();
     if (lanesReduced) {
       stage.tile = rowTile();
-      const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
-      stage.unroll = std::min<int64_t>(std::max<int64_t>(1, 4 / stage.tile), vectors);
+      stage.unroll = rowUnroll(stage.tile);
     } else {
       stage.tile = columnTile(most);
       const int64_t vectors = ceilDiv(stage.tile, vector);
@@ -114,7 +126,7 @@ struct Selection {
         continue;
       }
       if (!mayChunk(i)) {
-        inner *= size.value_or(1);
+        inner *= size.value_or(i == tiled && !lanesReduced ? 4 * vector : 1);
         continue;
       }
       const int64_t wanted = full ? 1 : std::max<int64_t>(1, bytes / inner);
@@ -135,11 +147,17 @@ struct Selection {
 
   StageSchedule normalize() const {
     StageSchedule stage = inFlight(false);
-    // Columns of a row belong to one task: narrow columns defeat the prefetcher.
+    // Columns of a row belong to one task, unless that is too much: narrow ones defeat the prefetcher.
+    const bool cutsColumns = rowBytes() > kElementwiseTaskBytes;
     chunkFor(stage, kElementwiseTaskBytes, [&](int i) {
-      return lanesReduced || !op.loops[i].kept;
+      return lanesReduced || !op.loops[i].kept || cutsColumns;
     });
     return stage;
+  }
+
+  /// Bytes of the columns of one row; where their number is not known, as if they were few.
+  int64_t rowBytes() const {
+    return lanesReduced ? 0 : std::min<int64_t>(sizeOr(tiled, vector), 1 << 30) * element;
   }
 
   /// Whether a reduced loop may be chunked in the moments: a padded block's elements are no product.
@@ -148,10 +166,34 @@ struct Selection {
            !(op.blocked && op.blocked->padded && (i == op.blocked->outer || i == op.blocked->inner));
   }
 
+  /// A kept loop around the columns: what a fused task takes is contiguous without cutting them.
+  bool outerKept() const {
+    for (int i = 0; i < op.rank(); ++i)
+      if (op.loops[i].kept && i != tiled)
+        return true;
+    return false;
+  }
+
   StageSchedule fused() const {
     StageSchedule stage = inFlight(true);
     if (tiled >= 0)
       stage.chunks[tiled] = stage.tile;
+    if (lanesReduced || outerKept())
+      return stage;
+    // The columns are all that there is to cut: into runs not longer than the prefetchers need, and
+    // not shorter than four vectors.
+    const int64_t least = 4 * vector, most = std::max(least, kColumnRunBytes / element);
+    const int64_t columns = sizeOr(tiled, most);
+    const int64_t run = std::clamp(ceilDiv(columns, kColumnTasks), least, most);
+    if (run < columns) {
+      stage.tile = std::min(stage.tile, ceilDiv(run, vector) * vector);
+      stage.unroll = std::max<int64_t>(1, columnRegisters() / ceilDiv(stage.tile, vector));
+      if (int loop = innermostReduced(); loop >= 0)
+        stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
+      stage.chunks[tiled] = run / stage.tile * stage.tile;
+    } else {
+      stage.chunks[tiled] = 0;
+    }
     return stage;
   }
 
@@ -160,8 +202,13 @@ struct Selection {
     if (lanesReduced && tiled >= 0)
       stage.chunks[tiled] = stage.tile;
     int64_t bytes = std::min(kMomentsTaskBytes, target.l2Bytes / 4);
-    if (!lanesReduced)
-      bytes = std::max(bytes, kMomentsTaskRows * element * sizeOr(tiled, 64));
+    // Rows of columns: enough of them to be worth their partials.
+    if (!lanesReduced) {
+      if (rowBytes() > kMomentsTaskBytes / 4)
+        stage.chunks[tiled] = std::max(stage.tile, kColumnRunBytes / element / stage.tile * stage.tile);
+      const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 64);
+      bytes = std::max(bytes, kMomentsTaskRows * element * columns);
+    }
     chunkFor(stage, bytes, [&](int i) { return mayChunkReduced(i); });
     return stage;
   }
@@ -183,17 +230,20 @@ struct Selection {
   }
 };
 
-} // namespace
-
-std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target) {
+std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &target) {
   const Selection selection(op, target);
   Schedule schedule;
   schedule.vector = selection.vector;
   schedule.maskedTails = target.maskedTails;
 
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
-  auto streaming = [](Schedule schedule) {
+  auto streaming = [&](Schedule schedule) {
     schedule.streamingStores = true;
+    // Rows are aligned one by one, so they share nothing.
+    if (selection.lanesReduced && schedule.form != Form::Fused) {
+      schedule.normalize.tile = 1;
+      schedule.normalize.unroll = selection.rowUnroll(1);
+    }
     return schedule;
   };
   /// Plain stores where x and y stay in cache, streaming ones beyond.
@@ -224,26 +274,26 @@ std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDes
   split.merge = selection.merge(split.moments);
   split.normalize = selection.normalize();
 
-  // A fused task's data, read three times, stays in L2 beside the y that it writes. Where no kept
-  // loop is outside the columns, a fused task would take narrow columns of every row, so there the
-  // whole problem has to be small.
-  bool outerKept = false, splits = false;
-  for (int i = 0; i < op.rank(); ++i) {
-    outerKept = outerKept || (op.loops[i].kept && i != selection.tiled);
+  // A fused task's data, read three times, stays in L2 beside the y that it writes.
+  bool splits = false;
+  for (int i = 0; i < op.rank(); ++i)
     splits = splits || (!op.loops[i].kept && split.moments.chunks[i] > 0);
-  }
-  SizeExpr slab = op.slabBytes();
-  int64_t limit = target.l2Bytes / 2;
+  // `slab` is op.slabBytes(), of one statistic, times those that a task has.
+  int64_t perTask = fused.moments.tile, limit = target.l2Bytes / 2;
   std::string what = "a task's slab stays in L2";
-  if (selection.lanesReduced || outerKept) {
-    slab = slab * SizeExpr(fused.moments.tile);
-  } else {
-    slab = slab * op.loops[selection.tiled].size;
+  if (!selection.lanesReduced && !selection.outerKept()) {
+    // Read in runs with gaps, three times: wins over two passes in order as long as it is short.
+    perTask = fused.moments.chunks[selection.tiled];
+    limit = target.l2Bytes / 16;
+    what = "a task's columns stay near in L2";
+  }
+  SizeExpr slab = op.slabBytes() * SizeExpr(perTask);
+  if (perTask == 0) {
+    slab = op.slabBytes() * op.loops[selection.tiled].size;
     limit = std::min(kSingleTaskBytes, limit);
     what = "the whole problem is small";
-    fused.moments.chunks[selection.tiled] = 0;
   }
-  const std::string exceeds = "a slab exceeds the cache: moments of chunks, merged in a fixed order";
+  const std::string exceeds = "a slab exceeds half of L2: moments of chunks, merged in a fixed order";
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();
@@ -259,8 +309,7 @@ std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDes
     return {{fused, {slab, limit}, what}, {split, Guard{}, exceeds}};
   const int64_t groups = std::max<int64_t>(1, *statistics);
   // moved = 2 * groups * slabBytes, and `slab` is slabBytes times its own factor.
-  const int64_t factor =
-      selection.lanesReduced || outerKept ? fused.moments.tile : std::max<int64_t>(1, groups);
+  const int64_t factor = perTask ? perTask : groups;
   const int64_t plainLimit = target.streamingBytes / (2 * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
@@ -271,6 +320,19 @@ std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDes
     variants.push_back({split, {slab, plainLimit}, exceeds});
   variants.push_back(
       {streaming(split), Guard{}, exceeds + "; x and y exceed the caches: streaming stores"});
+  return variants;
+}
+
+} // namespace
+
+std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target) {
+  std::vector<ScheduleVariant> variants = candidates(op, target);
+  // Without those that not even sizes of 1 would take.
+  const std::vector<int64_t> least(op.sizes.size(), 1);
+  std::erase_if(variants, [&](const ScheduleVariant &variant) {
+    const auto value = variant.guard.value.evaluate(least);
+    return variant.guard.limit != INT64_MAX && (!value || *value > variant.guard.limit);
+  });
   return variants;
 }
 

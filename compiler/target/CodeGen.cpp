@@ -30,9 +30,14 @@ std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
   const Target *found = TargetRegistry::lookupTarget(triple, error);
   if (!found)
     return nullptr;
-  std::string features;
+  // What the CPU's name stands for is on until it is taken away; that takes away what builds on it,
+  // so it comes first.
+  SmallVector<std::string> words;
+  for (const std::string &feature : target.disabled)
+    words.push_back("-" + feature);
   for (const std::string &feature : target.features)
-    features += (features.empty() ? "+" : ",+") + feature;
+    words.push_back("+" + feature);
+  const std::string features = join(words, ",");
   TargetOptions options;
   // A trapping integer or contracted operation is never ours to make: FMAs are explicit.
   options.AllowFPOpFusion = FPOpFusion::Strict;
@@ -75,7 +80,7 @@ void emit(Module &module, TargetMachine &machine, raw_pwrite_stream &stream,
 }
 
 template <typename... Args> Error imageError(fmt::format_string<Args...> format, Args &&...args) {
-  return createStringError("internal error: the generated code is not self-contained: " +
+  return createStringError("the generated code is not self-contained: " +
                            fmt::format(format, std::forward<Args>(args)...));
 }
 

@@ -126,9 +126,15 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu) {
     return unknownCpu(cpu);
   std::unique_ptr<llvm::MCSubtargetInfo> subtarget(
       target->createMCSubtargetInfo(llvm::Triple(kTriple), description.cpu, features));
-  for (const llvm::SubtargetFeatureKV &feature : subtarget->getAllProcessorFeatures())
-    if (subtarget->checkFeatures("+" + std::string(feature.Key)))
+  std::unique_ptr<llvm::MCSubtargetInfo> named(
+      target->createMCSubtargetInfo(llvm::Triple(kTriple), description.cpu, ""));
+  for (const llvm::SubtargetFeatureKV &feature : subtarget->getAllProcessorFeatures()) {
+    const std::string enabled = "+" + std::string(feature.Key);
+    if (subtarget->checkFeatures(enabled))
       description.features.push_back(feature.Key);
+    else if (named->checkFeatures(enabled))
+      description.disabled.push_back(feature.Key);
+  }
 
   if (!description.has("avx2") || !description.has("fma"))
     return llvm::createStringError(fmt::format(

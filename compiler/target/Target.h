@@ -17,6 +17,8 @@ struct TargetDescription {
   std::string triple;                ///< "x86_64-unknown-linux-gnu"
   std::string cpu;                   ///< LLVM's name, for scheduling models
   std::vector<std::string> features; ///< enabled ones, LLVM's names without a sign
+  /// Those that the CPU's name stands for and this one lacks, as a virtual machine may.
+  std::vector<std::string> disabled;
   int vectorBits = 0;                ///< width of the vectors that kernels use
   int vectorRegisters = 0;
   /// Loads and stores under a mask cost what whole ones do (AVX-512). Without it, elementwise tails
@@ -25,7 +27,7 @@ struct TargetDescription {
   int64_t l1Bytes = 0, l2Bytes = 0; ///< of one core
   int64_t l3Bytes = 0;              ///< shared, as reported
   /// Non-temporal stores win where x and y together are larger than this: beyond L3 on Zen, beyond
-  /// the L2 caches of two cores on Intel's servers (L3 is slow there). 0: never use them.
+  /// the L2 caches of two cores on Intel's servers (L3 is slow there).
   int64_t streamingBytes = 0;
 
   bool has(llvm::StringRef feature) const;

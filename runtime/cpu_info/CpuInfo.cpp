@@ -47,6 +47,7 @@ enum class Word : uint8_t {
   LeafDs1Eax,
   Ext1Ecx,
   Ext1Edx,
+  Avx10,
   Count
 };
 /// The registers that a feature needs saved.
@@ -106,6 +107,8 @@ constexpr Feature features[] = {
     {"prefetchi", Word::Leaf7s1Edx, 14, State::None},
     {"xsaveopt", Word::LeafDs1Eax, 0, State::None},  {"xsavec", Word::LeafDs1Eax, 1, State::None},
     {"xsaves", Word::LeafDs1Eax, 3, State::None},    {"sahf", Word::Ext1Ecx, 0, State::None},
+    {"avx10.1", Word::Avx10, 0, State::Avx512},      {"avx10.2", Word::Avx10, 1, State::Avx512},
+    {"fma4", Word::Ext1Ecx, 16, State::Avx},
     {"lzcnt", Word::Ext1Ecx, 5, State::None},        {"sse4a", Word::Ext1Ecx, 6, State::None},
     {"prfchw", Word::Ext1Ecx, 8, State::None},       {"64bit", Word::Ext1Edx, 29, State::None},
 };
@@ -124,6 +127,10 @@ std::vector<std::string_view> readFeatures() {
     Leaf more = cpuid(7, 1);
     word(Word::Leaf7s1Eax) = more.eax;
     word(Word::Leaf7s1Edx) = more.edx;
+    // AVX10 is a version, not bits: bit v - 1 here stands for version v or later.
+    constexpr unsigned avx10 = 1u << 19;
+    if (more.edx & avx10)
+      word(Word::Avx10) = (1u << (cpuid(0x24).ebx & 0xF)) - 1;
   }
   word(Word::LeafDs1Eax) = cpuid(0xD, 1).eax;
   word(Word::Ext1Ecx) = extended.ecx;
