@@ -1,9 +1,7 @@
 #include "compiler/cli/Command.h"
 
 #include "llvm/ADT/STLExtras.h"
-#include "llvm/ADT/SmallString.h"
 #include "llvm/ADT/StringExtras.h"
-#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <fmt/format.h>
@@ -187,45 +185,6 @@ std::string shellWord(const std::string &word) {
   for (char c : word)
     quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return quoted + "'";
-}
-
-// ---- Files --------------------------------------------------------------------------------------
-
-llvm::Error writeFile(const std::string &path, llvm::StringRef bytes) {
-  namespace fs = llvm::sys::fs;
-  auto failure = [&](const std::string &why) {
-    return located(llvm::createStringError(fmt::format("{}: error: {}", path, why)));
-  };
-  if (fs::is_directory(path))
-    return failure("expected a file to write, found a directory");
-  const bool direct = fs::exists(path) && !fs::is_regular_file(path);
-  std::string target = path;
-  if (!direct) {
-    // Only the suffix is random: a '%' in the path itself must stay what it is.
-    llvm::SmallString<16> suffix;
-    fs::createUniquePath(".tmp-%%%%%%%%", suffix, /*MakeAbsolute=*/false);
-    target += suffix.str();
-  }
-  int file;
-  if (std::error_code code =
-          fs::openFileForWrite(target, file, direct ? fs::CD_OpenExisting : fs::CD_CreateNew))
-    return failure("cannot be written: " + code.message());
-  std::error_code code;
-  {
-    llvm::raw_fd_ostream out(file, /*shouldClose=*/true);
-    out << bytes;
-    out.close();
-    code = out.error();
-    out.clear_error();
-  }
-  if (!code && !direct)
-    code = fs::rename(target, path);
-  if (code) {
-    if (!direct)
-      fs::remove(target);
-    return failure("cannot be written: " + code.message());
-  }
-  return llvm::Error::success();
 }
 
 } // namespace normforge::cli

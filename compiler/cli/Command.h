@@ -85,10 +85,4 @@ std::string describeBytes(double bytes);
 /// The word as a POSIX shell reads it back, in quotes where it needs them.
 std::string shellWord(const std::string &word);
 
-// Files.
-
-/// Writes a temporary file beside `path` and renames it, so that `path` is whole or untouched. What
-/// is no regular file, such as a pipe, is written directly.
-llvm::Error writeFile(const std::string &path, llvm::StringRef bytes);
-
 } // namespace normforge::cli

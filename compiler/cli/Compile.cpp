@@ -1,5 +1,6 @@
 // `normforge compile`: a kernel's text or code at any stage of the compilation.
 #include "compiler/cli/Command.h"
+#include "compiler/cli/Files.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -87,6 +88,9 @@ llvm::Error run(const Options &options) {
 
   std::string all;
   for (size_t i = 0; i < chosen.size(); ++i) {
+    // mlir-opt's mark between the modules of one file (--split-input-file).
+    if (i > 0 && std::string_view(commentMark(*stage)) == "//")
+      all += "// -----\n";
     if (*stage != EmitStage::Object && count > 1)
       all += fmt::format("{} {}\n", commentMark(*stage), title(chosen[i]));
     all += (*texts)[i];
@@ -94,7 +98,10 @@ llvm::Error run(const Options &options) {
       all += '\n';
   }
   if (!options.output.empty())
-    return writeFile(options.output, all);
+    {
+    llvm::Error error = writeFiles(FileToWrite{options.output, "", all});
+    return error ? located(std::move(error)) : llvm::Error::success();
+  }
   std::fwrite(all.data(), 1, all.size(), stdout);
   return llvm::Error::success();
 }
@@ -114,7 +121,8 @@ void declareCompile(CLI::App &app, int &status) {
   sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
       ->type_name("PHASE");
   sub->add_option("--variant", options->variant,
-                  "The number of one variant, as `normforge explain` shows them (default: all)")
+                  "The number of one variant, as `normforge explain` shows them (default: all, one "
+                  "after the other; other tools read one at a time)")
       ->type_name("NUMBER");
   sub->add_option("-o", options->output, "Write this file instead of standard output")
       ->type_name("FILE");

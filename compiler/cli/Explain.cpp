@@ -79,6 +79,58 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
   }
 }
 
+std::string numberInWords(const Number &number, const char *argument) {
+  return number.isArgument ? fmt::format("the number {}", argument)
+                           : fmt::format("{}", number.value);
+}
+
+/// What the semantics, and what the spec says beside them, come to.
+void printFormula(const Spec &spec, Phase phase) {
+  const char *denominator = "";
+  switch (spec.epsilonPosition) {
+  case EpsilonPosition::Inside:
+    denominator = "sqrt(variance + epsilon)";
+    break;
+  case EpsilonPosition::Outside:
+    denominator = "(sqrt(variance) + epsilon)";
+    break;
+  case EpsilonPosition::Both:
+    denominator = "(sqrt(variance + epsilon) + epsilon)";
+    break;
+  }
+  fmt::print("\nFormula, by {}\n  y = (x - mean) / {}{}{}\n  epsilon {}\n", toString(spec.semantics),
+             denominator, spec.scale ? " * gamma" : "", spec.center ? " + beta" : "",
+             numberInWords(spec.epsilon, "epsilon"));
+  if (phase != Phase::Training || !spec.hasMovingStatistics())
+    return;
+  const Momentum &momentum = spec.momentum;
+  if (momentum.cumulative)
+    fmt::print("  moving = (1 - 1/count) * moving + 1/count * batch, count a number\n");
+  else {
+    const std::string mean = numberInWords(momentum.mean, "momentum"),
+                      variance = numberInWords(momentum.variance, "momentum");
+    fmt::print("  moving = {}\n  momentum {}\n",
+               momentum.weighs == MomentumWeighs::Old
+                   ? "momentum * moving + (1 - momentum) * batch"
+                   : "(1 - momentum) * moving + momentum * batch",
+               mean == variance ? mean
+                                : fmt::format("{} for the mean, {} for the variance", mean, variance));
+  }
+  const char *stored = "";
+  switch (spec.runningVariance) {
+  case RunningVariance::Biased:
+    stored = "sum of squares / N";
+    break;
+  case RunningVariance::Bessel:
+    stored = "sum of squares / (N - 1)";
+    break;
+  case RunningVariance::Keras2:
+    stored = "sum of squares / (N - 1 - epsilon)";
+    break;
+  }
+  fmt::print("  the batch's variance in moving_variance: {}\n", stored);
+}
+
 void printLoops(const Operator &op, const Values &values) {
   fmt::print("\nLoop nest, outermost first\n");
   std::string indent = "  ";
@@ -208,6 +260,7 @@ llvm::Error run(const Options &options) {
              spec->layout.text, toString(spec->dtype),
              fused.empty() ? "" : fmt::format(", then {}", fmt::join(fused, ", ")));
   fmt::print("for {}\n", target->summary());
+  printFormula(*spec, *phase);
   printLoops(op, values);
   printWork(op, values);
   printVariants(op, variants, *artifact, values);

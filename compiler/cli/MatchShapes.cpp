@@ -1,5 +1,7 @@
 #include "compiler/cli/MatchShapes.h"
 
+#include "llvm/ADT/ArrayRef.h"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -61,15 +63,22 @@ public:
     const bool all = found.size() == expected.size();
     if (!all && found.size() + unknown != expected.size())
       return llvm::Error::success(); // what does not fit is an error of finish()
+    // The axes of known size tell whether the array fits at all.
+    std::vector<std::pair<size_t, int64_t>> taken;
     size_t next = 0;
     for (const SizeExpr *size : expected) {
       const auto name = bareSize(*size);
-      const bool isUnknown = name && !evaluate(*size);
+      const std::optional<int64_t> value = evaluate(*size);
+      const bool isUnknown = name && !value;
+      if (value && found[next] != *value)
+        return llvm::Error::success();
       if (isUnknown)
-        if (llvm::Error error = bind(*name, all ? found[next] : 1, array))
-          return error;
+        taken.emplace_back(*name, all ? found[next] : 1);
       next += all || !isUnknown;
     }
+    for (auto [name, value] : taken)
+      if (llvm::Error error = bind(name, value, array))
+        return error;
     return llvm::Error::success();
   }
 
@@ -116,8 +125,20 @@ private:
     return llvm::Error::success();
   }
 
-  /// The array's shape is the argument's, axes of size 1 apart. Axes of unknown size are skipped
-  /// over: finish() reports them when nothing else is wrong.
+  /// Whether an array without its axes of size 1 can have this shape: an axis of unknown size may
+  /// have any.
+  bool fits(llvm::ArrayRef<SizeExpr> expected, llvm::ArrayRef<int64_t> found) const {
+    if (expected.empty())
+      return found.empty();
+    const std::optional<int64_t> value = evaluate(expected.front());
+    const bool takes = !found.empty() && (!value || *value == found.front());
+    const bool isOne = !value || *value == 1;
+    return (takes && fits(expected.drop_front(), found.drop_front())) ||
+           (isOne && fits(expected.drop_front(), found));
+  }
+
+  /// The array's shape is the argument's, axes of size 1 apart. finish() reports sizes that are
+  /// unknown when nothing else is wrong.
   llvm::Error check(const GivenShape &array) const {
     std::vector<int64_t> expected, found;
     std::vector<std::string> texts;
@@ -132,7 +153,7 @@ private:
     for (int64_t size : array.shape)
       if (size != 1)
         found.push_back(size);
-    const bool wrong = isKnown ? expected != found : found.size() > array.argument->shape.size();
+    const bool wrong = isKnown ? expected != found : !fits(array.argument->shape, found);
     if (!wrong)
       return llvm::Error::success();
     const std::string general = describe(array.argument->shape, names_);

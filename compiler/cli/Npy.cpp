@@ -5,12 +5,12 @@
 
 #include "compiler/cli/Npy.h"
 
-#include "llvm/ADT/SmallString.h"
+#include "compiler/cli/Files.h"
+
 #include "llvm/Support/Endian.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MathExtras.h"
 #include "llvm/Support/MemoryBuffer.h"
-#include "llvm/Support/raw_ostream.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -150,6 +150,9 @@ std::optional<DType> parseDescr(StringRef descr) {
 llvm::Expected<HostArray> readNpy(StringRef path) {
   if (llvm::sys::fs::is_directory(path))
     return failure(path, "expected an .npy file, found a directory");
+  // A device may have no end.
+  if (llvm::sys::fs::exists(path) && !llvm::sys::fs::is_regular_file(path))
+    return failure(path, "expected an .npy file, found a device or pipe");
   auto buffer = llvm::MemoryBuffer::getFile(path, /*IsText=*/false,
                                             /*RequiresNullTerminator=*/false);
   if (!buffer)
@@ -210,7 +213,7 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
   return array;
 }
 
-llvm::Error writeNpy(StringRef path, const HostArray &array) {
+llvm::Expected<std::string> npyHead(const HostArray &array) {
   std::string header =
       fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}",
                   array.dtype == DType::F32 ? "<f4" : "<f8", fmt::join(array.shape, ", "),
@@ -219,38 +222,21 @@ llvm::Error writeNpy(StringRef path, const HostArray &array) {
   header.append(start - 10 - header.size() - 1, ' ');
   header += '\n';
   if (header.size() > UINT16_MAX)
-    return failure(path, "expected a header below 65536 bytes for version 1.0");
+    return llvm::createStringError("the array's shape is too long for .npy version 1.0");
+  char length[2];
+  llvm::support::endian::write16le(length, static_cast<uint16_t>(header.size()));
+  return (magic + StringRef("\x01\0", 2) + StringRef(length, 2) + header).str();
+}
 
-  if (llvm::sys::fs::is_directory(path))
-    return failure(path, "expected a file to write, found a directory");
-  // Only the suffix is random: a '%' in the path itself must stay what it is.
-  llvm::SmallString<16> suffix;
-  llvm::sys::fs::createUniquePath(".tmp-%%%%%%%%", suffix,
-                                  /*MakeAbsolute=*/false);
-  const std::string temporary = (path + suffix).str();
-  int file;
-  if (std::error_code code =
-          llvm::sys::fs::openFileForWrite(temporary, file, llvm::sys::fs::CD_CreateNew))
-    return failure(path, "cannot be written: " + code.message());
+StringRef bytesOf(const HostArray &array) {
+  return {reinterpret_cast<const char *>(array.bytes.data()), array.bytes.size()};
+}
 
-  std::error_code code;
-  {
-    llvm::raw_fd_ostream out(file, /*shouldClose=*/true);
-    char length[2];
-    llvm::support::endian::write16le(length, static_cast<uint16_t>(header.size()));
-    out << magic << '\x01' << '\0' << StringRef(length, 2) << header;
-    out.write(reinterpret_cast<const char *>(array.bytes.data()), array.bytes.size());
-    out.close();
-    code = out.error();
-    out.clear_error();
-  }
-  if (!code)
-    code = llvm::sys::fs::rename(temporary, path);
-  if (code) {
-    llvm::sys::fs::remove(temporary);
-    return failure(path, "cannot be written: " + code.message());
-  }
-  return llvm::Error::success();
+llvm::Error writeNpy(StringRef path, const HostArray &array) {
+  auto head = npyHead(array);
+  if (!head)
+    return head.takeError();
+  return writeFiles(FileToWrite{path.str(), std::move(*head), bytesOf(array)});
 }
 
 } // namespace normforge

@@ -14,8 +14,10 @@ namespace normforge {
 
 llvm::Expected<HostArray> readNpy(llvm::StringRef path);
 
-/// Writes a temporary file beside `path` and renames it, so that `path` is
-/// whole or untouched.
+/// What a file has before an array's bytes.
+llvm::Expected<std::string> npyHead(const HostArray &array);
+llvm::StringRef bytesOf(const HostArray &array);
+/// The file is whole or untouched.
 llvm::Error writeNpy(llvm::StringRef path, const HostArray &array);
 
 } // namespace normforge

@@ -1,19 +1,19 @@
 // `normforge run`: computes one phase of a spec from NumPy files into NumPy files.
 #include "compiler/cli/Command.h"
+#include "compiler/cli/Files.h"
 #include "compiler/cli/KernelCall.h"
 #include "compiler/cli/MatchShapes.h"
 #include "compiler/cli/Npy.h"
 #include "normforge/openmp.h"
 
 #include "llvm/ADT/STLExtras.h"
-#include "llvm/ADT/SmallString.h"
 #include "llvm/Support/FileSystem.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cmath>
+#include <deque>
 #include <memory>
 #include <set>
 
@@ -89,12 +89,12 @@ private:
             fmt::format("-o: {} has no output '{}'; {}", subject(), pair->name, writes()));
       if (!outputs.emplace(pair->name, pair->text).second)
         return badInput(fmt::format("-o: output {} is given twice", pair->name));
-      if (!files.insert(pair->text).second)
+      if (!files.insert(fileOf(pair->text)).second)
         return badInput(fmt::format("-o: {} is named for two outputs", pair->text));
       if (llvm::sys::fs::exists(pair->text) && !llvm::sys::fs::is_regular_file(pair->text))
         return located(llvm::createStringError(fmt::format(
             "{}: error: expected a file to write, found {}", pair->text,
-            llvm::sys::fs::is_directory(pair->text) ? "a directory" : "something else")));
+            llvm::sys::fs::is_directory(pair->text) ? "a directory" : "a device or pipe")));
     }
     if (outputs.empty())
       return badInput(fmt::format("no output is named with -o NAME=FILE.npy; {}", writes()));
@@ -107,15 +107,8 @@ llvm::Expected<std::vector<nf_scalar>> readScalars(const Request &request) {
   for (const std::string &name : request.op.scalars) {
     const std::string &text = request.inputs.at(name);
     double value;
-    if (llvm::StringRef(text).getAsDouble(value) || !std::isfinite(value))
+    if (llvm::StringRef(text).getAsDouble(value))
       return badInput(fmt::format("{}: expected a number, found '{}'", name, text));
-    // The ranges that the spec language has for numbers in a spec.
-    if (name == "epsilon" && !(value > 0))
-      return badInput(fmt::format("epsilon: expected a number above 0, found {}", text));
-    if (name == "momentum" && !(value >= 0 && value <= 1))
-      return badInput(fmt::format("momentum: expected a number from 0 to 1, found {}", text));
-    if (name == "count" && !(value >= 1))
-      return badInput(fmt::format("count: expected a number of at least 1, found {}", text));
     scalars.push_back(value);
   }
   return scalars;
@@ -139,37 +132,19 @@ llvm::Expected<std::map<std::string, HostArray>> readArrays(const Request &reque
   return arrays;
 }
 
-/// Writes all files or none: first beside their places, then all are renamed. What is left to fail
-/// between two renames is the file system itself.
 llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
-  namespace fs = llvm::sys::fs;
-  std::vector<std::pair<std::string, std::string>> written; // temporary, final
-  auto removeAll = [&] {
-    for (const auto &[temporary, path] : written)
-      fs::remove(temporary);
-  };
+  std::vector<FileToWrite> files;
+  std::deque<HostArray> arrays; // what the files' bodies refer to
   for (const auto &[name, path] : request.outputs) {
-    llvm::SmallString<16> suffix;
-    fs::createUniquePath(".new-%%%%%%%%", suffix, /*MakeAbsolute=*/false);
-    const std::string temporary = path + suffix.str().str();
-    const auto index = static_cast<size_t>(request.op.argument(name, true));
-    if (llvm::Error error = writeNpy(temporary, call.output(index))) {
-      removeAll();
-      // The error is about the file that was asked for.
-      std::string text = llvm::toString(std::move(error));
-      if (const size_t at = text.find(temporary); at != std::string::npos)
-        text.replace(at, temporary.size(), path);
-      return located(llvm::createStringError(text));
-    }
-    written.emplace_back(temporary, path);
+    const HostArray &array =
+        arrays.emplace_back(call.output(static_cast<size_t>(request.op.argument(name, true))));
+    auto head = npyHead(array);
+    if (!head)
+      return located(head.takeError());
+    files.push_back({path, std::move(*head), bytesOf(array)});
   }
-  for (const auto &[temporary, path] : written)
-    if (std::error_code code = fs::rename(temporary, path)) {
-      removeAll();
-      return located(llvm::createStringError(
-          fmt::format("{}: error: cannot be written: {}", path, code.message())));
-    }
-  return llvm::Error::success();
+  llvm::Error error = writeFiles(files);
+  return error ? located(std::move(error)) : llvm::Error::success();
 }
 
 llvm::Error run(const Options &options) {

@@ -7,7 +7,9 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <new>
 
@@ -24,19 +26,40 @@ std::string versions() {
                      oracle::oneDnnVersion());
 }
 
+/// What the parser has no words for: an unknown subcommand, and empty words, such as those that an
+/// unset variable of a shell leaves.
+std::string wrongWord(const CLI::App &app, int argc, char **argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word.empty())
+      return fmt::format("argument {} is empty", i);
+    if (word.starts_with("--") && word.ends_with("="))
+      return fmt::format("{} has no value", word.substr(0, word.size() - 1));
+  }
+  std::vector<std::string> names;
+  for (const CLI::App *sub : app.get_subcommands({}))
+    names.push_back(sub->get_name());
+  if (argc < 2 || argv[1][0] == '-' || std::ranges::find(names, argv[1]) != names.end())
+    return {};
+  return fmt::format("unknown command '{}'; expected one of {}", argv[1], fmt::join(names, ", "));
+}
+
 int parseAndRun(int argc, char **argv) {
   int status = cli::Success;
   CLI::App app(description, "normforge");
   app.set_version_flag("--version", versions, "Print the versions of normforge, LLVM and oneDNN");
   app.set_help_flag("-h,--help", "Print this help");
   app.require_subcommand(1);
-  app.footer("Exit status: 0 success; 1 a check that disagrees; 2 bad input; 3 an internal error.");
+  app.footer("Exit status: 0 success; 1 a check that disagrees; 2 bad input; 3 out of memory or a "
+             "defect of normforge.");
   cli::declareCheck(app, status);
   cli::declareCompile(app, status);
   cli::declareRun(app, status);
   cli::declareExplain(app, status);
   cli::declareTargets(app, status);
 
+  if (std::string wrong = wrongWord(app, argc, argv); !wrong.empty())
+    return cli::report(cli::badInput(wrong));
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success &asked) { // --help, --version
@@ -60,6 +83,9 @@ int main(int argc, char **argv) {
     status = parseAndRun(argc, argv);
   } catch (const std::bad_alloc &) {
     std::fputs("normforge: error: out of memory\n", stderr);
+    return cli::InternalError;
+  } catch (const std::exception &error) {
+    fmt::print(stderr, "normforge: internal error: {}\n", error.what());
     return cli::InternalError;
   }
   // A full disk or a closed pipe shows when the last of the output is flushed.

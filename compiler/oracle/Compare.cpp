@@ -12,8 +12,9 @@
 // what a kernel does. Roundings do have a common sign where one and the same
 // number is added over and over to a sum that dwarfs it: in a group that is
 // constant up to a few roundings, and in one where a single element makes up
-// the variance. There the growth is the N/8 additions of one of eight lanes. 8
-// more are for what does not grow: divisions, the merge of partial results, the
+// the variance. There the growth is the N/8 additions of one of eight lanes.
+// oneDNN sums long groups into one accumulator, which in the end dwarfs every
+// term: N/8 for it too (2e5 terms and more show it, 1e6 err by N/20). 8 more are for what does not grow: divisions, the merge of partial results, the
 // conversion to the result's dtype.
 //
 // Mean. The first pass errs by f = u*growth*|m|; the second sums the residuals,
@@ -60,17 +61,17 @@ struct Bounds {
   std::vector<Group> groups;
 };
 
-double growth(const Group &g, double u, double n) {
+double growth(const Group &g, double u, double n, bool corrected) {
   const bool constant = std::sqrt(g.variance) <= 8 * u * std::abs(g.mean);
   const bool oneElement = 4 * g.largestDeviation * g.largestDeviation >= n * g.variance;
-  return 8 + std::max(std::sqrt(n), constant || oneElement ? n / 8 : 0);
+  return 8 + std::max(std::sqrt(n), constant || oneElement || !corrected ? n / 8 : 0);
 }
 
 void addBatchErrors(Bounds &bounds, bool corrected) {
   const double u = bounds.u;
   for (Group &g : bounds.groups) {
     const double m = std::abs(g.mean), s = std::sqrt(g.variance);
-    const double grown = u * growth(g, u, bounds.n);
+    const double grown = u * growth(g, u, bounds.n, corrected);
     const double firstPass = grown * m;
     const double meanError =
         bounds.least + (corrected ? 8 * u * m + grown * (s + firstPass) : grown * (m + s));

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <map>
 #include <mutex>
+#include <new>
 
 using namespace normforge;
 
@@ -70,24 +71,30 @@ llvm::Expected<Artifact> compile(const nf_compiler_request &request) {
 } // namespace
 
 extern "C" __attribute__((visibility("default"))) int
-nf_compiler_compile_v1(const nf_compiler_request *request, nf_compiler_reply *reply) {
-  reply->artifact = nullptr;
-  reply->artifact_bytes = 0;
-  reply->error = nullptr;
+nf_compiler_compile_v1(const nf_compiler_request *request, nf_compiler_reply *reply) try {
+  *reply = {};
   auto artifact = compile(*request);
   if (!artifact) {
-    reply->error = strdup(llvm::toString(artifact.takeError()).c_str());
+    llvm::handleAllErrors(artifact.takeError(), [&](const llvm::ErrorInfoBase &error) {
+      reply->code = error.isA<InternalError>() ? NF_INTERNAL : NF_COMPILE_FAILED;
+      reply->error = strdup(error.message().c_str());
+    });
     return 0;
   }
   const std::vector<std::byte> bytes = serialize(*artifact);
   reply->artifact = static_cast<uint8_t *>(std::malloc(bytes.size()));
-  if (!reply->artifact) {
-    reply->error = strdup("out of memory");
-    return 0;
-  }
+  if (!reply->artifact)
+    throw std::bad_alloc();
   std::memcpy(reply->artifact, bytes.data(), bytes.size());
   reply->artifact_bytes = bytes.size();
   return 1;
+} catch (const std::bad_alloc &) {
+  reply->code = NF_OUT_OF_MEMORY;
+  return 0;
+} catch (const std::exception &error) {
+  reply->code = NF_INTERNAL;
+  reply->error = strdup(error.what());
+  return 0;
 }
 
 extern "C" __attribute__((visibility("default"))) void

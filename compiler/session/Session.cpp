@@ -24,6 +24,7 @@
 #include "llvm/Target/TargetMachine.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <fmt/format.h>
 
 namespace normforge {
@@ -126,9 +127,7 @@ struct Session::State {
   }
 
   llvm::Error failure(const char *step) {
-    std::string text = fmt::format("internal error in {}: {}", step, diagnostics);
-    diagnostics.clear();
-    return llvm::createStringError(text);
+    return llvm::make_error<InternalError>(fmt::format("{}: {}", step, diagnostics));
   }
 
   /// Runs the steps up to `stage`.
@@ -136,12 +135,33 @@ struct Session::State {
                                CompileTimes &times);
 };
 
+char InternalError::ID = 0;
+void InternalError::log(llvm::raw_ostream &os) const { os << "internal error: " << text_; }
+
+static bool environmentVerifies() {
+  const char *word = std::getenv("NORMFORGE_VERIFY");
+  return word && llvm::StringRef(word) == "1";
+}
+
 Session::Session(TargetDescription target, bool verify)
-    : target_(std::move(target)), state_(std::make_unique<State>(target_, verify)) {}
+    : target_(std::move(target)), verify_(verify || environmentVerifies()),
+      state_(std::make_unique<State>(target_, verify_)) {}
 Session::~Session() = default;
+
+/// Contexts keep every type and attribute that they have seen: some 10 KB a kernel.
+Session::State &Session::state() {
+  constexpr int kKernels = 400;
+  if (kernels_++ == kKernels) {
+    state_.reset();
+    state_ = std::make_unique<State>(target_, verify_);
+    kernels_ = 1;
+  }
+  return *state_;
+}
 
 llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule &schedule,
                                              EmitStage stage, CompileTimes &times) {
+  diagnostics.clear();
   Compiled result;
   LoweredKernel kernel;
   {
@@ -194,7 +214,7 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
     std::string text;
     llvm::raw_string_ostream stream(text);
     if (verify && llvm::verifyModule(*llvmModule, &stream))
-      return llvm::createStringError("internal error in LLVM IR: " + text);
+      return llvm::make_error<InternalError>("LLVM IR: " + text);
   }
   if (stage == EmitStage::Llvm) {
     llvm::raw_string_ostream stream(result.text);
@@ -211,10 +231,11 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
 
 llvm::Expected<std::vector<std::string>>
 Session::emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, EmitStage stage) {
+  State &current = state();
   std::vector<std::string> texts;
   CompileTimes times;
   for (const ScheduleVariant &variant : variants) {
-    auto compiled = state_->run(op, variant.schedule, stage, times);
+    auto compiled = current.run(op, variant.schedule, stage, times);
     if (!compiled)
       return compiled.takeError();
     texts.push_back(stage == EmitStage::Object
@@ -242,24 +263,28 @@ llvm::Expected<Artifact> Session::compile(const Operator &op,
   artifact.scalars = op.scalars;
   artifact.arguments = op.arguments;
 
+  State &current = state();
   CompileTimes ignored;
   CompileTimes &spent = times ? *times : ignored;
   for (const ScheduleVariant &variant : variants) {
-    auto compiled = state_->run(op, variant.schedule, EmitStage::Object, spent);
+    auto compiled = current.run(op, variant.schedule, EmitStage::Object, spent);
     if (!compiled)
       return compiled.takeError();
     Stopwatch watch(spent.image);
     auto linked = linkImage(compiled->object);
     if (!linked)
-      return linked.takeError();
+      return llvm::make_error<InternalError>(llvm::toString(linked.takeError()));
     Variant out;
     out.schedule = variant.schedule.text();
     out.guard = variant.guard;
     out.workspaceBytes = compiled->workspaceBytes;
     out.image = std::move(linked->image);
-    for (const StageInfo &stage : compiled->stages)
-      out.stages.push_back(
-          {stage.symbol, linked->functions.at(stage.symbol), stage.tasks, stage.bytesPerTask});
+    for (const StageInfo &stage : compiled->stages) {
+      const auto function = linked->functions.find(stage.symbol);
+      if (function == linked->functions.end())
+        return llvm::make_error<InternalError>("no code for stage " + stage.symbol);
+      out.stages.push_back({stage.symbol, function->second, stage.tasks, stage.bytesPerTask});
+    }
     artifact.variants.push_back(std::move(out));
   }
   return artifact;

@@ -25,17 +25,31 @@ struct CompileTimes {
   }
 };
 
-/// Not thread-safe: one session a thread. Making one costs some 5 ms, a kernel less when it is
-/// reused.
+/// A defect of the compiler, where every other error is about what it was given.
+class InternalError : public llvm::ErrorInfo<InternalError> {
+public:
+  static char ID;
+  explicit InternalError(std::string text) : text_(std::move(text)) {}
+  void log(llvm::raw_ostream &os) const override;
+  std::error_code convertToErrorCode() const override { return llvm::inconvertibleErrorCode(); }
+
+private:
+  std::string text_;
+};
+
+/// Not thread-safe: one session a thread. Making one costs some 5 ms; a session that is used again
+/// saves them. What MLIR and LLVM keep for good is let go of after some hundreds of kernels.
 class Session {
 public:
-  /// `verify` runs the MLIR and LLVM verifiers after every step.
+  /// `verify` runs the MLIR and LLVM verifiers after every step; the environment's NORMFORGE_VERIFY=1
+  /// does so for all sessions.
   explicit Session(TargetDescription target, bool verify = false);
   ~Session();
 
   const TargetDescription &target() const { return target_; }
 
-  /// Compiles one phase of a spec with all variants of its schedule.
+  /// Compiles one phase of a spec with all variants of its schedule. Errors of this and the following
+  /// are InternalErrors.
   llvm::Expected<Artifact> compile(const Spec &spec, Phase phase, CompileTimes *times = nullptr);
   /// The same for schedules chosen by the caller, the guard of the last one always holding.
   llvm::Expected<Artifact> compile(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
@@ -47,7 +61,11 @@ public:
 
 private:
   struct State;
+  State &state();
+
   TargetDescription target_;
+  bool verify_;
+  int kernels_ = 0; ///< that state_ has compiled
   std::unique_ptr<State> state_;
 };
 

@@ -105,8 +105,8 @@ typedef struct nf_compile_options {
 } nf_compile_options;
 
 /* Compiles one phase of a spec for this machine. `spec` is YAML, `bytes` long, needs no terminator
- * and is not kept. `options` may be NULL. Takes some 5 to 20 ms; the first call of an engine also
- * opens the compiler library.
+ * and is not kept. `options` may be NULL. Takes some 5 to 20 ms for each of up to three variants;
+ * the first call of an engine also opens the compiler library.
  * Errors: NF_NO_COMPILER with all paths that were tried, NF_COMPILE_FAILED with file, line and
  * column, and NF_WRONG_MACHINE where options->cpu has what this machine lacks. */
 NF_API nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
@@ -209,7 +209,9 @@ typedef struct nf_executor {
 /* Computes. Blocks until the result is written.
  *   args       base pointers in the kernel's order, each aligned to its element. Arrays that are
  *              read are not written, though the type is void *.
- *   scalars    run-time numbers in the kernel's order; NULL when there are none.
+ *   scalars    run-time numbers in the kernel's order; NULL when there are none. An epsilon is above
+ *              0, in f32 too where that is the dtype; a momentum from 0 to 1; a count, which is that
+ *              of the batches so far with this one, at least 1.
  *   workspace  nf_plan_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT, for this call
  *              alone while it runs; contents do not matter. NULL: allocated and freed by this call
  *              where the plan needs any. With a workspace nothing is allocated.

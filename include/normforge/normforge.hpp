@@ -11,6 +11,10 @@
 #ifndef NORMFORGE_NORMFORGE_HPP
 #define NORMFORGE_NORMFORGE_HPP
 
+#if __cplusplus < 202002L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 202002L)
+#error "normforge.hpp needs C++20 (-std=c++20); normforge.h is for C and older C++"
+#endif
+
 #include "normforge/normforge.h"
 
 #include <cstddef>

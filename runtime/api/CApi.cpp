@@ -183,7 +183,6 @@ nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
     if (!readOptions(given, options, failure))
       return false;
     nf_compiler_request request = {};
-    request.struct_size = sizeof request;
     request.spec = spec ? spec : "";
     request.spec_bytes = bytes;
     request.source_name = options.source_name ? options.source_name : "<spec>";

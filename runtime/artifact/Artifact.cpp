@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -215,6 +217,29 @@ std::optional<Phase> parsePhase(std::string_view text) {
   return std::nullopt;
 }
 
+std::string scalarProblem(const Artifact &artifact, size_t scalar, double value) {
+  const std::string &name = artifact.scalars[scalar];
+  auto expected = [&](const char *range) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.9g", value);
+    return name + ": expected a number " + range + ", found " + text;
+  };
+  if (!std::isfinite(value))
+    return expected("that is finite");
+  if (name == "epsilon") {
+    if (!(value > 0))
+      return expected("above 0");
+    const auto narrow = static_cast<float>(value);
+    if (artifact.arguments[0].dtype == DType::F32 && (narrow == 0 || std::isinf(narrow)))
+      return expected("in the range of f32");
+  }
+  if (name == "momentum" && !(value >= 0 && value <= 1))
+    return expected("from 0 to 1");
+  if (name == "count" && !(value >= 1))
+    return expected("of at least 1");
+  return {};
+}
+
 bool validate(const Artifact &artifact, std::string &error) {
   auto fail = [&](std::string message) {
     error = "artifact " + std::move(message);
@@ -233,6 +258,8 @@ bool validate(const Artifact &artifact, std::string &error) {
     if (text->find('\0') != std::string::npos)
       return fail("has a zero byte in a text");
 
+  if (artifact.arguments.empty())
+    return fail("has no arguments");
   std::vector<std::string> names;
   for (size_t i = 0; i < artifact.arguments.size(); ++i) {
     const Argument &argument = artifact.arguments[i];

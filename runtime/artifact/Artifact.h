@@ -76,6 +76,10 @@ struct Artifact {
   std::vector<Variant> variants; ///< the first whose guard holds is taken; the last always holds
 };
 
+/// What is wrong with a value of a run-time number, or empty: an epsilon is above 0 (in f32 too, where
+/// that is the arrays' dtype), a momentum from 0 to 1, a count of batches at least 1, all are finite.
+std::string scalarProblem(const Artifact &artifact, size_t scalar, double value);
+
 /// Whether what a runtime relies on holds: expressions well formed over the named sizes, entries
 /// within their image, aliases earlier, read and of the same dtype, names neither empty nor
 /// repeated, a last variant without a guard. Otherwise `error` says what does not.

@@ -156,6 +156,9 @@ bool Plan::check(const CallArguments &call, Failure &failure) const {
                            countText("scalar", artifact.scalars, call.scalars.size()));
   if ((!call.args.empty() && !call.args.data()) || (!call.scalars.empty() && !call.scalars.data()))
     return failure.set(NF_INVALID_ARGUMENT, "the list of arguments or of scalars is null");
+  for (size_t i = 0; i < call.scalars.size(); ++i)
+    if (std::string problem = scalarProblem(artifact, i, call.scalars[i]); !problem.empty())
+      return failure.set(NF_INVALID_ARGUMENT, std::move(problem));
   for (size_t i = 0; i < call.args.size(); ++i) {
     if (arrays_[i].bytes == 0)
       continue;

@@ -1,7 +1,9 @@
 /* Between the runtime and the compiler library that it opens when something must be compiled:
- * plain C, and nothing else. */
+ * plain C, and nothing else. A change of these structures changes the names of the functions. */
 #ifndef NORMFORGE_RUNTIME_COMPILER_INTERFACE_H
 #define NORMFORGE_RUNTIME_COMPILER_INTERFACE_H
+
+#include "normforge/normforge.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -11,7 +13,6 @@ extern "C" {
 #endif
 
 typedef struct nf_compiler_request {
-  uint32_t struct_size;
   const char *spec; /* YAML text, not terminated */
   size_t spec_bytes;
   const char *source_name; /* for messages */
@@ -20,10 +21,10 @@ typedef struct nf_compiler_request {
 } nf_compiler_request;
 
 typedef struct nf_compiler_reply {
-  uint32_t struct_size;
   uint8_t *artifact; /* a serialized Artifact, or NULL */
   size_t artifact_bytes;
-  char *error; /* terminated text when artifact is NULL */
+  char *error;    /* terminated text when artifact is NULL; NULL where there is no memory for it */
+  nf_code code;   /* of the error: NF_COMPILE_FAILED, NF_OUT_OF_MEMORY or NF_INTERNAL */
 } nf_compiler_reply;
 
 /* Compiles one phase of a spec. Returns 1 with an artifact, 0 with an error. May be called from

@@ -65,7 +65,6 @@ std::optional<Artifact> CompilerLibrary::compile(const nf_compiler_request &requ
   if (!open(failure))
     return std::nullopt;
   nf_compiler_reply reply = {};
-  reply.struct_size = sizeof reply;
   int ok = compile_(&request, &reply);
   struct Release {
     nf_compiler_release_fn *release;
@@ -73,7 +72,7 @@ std::optional<Artifact> CompilerLibrary::compile(const nf_compiler_request &requ
     ~Release() { release(reply); }
   } releaseAtEnd{release_, &reply};
   if (!ok || !reply.artifact) {
-    failure.set(NF_COMPILE_FAILED, reply.error ? reply.error : "the compiler gave no reason");
+    failure.set(reply.code, reply.error ? reply.error : "out of memory");
     return std::nullopt;
   }
   std::string error;

@@ -1,0 +1,26 @@
+// Files that are written whole or not at all.
+#pragma once
+
+#include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/Error.h"
+
+#include <string>
+
+namespace normforge {
+
+/// The file that a path names: absolute, symbolic links followed, whether it exists or not.
+std::string fileOf(const std::string &path);
+
+/// What a file is to hold: one text after the other. `body` is the caller's.
+struct FileToWrite {
+  std::string path, head;
+  llvm::StringRef body;
+};
+
+/// Writes all files or none: first beside their places, then all are renamed; what is left to fail
+/// between two renames is the file system itself. What is no regular file, such as a pipe or a
+/// device, is written directly. Errors are `path: error: ...`.
+llvm::Error writeFiles(llvm::ArrayRef<FileToWrite> files);
+
+} // namespace normforge
