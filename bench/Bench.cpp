@@ -327,16 +327,24 @@ int main(int argc, char **argv) {
   Options options;
   CLI::App app("Normforge's kernels beside oneDNN, interleaved", "normforge-bench");
   app.add_option("specs", options.specs, "Specs or folders of specs");
-  app.add_option("--batch", options.batches, "Sizes of N")->delimiter(',')->allow_extra_args(false);
-  app.add_option("--layouts", options.layouts, "Layouts to bring each nchw spec into")
+  app.add_option("--batch", options.batches, "Sizes of N, such as 1,50 (default: 1,50)")->delimiter(',')->allow_extra_args(false);
+  app.add_option("--layouts", options.layouts, "Layouts to bring each nchw spec into, such as nchw,nhwc")
       ->delimiter(',')->allow_extra_args(false);
-  app.add_option("--phases", options.phases, "inference, training")->delimiter(',')->allow_extra_args(false);
+  app.add_option("--phases", options.phases, "inference,training")->delimiter(',')->allow_extra_args(false);
   app.add_option("--threads", options.threads, "Threads of both contenders")
       ->check(CLI::Range(1, 1024));
-  app.add_option("--seconds", options.seconds, "Time to spend on a case");
+  app.add_option("--seconds", options.seconds, "Time to spend on a case")
+      ->check(CLI::PositiveNumber);
   app.add_option("--json", options.json, "Also write one JSON object a line to this file");
   app.add_flag("--quick", options.quick, "A tenth of the time");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success &asked) { // --help
+    return app.exit(asked);
+  } catch (const CLI::ParseError &error) {
+    fmt::print(stderr, "normforge-bench: error: {}; --help lists what it takes\n", error.what());
+    return 2;
+  }
   for (const std::string &phase : options.phases)
     if (!parsePhase(phase)) {
       fmt::print(stderr, "normforge-bench: error: unknown phase '{}'\n", phase);

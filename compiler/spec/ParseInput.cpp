@@ -23,7 +23,7 @@ std::string counted(size_t count, std::string_view one, std::string_view many) {
 }
 
 std::string_view exampleLayout(int rank) {
-  constexpr std::string_view examples[] = {"c", "nc", "nct", "nchw", "ncdhw", "ntcdhw"};
+  constexpr std::string_view examples[] = {"c", "nc", "ncw", "nchw", "ncdhw", "ntcdhw"};
   return examples[std::clamp(rank, 1, maxRank) - 1];
 }
 
@@ -91,7 +91,7 @@ void Parser::readShape(const Value &value) {
     return;
   }
   if (value.items.empty() || value.items.size() > maxRank) {
-    error(value, fmt::format("input.shape has rank {}; expected 1 to {} [c2]", value.items.size(),
+    error(value, fmt::format("input.shape has rank {}; expected 1 to {}", value.items.size(),
                              maxRank));
     return;
   }
@@ -109,7 +109,7 @@ void Parser::readShape(const Value &value) {
     else if (integer->tooLarge)
       problem = fmt::format("size {} is too large; expected at most {}", found(item), INT64_MAX);
     else if (integer->value < 1)
-      problem = fmt::format("size {} is too small; expected at least 1 [c1]", integer->value);
+      problem = fmt::format("size {} is too small; expected at least 1", integer->value);
     else
       size.value = integer->value;
     if (!problem.empty())

@@ -24,6 +24,8 @@ const Problem problems[] = {
     {"nc", "N, 33", "c", 0, {{"N", 201}}},          {"nc", "N, 3", "c", 2, {{"N", 1003}}},
     {"ntc", "N, 5, 257", "c", 1, {{"N", 3}}},       {"nchw", "N, 5, 9, 11", "c", 1, {{"N", 3}}},
     {"nChw16c", "N, 37, 7, 9", "c", 0, {{"N", 5}}}, {"nChw8c", "N, 11, 9, 9", "c", 2, {{"N", 5}}},
+    // Sizes n for which n*(1/n) is not 1 when 1/n is rounded.
+    {"nc", "N, 35", "c", 0, {{"N", 41}}},           {"cn", "19, N", "c", 0, {{"N", 47}}},
 };
 
 /// Calls `check(kernel, spec, problem, variant)` for each problem, dtype, CPU and form of a phase.

@@ -1,5 +1,6 @@
 // The runtime alone: size expressions, the artifact's bytes, plans, executors and the C API, with
 // machine code written by hand.
+#include "compiler/target/Target.h"
 #include "normforge/normforge.hpp"
 #include "normforge/openmp.h"
 #include "runtime/artifact/Artifact.h"
@@ -343,6 +344,7 @@ TEST_CASE("what a runtime cannot trust is refused") {
         "artifact lets argument 'z' alias what it may not");   // y is written
   refused([](Artifact &a) { a.arguments[2].mayAlias = {2}; }); // itself
   refused([](Artifact &a) { a.arguments[2].mayAlias = {7}; });
+  CHECK(refused([](Artifact &a) { a.arguments.clear(); }) == "artifact has no arguments");
   refused([](Artifact &a) { a.arguments[0].dtype = DType::F64; });
   refused([](Artifact &a) { a.arguments[2].name = std::string("y"); });
   refused([](Artifact &a) { a.arguments[0].name.clear(); });
@@ -371,6 +373,18 @@ TEST_CASE("the host is described") {
   CHECK(hostHasFeature("avx512vl") == bool(__builtin_cpu_supports("avx512vl")));
   CHECK(hostHasFeature("avx512bf16") == bool(__builtin_cpu_supports("avx512bf16")));
 #endif
+}
+
+TEST_CASE("this machine has every feature that its own kernels ask for") {
+  auto target = describeTarget("native");
+  if (!target) {
+    MESSAGE("SKIP: " << llvm::toString(target.takeError()));
+    return;
+  }
+  for (const std::string &feature : target->instructionSets()) {
+    CAPTURE(feature);
+    CHECK(hostHasFeature(feature));
+  }
 }
 
 TEST_CASE("kernels for other machines are refused") {
@@ -504,6 +518,12 @@ TEST_CASE("a call checks its pointers") {
   CHECK(with(2, arrays.x.data() + 1) == "argument 2 ('z', written) overlaps argument 0 ('x', "
                                         "read); they may only be the same buffer as a whole");
   CHECK(with(0, workspace.get()) == "argument 0 ('x', read) overlaps the workspace");
+  for (double wrong : {0.0, -1.0, double(NAN), double(INFINITY), 1e-60, 1e60}) {
+    epsilon = wrong;
+    CAPTURE(wrong);
+    CHECK(error(args, 1, workspace.get()).starts_with("epsilon: expected a number "));
+  }
+  epsilon = 1;
   CHECK(arrays.z[0] == -1); // nothing was written
 
   args[2] = arrays.x.data(); // in place, as the kernel allows
@@ -634,7 +654,7 @@ TEST_CASE("engines, kernels and plans are shared by threads") {
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([&, engine = *engine, kernel = *kernel, plan = *shared, t] {
       for (int round = 0; round < 50; ++round) {
-        double epsilon = t + round;
+        double epsilon = 1 + t + round;
         auto run = [&](const nf::Plan &plan) {
           Arrays arrays(static_cast<size_t>(plan.shape(0)[0]));
           nf::Workspace workspace = plan.makeWorkspace();

@@ -1,0 +1,190 @@
+// Compiling through the C API, and what linkImage refuses to load.
+#include "compiler/target/CodeGen.h"
+#include "normforge/normforge.hpp"
+#include "runtime/cpu_info/CpuInfo.h"
+
+#include "llvm/AsmParser/Parser.h"
+#include "llvm/IR/LLVMContext.h"
+#include "llvm/IR/Module.h"
+#include "llvm/Support/SourceMgr.h"
+#include "llvm/Target/TargetMachine.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+#include <unistd.h>
+
+using namespace normforge;
+
+namespace {
+
+constexpr const char *spec = "name: small\n"
+                             "semantics: pytorch\n"
+                             "input: {shape: [N, 5, 7], layout: ncw, dtype: f32}\n"
+                             "axis: c\n"
+                             "phases: [training, inference]\n";
+
+template <typename Call> std::string errorOf(nf_code code, Call &&call) {
+  try {
+    call();
+  } catch (const nf::Error &error) {
+    CHECK(error.code() == code);
+    return error.what();
+  }
+  FAIL_CHECK("no error");
+  return {};
+}
+
+/// Whether kernels can be compiled for this machine at all.
+bool canCompile() {
+  auto target = describeTarget("native");
+  if (target)
+    return true;
+  MESSAGE("SKIP: " << llvm::toString(target.takeError()));
+  return false;
+}
+
+/// y of the spec's inference for x = 0, 1, 2, ..., mean 1, variance 4, gamma 2 and beta 3.
+std::vector<float> infer(const nf::Kernel &kernel, int64_t n) {
+  std::vector<float> x(static_cast<size_t>(n) * 35), y(x.size(), -1);
+  for (size_t i = 0; i < x.size(); ++i)
+    x[i] = static_cast<float>(i);
+  std::vector<float> gamma(5, 2), beta(5, 3), mean(5, 1), variance(5, 4);
+  void *args[] = {x.data(), gamma.data(), beta.data(), mean.data(), variance.data(), y.data()};
+  kernel.plan({n}).run(args);
+  return y;
+}
+
+void checkInference(const std::vector<float> &y) {
+  for (size_t i = 0; i < y.size(); ++i)
+    REQUIRE(y[i] == doctest::Approx((static_cast<double>(i) - 1) / std::sqrt(4 + 1e-5) * 2 + 3));
+}
+
+nf::Kernel compileInference(const nf::Engine &engine) {
+  return engine.compile(spec, {"inference", "", ""});
+}
+
+/// Links what LLVM makes of an IR function.
+std::string refusal(const std::string &ir) {
+  llvm::LLVMContext context;
+  llvm::SMDiagnostic diagnostic;
+  auto module = llvm::parseAssemblyString(ir, diagnostic, context);
+  REQUIRE(module);
+  auto target = describeTarget("haswell");
+  REQUIRE(static_cast<bool>(target));
+  auto machine = createMachine(*target);
+  module->setDataLayout(machine->createDataLayout());
+  module->setTargetTriple(machine->getTargetTriple());
+  auto linked = linkImage(emitObject(*module, *machine));
+  return linked ? "" : llvm::toString(linked.takeError());
+}
+
+} // namespace
+
+TEST_CASE("wrong specs and options are errors with their place") {
+  if (!canCompile())
+    return;
+  nf::Engine engine;
+  CHECK(errorOf(NF_COMPILE_FAILED,
+                [&] { engine.compile("input: {shape: [N, 5], layout: nc}\naxis: 4\n", {"", "", "a.yaml"}); })
+            .starts_with("a.yaml:2:7: error: axis 4 is out of range"));
+  CHECK(errorOf(NF_COMPILE_FAILED, [&] { engine.compile(""); }).starts_with("<spec>:"));
+  CHECK(errorOf(NF_COMPILE_FAILED, [&] { engine.compile(spec, {"backward", "", ""}); }) ==
+        "phase 'backward' is not one of the spec's phases: training, inference");
+  CHECK(errorOf(NF_COMPILE_FAILED, [&] { engine.compile(spec, {"", "pentium9", ""}); })
+            .starts_with("unknown CPU 'pentium9'"));
+}
+
+TEST_CASE("a kernel for a CPU that this machine is not") {
+  if (!canCompile())
+    return;
+  bool tried = false;
+  for (const char *cpu : {"znver5", "skylake-avx512", "diamondrapids", "bdver4"}) {
+    auto target = describeTarget(cpu);
+    REQUIRE(static_cast<bool>(target));
+    std::string missing;
+    for (const std::string &feature : target->instructionSets())
+      if (!hostHasFeature(feature))
+        missing += (missing.empty() ? "" : ", ") + feature;
+    if (missing.empty())
+      continue;
+    tried = true;
+    CHECK(errorOf(NF_WRONG_MACHINE, [&] { nf::Engine().compile(spec, {"", cpu, ""}); }) ==
+          "kernel needs " + missing + ", which this machine lacks");
+  }
+  if (!tried)
+    MESSAGE("SKIP: this machine has the instructions of every CPU tried");
+}
+
+TEST_CASE("a compiled kernel is saved, loaded and run, with the same bits") {
+  if (!canCompile())
+    return;
+  nf::Engine engine;
+  const nf::Kernel kernel = compileInference(engine);
+  const std::vector<float> y = infer(kernel, 9);
+  checkInference(y);
+  // As a process would that has no compiler.
+  const nf::Engine other("/nowhere/compiler.so");
+  CHECK(infer(other.load(kernel.save()), 9) == y);
+}
+
+TEST_CASE("several threads compile at once") {
+  if (!canCompile())
+    return;
+  const nf::Engine engine;
+  const std::vector<std::byte> expected = compileInference(engine).save();
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int round = 0; round < 3; ++round) {
+        const nf::Kernel kernel = compileInference(engine);
+        wrong += kernel.save() != expected; // the same spec gives the same bytes
+        const std::vector<float> y = infer(kernel, 3);
+        wrong += std::abs(y[1] - 3) > 1e-5;
+        try {
+          engine.compile("axis: c\n");
+          ++wrong;
+        } catch (const nf::Error &) {
+        }
+      }
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("perf finds the names of kernels in its map") {
+  if (!canCompile())
+    return;
+  const nf::Engine engine({}, /*perfMap=*/true);
+  const nf::Kernel kernel = compileInference(engine);
+  const std::string path = "/tmp/perf-" + std::to_string(getpid()) + ".map";
+  std::ifstream file(path);
+  std::string line;
+  bool found = false;
+  while (std::getline(file, line))
+    found = found || line.find("nf_bn_inference_f32_ncw_normalize") != std::string::npos;
+  CHECK(found);
+  std::remove(path.c_str());
+}
+
+TEST_CASE("code that is not self-contained is refused") {
+  CHECK(refusal("define void @f() nounwind { ret void }") == "");
+  CHECK(refusal("declare void @g()\n"
+                "define void @f() nounwind { call void @g() ret void }")
+            .ends_with("undefined symbol g"));
+  CHECK(refusal("@v = global i32 1\n"
+                "define i32 @f() nounwind { %x = load i32, ptr @v ret i32 %x }")
+            .ends_with("section .data"));
+  CHECK(refusal("define void @f(ptr %p) nounwind {\n"
+                "  %a = alloca [20000 x i8]\n"
+                "  %v = load volatile i8, ptr %p\n"
+                "  store volatile i8 %v, ptr %a\n"
+                "  ret void\n}")
+            .find("bytes of stack, more than 16384") != std::string::npos);
+}
