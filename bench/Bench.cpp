@@ -58,7 +58,10 @@ std::optional<Spec> inLayout(const Spec &spec, const std::string &layout) {
   if (layout == "nhwc") {
     other.layout.axes = "nhwc";
     other.shape = {spec.shape[0], spec.shape[2], spec.shape[3], spec.shape[1]};
-    other.axes = {3};
+    constexpr int place[] = {0, 3, 1, 2}; // of n, c, h, w
+    for (int &axis : other.axes)
+      axis = place[axis];
+    std::sort(other.axes.begin(), other.axes.end());
     return other;
   }
   other.layout.axes = "nchw";
@@ -132,9 +135,7 @@ public:
       }
     throw std::runtime_error("no output " + name);
   }
-  std::string schedule() const {
-    return kernel_->artifact().variants[plan_->variant()].schedule;
-  }
+  std::string schedule() const { return kernel_->artifact().variants[plan_->variant()].schedule; }
   double compileMs = 0;
   size_t variants = 0;
 
@@ -189,9 +190,7 @@ Result measure(Contender &ours, oracle::OneDnn &theirs, double seconds) {
   // The median's interval by order statistics: 1.96 standard deviations of a binomial's rank.
   std::sort(ratios.begin(), ratios.end());
   const double n = static_cast<double>(ratios.size()), half = 0.98 * std::sqrt(n);
-  auto rank = [&](double r) {
-    return ratios[static_cast<size_t>(std::clamp(r, 0.0, n - 1))];
-  };
+  auto rank = [&](double r) { return ratios[static_cast<size_t>(std::clamp(r, 0.0, n - 1))]; };
   result.low = rank(n / 2 - half);
   result.high = rank(n / 2 + half);
   return result;
@@ -265,11 +264,10 @@ int run(const Options &options) {
           const auto expected = theirs->outputs();
           bool agrees = true;
           for (const auto &[name, array] : expected)
-            agrees = agrees &&
-                     oracle::compare(ours.output(name), array,
-                                     oracle::oneDnnTolerance(*spec, phase, name, sizes, inputs,
-                                                             expected))
-                         .agrees();
+            agrees = agrees && oracle::compare(ours.output(name), array,
+                                               oracle::oneDnnTolerance(*spec, phase, name, sizes,
+                                                                       inputs, expected))
+                                   .agrees();
           Result r = measure(ours, *theirs, options.seconds);
           r.spec = spec->name;
           r.phase = phaseName;
@@ -287,11 +285,12 @@ int run(const Options &options) {
           behind += r.high < 1 / 1.03;
           wrong += !agrees;
           groups[fmt::format("{} {} batch {}", layout, phaseName, batch)].push_back(r.ratio);
-          fmt::print("{:28} {:9} {:8} {:16} {:9.1f} {:5.1f} {:9.1f} {:5.1f} {:6.2f} {:>6.2f}-{:<6.2f}"
-                     " {:6.1f} {:7.1f} {}\n",
-                     r.spec, r.phase, r.layout, r.shape, r.us, r.spread * 100, r.onednnUs,
-                     r.onednnSpread * 100, r.ratio, r.low, r.high, r.gigabytesPerSecond,
-                     r.compileMs, agrees ? "yes" : "NO");
+          fmt::print(
+              "{:28} {:9} {:8} {:16} {:9.1f} {:5.1f} {:9.1f} {:5.1f} {:6.2f} {:>6.2f}-{:<6.2f}"
+              " {:6.1f} {:7.1f} {}\n",
+              r.spec, r.phase, r.layout, r.shape, r.us, r.spread * 100, r.onednnUs,
+              r.onednnSpread * 100, r.ratio, r.low, r.high, r.gigabytesPerSecond, r.compileMs,
+              agrees ? "yes" : "NO");
           std::fflush(stdout);
           if (json)
             json << fmt::format(
@@ -311,7 +310,8 @@ int run(const Options &options) {
     double sum = 0;
     for (double ratio : ratios)
       sum += std::log(ratio);
-    fmt::print("  {:32} {:6.2f} {:6.2f}\n", name, std::exp(sum / static_cast<double>(ratios.size())),
+    fmt::print("  {:32} {:6.2f} {:6.2f}\n", name,
+               std::exp(sum / static_cast<double>(ratios.size())),
                *std::min_element(ratios.begin(), ratios.end()));
   }
   if (!compileMs.empty())
@@ -327,10 +327,16 @@ int main(int argc, char **argv) {
   Options options;
   CLI::App app("Normforge's kernels beside oneDNN, interleaved", "normforge-bench");
   app.add_option("specs", options.specs, "Specs or folders of specs");
-  app.add_option("--batch", options.batches, "Sizes of N, such as 1,50 (default: 1,50)")->delimiter(',')->allow_extra_args(false);
-  app.add_option("--layouts", options.layouts, "Layouts to bring each nchw spec into, such as nchw,nhwc")
-      ->delimiter(',')->allow_extra_args(false);
-  app.add_option("--phases", options.phases, "inference,training")->delimiter(',')->allow_extra_args(false);
+  app.add_option("--batch", options.batches, "Sizes of N, such as 1,50 (default: 1,50)")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  app.add_option("--layouts", options.layouts,
+                 "Layouts to bring each nchw spec into, such as nchw,nhwc")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  app.add_option("--phases", options.phases, "inference,training")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_option("--threads", options.threads, "Threads of both contenders")
       ->check(CLI::Range(1, 1024));
   app.add_option("--seconds", options.seconds, "Time to spend on a case")

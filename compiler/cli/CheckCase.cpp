@@ -201,9 +201,10 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
       const Compared own = compareWith(found->second, expected.at(name), allowed);
       if (own.comparison.agrees())
         return compared;
-      takeNotes(fmt::format("{}: oneDNN errs by {:.1e} where {:.1e} is allowed, and is not compared", name,
-                            own.comparison.largestError, own.allowed()),
-                result.oneDnnNotes);
+      takeNotes(
+          fmt::format("{}: oneDNN errs by {:.1e} where {:.1e} is allowed, and is not compared",
+                      name, own.comparison.largestError, own.allowed()),
+          result.oneDnnNotes);
       return std::nullopt;
     };
     output.oneDnn = against(theirs);

@@ -97,8 +97,7 @@ llvm::Error run(const Options &options) {
     if (*stage != EmitStage::Object && !all.empty() && all.back() != '\n')
       all += '\n';
   }
-  if (!options.output.empty())
-    {
+  if (!options.output.empty()) {
     llvm::Error error = writeFiles(FileToWrite{options.output, "", all});
     return error ? located(std::move(error)) : llvm::Error::success();
   }

@@ -98,9 +98,9 @@ void printFormula(const Spec &spec, Phase phase) {
     denominator = "(sqrt(variance + epsilon) + epsilon)";
     break;
   }
-  fmt::print("\nFormula, by {}\n  y = (x - mean) / {}{}{}\n  epsilon {}\n", toString(spec.semantics),
-             denominator, spec.scale ? " * gamma" : "", spec.center ? " + beta" : "",
-             numberInWords(spec.epsilon, "epsilon"));
+  fmt::print("\nFormula, by {}\n  y = (x - mean) / {}{}{}\n  epsilon {}\n",
+             toString(spec.semantics), denominator, spec.scale ? " * gamma" : "",
+             spec.center ? " + beta" : "", numberInWords(spec.epsilon, "epsilon"));
   if (phase != Phase::Training || !spec.hasMovingStatistics())
     return;
   const Momentum &momentum = spec.momentum;
@@ -109,12 +109,12 @@ void printFormula(const Spec &spec, Phase phase) {
   else {
     const std::string mean = numberInWords(momentum.mean, "momentum"),
                       variance = numberInWords(momentum.variance, "momentum");
-    fmt::print("  moving = {}\n  momentum {}\n",
-               momentum.weighs == MomentumWeighs::Old
-                   ? "momentum * moving + (1 - momentum) * batch"
-                   : "(1 - momentum) * moving + momentum * batch",
-               mean == variance ? mean
-                                : fmt::format("{} for the mean, {} for the variance", mean, variance));
+    fmt::print(
+        "  moving = {}\n  momentum {}\n",
+        momentum.weighs == MomentumWeighs::Old ? "momentum * moving + (1 - momentum) * batch"
+                                               : "(1 - momentum) * moving + momentum * batch",
+        mean == variance ? mean
+                         : fmt::format("{} for the mean, {} for the variance", mean, variance));
   }
   const char *stored = "";
   switch (spec.runningVariance) {

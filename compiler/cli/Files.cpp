@@ -31,9 +31,8 @@ Place placeOf(const std::string &path) {
 
 std::error_code write(const FileToWrite &file, const Place &place) {
   int descriptor;
-  if (std::error_code code =
-          fs::openFileForWrite(place.target, descriptor,
-                               place.final.empty() ? fs::CD_OpenExisting : fs::CD_CreateNew))
+  if (std::error_code code = fs::openFileForWrite(
+          place.target, descriptor, place.final.empty() ? fs::CD_OpenExisting : fs::CD_CreateNew))
     return code;
   llvm::raw_fd_ostream out(descriptor, /*shouldClose=*/true);
   out << file.head << file.body;
@@ -47,7 +46,8 @@ std::error_code write(const FileToWrite &file, const Place &place) {
 
 std::string fileOf(const std::string &path) {
   std::error_code code;
-  const std::filesystem::path file = std::filesystem::weakly_canonical(std::filesystem::absolute(path, code), code);
+  const std::filesystem::path file =
+      std::filesystem::weakly_canonical(std::filesystem::absolute(path, code), code);
   return code ? path : file.string();
 }
 

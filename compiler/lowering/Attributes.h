@@ -5,9 +5,9 @@
 namespace normforge::attr {
 
 // On a stage's function.
-inline constexpr const char *kLoops = "nf.loops";   ///< map to the sizes of the stage's loops
-inline constexpr const char *kKept = "nf.kept";     ///< array<i1>: which loops are kept
-inline constexpr const char *kChunks = "nf.chunks"; ///< array<i64>: StageSchedule::chunks
+inline constexpr const char *kLoops = "nf.loops";        ///< map to the sizes of the stage's loops
+inline constexpr const char *kKept = "nf.kept";          ///< array<i1>: which loops are kept
+inline constexpr const char *kChunks = "nf.chunks";      ///< array<i64>: StageSchedule::chunks
 inline constexpr const char *kTileLoop = "nf.tile_loop"; ///< index of the tiled loop, or -1
 inline constexpr const char *kTile = "nf.tile";
 inline constexpr const char *kUnroll = "nf.unroll";

@@ -122,8 +122,8 @@ private:
   /// 1/sqrt(v+e) and its variants: the preset's epsilon_position.
   Value reciprocalDeviation(const Arithmetic &a, Value variance, Value epsilon) const {
     const EpsilonPosition position = op_.spec.epsilonPosition;
-    Value deviation = a.sqrt(position == EpsilonPosition::Outside ? variance
-                                                                  : a.add(variance, epsilon));
+    Value deviation =
+        a.sqrt(position == EpsilonPosition::Outside ? variance : a.add(variance, epsilon));
     if (position != EpsilonPosition::Inside)
       deviation = a.add(deviation, epsilon);
     return a.div(a.constant(1), deviation);
@@ -153,12 +153,12 @@ private:
         s.map({sum}, space, 1, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
           return Values{arithmetic(s, b, loc).div(v[0], countOf(b, loc, loop))};
         })[0];
-    auto second = s.sum({x, mean}, space, 2,
-                        [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-                          Arithmetic a = arithmetic(s, b, loc);
-                          Value residual = masked(b, loc, loop, a.sub(v[0], v[1]));
-                          return Values{a.fma(residual, residual, v[2]), a.add(residual, v[3])};
-                        });
+    auto second =
+        s.sum({x, mean}, space, 2, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+          Arithmetic a = arithmetic(s, b, loc);
+          Value residual = masked(b, loc, loop, a.sub(v[0], v[1]));
+          return Values{a.fma(residual, residual, v[2]), a.add(residual, v[3])};
+        });
     return {mean, second[1], second[0]};
   }
 
@@ -282,27 +282,25 @@ private:
     };
     const size_t gamma = affine && spec.scale ? input(s.argument("gamma", isParameter)) : 0;
     const size_t beta = affine && spec.center ? input(s.argument("beta", isParameter)) : 0;
-    const size_t addend =
-        op_.fuses(Fused::Add) ? input(s.argument("addend", isParameter)) : 0;
+    const size_t addend = op_.fuses(Fused::Add) ? input(s.argument("addend", isParameter)) : 0;
     Value axisSize = pads() ? s.size(op_.blocked->size) : Value();
-    Operand y = s.map(inputs, s.allLoops(), 1,
-                      [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-                        Arithmetic a = arithmetic(s, b, loc);
-                        Value value = a.fma(a.sub(v[0], v[1]), v[2], v[3]);
-                        if (gamma && beta)
-                          value = a.fma(value, v[gamma], v[beta]);
-                        else if (gamma)
-                          value = a.mul(value, v[gamma]);
-                        else if (beta)
-                          value = a.add(value, v[beta]);
-                        for (Fused fused : spec.fuse)
-                          value = fused == Fused::Add ? a.add(value, v[addend])
-                                                      : a.clampAtZero(value);
-                        if (axisSize)
-                          value = arith::SelectOp::create(
-                              b, loc, exists(s, b, loc, loop, axisSize), value, a.constant(0));
-                        return Values{value};
-                      })[0];
+    Operand y =
+        s.map(inputs, s.allLoops(), 1, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+          Arithmetic a = arithmetic(s, b, loc);
+          Value value = a.fma(a.sub(v[0], v[1]), v[2], v[3]);
+          if (gamma && beta)
+            value = a.fma(value, v[gamma], v[beta]);
+          else if (gamma)
+            value = a.mul(value, v[gamma]);
+          else if (beta)
+            value = a.add(value, v[beta]);
+          for (Fused fused : spec.fuse)
+            value = fused == Fused::Add ? a.add(value, v[addend]) : a.clampAtZero(value);
+          if (axisSize)
+            value = arith::SelectOp::create(b, loc, exists(s, b, loc, loop, axisSize), value,
+                                            a.constant(0));
+          return Values{value};
+        })[0];
     s.writeArgument(y, "y");
   }
 
@@ -338,8 +336,8 @@ private:
     StageBuilder s = stage("fused", op_.loops, schedule_.moments);
     Operand x = s.argument("x", isKept);
     Value count = s.number(op_.groupSize);
-    Moments m = moments(s, x, s.statisticSpace(false),
-                        [&](OpBuilder &, Location, Index) { return count; });
+    Moments m =
+        moments(s, x, s.statisticSpace(false), [&](OpBuilder &, Location, Index) { return count; });
     normalize(s, x, finalize(s, m, count));
     stages_.push_back(s.finish(op_.minimumBytes()));
   }
@@ -363,7 +361,8 @@ private:
     Value integer = arith::IndexCastOp::create(b, loc, b.getI64Type(), count);
     return arith::SIToFPOp::create(b, loc, type, integer);
   }
-  /// Sizes of the chunked reduced loops, and the product of the other reduced ones, without padding.
+  /// Sizes of the chunked reduced loops, and the product of the other reduced ones, without
+  /// padding.
   std::pair<Values, Value> chunkSizes(StageBuilder &s) const {
     Values sizes;
     SizeExpr rest(1);
@@ -382,10 +381,10 @@ private:
 
   void lowerSplit() {
     const std::vector<Loop> merged = mergeLoops(op_, schedule_.moments);
-    const auto chunks = static_cast<size_t>(
-        llvm::count_if(merged, [](const Loop &loop) { return !loop.kept; }));
-    const SizeExpr dataBytes = op_.elements * SizeExpr(static_cast<int64_t>(
-                                                 byteSize(op_.spec.dtype)));
+    const auto chunks =
+        static_cast<size_t>(llvm::count_if(merged, [](const Loop &loop) { return !loop.kept; }));
+    const SizeExpr dataBytes =
+        op_.elements * SizeExpr(static_cast<int64_t>(byteSize(op_.spec.dtype)));
 
     // Moments of each chunk.
     WorkspaceArray partialMean, partialM2;
@@ -400,13 +399,13 @@ private:
         return chunkCount(s, b, loc, sizes, rest, indices, s.element());
       };
       Moments m = moments(s, s.argument("x", isKept), space, count);
-      auto out = s.map({m.mean, m.residual, m.m2}, space, 2,
-                       [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-                         Arithmetic a = arithmetic(s, b, loc);
-                         Value residual = a.zeroIfNan(a.div(v[1], count(b, loc, loop)));
-                         return Values{a.add(v[0], residual),
-                                       a.fma(a.negate(v[1]), residual, v[2])};
-                       });
+      auto out =
+          s.map({m.mean, m.residual, m.m2}, space, 2,
+                [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+                  Arithmetic a = arithmetic(s, b, loc);
+                  Value residual = a.zeroIfNan(a.div(v[1], count(b, loc, loop)));
+                  return Values{a.add(v[0], residual), a.fma(a.negate(v[1]), residual, v[2])};
+                });
       const std::vector<SizeExpr> shape = partialShape(merged, space);
       partialMean = allocate(shape);
       partialM2 = allocate(shape);
@@ -416,8 +415,8 @@ private:
     }
 
     // One merge, in a fixed order: mean = sum(n_i m_i)/n, then M2 = sum(M2_i + n_i (m_i - mean)^2)
-    // and, as within a chunk, the residual sum(n_i (m_i - mean)) that the mean's rounding left. Both
-    // are then taken about the mean as rounded to the dtype.
+    // and, as within a chunk, the residual sum(n_i (m_i - mean)) that the mean's rounding left.
+    // Both are then taken about the mean as rounded to the dtype.
     WorkspaceArray mean, scale, shift;
     {
       StageBuilder s = stage("merge", merged, schedule_.merge);
@@ -426,8 +425,8 @@ private:
       for (size_t i = 0; i < chunks; ++i)
         index.push_back(s.loop(static_cast<int>(i)));
       index.insert(index.end(), space.begin(), space.end());
-      Operand partialMeans = s.workspace(partialMean, index), partialM2s =
-                                                                  s.workspace(partialM2, index);
+      Operand partialMeans = s.workspace(partialMean, index),
+              partialM2s = s.workspace(partialM2, index);
       auto [sizes, rest] = chunkSizes(s);
       auto countOf = [&, sizes = sizes, rest = rest](OpBuilder &b, Location loc, Index loop) {
         Values indices;
@@ -477,8 +476,7 @@ private:
                              Value m2 = a.fma(rest, a.add(residual, v[2]), v[1]);
                              return Values{mean, narrow(b, loc, residual), narrow(b, loc, m2)};
                            });
-      Normalization n =
-          finalize(s, {rounded[0], rounded[1], rounded[2]}, s.number(op_.groupSize));
+      Normalization n = finalize(s, {rounded[0], rounded[1], rounded[2]}, s.number(op_.groupSize));
       const std::vector<SizeExpr> shape = sizesOf(merged, space);
       mean = allocate(shape);
       scale = allocate(shape);
@@ -494,8 +492,7 @@ private:
 
     StageBuilder s = stage("normalize", op_.loops, schedule_.normalize);
     const auto space = s.statisticSpace(false);
-    Normalization n{s.workspace(mean, space), s.workspace(scale, space),
-                    s.workspace(shift, space)};
+    Normalization n{s.workspace(mean, space), s.workspace(scale, space), s.workspace(shift, space)};
     normalize(s, s.argument("x", isKept), n);
     stages_.push_back(s.finish(op_.minimumBytes()));
   }

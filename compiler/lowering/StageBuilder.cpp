@@ -42,15 +42,16 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
                            std::vector<Loop> loops, const StageSchedule &stage,
                            const Schedule &schedule)
     : op_(op), schedule_(schedule), symbol_(std::move(symbol)), loops_(std::move(loops)),
-      stage_(stage), context_(module.getContext()), builder_(context_), loc_(builder_.getUnknownLoc()) {
+      stage_(stage), context_(module.getContext()), builder_(context_),
+      loc_(builder_.getUnknownLoc()) {
   element_ = op.spec.dtype == DType::F64 ? Type(builder_.getF64Type()) : builder_.getF32Type();
   builder_.setInsertionPointToEnd(module.getBody());
   function_ = func::FuncOp::create(builder_, loc_, symbol_, builder_.getFunctionType({}, {}));
   function_.addEntryBlock();
   builder_.setInsertionPointToStart(&function_.getBody().front());
   for (size_t i = 0; i < op.sizes.size(); ++i)
-    sizeArguments_.push_back(addArgument(
-        builder_.getIndexType(), {{attr::kSize, builder_.getI64IntegerAttr(i)}}));
+    sizeArguments_.push_back(
+        addArgument(builder_.getIndexType(), {{attr::kSize, builder_.getI64IntegerAttr(i)}}));
 
   std::vector<SizeExpr> sizes;
   llvm::SmallVector<bool> kept;
@@ -107,7 +108,8 @@ std::vector<AffineExpr> StageBuilder::statisticSpace(bool chunks) const {
   for (size_t i = 0; chunks && i < loops_.size(); ++i)
     if (!loops_[i].kept && stage_.chunks[i] > 0)
       exprs.push_back(loop(static_cast<int>(i)).floorDiv(stage_.chunks[i]));
-  // The lanes of a blocked axis follow its blocks, as parameters and statistics have them in memory.
+  // The lanes of a blocked axis follow its blocks, as parameters and statistics have them in
+  // memory.
   const int inner = blockedLoop(/*inner=*/true), outer = blockedLoop(/*inner=*/false);
   for (int i = 0; i < static_cast<int>(loops_.size()); ++i) {
     if (!loops_[i].kept || i == inner)
@@ -176,9 +178,9 @@ Operand StageBuilder::argument(llvm::StringRef name, llvm::function_ref<bool(con
     }
   }
   const int index = op_.argument(name, false);
-  operand.tensor = addArgument(tensorType(shape),
-                               {{attr::kArgument, builder_.getI64IntegerAttr(index)},
-                                {attr::kShape, AffineMapAttr::get(sizesMap(shape))}});
+  operand.tensor =
+      addArgument(tensorType(shape), {{attr::kArgument, builder_.getI64IntegerAttr(index)},
+                                      {attr::kShape, AffineMapAttr::get(sizesMap(shape))}});
   if (splitAxis < 0)
     return operand;
 
@@ -191,9 +193,9 @@ Operand StageBuilder::argument(llvm::StringRef name, llvm::function_ref<bool(con
     if (auto constant = blocked->size.constant())
       high[splitAxis] = builder_.getIndexAttr(*blocks.constant() * blocked->block - *constant);
     else
-      high[splitAxis] = arith::SubIOp::create(builder_, loc_, size(padded[splitAxis]),
-                                              size(blocked->size))
-                            .getResult();
+      high[splitAxis] =
+          arith::SubIOp::create(builder_, loc_, size(padded[splitAxis]), size(blocked->size))
+              .getResult();
     operand.tensor = tensor::PadOp::create(builder_, loc_, tensorType(padded), operand.tensor, low,
                                            high, constant(0));
     shape = padded;
@@ -228,8 +230,8 @@ Operand StageBuilder::workspace(const WorkspaceArray &array, std::vector<AffineE
 
 Value StageBuilder::scalar(llvm::StringRef name) {
   const auto it = llvm::find(op_.scalars, name.str());
-  return addArgument(element_, {{attr::kScalar,
-                                 builder_.getI64IntegerAttr(it - op_.scalars.begin())}});
+  return addArgument(element_,
+                     {{attr::kScalar, builder_.getI64IntegerAttr(it - op_.scalars.begin())}});
 }
 
 Value StageBuilder::constant(double value) {
@@ -266,8 +268,8 @@ Value StageBuilder::number(const SizeExpr &count, Type type) {
   if (!type)
     type = element_;
   if (auto value = count.constant())
-    return arith::ConstantOp::create(
-        builder_, loc_, builder_.getFloatAttr(type, static_cast<double>(*value)));
+    return arith::ConstantOp::create(builder_, loc_,
+                                     builder_.getFloatAttr(type, static_cast<double>(*value)));
   Value integer = arith::IndexCastOp::create(builder_, loc_, builder_.getI64Type(), size(count));
   return arith::SIToFPOp::create(builder_, loc_, type, integer);
 }
@@ -283,8 +285,8 @@ Value StageBuilder::empty(llvm::ArrayRef<AffineExpr> index, Type type) {
 llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
                                                  llvm::ArrayRef<AffineExpr> domain,
                                                  llvm::ArrayRef<AffineExpr> resultIndex,
-                                                 unsigned results, bool reduces,
-                                                 const Body &body, Type type) {
+                                                 unsigned results, bool reduces, const Body &body,
+                                                 Type type) {
   if (!type)
     type = element_;
   // Indices are given over the stage's loops; the step's own loops are the domain's expressions.
@@ -293,10 +295,9 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
     llvm::SmallVector<AffineExpr> exprs;
     for (AffineExpr expr : index) {
       const auto it = llvm::find(domain, expr);
-      exprs.push_back(it == domain.end() ? expr
-                                         : getAffineDimExpr(static_cast<unsigned>(
-                                                                it - domain.begin()),
-                                                            context_));
+      exprs.push_back(it == domain.end()
+                          ? expr
+                          : getAffineDimExpr(static_cast<unsigned>(it - domain.begin()), context_));
     }
     return AffineMap::get(rank, 0, exprs, context_);
   };
@@ -311,8 +312,8 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
     Value init = empty(resultIndex, type);
     if (reduces) {
       Value zero = arith::ConstantOp::create(builder_, loc_, builder_.getZeroAttr(type));
-      init = linalg::FillOp::create(builder_, loc_, ValueRange{zero}, ValueRange{init})
-                 .getResult(0);
+      init =
+          linalg::FillOp::create(builder_, loc_, ValueRange{zero}, ValueRange{init}).getResult(0);
     }
     outs.push_back(init);
     types.push_back(init.getType());
@@ -327,12 +328,11 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
       builder_, loc_, types, ins, outs, maps, iterators,
       [&](OpBuilder &b, Location loc, ValueRange args) {
         auto loopIndex = [&](unsigned i) -> Value { return linalg::IndexOp::create(b, loc, i); };
-        linalg::YieldOp::create(b, loc,
-                                body(b, loc, reduces ? args : args.take_front(ins.size()),
-                                     loopIndex));
+        linalg::YieldOp::create(
+            b, loc, body(b, loc, reduces ? args : args.take_front(ins.size()), loopIndex));
       });
-  op->setAttr(attr::kDomain, AffineMapAttr::get(AffineMap::get(
-                                 static_cast<unsigned>(loops_.size()), 0, domain, context_)));
+  op->setAttr(attr::kDomain, AffineMapAttr::get(AffineMap::get(static_cast<unsigned>(loops_.size()),
+                                                               0, domain, context_)));
   llvm::SmallVector<Operand> operands;
   for (Value result : op.getResults())
     operands.push_back({result, std::vector<AffineExpr>(resultIndex)});

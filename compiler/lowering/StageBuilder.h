@@ -53,8 +53,8 @@ public:
   mlir::Value size(const SizeExpr &size);
   mlir::Value number(const SizeExpr &size, mlir::Type type = {});
 
-  /// A step over the loops `space` without reduction: each result is indexed by `space`. Results are
-  /// of the computation type, or of `type`.
+  /// A step over the loops `space` without reduction: each result is indexed by `space`. Results
+  /// are of the computation type, or of `type`.
   llvm::SmallVector<Operand> map(llvm::ArrayRef<Operand> inputs,
                                  llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
                                  const Body &body, mlir::Type type = {});
@@ -72,7 +72,6 @@ public:
 
   mlir::OpBuilder &builder() { return builder_; }
   mlir::Type element() const { return element_; }
-  const std::vector<Loop> &loops() const { return loops_; }
 
 private:
   mlir::Value addArgument(mlir::Type type,
@@ -84,9 +83,8 @@ private:
   mlir::Value empty(llvm::ArrayRef<mlir::AffineExpr> index, mlir::Type type);
   llvm::SmallVector<Operand> generic(llvm::ArrayRef<Operand> inputs,
                                      llvm::ArrayRef<mlir::AffineExpr> domain,
-                                     llvm::ArrayRef<mlir::AffineExpr> resultIndex,
-                                     unsigned results, bool reduces, const Body &body,
-                                     mlir::Type type);
+                                     llvm::ArrayRef<mlir::AffineExpr> resultIndex, unsigned results,
+                                     bool reduces, const Body &body, mlir::Type type);
   /// The stage's loop over the blocks or the lanes of the blocked axis, or -1.
   int blockedLoop(bool inner) const;
   std::vector<SizeExpr> memoryShape(llvm::function_ref<bool(const Loop &)> uses) const;

@@ -21,7 +21,7 @@ SizeExpr productOf(const std::vector<SizeExpr> &sizes) {
   return product;
 }
 
-/// Loops in memory order before merging; `splittable` is false for the two loops of a blocked axis.
+/// Loops in memory order before merging; `merges` is false for the two loops of a blocked axis.
 struct RawLoop {
   Loop loop;
   bool merges;
@@ -51,9 +51,8 @@ std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axi
 /// Drops axes of size 1, but for the last of its kind, then merges neighbours of one kind.
 std::vector<Loop> mergeLoops(std::vector<RawLoop> raw) {
   auto hasOther = [&](const RawLoop &one) {
-    return llvm::any_of(raw, [&](const RawLoop &r) {
-      return &r != &one && r.loop.kept == one.loop.kept;
-    });
+    return llvm::any_of(
+        raw, [&](const RawLoop &r) { return &r != &one && r.loop.kept == one.loop.kept; });
   };
   for (size_t i = 0; i < raw.size();)
     if (raw[i].merges && raw[i].loop.size.constant() == 1 && hasOther(raw[i]))

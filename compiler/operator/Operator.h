@@ -12,7 +12,7 @@ namespace normforge {
 /// One loop of the nest. Adjacent axes of one kind are one loop; axes of size 1 are dropped as long
 /// as a loop of their kind remains.
 struct Loop {
-  std::string axes;  ///< letters of the axes it stands for: "hw"; a block's are "C" and "c"
+  std::string axes; ///< letters of the axes it stands for: "hw"; a block's are "C" and "c"
   SizeExpr size;
   bool kept = false;      ///< indexes the statistics; otherwise reduced
   bool parameter = false; ///< indexes gamma and beta

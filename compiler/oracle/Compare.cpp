@@ -14,8 +14,8 @@
 // constant up to a few roundings, and in one where a single element makes up
 // the variance. There the growth is the N/8 additions of one of eight lanes.
 // oneDNN sums long groups into one accumulator, which in the end dwarfs every
-// term: N/8 for it too (2e5 terms and more show it, 1e6 err by N/20). 8 more are for what does not grow: divisions, the merge of partial results, the
-// conversion to the result's dtype.
+// term: N/8 for it too (2e5 terms and more show it, 1e6 err by N/20). 8 more are for what does not
+// grow: divisions, the merge of partial results, the conversion to the result's dtype.
 //
 // Mean. The first pass errs by f = u*growth*|m|; the second sums the residuals,
 // of size s and f, and takes that error away. What is left is a few roundings

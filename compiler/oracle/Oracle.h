@@ -29,11 +29,11 @@ std::vector<std::string> outputNames(const Spec &spec, Phase phase);
 
 /// How inputs are drawn.
 enum class Data {
-  Normal,      ///< x of mean 0.5 and deviation 2, a little different for each statistics group
-  Offset,      ///< mean/deviation of 1e4
-  Constant,    ///< every group constant
-  Outlier,     ///< one element of 1e6 a group
-  Denormal,    ///< values around 1e-40
+  Normal,   ///< x of mean 0.5 and deviation 2, a little different for each statistics group
+  Offset,   ///< mean/deviation of 1e4
+  Constant, ///< every group constant
+  Outlier,  ///< one element of 1e6 a group
+  Denormal, ///< values around 1e-40
 };
 std::optional<Data> parseData(std::string_view text);
 std::string_view toString(Data data);
@@ -66,9 +66,9 @@ Tolerance oneDnnTolerance(const Spec &spec, Phase phase, const std::string &outp
                           const Numbers &scalars = {});
 
 struct Comparison {
-  double largestError = 0;    ///< |a - b|; infinite where only one of them is NaN
-  double largestExcess = 0;   ///< |a - b| / allowed; agrees when at most 1
-  int64_t worst = -1;         ///< index in memory order of the largest excess
+  double largestError = 0;         ///< |a - b|; infinite where only one of them is NaN
+  double largestExcess = 0;        ///< |a - b| / allowed; agrees when at most 1
+  int64_t worst = -1;              ///< index in memory order of the largest excess
   double actual = 0, expected = 0; ///< there
   bool agrees() const { return largestExcess <= 1; }
 };

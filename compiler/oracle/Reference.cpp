@@ -57,8 +57,8 @@ struct Statistics {
 };
 
 /// Mean, then the mean of the squared deviations. Sums are in extended precision, and the mean is
-/// corrected by that of the deviations from it: a long sum of one number rounds the same way in every
-/// step, which even extended precision shows.
+/// corrected by that of the deviations from it: a long sum of one number rounds the same way in
+/// every step, which even extended precision shows.
 Statistics batchStatistics(const Coordinates &at, const HostArray &x) {
   const long double n = at.groupSize();
   std::vector<long double> mean(at.groups(), 0);

@@ -49,15 +49,16 @@ struct MemoryView {
 
 class StageRewriter {
 public:
-  explicit StageRewriter(func::FuncOp source) : source_(source), b_(source), loc_(source.getLoc()) {}
+  explicit StageRewriter(func::FuncOp source)
+      : source_(source), b_(source), loc_(source.getLoc()) {}
 
   LogicalResult run();
 
 private:
   SizeArithmetic sizes() { return {b_, loc_}; }
   Value loadField(Value pointer, int32_t offset, Type type);
-  MemoryView makeView(DictionaryAttr attributes, Type element,
-                      ArrayRef<ReassociationIndices> split, bool padded, int64_t block);
+  MemoryView makeView(DictionaryAttr attributes, Type element, ArrayRef<ReassociationIndices> split,
+                      bool padded, int64_t block);
   Value argumentPointer(DictionaryAttr attributes);
   Value baseMemref(Value pointer, Type element);
   void bindArguments();
@@ -76,17 +77,17 @@ private:
   Value call_, workspace_;
   SmallVector<Value> sizeValues_;
   SmallVector<OpFoldResult> loopSizes_;
-  IRMapping mapping_; ///< values of the source that are not tensors
-  DenseMap<Value, MemoryView> inputs_;  ///< tensors of the source that lie in memory
-  SmallVector<MemoryView> outputs_;     ///< by result
-  SmallVector<Value> produced_;         ///< by result, the step's result behind it
+  IRMapping mapping_;                  ///< values of the source that are not tensors
+  DenseMap<Value, MemoryView> inputs_; ///< tensors of the source that lie in memory
+  SmallVector<MemoryView> outputs_;    ///< by result
+  SmallVector<Value> produced_;        ///< by result, the step's result behind it
   LogicalResult result_ = success();
 };
 
 Value StageRewriter::loadField(Value pointer, int32_t offset, Type type) {
   auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
-  Value address = LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), pointer,
-                                      ArrayRef<LLVM::GEPArg>{offset});
+  Value address =
+      LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), pointer, ArrayRef<LLVM::GEPArg>{offset});
   return LLVM::LoadOp::create(b_, loc_, type, address);
 }
 
@@ -98,15 +99,14 @@ Value StageRewriter::argumentPointer(DictionaryAttr attributes) {
   }
   auto offset = attributes.getAs<AffineMapAttr>(attr::kWorkspace).getValue().getResult(0);
   Value base = loadField(call_, kWorkspaceOffset, ptr);
-  Value bytes = arith::IndexCastOp::create(
-      b_, loc_, b_.getI64Type(), sizes().value(sizes().evaluate(offset, sizeValues_)));
+  Value bytes = arith::IndexCastOp::create(b_, loc_, b_.getI64Type(),
+                                           sizes().value(sizes().evaluate(offset, sizeValues_)));
   return LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), base, ArrayRef<LLVM::GEPArg>{bytes});
 }
 
 Value StageRewriter::baseMemref(Value pointer, Type element) {
   auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
-  auto descriptor =
-      LLVM::LLVMStructType::getLiteral(b_.getContext(), {ptr, ptr, b_.getI64Type()});
+  auto descriptor = LLVM::LLVMStructType::getLiteral(b_.getContext(), {ptr, ptr, b_.getI64Type()});
   Value value = LLVM::PoisonOp::create(b_, loc_, descriptor);
   Value zero = LLVM::ConstantOp::create(b_, loc_, b_.getI64Type(), b_.getI64IntegerAttr(0));
   value = LLVM::InsertValueOp::create(b_, loc_, value, pointer, ArrayRef<int64_t>{0});
@@ -165,15 +165,15 @@ void StageRewriter::bindArguments() {
     if (auto index = attributes.getAs<IntegerAttr>(attr::kSize)) {
       if (!sizePointer)
         sizePointer = loadField(call_, kSizesOffset, ptr);
-      Value size = loadField(sizePointer, static_cast<int32_t>(index.getInt() * 8),
-                             b_.getI64Type());
+      Value size =
+          loadField(sizePointer, static_cast<int32_t>(index.getInt() * 8), b_.getI64Type());
       sizeValues_.push_back(arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), size));
       mapping_.map(argument, sizeValues_.back());
     } else if (auto scalar = attributes.getAs<IntegerAttr>(attr::kScalar)) {
       if (!scalarPointer)
         scalarPointer = loadField(call_, kScalarsOffset, ptr);
-      Value number = loadField(scalarPointer, static_cast<int32_t>(scalar.getInt() * 8),
-                               b_.getF64Type());
+      Value number =
+          loadField(scalarPointer, static_cast<int32_t>(scalar.getInt() * 8), b_.getF64Type());
       if (argument.getType().isF32())
         number = arith::TruncFOp::create(b_, loc_, b_.getF32Type(), number);
       mapping_.map(argument, number);
@@ -208,9 +208,8 @@ void StageRewriter::bindArguments() {
     bool padded = false;
     int64_t block = 0;
     auto [split, tensor] = expansionOf(argument, padded, block);
-    inputs_[tensor] =
-        makeView(source_.getArgAttrDict(argument.getArgNumber()),
-                 getElementTypeOrSelf(argument.getType()), split, padded, block);
+    inputs_[tensor] = makeView(source_.getArgAttrDict(argument.getArgNumber()),
+                               getElementTypeOrSelf(argument.getType()), split, padded, block);
   }
   for (OpOperand &result : body.getTerminator()->getOpOperands()) {
     Value tensor = result.get();
@@ -229,9 +228,8 @@ void StageRewriter::bindArguments() {
           block = collapse.getSrcType().getDimSize(group[1]);
     }
     produced_.push_back(tensor);
-    outputs_.push_back(
-        makeView(source_.getResultAttrDict(result.getOperandNumber()),
-                 getElementTypeOrSelf(tensor.getType()), split, padded, block));
+    outputs_.push_back(makeView(source_.getResultAttrDict(result.getOperandNumber()),
+                                getElementTypeOrSelf(tensor.getType()), split, padded, block));
   }
 }
 
@@ -278,7 +276,8 @@ void StageRewriter::emitTasks() {
     if (chunks[i] == 1 || (size && *size % chunks[i] == 0))
       range.size = sizes().constant(chunks[i]);
     else
-      range.size = sizes().min(sizes().constant(chunks[i]), sizes().sub(loopSizes_[i], range.offset));
+      range.size =
+          sizes().min(sizes().constant(chunks[i]), sizes().sub(loopSizes_[i], range.offset));
   }
   emitTiles(ranges);
 }
@@ -306,8 +305,7 @@ void StageRewriter::emitTiles(SmallVector<Range> ranges) {
       ranges[tiled].offset = begin;
     } else {
       Value stepValue = sizes().value(sizes().constant(step));
-      auto loop =
-          scf::ForOp::create(b_, loc_, sizes().value(begin), sizes().value(end), stepValue);
+      auto loop = scf::ForOp::create(b_, loc_, sizes().value(begin), sizes().value(end), stepValue);
       b_.setInsertionPointToStart(loop.getBody());
       ranges[tiled].offset = loop.getInductionVar();
     }
@@ -334,8 +332,7 @@ void StageRewriter::emitTiles(SmallVector<Range> ranges) {
   }
 }
 
-Range StageRewriter::rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain,
-                             ArrayRef<Range> ranges) {
+Range StageRewriter::rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges) {
   if (auto dim = dyn_cast<AffineDimExpr>(expr)) {
     if (domain.empty())
       return ranges[dim.getPosition()];
@@ -399,9 +396,9 @@ Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
     split.push_back(getConstantIntValue(axis.size).value_or(ShapedType::kDynamic));
     sizesAfter.push_back(axis.size);
   }
-  return tensor::ExpandShapeOp::create(
-      b_, loc_, RankedTensorType::get(split, type.getElementType()), padded,
-      splitAt(view.paddedAxis, shape.size()), sizesAfter);
+  return tensor::ExpandShapeOp::create(b_, loc_,
+                                       RankedTensorType::get(split, type.getElementType()), padded,
+                                       splitAt(view.paddedAxis, shape.size()), sizesAfter);
 }
 
 void StageRewriter::writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes) {
@@ -414,8 +411,7 @@ void StageRewriter::writeSlice(const MemoryView &view, Value tile, ArrayRef<Rang
         strides(rank, b_.getIndexAttr(1));
     for (size_t i = 0; i < rank; ++i)
       extents.push_back(axes[i + (static_cast<int>(i) > view.paddedAxis ? 1 : 0)].size);
-    extents[view.paddedAxis] =
-        memref::DimOp::create(b_, loc_, memory, view.paddedAxis).getResult();
+    extents[view.paddedAxis] = memref::DimOp::create(b_, loc_, memory, view.paddedAxis).getResult();
     tile = tensor::ExtractSliceOp::create(b_, loc_, tile, offsets, extents, strides);
   }
   bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tile, memory,
@@ -444,11 +440,10 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
         SmallVector<OpFoldResult> extents;
         for (const Range &axis : axes)
           extents.push_back(axis.size);
-        Value empty = tensor::EmptyOp::create(
-            b_, loc_, extents, getElementTypeOrSelf(operand.get().getType()));
+        Value empty = tensor::EmptyOp::create(b_, loc_, extents,
+                                              getElementTypeOrSelf(operand.get().getType()));
         if (auto fill = operand.get().getDefiningOp<linalg::FillOp>())
-          empty = linalg::FillOp::create(b_, loc_,
-                                         ValueRange{mapping_.lookup(fill.getInputs()[0])},
+          empty = linalg::FillOp::create(b_, loc_, ValueRange{mapping_.lookup(fill.getInputs()[0])},
                                          ValueRange{empty})
                       .getResult(0);
         outs.push_back(empty);
@@ -469,8 +464,8 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
     SmallVector<Type> types;
     for (Value out : outs)
       types.push_back(out.getType());
-    auto tiled = linalg::GenericOp::create(b_, loc_, types, ins, outs, maps,
-                                           step.getIteratorTypesArray());
+    auto tiled =
+        linalg::GenericOp::create(b_, loc_, types, ins, outs, maps, step.getIteratorTypesArray());
     tiled->setAttr(attr::kDomain, step->getAttr(attr::kDomain));
     IRMapping inner(mapping_);
     step.getRegion().cloneInto(&tiled.getRegion(), inner);
@@ -493,8 +488,7 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
         if (produced_[r] != from)
           continue;
         SmallVector<Range> axes;
-        for (AffineExpr expr :
-             step.getIndexingMapMatchingResult(cast<OpResult>(from)).getResults())
+        for (AffineExpr expr : step.getIndexingMapMatchingResult(cast<OpResult>(from)).getResults())
           axes.push_back(rangeOf(expr, domain, ranges));
         writeSlice(outputs_[r], to, axes);
       }
@@ -504,9 +498,8 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
 
 LogicalResult StageRewriter::run() {
   auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
-  target_ = func::FuncOp::create(
-      b_, loc_, source_.getName(),
-      b_.getFunctionType({ptr, b_.getI64Type(), b_.getI64Type()}, {}));
+  target_ = func::FuncOp::create(b_, loc_, source_.getName(),
+                                 b_.getFunctionType({ptr, b_.getI64Type(), b_.getI64Type()}, {}));
   for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
                            attr::kKept, attr::kStreaming})
     if (Attribute value = source_->getAttr(name))

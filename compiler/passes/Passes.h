@@ -15,7 +15,4 @@ namespace normforge {
 #define GEN_PASS_DECL
 #include "compiler/passes/Passes.h.inc"
 
-#define GEN_PASS_REGISTRATION
-#include "compiler/passes/Passes.h.inc"
-
 } // namespace normforge

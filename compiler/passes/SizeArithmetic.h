@@ -14,7 +14,9 @@ struct SizeArithmetic {
   mlir::OpBuilder &b;
   mlir::Location loc;
 
-  mlir::Value value(mlir::OpFoldResult size) const { return mlir::getValueOrCreateConstantIndexOp(b, loc, size); }
+  mlir::Value value(mlir::OpFoldResult size) const {
+    return mlir::getValueOrCreateConstantIndexOp(b, loc, size);
+  }
   mlir::OpFoldResult constant(int64_t v) const { return b.getIndexAttr(v); }
   mlir::OpFoldResult add(mlir::OpFoldResult x, mlir::OpFoldResult y) const {
     auto cx = mlir::getConstantIntValue(x), cy = mlir::getConstantIntValue(y);

@@ -18,8 +18,8 @@ SmallVector<Value> emitStepBody(OpBuilder &b, Block &body, ValueRange arguments,
   auto widen = [&](Value value) -> Value {
     if (isVector(value) || lanes == 1)
       return value;
-    return vector::BroadcastOp::create(b, value.getLoc(),
-                                       VectorType::get({lanes}, value.getType()), value);
+    return vector::BroadcastOp::create(b, value.getLoc(), VectorType::get({lanes}, value.getType()),
+                                       value);
   };
   for (Operation &op : body.without_terminator()) {
     if (auto index = dyn_cast<linalg::IndexOp>(op)) {

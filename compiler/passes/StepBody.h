@@ -6,10 +6,10 @@
 
 namespace normforge {
 
-/// Emits the body of a linalg.generic for `lanes` elements at once (1: scalars). `arguments` are the
-/// values of the body's arguments, `loopIndex(i)` of `linalg.index i`; a scalar among them stands
-/// for all lanes. Operations on scalars alone stay scalar. Returns what the body yields, `lanes`
-/// wide.
+/// Emits the body of a linalg.generic for `lanes` elements at once (1: scalars). `arguments` are
+/// the values of the body's arguments, `loopIndex(i)` of `linalg.index i`; a scalar among them
+/// stands for all lanes. Operations on scalars alone stay scalar. Returns what the body yields,
+/// `lanes` wide.
 llvm::SmallVector<mlir::Value> emitStepBody(mlir::OpBuilder &b, mlir::Block &body,
                                             mlir::ValueRange arguments, int64_t lanes,
                                             llvm::function_ref<mlir::Value(unsigned)> loopIndex);

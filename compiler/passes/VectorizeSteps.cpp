@@ -33,8 +33,8 @@ struct Slot {
   size_t number = 0;  ///< of its tile's
 };
 
-/// Terms that an accumulator takes before it is added to another: few enough for the rounding errors
-/// of a long sum, many enough to cost nothing.
+/// Terms that an accumulator takes before it is added to another: few enough for the rounding
+/// errors of a long sum, many enough to cost nothing.
 constexpr int64_t kBlock = 256;
 
 /// What a step's loop is to the vectorizer.
@@ -57,7 +57,7 @@ struct Access {
   Value bound;
   int blockLoop = -1;
   int64_t block = 0;
-  Value view;                        ///< rank-1 memref at `offset`, made before the innermost loop
+  Value view; ///< rank-1 memref at `offset`, made before the innermost loop
 };
 
 class TileVectorizer {
@@ -94,7 +94,8 @@ private:
   SmallVector<Value> emitInnermost(int loop, SmallVector<Value> accumulators);
   SmallVector<Value> emitLanes(SmallVector<Value> accumulators);
   SmallVector<Value> emitLanesFrom(OpFoldResult begin, SmallVector<Value> accumulators);
-  /// Whether y, written in vectors along `lanes`, may go past the caches from an aligned address on.
+  /// Whether y, written in vectors along `lanes`, may go past the caches from an aligned address
+  /// on.
   bool mayStream() const;
   /// Elements that y's first one in a slot is past an aligned address.
   Value misalignment(const Slot &slot);
@@ -237,8 +238,7 @@ LogicalResult TileVectorizer::findLoops(linalg::GenericOp step) {
   for (size_t i = 0; i < loops_.size(); ++i)
     if (loops_[i].role == Role::Other && !loops_[i].unit())
       order_.push_back(static_cast<int>(i));
-  reduces_ = step.getNumReductionLoops() > 0 ||
-             llvm::any_of(step.getDpsInits(), [](Value init) {
+  reduces_ = step.getNumReductionLoops() > 0 || llvm::any_of(step.getDpsInits(), [](Value init) {
                return init.getDefiningOp<linalg::FillOp>() != nullptr;
              });
   element_ = !reduces_ && (laneLoop_ >= 0 || !order_.empty());
@@ -357,8 +357,7 @@ void TileVectorizer::makeViews() {
       OpFoldResult size = constant(1);
       access.view = memref::ReinterpretCastOp::create(
           b_, loc_, type, access.base, OpFoldResult(indexValue(access.offset)),
-          ArrayRef<OpFoldResult>{size},
-          ArrayRef<OpFoldResult>{b_.getIndexAttr(1)});
+          ArrayRef<OpFoldResult>{size}, ArrayRef<OpFoldResult>{b_.getIndexAttr(1)});
     }
 }
 
@@ -381,8 +380,7 @@ Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t
     return vector::LoadOp::create(b_, loc_, type, access.view, at);
   }
   Value steps = vector::StepOp::create(b_, loc_, VectorType::get({lanes}, b_.getIndexType()));
-  Value distance =
-      vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
+  Value distance = vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
   Value indices = arith::MulIOp::create(b_, loc_, steps, distance);
   if (!mask)
     mask = constantMask(lanes, lanes);
@@ -468,15 +466,15 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
         return position_[i] ? indexValue(position_[i]) : constant(0);
       };
       SmallVector<Value> values =
-          emitStepBody(b_, *step_.getBlock(), arguments, element_ || reduces_ || columns_ ? width : 1,
-                       loopIndex);
+          emitStepBody(b_, *step_.getBlock(), arguments,
+                       element_ || reduces_ || columns_ ? width : 1, loopIndex);
       for (size_t r = 0; r < results; ++r) {
         if (reduces_) {
           Value &accumulator = accumulators[slotOf(r)];
           // Lanes past the end keep what they have.
-          accumulator = rows && mask ? Value(arith::SelectOp::create(b_, loc_, mask, values[r],
-                                                                     accumulator))
-                                     : values[r];
+          accumulator = rows && mask
+                            ? Value(arith::SelectOp::create(b_, loc_, mask, values[r], accumulator))
+                            : values[r];
         } else if (element_) {
           pending.push_back({values[r], s, plus, width, active});
         } else {
@@ -504,9 +502,9 @@ std::optional<int64_t> upperBound(OpFoldResult size) {
   return x && y ? std::min(*x, *y) : x ? x : y;
 }
 
-/// A loop from `begin` to `end` carrying the accumulators; straight code where it runs once, nothing
-/// where it never does. A long sum is one of the sums of blocks, so that its rounding errors do not
-/// grow with its length but with that of a block. `terms` are those of an iteration.
+/// A loop from `begin` to `end` carrying the accumulators; straight code where it runs once,
+/// nothing where it never does. A long sum is one of the sums of blocks, so that its rounding
+/// errors do not grow with its length but with that of a block. `terms` are those of an iteration.
 SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
                                              SmallVector<Value> accumulators, RangeBody body,
                                              int64_t terms) {
@@ -524,9 +522,9 @@ SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult en
         SmallVector<Value> block;
         for (Value sum : sums)
           block.push_back(arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(sum.getType())));
-        block = iterations == 1 ? body(first, block)
-                                : emitLoop(first, sizes().min(add(first, length), end), step, block,
-                                           body);
+        block = iterations == 1
+                    ? body(first, block)
+                    : emitLoop(first, sizes().min(add(first, length), end), step, block, body);
         for (auto [sum, of] : llvm::zip(sums, block))
           sum = combine(sum, of);
         return sums;
@@ -580,8 +578,8 @@ Value TileVectorizer::misalignment(const Slot &slot) {
 }
 
 /// The innermost loop where columns have the lanes: several iterations in flight. Vectors of y go
-/// past the caches where all of them are aligned, which is seen when its first one is: a second copy
-/// of the loop is for the other case.
+/// past the caches where all of them are aligned, which is seen when its first one is: a second
+/// copy of the loop is for the other case.
 SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> accumulators) {
   const OpFoldResult extent = loops_[loop].extent;
   makeViews();
@@ -604,8 +602,8 @@ SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> ac
   };
   if (!mayStream() || !staysAligned())
     return emit(accumulators);
-  Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
-                                        misalignment(slots_[0]), constant(0));
+  Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, misalignment(slots_[0]),
+                                        constant(0));
   auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(&branch.getThenRegion().front());
@@ -617,8 +615,8 @@ SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> ac
   return accumulators;
 }
 
-/// The loop that has the lanes of rows. Where y goes past the caches, rows come one after the other,
-/// and in each the elements up to its first aligned one come before.
+/// The loop that has the lanes of rows. Where y goes past the caches, rows come one after the
+/// other, and in each the elements up to its first aligned one come before.
 SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
   makeViews();
   if (!mayStream())
@@ -652,24 +650,23 @@ SmallVector<Value> TileVectorizer::emitLanesFrom(OpFoldResult begin,
   // Where the last of the vectors in flight end, and the last whole vector.
   OpFoldResult count = sizes().sub(extent, begin);
   const OpFoldResult inFlight = add(begin, sizes().roundDown(count, stride));
-  accumulators =
-      emitRange(begin, inFlight, stride, accumulators,
-                [&](OpFoldResult index, SmallVector<Value> carried) {
-                  return emitPoint(laneLoop_, index, unroll_, vector_, vector_, Value(), carried);
-                });
+  accumulators = emitRange(
+      begin, inFlight, stride, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
+        return emitPoint(laneLoop_, index, unroll_, vector_, vector_, Value(), carried);
+      });
   if (auto end = getConstantIntValue(extent), at = getConstantIntValue(inFlight); end && at) {
     const int64_t vectors = (*end - *at) / vector_;
     if (vectors > 0)
-      accumulators = emitPoint(laneLoop_, inFlight, vectors, vector_, vector_, Value(),
-                               accumulators);
+      accumulators =
+          emitPoint(laneLoop_, inFlight, vectors, vector_, vector_, Value(), accumulators);
     *at += vectors * vector_;
     if (*at < *end && vector_ > 1 && (masked_ || reduces_))
       return emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, vector_, vector_,
                        constantMask(*end - *at, vector_), accumulators);
     for (int64_t lanes = vector_ > 1 ? vector_ / 2 : 1; *at < *end; lanes /= 2)
       if (*at + lanes <= *end) {
-        accumulators = emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, lanes, lanes, Value(),
-                                 accumulators);
+        accumulators =
+            emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, lanes, lanes, Value(), accumulators);
         *at += lanes;
       }
     return accumulators;
@@ -677,11 +674,10 @@ SmallVector<Value> TileVectorizer::emitLanesFrom(OpFoldResult begin,
   // A masked store is never past the caches, a whole vector is.
   const bool splits = !(masked_ || reduces_) || storesStream_;
   OpFoldResult whole = splits ? add(begin, sizes().roundDown(count, vector_)) : inFlight;
-  accumulators = emitRange(inFlight, whole, vector_, accumulators,
-                           [&](OpFoldResult index, SmallVector<Value> carried) {
-                             return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(),
-                                              carried);
-                           });
+  accumulators = emitRange(
+      inFlight, whole, vector_, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
+        return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(), carried);
+      });
   if (masked_ || reduces_)
     return emitRange(whole, extent, vector_, accumulators,
                      [&](OpFoldResult index, SmallVector<Value> carried) {
@@ -705,17 +701,18 @@ SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> a
   const int loop = order_[next];
   if (laneLoop_ < 0 && next + 1 == order_.size())
     return emitInnermost(loop, accumulators);
-  return emitRange(b_.getIndexAttr(0), loops_[loop].extent, 1, accumulators,
-                   [&](OpFoldResult index, SmallVector<Value> carried) {
-                     SmallVector<Access> inputs = inputs_, outputs = outputs_;
-                     position_[loop] = index;
-                     advance(loop, indexValue(index));
-                     carried = emitLoops(next + 1, carried);
-                     inputs_ = inputs;
-                     outputs_ = outputs;
-                     return carried;
-                   },
-                   termsAfter(next));
+  return emitRange(
+      b_.getIndexAttr(0), loops_[loop].extent, 1, accumulators,
+      [&](OpFoldResult index, SmallVector<Value> carried) {
+        SmallVector<Access> inputs = inputs_, outputs = outputs_;
+        position_[loop] = index;
+        advance(loop, indexValue(index));
+        carried = emitLoops(next + 1, carried);
+        inputs_ = inputs;
+        outputs_ = outputs;
+        return carried;
+      },
+      termsAfter(next));
 }
 
 LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
@@ -734,12 +731,12 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   if (element_) {
     if (step.getNumResults() != 1 || !step.getResult(0).hasOneUse())
       return step.emitError("an elementwise step has one result, and it is stored");
-    auto write = dyn_cast<bufferization::MaterializeInDestinationOp>(
-        *step.getResult(0).getUsers().begin());
+    auto write =
+        dyn_cast<bufferization::MaterializeInDestinationOp>(*step.getResult(0).getUsers().begin());
     if (!write)
       return step.emitError("the result of an elementwise step is not stored");
-    outputs_.push_back(accessOfMemory(write.getDest(), step.getIndexingMapMatchingResult(
-                                                           step->getResult(0))));
+    outputs_.push_back(
+        accessOfMemory(write.getDest(), step.getIndexingMapMatchingResult(step->getResult(0))));
   }
   const bool loops = laneLoop_ >= 0 || !order_.empty();
   inFlight_ = loops ? unroll_ : 1;
@@ -802,16 +799,14 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
 }
 
 /// Stores statistics that are in registers.
-LogicalResult
-TileVectorizer::writeRegisters(bufferization::MaterializeInDestinationOp write) {
+LogicalResult TileVectorizer::writeRegisters(bufferization::MaterializeInDestinationOp write) {
   Value tensor = write.getSource();
   int splitAxis = -1;
   int64_t block = 0;
   if (auto slice = tensor.getDefiningOp<tensor::ExtractSliceOp>()) {
     auto collapse = slice.getSource().getDefiningOp<tensor::CollapseShapeOp>();
     tensor = collapse.getSrc();
-    std::tie(splitAxis, block) =
-        splitOf(collapse.getReassociationIndices(), collapse.getSrcType());
+    std::tie(splitAxis, block) = splitOf(collapse.getReassociationIndices(), collapse.getSrcType());
   }
   auto values = registers_.find(tensor);
   if (values == registers_.end())
@@ -848,7 +843,8 @@ LogicalResult TileVectorizer::run() {
     if (isa<linalg::GenericOp, bufferization::MaterializeInDestinationOp>(op) ||
         (op->use_empty() &&
          isa<linalg::FillOp, tensor::EmptyOp, tensor::PadOp, tensor::ExtractSliceOp,
-             tensor::ExpandShapeOp, tensor::CollapseShapeOp, bufferization::ToTensorOp, memref::DimOp, memref::SubViewOp>(op)))
+             tensor::ExpandShapeOp, tensor::CollapseShapeOp, bufferization::ToTensorOp,
+             memref::DimOp, memref::SubViewOp>(op)))
       op->erase();
   // Sizes that fed only those.
   SmallVector<Operation *> left(llvm::make_pointer_range(block_));
@@ -871,8 +867,8 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
       // Stores past the caches are ordered with what follows the stage by a fence alone.
       if (function->hasAttr(attr::kStreaming)) {
         OpBuilder b(function.getBody().back().getTerminator());
-        LLVM::CallIntrinsicOp::create(b, function.getLoc(),
-                                      b.getStringAttr("llvm.x86.sse.sfence"), ValueRange());
+        LLVM::CallIntrinsicOp::create(b, function.getLoc(), b.getStringAttr("llvm.x86.sse.sfence"),
+                                      ValueRange());
       }
       for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
                                attr::kKept, attr::kStreaming})

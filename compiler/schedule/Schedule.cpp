@@ -39,8 +39,8 @@ std::vector<Loop> mergeLoops(const Operator &op, const StageSchedule &moments) {
   std::vector<Loop> loops;
   for (int i = 0; i < op.rank(); ++i)
     if (!op.loops[i].kept && moments.chunks[i] > 0)
-      loops.push_back({op.loops[i].axes, ceilDivide(op.loops[i].size, moments.chunks[i]), false,
-                       false});
+      loops.push_back(
+          {op.loops[i].axes, ceilDivide(op.loops[i].size, moments.chunks[i]), false, false});
   for (const Loop &loop : op.loops)
     if (loop.kept)
       loops.push_back(loop);

@@ -32,7 +32,7 @@ struct Selection {
   const TargetDescription &target;
   int64_t element;
   int64_t vector;
-  int tiled;        ///< tileLoop
+  int tiled;         ///< tileLoop
   bool lanesReduced; ///< the innermost loop is reduced: rows; otherwise columns
 
   Selection(const Operator &op, const TargetDescription &target)
@@ -147,11 +147,11 @@ struct Selection {
 
   StageSchedule normalize() const {
     StageSchedule stage = inFlight(false);
-    // Columns of a row belong to one task, unless that is too much: narrow ones defeat the prefetcher.
+    // Columns of a row belong to one task, unless that is too much: narrow ones defeat the
+    // prefetcher.
     const bool cutsColumns = rowBytes() > kElementwiseTaskBytes;
-    chunkFor(stage, kElementwiseTaskBytes, [&](int i) {
-      return lanesReduced || !op.loops[i].kept || cutsColumns;
-    });
+    chunkFor(stage, kElementwiseTaskBytes,
+             [&](int i) { return lanesReduced || !op.loops[i].kept || cutsColumns; });
     return stage;
   }
 
@@ -160,10 +160,11 @@ struct Selection {
     return lanesReduced ? 0 : std::min<int64_t>(sizeOr(tiled, vector), 1 << 30) * element;
   }
 
-  /// Whether a reduced loop may be chunked in the moments: a padded block's elements are no product.
+  /// Whether a reduced loop may be chunked in the moments: a padded block's elements are no
+  /// product.
   bool mayChunkReduced(int i) const {
-    return !op.loops[i].kept &&
-           !(op.blocked && op.blocked->padded && (i == op.blocked->outer || i == op.blocked->inner));
+    return !op.loops[i].kept && !(op.blocked && op.blocked->padded &&
+                                  (i == op.blocked->outer || i == op.blocked->inner));
   }
 
   /// A kept loop around the columns: what a fused task takes is contiguous without cutting them.
@@ -205,7 +206,8 @@ struct Selection {
     // Rows of columns: enough of them to be worth their partials.
     if (!lanesReduced) {
       if (rowBytes() > kMomentsTaskBytes / 4)
-        stage.chunks[tiled] = std::max(stage.tile, kColumnRunBytes / element / stage.tile * stage.tile);
+        stage.chunks[tiled] =
+            std::max(stage.tile, kColumnRunBytes / element / stage.tile * stage.tile);
       const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 64);
       bytes = std::max(bytes, kMomentsTaskRows * element * columns);
     }
@@ -293,7 +295,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     limit = std::min(kSingleTaskBytes, limit);
     what = "the whole problem is small";
   }
-  const std::string exceeds = "a slab exceeds half of L2: moments of chunks, merged in a fixed order";
+  const std::string exceeds =
+      "a slab exceeds half of L2: moments of chunks, merged in a fixed order";
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();

@@ -54,8 +54,8 @@ llvm::Expected<Artifact> compile(const nf_compiler_request &request) {
       std::string listed;
       for (Phase p : spec->phases)
         listed += (listed.empty() ? "" : ", ") + std::string(toString(p));
-      return llvm::createStringError(fmt::format("phase '{}' is not one of the spec's phases: {}",
-                                                 request.phase, listed));
+      return llvm::createStringError(
+          fmt::format("phase '{}' is not one of the spec's phases: {}", request.phase, listed));
     }
     phase = *parsed;
   }

@@ -32,9 +32,9 @@ namespace normforge {
 namespace {
 
 constexpr std::pair<EmitStage, std::string_view> kEmitStages[] = {
-    {EmitStage::Linalg, "linalg"},      {EmitStage::Scheduled, "scheduled"},
-    {EmitStage::Vector, "vector"},      {EmitStage::LlvmMlir, "llvm-mlir"},
-    {EmitStage::Llvm, "llvm"},          {EmitStage::Assembly, "asm"},
+    {EmitStage::Linalg, "linalg"}, {EmitStage::Scheduled, "scheduled"},
+    {EmitStage::Vector, "vector"}, {EmitStage::LlvmMlir, "llvm-mlir"},
+    {EmitStage::Llvm, "llvm"},     {EmitStage::Assembly, "asm"},
     {EmitStage::Object, "obj"},
 };
 
@@ -44,9 +44,9 @@ public:
   explicit Stopwatch(double &milliseconds)
       : milliseconds_(milliseconds), start_(std::chrono::steady_clock::now()) {}
   ~Stopwatch() {
-    milliseconds_ += std::chrono::duration<double, std::milli>(
-                         std::chrono::steady_clock::now() - start_)
-                         .count();
+    milliseconds_ +=
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start_)
+            .count();
   }
 
 private:
@@ -112,9 +112,8 @@ struct Session::State {
 
   State(const TargetDescription &target, bool verify)
       : context(makeRegistry(), mlir::MLIRContext::Threading::DISABLED),
-        machine(createMachine(target)),
-        conversion((context.loadAllAvailableDialects(), context)), formTasks(&context),
-        vectorize(&context), target(target), verify(verify) {
+        machine(createMachine(target)), conversion((context.loadAllAvailableDialects(), context)),
+        formTasks(&context), vectorize(&context), target(target), verify(verify) {
     formTasks.addPass(createFormTasks());
     vectorize.addPass(createVectorizeSteps());
     formTasks.enableVerifier(verify);

@@ -20,9 +20,7 @@ std::string_view emitStageNames(); ///< "linalg, scheduled, ..."
 /// Milliseconds of one compilation, summed over its variants.
 struct CompileTimes {
   double lower = 0, passes = 0, convert = 0, translate = 0, optimize = 0, codegen = 0, image = 0;
-  double total() const {
-    return lower + passes + convert + translate + optimize + codegen + image;
-  }
+  double total() const { return lower + passes + convert + translate + optimize + codegen + image; }
 };
 
 /// A defect of the compiler, where every other error is about what it was given.
@@ -41,23 +39,22 @@ private:
 /// saves them. What MLIR and LLVM keep for good is let go of after some hundreds of kernels.
 class Session {
 public:
-  /// `verify` runs the MLIR and LLVM verifiers after every step; the environment's NORMFORGE_VERIFY=1
-  /// does so for all sessions.
+  /// `verify` runs the MLIR and LLVM verifiers after every step; the environment's
+  /// NORMFORGE_VERIFY=1 does so for all sessions.
   explicit Session(TargetDescription target, bool verify = false);
   ~Session();
 
   const TargetDescription &target() const { return target_; }
 
-  /// Compiles one phase of a spec with all variants of its schedule. Errors of this and the following
-  /// are InternalErrors.
+  /// Compiles one phase of a spec with all variants of its schedule. Errors of this and the
+  /// following are InternalErrors.
   llvm::Expected<Artifact> compile(const Spec &spec, Phase phase, CompileTimes *times = nullptr);
   /// The same for schedules chosen by the caller, the guard of the last one always holding.
   llvm::Expected<Artifact> compile(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
                                    CompileTimes *times = nullptr);
   /// The text (or object's bytes) of a stage for each variant.
-  llvm::Expected<std::vector<std::string>> emit(const Operator &op,
-                                                llvm::ArrayRef<ScheduleVariant> variants,
-                                                EmitStage stage);
+  llvm::Expected<std::vector<std::string>>
+  emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, EmitStage stage);
 
 private:
   struct State;

@@ -91,8 +91,8 @@ void Parser::readShape(const Value &value) {
     return;
   }
   if (value.items.empty() || value.items.size() > maxRank) {
-    error(value, fmt::format("input.shape has rank {}; expected 1 to {}", value.items.size(),
-                             maxRank));
+    error(value,
+          fmt::format("input.shape has rank {}; expected 1 to {}", value.items.size(), maxRank));
     return;
   }
   bool right = true;

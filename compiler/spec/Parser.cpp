@@ -80,12 +80,13 @@ void Parser::error(const Value &value, std::string message) {
 void Parser::readName(std::string_view sourceName) {
   if (const Entry *entry = keys_.find("name")) {
     std::optional<std::string_view> word = asWord(entry->value);
-    if (word && isIdentifier(*word))
+    if (word && isIdentifier(*word) && word->size() <= 255)
       spec_.name = *word;
     else
-      error(entry->value, fmt::format("name must be a C identifier (letters, digits and _, not "
-                                      "starting with a digit); found {}",
-                                      found(entry->value)));
+      error(entry->value,
+            fmt::format("name must be a C identifier of at most 255 characters "
+                        "(letters, digits and _, not starting with a digit); found {}",
+                        found(entry->value)));
     return;
   }
   size_t slash = sourceName.find_last_of('/');

@@ -54,11 +54,10 @@ struct CoreISelPasses : TargetPassConfig {
   using TargetPassConfig::addCoreISelPasses;
 };
 
-/// The code generation pipeline without what a kernel has no use for: loop strength reduction and the
-/// induction variable analysis behind it are a third of the time and bring nothing (the passes have
-/// formed the addresses), exceptions and garbage collection there are none.
-void emit(Module &module, TargetMachine &machine, raw_pwrite_stream &stream,
-          CodeGenFileType type) {
+/// The code generation pipeline without what a kernel has no use for: loop strength reduction and
+/// the induction variable analysis behind it are a third of the time and bring nothing (the passes
+/// have formed the addresses), exceptions and garbage collection there are none.
+void emit(Module &module, TargetMachine &machine, raw_pwrite_stream &stream, CodeGenFileType type) {
   auto &target = static_cast<CodeGenTargetMachineImpl &>(machine);
   legacy::PassManager passes;
   auto *info = new MachineModuleInfoWrapperPass(&target);
@@ -87,7 +86,8 @@ template <typename... Args> Error imageError(fmt::format_string<Args...> format,
 /// What abi.h promises of a stage's stack.
 constexpr uint64_t kMostStackBytes = 16 * 1024;
 
-/// Checks a .stack_sizes section: for each function its address and, as ULEB128, its bytes of stack.
+/// Checks a .stack_sizes section: for each function its address and, as ULEB128, its bytes of
+/// stack.
 Error checkStackSizes(ArrayRef<uint8_t> section) {
   const uint8_t *at = section.begin(), *end = section.end();
   while (end - at > 8) {
@@ -144,7 +144,8 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
         return name.takeError();
       if (name->starts_with(".eh_frame"))
         continue;
-      if (section.sh_flags & (elf::SHF_WRITE | elf::SHF_TLS) || section.sh_type != elf::SHT_PROGBITS)
+      if (section.sh_flags & (elf::SHF_WRITE | elf::SHF_TLS) ||
+          section.sh_type != elf::SHT_PROGBITS)
         return imageError("section {}", name->str());
       auto contents = file->getSectionContents(section);
       if (!contents)

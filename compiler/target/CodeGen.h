@@ -23,8 +23,8 @@ llvm::SmallVector<char, 0> emitObject(llvm::Module &module, llvm::TargetMachine 
 std::string emitAssembly(llvm::Module &module, llvm::TargetMachine &machine);
 
 /// An image of text and read-only data with all relocations applied, and the offsets of its
-/// functions. Anything undefined, writable or of an unknown relocation is an error, for a kernel calls
-/// nothing; so is a function that takes more stack than abi.h promises.
+/// functions. Anything undefined, writable or of an unknown relocation is an error, for a kernel
+/// calls nothing; so is a function that takes more stack than abi.h promises.
 struct LinkedImage {
   Image image;
   std::map<std::string, uint64_t> functions;

@@ -40,8 +40,7 @@ std::unique_ptr<llvm::Module> translate(mlir::ModuleOp module, llvm::LLVMContext
                                         const TargetDescription &target,
                                         llvm::TargetMachine &machine);
 
-/// EarlyCSE, InstCombine, SimplifyCFG and LICM: LLVM's vectorizers would vectorize tails again, and
-/// loop strength reduction costs a third of code generation and buys nothing.
+/// EarlyCSE, InstCombine, SimplifyCFG and LICM: LLVM's vectorizers would vectorize tails again.
 void optimize(llvm::Module &module, llvm::TargetMachine &machine);
 
 } // namespace normforge

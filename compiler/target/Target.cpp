@@ -57,9 +57,8 @@ const llvm::Target *x86Target() {
 }
 
 llvm::Error unknownCpu(llvm::StringRef cpu) {
-  return llvm::createStringError(fmt::format(
-      "unknown CPU '{}'; expected native or one of: {}", cpu.str(),
-      llvm::join(compilableCpus(), ", ")));
+  return llvm::createStringError(fmt::format("unknown CPU '{}'; expected native or one of: {}",
+                                             cpu.str(), llvm::join(compilableCpus(), ", ")));
 }
 
 std::string bytesText(int64_t bytes) {
@@ -75,13 +74,14 @@ bool TargetDescription::has(llvm::StringRef feature) const {
 }
 
 std::vector<std::string> TargetDescription::instructionSets() const {
-  constexpr llvm::StringRef kFamilies[] = {"avx",  "sse",    "ssse", "fma",   "f16c", "bmi",
-                                           "gfni", "popcnt", "lzcnt", "movbe"};
+  constexpr llvm::StringRef kFamilies[] = {"avx", "sse",  "ssse",   "fma",   "f16c",
+                                           "bmi", "gfni", "popcnt", "lzcnt", "movbe"};
   std::vector<std::string> sets;
   // In the families, but of no use to a kernel: some machines of a kind lack them.
   constexpr llvm::StringRef kUnused[] = {"sse4a", "avx512vp2intersect"};
   for (const std::string &feature : features)
-    if (!llvm::is_contained(kUnused, feature) && llvm::any_of(kFamilies, [&](llvm::StringRef family) {
+    if (!llvm::is_contained(kUnused, feature) &&
+        llvm::any_of(kFamilies, [&](llvm::StringRef family) {
           return llvm::StringRef(feature).starts_with(family);
         }))
       sets.push_back(feature);

@@ -19,7 +19,7 @@ struct TargetDescription {
   std::vector<std::string> features; ///< enabled ones, LLVM's names without a sign
   /// Those that the CPU's name stands for and this one lacks, as a virtual machine may.
   std::vector<std::string> disabled;
-  int vectorBits = 0;                ///< width of the vectors that kernels use
+  int vectorBits = 0; ///< width of the vectors that kernels use
   int vectorRegisters = 0;
   /// Loads and stores under a mask cost what whole ones do (AVX-512). Without it, elementwise tails
   /// are made of narrower vectors and only loads of reductions are masked.
@@ -35,18 +35,18 @@ struct TargetDescription {
   /// with them; not those that only an operating system or another kind of program uses.
   std::vector<std::string> instructionSets() const;
   /// Vector lanes of an element of this many bytes.
-  int lanes(size_t elementBytes) const {
-    return vectorBits / 8 / static_cast<int>(elementBytes);
-  }
+  int lanes(size_t elementBytes) const { return vectorBits / 8 / static_cast<int>(elementBytes); }
   /// "sapphirerapids, 512-bit vectors, masked tails, L1 48 KiB, L2 2 MiB, L3 260 MiB"
   std::string summary() const;
 };
 
 /// Describes a CPU by LLVM's name ("haswell", "znver5", "x86-64-v4"), or the host as "native" or
-/// "". An unknown name, or one without AVX2 and FMA, is an error that says what can be compiled for.
+/// "". An unknown name, or one without AVX2 and FMA, is an error that says what can be compiled
+/// for.
 llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu);
 
-/// Names of the CPUs that kernels can be compiled for.
+/// Names of CPUs that kernels can be compiled for and whose caches are known here. Others that LLVM
+/// knows work too, with the caches of a small one.
 std::vector<std::string> compilableCpus();
 
 } // namespace normforge

@@ -108,7 +108,8 @@ typedef struct nf_compile_options {
  * and is not kept. `options` may be NULL. Takes some 5 to 20 ms for each of up to three variants;
  * the first call of an engine also opens the compiler library.
  * Errors: NF_NO_COMPILER with all paths that were tried, NF_COMPILE_FAILED with file, line and
- * column, and NF_WRONG_MACHINE where options->cpu has what this machine lacks. */
+ * column, NF_WRONG_MACHINE where options->cpu has what this machine lacks, NF_INVALID_ARGUMENT,
+ * NF_OUT_OF_MEMORY, and NF_INTERNAL for a defect of the compiler. */
 NF_API nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
                              const nf_compile_options *options, nf_kernel **kernel);
 
@@ -209,12 +210,11 @@ typedef struct nf_executor {
 /* Computes. Blocks until the result is written.
  *   args       base pointers in the kernel's order, each aligned to its element. Arrays that are
  *              read are not written, though the type is void *.
- *   scalars    run-time numbers in the kernel's order; NULL when there are none. An epsilon is above
- *              0, in f32 too where that is the dtype; a momentum from 0 to 1; a count, which is that
- *              of the batches so far with this one, at least 1.
- *   workspace  nf_plan_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT, for this call
- *              alone while it runs; contents do not matter. NULL: allocated and freed by this call
- *              where the plan needs any. With a workspace nothing is allocated.
+ *   scalars    run-time numbers in the kernel's order; NULL when there are none. An epsilon is
+ * above 0, in f32 too where that is the dtype; a momentum from 0 to 1; a count, which is that of
+ * the batches so far with this one, at least 1. workspace  nf_plan_workspace_bytes bytes, aligned
+ * to NF_WORKSPACE_ALIGNMENT, for this call alone while it runs; contents do not matter. NULL:
+ * allocated and freed by this call where the plan needs any. With a workspace nothing is allocated.
  *   executor   NULL: the calling thread. A stage of one task, or that moves less than 64 KiB, runs
  *              on the calling thread in any case.
  * One plan may run in several threads at once, each with its own workspace and outputs.

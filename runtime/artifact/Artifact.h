@@ -37,10 +37,10 @@ struct Argument {
 };
 
 struct Stage {
-  std::string symbol;      ///< the function's name
-  uint64_t entry = 0;      ///< its offset in the image
-  SizeExpr tasks;          ///< number of tasks
-  SizeExpr bytesPerTask;   ///< bytes of memory one task moves, an estimate for the executor
+  std::string symbol;    ///< the function's name
+  uint64_t entry = 0;    ///< its offset in the image
+  SizeExpr tasks;        ///< number of tasks
+  SizeExpr bytesPerTask; ///< bytes of memory one task moves, an estimate for the executor
 };
 
 /// Chooses a variant by the sizes: it is taken when `value` is at most `limit`.
@@ -76,8 +76,9 @@ struct Artifact {
   std::vector<Variant> variants; ///< the first whose guard holds is taken; the last always holds
 };
 
-/// What is wrong with a value of a run-time number, or empty: an epsilon is above 0 (in f32 too, where
-/// that is the arrays' dtype), a momentum from 0 to 1, a count of batches at least 1, all are finite.
+/// What is wrong with a value of a run-time number, or empty: an epsilon is above 0 (in f32 too,
+/// where that is the arrays' dtype), a momentum from 0 to 1, a count of batches at least 1, all are
+/// finite.
 std::string scalarProblem(const Artifact &artifact, size_t scalar, double value);
 
 /// Whether what a runtime relies on holds: expressions well formed over the named sizes, entries

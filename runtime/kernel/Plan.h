@@ -43,7 +43,8 @@ public:
   std::span<const Step> steps() const { return steps_; }
   uint64_t workspaceBytes() const { return workspaceBytes_; }
 
-  /// Counts, null pointers, run-time numbers, alignment and overlap. Allocates nothing unless it fails.
+  /// Counts, null pointers, run-time numbers, alignment and overlap. Allocates nothing unless it
+  /// fails.
   bool check(const CallArguments &call, Failure &failure) const;
   /// Checks, then runs all steps. `executor` may be null: the calling thread.
   bool run(const CallArguments &call, const nf_executor *executor, Failure &failure) const;

@@ -23,8 +23,8 @@ typedef struct nf_compiler_request {
 typedef struct nf_compiler_reply {
   uint8_t *artifact; /* a serialized Artifact, or NULL */
   size_t artifact_bytes;
-  char *error;    /* terminated text when artifact is NULL; NULL where there is no memory for it */
-  nf_code code;   /* of the error: NF_COMPILE_FAILED, NF_OUT_OF_MEMORY or NF_INTERNAL */
+  char *error;  /* terminated text when artifact is NULL; NULL where there is no memory for it */
+  nf_code code; /* of the error: NF_COMPILE_FAILED, NF_OUT_OF_MEMORY or NF_INTERNAL */
 } nf_compiler_reply;
 
 /* Compiles one phase of a spec. Returns 1 with an artifact, 0 with an error. May be called from

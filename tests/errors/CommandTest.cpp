@@ -180,10 +180,9 @@ TEST_CASE("run refuses arrays that are not what the phase takes") {
   }
   SUBCASE("shape with a named size") {
     folder.array("tall.npy", {2, 3, 2, 5}, 1);
-    folder.refuses(
-        runWords({"-o", "y=y.npy"}, "tall.npy"),
-        "tall.npy: error: argument x takes shape (N, 3, 2, 2), found "
-        "(2, 3, 2, 5)");
+    folder.refuses(runWords({"-o", "y=y.npy"}, "tall.npy"),
+                   "tall.npy: error: argument x takes shape (N, 3, 2, 2), found "
+                   "(2, 3, 2, 5)");
   }
   SUBCASE("a size that --size contradicts") {
     folder.refuses(runWords({"--size", "N=3", "-o", "y=y.npy"}),
@@ -454,7 +453,8 @@ TEST_CASE("check --json prints one object a line") {
       CHECK(object->getString("data") == data);
       CHECK(object->getInteger("seed") == 1);
       CHECK(object->getObject("sizes")->getInteger("N") == 3);
-      for (const char *number : {"compile_ms", "time_us", "error_reference", "tolerance_reference"}) {
+      for (const char *number :
+           {"compile_ms", "time_us", "error_reference", "tolerance_reference"}) {
         CAPTURE(number);
         CHECK(object->getNumber(number).has_value());
       }

@@ -24,9 +24,9 @@ const Problem problems[] = {
     {"nc", "N, 67", "c", 0, {{"N", 5000}}},
     {"nc", "N, 3", "c", 2, {{"N", 2700}}}, // long columns, few of them
     {"nwc", "N, 50, 5", "c", 0, {{"N", 2000}}},
-    {"nc", "1200, 16", "c", 0, {}},                     // one long sum a lane
-    {"nc", "N, C", "c", 0, {{"N", 10392}, {"C", 44}}},  // the columns are not known either
-    {"nCw16c", "50, 65, 24", "c", 0, {}},               // two loops of one sum
+    {"nc", "1200, 16", "c", 0, {}},                    // one long sum a lane
+    {"nc", "N, C", "c", 0, {{"N", 10392}, {"C", 44}}}, // the columns are not known either
+    {"nCw16c", "50, 65, 24", "c", 0, {}},              // two loops of one sum
     {"ntc", "N, 9, 768", "c", 1, {{"N", 3}}},
     {"nChw16c", "N, 21, 9, 9", "c", 0, {{"N", 5}}},
 };

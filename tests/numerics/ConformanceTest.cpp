@@ -49,17 +49,15 @@ std::string check(const ConformanceCase &item, Session &session) {
   return "";
 }
 
-int runCases(const ConformanceCases &cases, const char *cpu, const char *mayBeUnbuilt) {
-  Session *session = sessionOrSkip(cpu);
-  if (!session)
-    return 0;
+int runCases(const ConformanceCases &cases, const char *cpu, Session &session,
+             const char *mayBeUnbuilt) {
   INFO("build/bin/test_numerics --source-file='*/ConformanceTest.cpp', cpu ", std::string(cpu));
   CHECK(cases.errors.empty());
   for (const auto &[name, reason] : cases.skipped)
     MESSAGE("SKIP " << name << ": " << reason);
   int ran = 0;
   for (const ConformanceCase &item : cases.cases) {
-    const std::string reason = check(item, *session);
+    const std::string reason = check(item, session);
     ran += reason.empty();
     if (reason.empty())
       continue;
@@ -73,10 +71,9 @@ int runCases(const ConformanceCases &cases, const char *cpu, const char *mayBeUn
 
 TEST_CASE("kernels give what Keras and PyTorch computed") {
   const auto cases = readFrameworkCases(std::string(NORMFORGE_TEST_DATA_DIR) + "/data/frameworks");
-  std::string whyNot;
   for (const char *cpu : {"native", "haswell"})
-    if (TestKernel::session(cpu, whyNot))
-      CHECK(runCases(cases, cpu, "tf_") >= 16 + 30);
+    if (Session *session = sessionOrSkip(cpu))
+      CHECK(runCases(cases, cpu, *session, "tf_") >= 16 + 30);
 }
 
 TEST_CASE("kernels give what ONNX expects") {
@@ -85,8 +82,7 @@ TEST_CASE("kernels give what ONNX expects") {
     return;
   }
   const auto cases = readOnnxCases();
-  std::string whyNot;
   for (const char *cpu : {"native", "haswell"})
-    if (TestKernel::session(cpu, whyNot))
-      CHECK(runCases(cases, cpu, "") >= 4 + 2 + 2 * 19);
+    if (Session *session = sessionOrSkip(cpu))
+      CHECK(runCases(cases, cpu, *session, "") >= 4 + 2 + 2 * 19);
 }

@@ -16,17 +16,18 @@
 
 namespace normforge::test {
 
-GuardedBuffer::GuardedBuffer(size_t bytes, Guard guard, size_t misalign) {
+GuardedBuffer::GuardedBuffer(size_t bytes, Guard guard) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t inner = (bytes + misalign + page - 1) / page * page;
+  const size_t inner = (bytes + page - 1) / page * page;
   mappedBytes_ = inner + 2 * page;
-  mapping_ = mmap(nullptr, mappedBytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  mapping_ =
+      mmap(nullptr, mappedBytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping_ == MAP_FAILED)
     throw std::runtime_error("no memory for a guarded buffer");
   char *first = static_cast<char *>(mapping_) + page;
   mprotect(mapping_, page, PROT_NONE);
   mprotect(first + inner, page, PROT_NONE);
-  data_ = guard == Guard::After ? first + inner - bytes : first + misalign;
+  data_ = guard == Guard::After ? first + inner - bytes : first;
   std::memset(data_, 0xFF, bytes); // NaN in every type: what is not written is seen
 }
 
@@ -104,8 +105,7 @@ oracle::Arrays TestKernel::run(const oracle::Sizes &sizes, const oracle::Arrays 
       pointers.push_back(readPointer(argument.name));
       continue;
     }
-    buffers.push_back(
-        std::make_unique<GuardedBuffer>(plan->arrays()[i].bytes, options.guard));
+    buffers.push_back(std::make_unique<GuardedBuffer>(plan->arrays()[i].bytes, options.guard));
     pointers.push_back(buffers.back()->data());
     if (!argument.written) {
       const HostArray &input = inputs.at(argument.name);
@@ -172,8 +172,7 @@ std::string disagreement(const Spec &spec, Phase phase, const oracle::Sizes &siz
   std::string text;
   const oracle::Arrays expected = oracle::reference(spec, phase, sizes, inputs, scalars);
   for (const auto &[name, array] : expected) {
-    const auto tolerance =
-        oracle::tolerance(spec, phase, name, sizes, inputs, expected, scalars);
+    const auto tolerance = oracle::tolerance(spec, phase, name, sizes, inputs, expected, scalars);
     const auto c = oracle::compare(outputs.at(name), array, tolerance);
     if (!c.agrees())
       text += fmt::format("{}[{}] is {} where {} is expected ({} times the tolerance: {})\n", name,

@@ -15,7 +15,7 @@ namespace normforge::test {
 class GuardedBuffer {
 public:
   enum class Guard { After, Before };
-  explicit GuardedBuffer(size_t bytes, Guard guard = Guard::After, size_t misalign = 0);
+  explicit GuardedBuffer(size_t bytes, Guard guard = Guard::After);
   ~GuardedBuffer();
   GuardedBuffer(const GuardedBuffer &) = delete;
   GuardedBuffer &operator=(const GuardedBuffer &) = delete;

@@ -1,5 +1,5 @@
 // Specs drawn at random: any rank, layout, mode, phase and fusion, odd sizes, static and named.
-#include "tests/numerics/KernelHarness.h"
+#include "tests/numerics/KernelCase.h"
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
@@ -43,7 +43,8 @@ public:
       return draw();
 
     Drawn drawn;
-    const int blockedAxis = chance(4) ? static_cast<int>(random_() % static_cast<uint64_t>(rank)) : -1;
+    const int blockedAxis =
+        chance(4) ? static_cast<int>(random_() % static_cast<uint64_t>(rank)) : -1;
     std::string layout = letters;
     if (blockedAxis >= 0) {
       const char letter = layout[static_cast<size_t>(blockedAxis)];
@@ -53,8 +54,8 @@ public:
     int64_t budget = pick({200, 3000, 40000, 300000});
     std::string shape;
     for (int i = 0; i < rank; ++i) {
-      int64_t size = pick({1, 2, 3, 5, 7, 8, 13, 15, 16, 17, 31, 32, 33, 48, 49, 63, 64, 65, 67, 96,
-                           128, 129, 251, 257, 1000, 3136});
+      int64_t size = pick({1,  2,  3,  5,  7,  8,  13, 15,  16,  17,  31,  32,   33,
+                           48, 49, 63, 64, 65, 67, 96, 128, 129, 251, 257, 1000, 3136});
       size = std::max<int64_t>(1, std::min(size, budget));
       budget /= size;
       if (chance(4)) {
@@ -123,25 +124,22 @@ private:
 } // namespace
 
 TEST_CASE("random specs agree with the reference") {
-  const char *given = std::getenv("NORMFORGE_TEST_COUNT");
-  const int count = given ? std::atoi(given) : 150;
-  const char *one = std::getenv("NORMFORGE_TEST_ONLY");
+  // A spec depends on the seed and its number alone: more of them, or one again.
+  const char *given = std::getenv("NORMFORGE_TEST_COUNT"),
+             *one = std::getenv("NORMFORGE_TEST_ONLY");
+  const int first = one ? std::atoi(one) : 0;
+  const int last = one ? first + 1 : given ? std::atoi(given) : 150;
+  const std::string repeat = repeatCommand("random specs agree with the reference");
   int ran = 0;
-  for (int i = 0; i < count; ++i) {
-    if (one && std::atoi(one) != i)
-      continue;
+  for (int i = first; i < last; ++i) {
     SpecDraw draw(testSeed() * 1000003 + static_cast<uint64_t>(i));
     const Drawn drawn = draw.draw();
     const char *cpu = i % 3 == 2 ? "haswell" : "native";
-    std::string whyNot;
-    Session *session = TestKernel::session(cpu, whyNot);
-    if (!session) {
-      MESSAGE("SKIP: " << whyNot);
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
       continue;
-    }
     auto spec = parseSpec(drawn.yaml, "drawn.yaml");
-    INFO("NORMFORGE_TEST_SEED=" << testSeed() << " NORMFORGE_TEST_ONLY=" << i << " cpu " << cpu
-                                << "\n" << drawn.yaml);
+    INFO("NORMFORGE_TEST_ONLY=", i, " ", repeat, " cpu ", std::string(cpu), "\n", drawn.yaml);
     if (!spec)
       FAIL(llvm::toString(spec.takeError()));
     for (Phase phase : spec->phases) {
@@ -154,11 +152,9 @@ TEST_CASE("random specs agree with the reference") {
       INFO("phase " << std::string(toString(phase)) << " " << sizes);
       try {
         const TestKernel kernel(*spec, phase, *session);
-        if (std::getenv("NORMFORGE_TEST_ONLY")) fmt::print("{}\n{}\n", drawn.yaml, kernel.artifact().variants[kernel.variantFor(drawn.sizes)].schedule);
-      INFO("schedule " << kernel.artifact().variants[kernel.variantFor(drawn.sizes)].schedule);
+        INFO(kernel.artifact().variants[kernel.variantFor(drawn.sizes)].schedule);
         const oracle::Arrays inline1 = kernel.run(drawn.sizes, inputs, scalars);
-        const std::string wrong =
-            disagreement(*spec, phase, drawn.sizes, inputs, inline1, scalars);
+        const std::string wrong = disagreement(*spec, phase, drawn.sizes, inputs, inline1, scalars);
         CHECK_MESSAGE(wrong.empty(), wrong);
         RunOptions options;
         options.split = &draw.engine();

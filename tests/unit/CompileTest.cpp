@@ -89,14 +89,16 @@ TEST_CASE("wrong specs and options are errors with their place") {
   if (!canCompile())
     return;
   nf::Engine engine;
-  CHECK(errorOf(NF_COMPILE_FAILED,
-                [&] { engine.compile("input: {shape: [N, 5], layout: nc}\naxis: 4\n", {"", "", "a.yaml"}); })
-            .starts_with("a.yaml:2:7: error: axis 4 is out of range"));
+  CHECK(errorOf(NF_COMPILE_FAILED, [&] {
+          engine.compile("input: {shape: [N, 5], layout: nc}\naxis: 4\n", {"", "", "a.yaml"});
+        }).starts_with("a.yaml:2:7: error: axis 4 is out of range"));
   CHECK(errorOf(NF_COMPILE_FAILED, [&] { engine.compile(""); }).starts_with("<spec>:"));
-  CHECK(errorOf(NF_COMPILE_FAILED, [&] { engine.compile(spec, {"backward", "", ""}); }) ==
-        "phase 'backward' is not one of the spec's phases: training, inference");
-  CHECK(errorOf(NF_COMPILE_FAILED, [&] { engine.compile(spec, {"", "pentium9", ""}); })
-            .starts_with("unknown CPU 'pentium9'"));
+  CHECK(errorOf(NF_COMPILE_FAILED, [&] {
+          engine.compile(spec, {"backward", "", ""});
+        }) == "phase 'backward' is not one of the spec's phases: training, inference");
+  CHECK(errorOf(NF_COMPILE_FAILED, [&] {
+          engine.compile(spec, {"", "pentium9", ""});
+        }).starts_with("unknown CPU 'pentium9'"));
 }
 
 TEST_CASE("a kernel for a CPU that this machine is not") {
@@ -113,8 +115,9 @@ TEST_CASE("a kernel for a CPU that this machine is not") {
     if (missing.empty())
       continue;
     tried = true;
-    CHECK(errorOf(NF_WRONG_MACHINE, [&] { nf::Engine().compile(spec, {"", cpu, ""}); }) ==
-          "kernel needs " + missing + ", which this machine lacks");
+    CHECK(errorOf(NF_WRONG_MACHINE, [&] {
+            nf::Engine().compile(spec, {"", cpu, ""});
+          }) == "kernel needs " + missing + ", which this machine lacks");
   }
   if (!tried)
     MESSAGE("SKIP: this machine has the instructions of every CPU tried");
