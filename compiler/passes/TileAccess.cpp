@@ -1,0 +1,263 @@
+// What a step's loops and arrays are to a tile, and single loads and stores.
+#include "compiler/passes/TileVectorizer.h"
+
+namespace normforge::tile {
+
+Value TileVectorizer::elementIndex(const Access &access, int loop, OpFoldResult index, int64_t plus,
+                                   const Slot &slot) {
+  OpFoldResult at = b_.getIndexAttr(0);
+  // What varies comes first: constants become displacements.
+  OpFoldResult fixed = at;
+  if (loop >= 0 && access.strides[loop]) {
+    at = scaled(index, access.strides[loop]);
+    fixed = scaled(b_.getIndexAttr(plus), access.strides[loop]);
+  }
+  if (slotLoop_ >= 0 && access.strides[slotLoop_])
+    fixed = add(fixed, scaled(b_.getIndexAttr(slot.offset), access.strides[slotLoop_]));
+  return indexValue(add(at, fixed));
+}
+
+Value TileVectorizer::existing(const Access &access, OpFoldResult index, int64_t plus,
+                               const Slot &slot, int64_t lanes, Value mask) {
+  if (!access.bound)
+    return mask;
+  OpFoldResult first = columns_ ? b_.getIndexAttr(slot.offset) : add(index, plus);
+  return intersect(mask, maskBelow(indexValue(sizes().sub(access.bound, first)), lanes));
+}
+
+Value TileVectorizer::maskBelow(Value count, int64_t lanes) {
+  return vector::CreateMaskOp::create(b_, loc_, VectorType::get({lanes}, b_.getI1Type()),
+                                      ValueRange{count});
+}
+
+Value TileVectorizer::constantMask(int64_t count, int64_t lanes) {
+  return vector::ConstantMaskOp::create(b_, loc_, VectorType::get({lanes}, b_.getI1Type()),
+                                        ArrayRef<int64_t>{count});
+}
+
+Value TileVectorizer::intersect(Value x, Value y) {
+  if (!x || !y)
+    return x ? x : y;
+  return arith::AndIOp::create(b_, loc_, x, y);
+}
+
+/// Roles and extents of the step's loops.
+LogicalResult TileVectorizer::findLoops(linalg::GenericOp step) {
+  auto domain = step->getAttrOfType<AffineMapAttr>(attr::kDomain).getValue();
+  loops_.assign(step.getNumLoops(), StepLoop());
+  slotLoop_ = laneLoop_ = -1;
+  for (auto [i, expr] : llvm::enumerate(domain.getResults())) {
+    auto dim = dyn_cast<AffineDimExpr>(expr);
+    if (dim && dim.getPosition() == tiled_) {
+      loops_[i].role = Role::Slots;
+      slotLoop_ = static_cast<int>(i);
+    } else if (dim && dim.getPosition() == last_ && !columns_) {
+      loops_[i].role = Role::Lanes;
+      laneLoop_ = static_cast<int>(i);
+    }
+  }
+  auto sizesOf = [&](Value tensor) -> SmallVector<OpFoldResult> {
+    if (auto fill = tensor.getDefiningOp<linalg::FillOp>())
+      tensor = fill.getOutputs()[0];
+    if (auto empty = tensor.getDefiningOp<tensor::EmptyOp>())
+      return empty.getMixedSizes();
+    if (auto memory = tensor.getDefiningOp<bufferization::ToTensorOp>())
+      if (auto slice = memory.getBuffer().getDefiningOp<memref::SubViewOp>())
+        return slice.getMixedSizes();
+    return {};
+  };
+  for (OpOperand &operand : step->getOpOperands()) {
+    SmallVector<OpFoldResult> sizes = sizesOf(operand.get());
+    AffineMap map = step.getMatchingIndexingMap(&operand);
+    for (size_t i = 0; i < sizes.size(); ++i)
+      if (auto dim = dyn_cast<AffineDimExpr>(map.getResult(i)))
+        if (!loops_[dim.getPosition()].extent || getConstantIntValue(sizes[i]))
+          loops_[dim.getPosition()].extent = sizes[i];
+  }
+  for (const StepLoop &loop : loops_)
+    if (!loop.extent)
+      return step.emitError("a loop of the step has no extent");
+  order_.clear();
+  for (size_t i = 0; i < loops_.size(); ++i)
+    if (loops_[i].role == Role::Other && !loops_[i].unit())
+      order_.push_back(static_cast<int>(i));
+  reduces_ = step.getNumReductionLoops() > 0 || llvm::any_of(step.getDpsInits(), [](Value init) {
+               return init.getDefiningOp<linalg::FillOp>() != nullptr;
+             });
+  element_ = !reduces_ && (laneLoop_ >= 0 || !order_.empty());
+  return success();
+}
+
+/// What of the tile is in registers: rows one by one, columns by the vector. The last, partial
+/// vector is masked, or made of narrower vectors.
+void TileVectorizer::makeSlots() {
+  slots_.clear();
+  auto append = [&](int64_t offset, int64_t lanes, Value mask = Value()) {
+    slots_.push_back({offset, lanes, mask, slots_.size()});
+  };
+  if (slotLoop_ < 0) {
+    append(0, 1);
+    return;
+  }
+  auto extent = getConstantIntValue(loops_[slotLoop_].extent);
+  if (!columns_) {
+    for (int64_t i = 0; i < *extent; ++i)
+      append(i, 1);
+    return;
+  }
+  if (!extent) {
+    append(0, vector_, maskBelow(indexValue(loops_[slotLoop_].extent), vector_));
+    return;
+  }
+  int64_t offset = 0;
+  for (; offset + vector_ <= *extent; offset += vector_)
+    append(offset, vector_);
+  if (offset < *extent && masked_ && vector_ > 1) {
+    append(offset, vector_, constantMask(*extent - offset, vector_));
+    return;
+  }
+  for (int64_t lanes = vector_ / 2; offset < *extent; lanes /= 2)
+    if (offset + lanes <= *extent) {
+      append(offset, lanes);
+      offset += lanes;
+    }
+}
+
+/// `splitAxis` of the slice, if not negative, is two axes to the step.
+Access TileVectorizer::accessOfMemory(Value memory, AffineMap map, int splitAxis, int64_t block) {
+  auto slice = memory.getDefiningOp<memref::SubViewOp>();
+  auto whole = slice.getSource().getDefiningOp<memref::ReinterpretCastOp>();
+  SmallVector<OpFoldResult> offsets = slice.getMixedOffsets(), strides = whole.getMixedStrides();
+  Access access;
+  access.base = whole.getSource();
+  access.strides.assign(loops_.size(), OpFoldResult());
+  access.offset = b_.getIndexAttr(0);
+  auto setStride = [&](unsigned result, OpFoldResult stride) {
+    auto dim = dyn_cast<AffineDimExpr>(map.getResult(result));
+    if (dim)
+      access.strides[dim.getPosition()] = stride;
+    return dim ? static_cast<int>(dim.getPosition()) : -1;
+  };
+  unsigned result = 0;
+  for (int i = 0; i < static_cast<int>(offsets.size()); ++i, ++result) {
+    access.offset = add(access.offset, scaled(offsets[i], strides[i]));
+    if (i != splitAxis) {
+      setStride(result, strides[i]);
+      continue;
+    }
+    access.blockLoop = setStride(result, scaled(b_.getIndexAttr(block), strides[i]));
+    setStride(++result, strides[i]);
+    access.bound = indexValue(slice.getMixedSizes()[i]);
+    access.block = block;
+  }
+  return access;
+}
+
+Access TileVectorizer::accessOf(Value tensor, AffineMap map) {
+  auto expand = tensor.getDefiningOp<tensor::ExpandShapeOp>();
+  if (!expand)
+    return accessOfMemory(tensor.getDefiningOp<bufferization::ToTensorOp>().getBuffer(), map);
+  auto pad = expand.getSrc().getDefiningOp<tensor::PadOp>();
+  auto [axis, block] = splitOf(expand.getReassociationIndices(), expand.getResultType());
+  return accessOfMemory(pad.getSource().getDefiningOp<bufferization::ToTensorOp>().getBuffer(), map,
+                        axis, block);
+}
+
+/// Which axis is split in two, and the lanes of the second.
+std::pair<int, int64_t> TileVectorizer::splitOf(ArrayRef<ReassociationIndices> groups,
+                                                RankedTensorType type) {
+  for (auto [i, group] : llvm::enumerate(groups))
+    if (group.size() == 2)
+      return {static_cast<int>(i), type.getDimSize(group[1])};
+  return {-1, 0};
+}
+
+OpFoldResult TileVectorizer::laneStride(const Access &access) const {
+  const int loop = columns_ ? slotLoop_ : laneLoop_;
+  return loop < 0 ? OpFoldResult() : access.strides[loop];
+}
+
+/// Moves the accesses to iteration `index` of a loop.
+void TileVectorizer::advance(int loop, Value index) {
+  for (SmallVector<Access> *list : {&inputs_, &outputs_})
+    for (Access &access : *list)
+      if (access.base && access.strides[loop]) {
+        access.offset = add(access.offset, scaled(OpFoldResult(index), access.strides[loop]));
+        if (access.bound && loop == access.blockLoop)
+          access.bound = indexValue(sizes().sub(
+              access.bound, scaled(OpFoldResult(index), b_.getIndexAttr(access.block))));
+      }
+}
+
+void TileVectorizer::makeViews() {
+  for (SmallVector<Access> *list : {&inputs_, &outputs_})
+    for (Access &access : *list) {
+      if (!access.base)
+        continue;
+      auto element = cast<MemRefType>(access.base.getType()).getElementType();
+      auto layout = StridedLayoutAttr::get(b_.getContext(), ShapedType::kDynamic, {1});
+      auto type = MemRefType::get({ShapedType::kDynamic}, element, layout);
+      OpFoldResult size = constant(1);
+      access.view = memref::ReinterpretCastOp::create(
+          b_, loc_, type, access.base, OpFoldResult(indexValue(access.offset)),
+          ArrayRef<OpFoldResult>{size}, ArrayRef<OpFoldResult>{b_.getIndexAttr(1)});
+    }
+}
+
+/// Element(s) at position `index + plus` of loop `loop` (-1: none is running) in a slot.
+Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t plus,
+                           const Slot &slot, int64_t lanes, Value mask) {
+  auto element = cast<MemRefType>(access.base.getType()).getElementType();
+  Value at = elementIndex(access, loop, index, plus, slot);
+  OpFoldResult stride = laneStride(access);
+  if (!stride || lanes == 1)
+    return memref::LoadOp::create(b_, loc_, access.view, at);
+  auto type = VectorType::get({lanes}, element);
+  Value zero;
+  mask = existing(access, index, plus, slot, lanes, mask);
+  if (mask)
+    zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type));
+  if (getConstantIntValue(stride) == 1) {
+    if (mask)
+      return vector::MaskedLoadOp::create(b_, loc_, type, access.view, at, mask, zero);
+    return vector::LoadOp::create(b_, loc_, type, access.view, at);
+  }
+  Value steps = vector::StepOp::create(b_, loc_, VectorType::get({lanes}, b_.getIndexType()));
+  Value distance = vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
+  Value indices = arith::MulIOp::create(b_, loc_, steps, distance);
+  if (!mask)
+    mask = constantMask(lanes, lanes);
+  if (!zero)
+    zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type));
+  return vector::GatherOp::create(b_, loc_, type, access.view, ValueRange{at}, indices, mask, zero);
+}
+
+void TileVectorizer::store(Access &access, int loop, OpFoldResult index, int64_t plus,
+                           const Slot &slot, int64_t lanes, Value mask, Value value) {
+  Value at = elementIndex(access, loop, index, plus, slot);
+  OpFoldResult stride = laneStride(access);
+  if (!stride || lanes == 1) {
+    memref::StoreOp::create(b_, loc_, value, access.view, at);
+    return;
+  }
+  mask = existing(access, index, plus, slot, lanes, mask);
+  if (getConstantIntValue(stride) == 1) {
+    if (mask)
+      vector::MaskedStoreOp::create(b_, loc_, access.view, at, mask, value);
+    else
+      vector::StoreOp::create(b_, loc_, value, access.view, at,
+                              /*nontemporal=*/storesStream_ && lanes == vector_,
+                              storesStream_ && lanes == vector_
+                                  ? llvm::MaybeAlign(static_cast<uint64_t>(vectorBytes(access)))
+                                  : llvm::MaybeAlign());
+    return;
+  }
+  Value steps = vector::StepOp::create(b_, loc_, VectorType::get({lanes}, b_.getIndexType()));
+  Value distance = vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
+  Value indices = arith::MulIOp::create(b_, loc_, steps, distance);
+  if (!mask)
+    mask = constantMask(lanes, lanes);
+  vector::ScatterOp::create(b_, loc_, Type(), access.view, ValueRange{at}, indices, mask, value);
+}
+
+} // namespace normforge::tile

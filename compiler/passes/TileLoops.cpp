@@ -1,0 +1,309 @@
+// The loops of a step: vectors in flight, tails, sums in blocks, stores past the caches.
+#include "compiler/passes/StepBody.h"
+#include "compiler/passes/TileVectorizer.h"
+
+namespace normforge::tile {
+
+/// Terms that an accumulator takes before it is added to another: few enough for the rounding
+/// errors of a long sum, many enough to cost nothing.
+constexpr int64_t kBlock = 256;
+
+SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64_t count,
+                                             int64_t distance, int64_t lanes, Value mask,
+                                             SmallVector<Value> accumulators) {
+  const size_t results = step_.getNumDpsInits();
+  const bool rows = !columns_;
+  struct Pending {
+    Value value;
+    size_t slot;
+    int64_t plus, lanes;
+    Value mask;
+  };
+  SmallVector<Pending> pending;
+  for (size_t s = 0; s < slots_.size(); ++s) {
+    const Slot &slot = slots_[s];
+    const int64_t width = rows ? lanes : slot.lanes;
+    Value active = rows ? mask : slot.mask;
+    for (int64_t u = 0; u < count; ++u) {
+      const int64_t plus = u * distance;
+      SmallVector<Value> arguments;
+      for (auto [i, input] : llvm::enumerate(step_.getInputs())) {
+        if (!inputs_[i].base) {
+          const SmallVector<Value> &values = registers_[input];
+          arguments.push_back(values[values.size() == 1 ? 0 : slot.number]);
+          continue;
+        }
+        arguments.push_back(load(inputs_[i], loop, index, plus, slot, width, active));
+      }
+      auto slotOf = [&](size_t r) {
+        return (r * slots_.size() + s) * static_cast<size_t>(inFlight_) + static_cast<size_t>(u);
+      };
+      for (size_t r = 0; reduces_ && r < results; ++r)
+        arguments.push_back(accumulators[slotOf(r)]);
+      auto loopIndex = [&](unsigned i) -> Value {
+        if (static_cast<int>(i) == slotLoop_ || static_cast<int>(i) == laneLoop_) {
+          const bool isLanes = static_cast<int>(i) == (columns_ ? slotLoop_ : laneLoop_);
+          Value first = static_cast<int>(i) == slotLoop_ ? constant(slot.offset)
+                                                         : indexValue(add(index, plus));
+          if (!isLanes || width == 1)
+            return first;
+          auto type = VectorType::get({width}, b_.getIndexType());
+          Value steps = vector::StepOp::create(b_, loc_, type);
+          return arith::AddIOp::create(b_, loc_, steps,
+                                       vector::BroadcastOp::create(b_, loc_, type, first));
+        }
+        if (static_cast<int>(i) == loop)
+          return indexValue(add(index, plus));
+        return position_[i] ? indexValue(position_[i]) : constant(0);
+      };
+      SmallVector<Value> values =
+          emitStepBody(b_, *step_.getBlock(), arguments,
+                       element_ || reduces_ || columns_ ? width : 1, loopIndex);
+      for (size_t r = 0; r < results; ++r) {
+        if (reduces_) {
+          Value &accumulator = accumulators[slotOf(r)];
+          // Lanes past the end keep what they have.
+          accumulator = rows && mask
+                            ? Value(arith::SelectOp::create(b_, loc_, mask, values[r], accumulator))
+                            : values[r];
+        } else if (element_) {
+          pending.push_back({values[r], s, plus, width, active});
+        } else {
+          registers_[step_.getResult(static_cast<unsigned>(r))].push_back(values[r]);
+        }
+      }
+    }
+  }
+  // Stores come after all loads: an output may be an input's buffer.
+  for (const Pending &p : pending)
+    store(outputs_[0], loop, index, p.plus, slots_[p.slot], p.lanes, p.mask, p.value);
+  return accumulators;
+}
+
+/// What a size is at most, where its computation shows it.
+static std::optional<int64_t> upperBound(OpFoldResult size) {
+  if (auto constant = getConstantIntValue(size))
+    return constant;
+  Operation *op = cast<Value>(size).getDefiningOp();
+  if (isa_and_nonnull<arith::SubIOp>(op)) // of something that is not negative
+    return upperBound(op->getOperand(0));
+  if (!isa_and_nonnull<arith::MinSIOp>(op))
+    return std::nullopt;
+  auto x = upperBound(op->getOperand(0)), y = upperBound(op->getOperand(1));
+  return x && y ? std::min(*x, *y) : x ? x : y;
+}
+
+/// A loop from `begin` to `end` carrying the accumulators; straight code where it runs once,
+/// nothing where it never does. A long sum is one of the sums of blocks, so that its rounding
+/// errors do not grow with its length but with that of a block. `terms` are those of an iteration.
+SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
+                                             SmallVector<Value> accumulators, RangeBody body,
+                                             int64_t terms) {
+  auto from = getConstantIntValue(begin), to = getConstantIntValue(end);
+  if (from && to && *from >= *to)
+    return accumulators;
+  if (from && to && *to - *from <= step)
+    return body(begin, accumulators);
+  const int64_t iterations = std::max<int64_t>(1, kBlock / terms), length = iterations * step;
+  auto bound = upperBound(end);
+  if (accumulators.empty() || (bound && *bound <= length))
+    return emitLoop(begin, end, step, accumulators, body);
+  return emitLoop(
+      begin, end, length, accumulators, [&](OpFoldResult first, SmallVector<Value> sums) {
+        SmallVector<Value> block;
+        for (Value sum : sums)
+          block.push_back(arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(sum.getType())));
+        block = iterations == 1
+                    ? body(first, block)
+                    : emitLoop(first, sizes().min(add(first, length), end), step, block, body);
+        for (auto [sum, of] : llvm::zip(sums, block))
+          sum = combine(sum, of);
+        return sums;
+      });
+}
+
+int64_t TileVectorizer::termsAfter(unsigned next) const {
+  int64_t terms = 1;
+  auto count = [&](int loop, int64_t step) {
+    const int64_t bound = upperBound(loops_[loop].extent).value_or(kBlock * step);
+    terms = std::min(kBlock, terms * std::min(kBlock, (bound + step - 1) / step));
+  };
+  for (unsigned i = next + 1; i < order_.size(); ++i)
+    count(order_[i], laneLoop_ < 0 && i + 1 == order_.size() ? unroll_ : 1);
+  if (laneLoop_ >= 0)
+    count(laneLoop_, vector_ * unroll_);
+  return terms;
+}
+
+SmallVector<Value> TileVectorizer::emitLoop(OpFoldResult begin, OpFoldResult end, int64_t step,
+                                            SmallVector<Value> accumulators, RangeBody body) {
+  auto loop = scf::ForOp::create(b_, loc_, indexValue(begin), indexValue(end), constant(step),
+                                 accumulators);
+  OpBuilder::InsertionGuard guard(b_);
+  b_.setInsertionPointToStart(loop.getBody());
+  SmallVector<Value> results =
+      body(loop.getInductionVar(), SmallVector<Value>(loop.getRegionIterArgs()));
+  if (!accumulators.empty() || loop.getBody()->empty() ||
+      !loop.getBody()->back().hasTrait<OpTrait::IsTerminator>())
+    scf::YieldOp::create(b_, loc_, results);
+  return SmallVector<Value>(loop.getResults());
+}
+
+bool TileVectorizer::mayStream() const {
+  if (!streaming_ || !element_ || vector_ == 1)
+    return false;
+  OpFoldResult lanes = laneStride(outputs_[0]);
+  return lanes && getConstantIntValue(lanes) == 1;
+}
+
+Value TileVectorizer::misalignment(const Slot &slot) {
+  const Access &y = outputs_[0];
+  Value base = memref::ExtractAlignedPointerAsIndexOp::create(b_, loc_, y.base);
+  const int64_t bytes = vectorBytes(y) / vector_;
+  OpFoldResult first = y.offset;
+  if (slotLoop_ >= 0)
+    first = add(first, scaled(b_.getIndexAttr(slot.offset), y.strides[slotLoop_]));
+  OpFoldResult address = add(OpFoldResult(base), scaled(first, b_.getIndexAttr(bytes)));
+  Value rest = arith::AndIOp::create(b_, loc_, indexValue(address), constant(vectorBytes(y) - 1));
+  return arith::DivUIOp::create(b_, loc_, rest, constant(bytes));
+}
+
+/// The innermost loop where columns have the lanes: several iterations in flight. Vectors of y go
+/// past the caches where all of them are aligned, which is seen when its first one is: a second
+/// copy of the loop is for the other case.
+SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> accumulators) {
+  const OpFoldResult extent = loops_[loop].extent;
+  makeViews();
+  auto emit = [&](SmallVector<Value> carried) {
+    OpFoldResult whole = sizes().roundDown(extent, unroll_);
+    carried = emitRange(b_.getIndexAttr(0), whole, unroll_, carried,
+                        [&](OpFoldResult index, SmallVector<Value> sums) {
+                          return emitPoint(loop, index, unroll_, 1, vector_, Value(), sums);
+                        });
+    if (unroll_ == 1)
+      return carried;
+    return emitRange(whole, extent, 1, carried, [&](OpFoldResult index, SmallVector<Value> sums) {
+      return emitPoint(loop, index, 1, 1, vector_, Value(), sums);
+    });
+  };
+  auto staysAligned = [&] {
+    OpFoldResult stride = outputs_[0].strides[loop];
+    auto step = stride ? getConstantIntValue(stride) : 0;
+    return step && *step % vector_ == 0;
+  };
+  if (!mayStream() || !staysAligned())
+    return emit(accumulators);
+  Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, misalignment(slots_[0]),
+                                        constant(0));
+  auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
+  OpBuilder::InsertionGuard guard(b_);
+  b_.setInsertionPointToStart(&branch.getThenRegion().front());
+  storesStream_ = true;
+  emit(accumulators);
+  storesStream_ = false;
+  b_.setInsertionPointToStart(&branch.getElseRegion().front());
+  emit(accumulators);
+  return accumulators;
+}
+
+/// The loop that has the lanes of rows. Where y goes past the caches, rows come one after the
+/// other, and in each the elements up to its first aligned one come before.
+SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
+  makeViews();
+  if (!mayStream())
+    return emitLanesFrom(b_.getIndexAttr(0), accumulators);
+  const SmallVector<Slot> tile = slots_;
+  for (const Slot &row : tile) {
+    slots_ = {row};
+    Value head = arith::AndIOp::create(
+        b_, loc_, arith::SubIOp::create(b_, loc_, constant(0), misalignment(row)),
+        constant(vector_ - 1));
+    head = arith::MinUIOp::create(b_, loc_, head, indexValue(loops_[laneLoop_].extent));
+    emitRange(b_.getIndexAttr(0), head, masked_ ? vector_ : 1, {},
+              [&](OpFoldResult index, SmallVector<Value> none) {
+                return masked_ ? emitPoint(laneLoop_, index, 1, vector_, vector_,
+                                           maskBelow(head, vector_), none)
+                               : emitPoint(laneLoop_, index, 1, 1, 1, Value(), none);
+              });
+    storesStream_ = true;
+    emitLanesFrom(head, {});
+    storesStream_ = false;
+  }
+  slots_ = tile;
+  return accumulators;
+}
+
+/// From `begin` on: whole vectors in flight, whole vectors, and a tail.
+SmallVector<Value> TileVectorizer::emitLanesFrom(OpFoldResult begin,
+                                                 SmallVector<Value> accumulators) {
+  const OpFoldResult extent = loops_[laneLoop_].extent;
+  const int64_t stride = vector_ * unroll_;
+  // Where the last of the vectors in flight end, and the last whole vector.
+  OpFoldResult count = sizes().sub(extent, begin);
+  const OpFoldResult inFlight = add(begin, sizes().roundDown(count, stride));
+  accumulators = emitRange(
+      begin, inFlight, stride, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
+        return emitPoint(laneLoop_, index, unroll_, vector_, vector_, Value(), carried);
+      });
+  if (auto end = getConstantIntValue(extent), at = getConstantIntValue(inFlight); end && at) {
+    const int64_t vectors = (*end - *at) / vector_;
+    if (vectors > 0)
+      accumulators =
+          emitPoint(laneLoop_, inFlight, vectors, vector_, vector_, Value(), accumulators);
+    *at += vectors * vector_;
+    if (*at < *end && vector_ > 1 && (masked_ || reduces_))
+      return emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, vector_, vector_,
+                       constantMask(*end - *at, vector_), accumulators);
+    for (int64_t lanes = vector_ > 1 ? vector_ / 2 : 1; *at < *end; lanes /= 2)
+      if (*at + lanes <= *end) {
+        accumulators =
+            emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, lanes, lanes, Value(), accumulators);
+        *at += lanes;
+      }
+    return accumulators;
+  }
+  // A masked store is never past the caches, a whole vector is.
+  const bool splits = !(masked_ || reduces_) || storesStream_;
+  OpFoldResult whole = splits ? add(begin, sizes().roundDown(count, vector_)) : inFlight;
+  accumulators = emitRange(
+      inFlight, whole, vector_, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
+        return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(), carried);
+      });
+  if (masked_ || reduces_)
+    return emitRange(whole, extent, vector_, accumulators,
+                     [&](OpFoldResult index, SmallVector<Value> carried) {
+                       Value left = indexValue(sizes().sub(extent, index));
+                       return emitPoint(laneLoop_, index, 1, vector_, vector_,
+                                        maskBelow(left, vector_), carried);
+                     });
+  return emitRange(whole, extent, 1, accumulators,
+                   [&](OpFoldResult index, SmallVector<Value> carried) {
+                     return emitPoint(laneLoop_, index, 1, 1, 1, Value(), carried);
+                   });
+}
+
+SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> accumulators) {
+  if (laneLoop_ >= 0 && next == order_.size())
+    return emitLanes(accumulators);
+  if (next == order_.size()) {
+    makeViews();
+    return emitPoint(-1, b_.getIndexAttr(0), 1, 1, columns_ ? vector_ : 1, Value(), accumulators);
+  }
+  const int loop = order_[next];
+  if (laneLoop_ < 0 && next + 1 == order_.size())
+    return emitInnermost(loop, accumulators);
+  return emitRange(
+      b_.getIndexAttr(0), loops_[loop].extent, 1, accumulators,
+      [&](OpFoldResult index, SmallVector<Value> carried) {
+        SmallVector<Access> inputs = inputs_, outputs = outputs_;
+        position_[loop] = index;
+        advance(loop, indexValue(index));
+        carried = emitLoops(next + 1, carried);
+        inputs_ = inputs;
+        outputs_ = outputs;
+        return carried;
+      },
+      termsAfter(next));
+}
+
+} // namespace normforge::tile

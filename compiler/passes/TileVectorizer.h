@@ -1,0 +1,156 @@
+// Vectorizes the steps of one tile, one after the other.
+//
+// Enters: a block of linalg.generic steps on slices, as FormTasks leaves it. Leaves: scf loops and
+// vector operations on memory, statistics in registers. What a loop is to a step (slots of the
+// tile, lanes of a vector, or a loop) and where an array lies is in TileAccess.cpp; loops, tails
+// and sums in TileLoops.cpp; the steps themselves in VectorizeSteps.cpp.
+#pragma once
+
+#include "compiler/lowering/Attributes.h"
+#include "compiler/passes/SizeArithmetic.h"
+
+#include "mlir/Dialect/Bufferization/IR/Bufferization.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/Linalg/IR/Linalg.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Tensor/IR/Tensor.h"
+#include "mlir/Dialect/Utils/StaticValueUtils.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+
+namespace normforge::tile {
+
+using namespace mlir;
+
+/// One kept index (rows) or one vector of kept indices (columns) of a tile.
+struct Slot {
+  int64_t offset = 0; ///< from the tile's beginning
+  int64_t lanes = 1;  ///< 1: a scalar
+  Value mask;         ///< of the lanes that exist, where not all do
+  size_t number = 0;  ///< of its tile's
+};
+
+/// What a step's loop is to the vectorizer.
+enum class Role { Slots, Lanes, Other };
+
+struct StepLoop {
+  Role role = Role::Other;
+  OpFoldResult extent;
+  bool unit() const { return getConstantIntValue(extent) == 1; }
+};
+
+/// An array in memory as one step sees it: the position of element 0 of the slice, and the stride
+/// of each of the step's loops.
+struct Access {
+  Value base; ///< rank-0 memref
+  OpFoldResult offset;
+  SmallVector<OpFoldResult> strides; ///< by loop of the step; null where the array does not use it
+  /// Where the slice is padded: elements that exist from the current block on, the loop over the
+  /// blocks (-1: one block) and the elements of a block.
+  Value bound;
+  int blockLoop = -1;
+  int64_t block = 0;
+  Value view; ///< rank-1 memref at `offset`, made before the innermost loop
+};
+
+class TileVectorizer {
+public:
+  TileVectorizer(func::FuncOp function, Block &block)
+      : function_(function), block_(block), b_(function.getContext()), loc_(function.getLoc()) {
+    auto integer = [&](const char *name) {
+      return function->getAttrOfType<IntegerAttr>(name).getInt();
+    };
+    tiled_ = integer(attr::kTileLoop);
+    vector_ = integer(attr::kVector);
+    unroll_ = integer(attr::kUnroll);
+    streaming_ = function->hasAttr(attr::kStreaming);
+    masked_ = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
+    auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
+    last_ = static_cast<int64_t>(kept.size()) - 1;
+    columns_ = tiled_ == last_;
+  }
+
+  LogicalResult run();
+
+private:
+  // A step.
+  LogicalResult vectorize(linalg::GenericOp step);
+  LogicalResult findLoops(linalg::GenericOp step);
+  void makeSlots();
+  Access accessOf(Value tensor, AffineMap map);
+  Access accessOfMemory(Value memory, AffineMap map, int splitAxis = -1, int64_t block = 0);
+  static std::pair<int, int64_t> splitOf(ArrayRef<ReassociationIndices> groups,
+                                         RankedTensorType type);
+  void advance(int loop, Value index);
+  void makeViews();
+  SmallVector<Value> emitLoops(unsigned next, SmallVector<Value> accumulators);
+  SmallVector<Value> emitInnermost(int loop, SmallVector<Value> accumulators);
+  SmallVector<Value> emitLanes(SmallVector<Value> accumulators);
+  SmallVector<Value> emitLanesFrom(OpFoldResult begin, SmallVector<Value> accumulators);
+  /// Whether y, written in vectors along `lanes`, may go past the caches from an aligned address
+  /// on.
+  bool mayStream() const;
+  /// Elements that y's first one in a slot is past an aligned address.
+  Value misalignment(const Slot &slot);
+  using RangeBody = llvm::function_ref<SmallVector<Value>(OpFoldResult, SmallVector<Value>)>;
+  SmallVector<Value> emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
+                               SmallVector<Value> accumulators, RangeBody body, int64_t terms = 1);
+  /// Terms that one accumulator takes in the loops after order_[next], as far as kBlock.
+  int64_t termsAfter(unsigned next) const;
+  SmallVector<Value> emitLoop(OpFoldResult begin, OpFoldResult end, int64_t step,
+                              SmallVector<Value> accumulators, RangeBody body);
+  /// The step at `count` positions from `index` of loop `loop`, `distance` apart, for all slots.
+  SmallVector<Value> emitPoint(int loop, OpFoldResult index, int64_t count, int64_t distance,
+                               int64_t lanes, Value mask, SmallVector<Value> accumulators);
+  Value load(Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot,
+             int64_t lanes, Value mask);
+  void store(Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot,
+             int64_t lanes, Value mask, Value value);
+  Value combine(Value x, Value y) { return arith::AddFOp::create(b_, loc_, x, y); }
+  LogicalResult writeRegisters(bufferization::MaterializeInDestinationOp write);
+
+  // Values.
+  Value constant(int64_t v) { return arith::ConstantIndexOp::create(b_, loc_, v); }
+  Value indexValue(OpFoldResult v) { return getValueOrCreateConstantIndexOp(b_, loc_, v); }
+  SizeArithmetic sizes() { return {b_, loc_}; }
+  OpFoldResult add(OpFoldResult x, OpFoldResult y) { return sizes().add(x, y); }
+  OpFoldResult add(OpFoldResult x, int64_t y) { return sizes().add(x, b_.getIndexAttr(y)); }
+  OpFoldResult scaled(OpFoldResult x, OpFoldResult y) { return sizes().mul(x, y); }
+  /// Position of an element relative to an access' view.
+  Value elementIndex(const Access &access, int loop, OpFoldResult index, int64_t plus,
+                     const Slot &slot);
+  /// The lanes of a padded slice that exist from here on, joined with `mask`.
+  Value existing(const Access &access, OpFoldResult index, int64_t plus, const Slot &slot,
+                 int64_t lanes, Value mask);
+  Value maskBelow(Value count, int64_t lanes);
+  Value constantMask(int64_t count, int64_t lanes);
+  Value intersect(Value x, Value y);
+  OpFoldResult laneStride(const Access &access) const;
+  int64_t vectorBytes(const Access &access) const {
+    return vector_ * cast<MemRefType>(access.base.getType()).getElementTypeBitWidth() / 8;
+  }
+
+  func::FuncOp function_;
+  Block &block_;
+  OpBuilder b_;
+  Location loc_;
+  int64_t tiled_, last_, vector_, unroll_;
+  bool masked_, columns_, streaming_;
+  bool storesStream_ = false; ///< in code where vectors of y are aligned
+
+  DenseMap<Value, SmallVector<Value>> registers_; ///< tensors whose elements are in registers
+
+  // The step at hand.
+  linalg::GenericOp step_;
+  SmallVector<StepLoop> loops_;
+  SmallVector<Slot> slots_;
+  int slotLoop_ = -1, laneLoop_ = -1;
+  SmallVector<int> order_; ///< the loops to emit, outermost first, without slots and lanes
+  bool reduces_ = false, element_ = false;
+  SmallVector<Access> inputs_; ///< by input; base is null for registers
+  SmallVector<Access> outputs_;
+  SmallVector<OpFoldResult> position_; ///< by loop
+  int64_t inFlight_ = 1;
+};
+
+} // namespace normforge::tile
