@@ -5,6 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <unistd.h>
@@ -15,6 +17,7 @@ namespace {
 
 struct Options {
   std::string spec, emit, cpu, phase, output, variant;
+  bool time = false;
 };
 
 const char *commentMark(EmitStage stage) {
@@ -37,8 +40,61 @@ llvm::Expected<EmitStage> chooseStage(const std::string &word) {
                                : fmt::format("--emit: {}, found '{}'", expected, word));
 }
 
+/// The median of each step and of the sums over some compilations.
+CompileTimes medianOf(std::vector<CompileTimes> times) {
+  CompileTimes median;
+  for (double CompileTimes::*step :
+       {&CompileTimes::lower, &CompileTimes::passes, &CompileTimes::convert,
+        &CompileTimes::translate, &CompileTimes::optimize, &CompileTimes::codegen,
+        &CompileTimes::image}) {
+    std::sort(times.begin(), times.end(),
+              [&](const CompileTimes &a, const CompileTimes &b) { return a.*step < b.*step; });
+    median.*step = times[times.size() / 2].*step;
+  }
+  return median;
+}
+
+/// How long each step takes, for each variant: the first compilation of the process apart, then
+/// medians.
+llvm::Error printTimes(const Operator &op, const std::vector<ScheduleVariant> &variants,
+                       const std::vector<size_t> &chosen, const TargetDescription &target) {
+  constexpr int kRounds = 11;
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  Session session(target);
+  const std::chrono::duration<double, std::milli> made = Clock::now() - start;
+  auto row = [](const std::string &name, const CompileTimes &t) {
+    fmt::print("{:<16} {:>7.2f} {:>7.2f} {:>7.2f} {:>9.2f} {:>8.2f} {:>7.2f} {:>7.2f} {:>7.2f}\n",
+               name, t.lower, t.passes, t.convert, t.translate, t.optimize, t.codegen, t.image,
+               t.total());
+  };
+  fmt::print("ms; a session took {:.2f}\n", made.count());
+  fmt::print("{:<16} {:>7} {:>7} {:>7} {:>9} {:>8} {:>7} {:>7} {:>7}\n", "", "lower", "passes",
+             "convert", "translate", "optimize", "codegen", "image", "sum");
+  for (size_t i : chosen) {
+    const ScheduleVariant always{variants[i].schedule, Guard{}, variants[i].reason};
+    std::vector<CompileTimes> times;
+    for (int round = 0; round <= kRounds; ++round) {
+      CompileTimes spent;
+      auto artifact = session.compile(op, always, &spent);
+      if (!artifact)
+        return internalError(artifact.takeError());
+      if (round > 0)
+        times.push_back(spent);
+      else if (i == chosen.front())
+        row("first", spent);
+    }
+    row(fmt::format("variant {} of {}", i + 1, variants.size()), medianOf(std::move(times)));
+  }
+  return llvm::Error::success();
+}
+
 llvm::Error run(const Options &options) {
-  auto stage = chooseStage(options.emit);
+  if (options.time && !(options.emit.empty() && options.output.empty()))
+    return badInput("--time prints times; leave out --emit and -o, or --time");
+  llvm::Expected<EmitStage> stage = EmitStage::Object;
+  if (!options.time)
+    stage = chooseStage(options.emit);
   if (!stage)
     return stage.takeError();
   auto target = chooseTarget(options.cpu);
@@ -61,6 +117,12 @@ llvm::Error run(const Options &options) {
     return fmt::format("variant {} of {}, {}: {}", i + 1, count,
                        describeGuard(variants, i, op.sizes), variants[i].schedule.text());
   };
+  std::vector<size_t> chosen;
+  for (size_t i = 0; i < count; ++i)
+    if (!*which || **which == i + 1)
+      chosen.push_back(i);
+  if (options.time)
+    return printTimes(op, variants, chosen, *target);
   // Variants are objects of their own: their functions have the same names.
   if (*stage == EmitStage::Object && count > 1 && !*which) {
     std::string text = fmt::format("the kernel has {} variants, each an object file of its own; "
@@ -73,10 +135,6 @@ llvm::Error run(const Options &options) {
   if (*stage == EmitStage::Object && options.output.empty() && isatty(STDOUT_FILENO))
     return badInput("an object file is not for a terminal; name a file with -o, or a pipe");
 
-  std::vector<size_t> chosen;
-  for (size_t i = 0; i < count; ++i)
-    if (!*which || **which == i + 1)
-      chosen.push_back(i);
   std::vector<ScheduleVariant> emitted;
   for (size_t i : chosen)
     emitted.push_back(variants[i]);
@@ -109,7 +167,8 @@ llvm::Error run(const Options &options) {
 
 void declareCompile(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
-  CLI::App *sub = app.add_subcommand("compile", "Print a kernel at a stage of its compilation");
+  CLI::App *sub = app.add_subcommand(
+      "compile", "Print a kernel at a stage of its compilation, or what each costs");
   sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required()->type_name("PATH");
   sub->add_option("--emit", options->emit, fmt::format("One of: {}", emitStageNames()))
       ->type_name("STAGE");
@@ -123,6 +182,8 @@ void declareCompile(CLI::App &app, int &status) {
                   "The number of one variant, as `normforge explain` shows them (default: all, one "
                   "after the other; other tools read one at a time)")
       ->type_name("NUMBER");
+  sub->add_flag("--time", options->time,
+                "Print how long each step of the compilation takes, instead of a stage");
   sub->add_option("-o", options->output, "Write this file instead of standard output")
       ->type_name("FILE");
   sub->callback([options, &status] {

@@ -341,6 +341,17 @@ TEST_CASE("an output that is a symbolic link stays one") {
   CHECK(folder.read("target.npy").count() == 24);
 }
 
+TEST_CASE("compile --time prints a row for each variant") {
+  const Folder folder;
+  const Outcome outcome = folder.run({"compile", "bn.yaml", "--time"});
+  CHECK(outcome.status == 0);
+  CHECK(contains(outcome.out, "codegen"));
+  CHECK(contains(outcome.out, "\nfirst "));
+  CHECK(contains(outcome.out, "\nvariant 1 of "));
+  folder.refuses({"compile", "bn.yaml", "--time", "--emit=asm"},
+                 "normforge: error: --time prints times; leave out --emit and -o, or --time");
+}
+
 TEST_CASE("unknown commands and empty words are named") {
   const Folder folder;
   folder.refuses({"chek", "bn.yaml"}, "normforge: error: unknown command 'chek'; expected one of "
