@@ -2,6 +2,8 @@
 #include "compiler/passes/StepBody.h"
 #include "compiler/passes/TileVectorizer.h"
 
+#include "llvm/ADT/MapVector.h"
+
 namespace normforge::tile {
 
 /// Terms that an accumulator takes before it is added to another: few enough for the rounding
@@ -207,30 +209,62 @@ SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> ac
 }
 
 /// The loop that has the lanes of rows. Where y goes past the caches, rows come one after the
-/// other, and in each the elements up to its first aligned one come before.
+/// other: each has its own first aligned element.
 SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
-  makeViews();
-  if (!mayStream())
+  if (!mayStream()) {
+    makeViews();
     return emitLanesFrom(b_.getIndexAttr(0), accumulators);
-  const SmallVector<Slot> tile = slots_;
-  for (const Slot &row : tile) {
-    slots_ = {row};
-    Value head = arith::AndIOp::create(
-        b_, loc_, arith::SubIOp::create(b_, loc_, constant(0), misalignment(row)),
-        constant(vector_ - 1));
-    head = arith::MinUIOp::create(b_, loc_, head, indexValue(loops_[laneLoop_].extent));
-    emitRange(b_.getIndexAttr(0), head, masked_ ? vector_ : 1, {},
-              [&](OpFoldResult index, SmallVector<Value> none) {
-                return masked_ ? emitPoint(laneLoop_, index, 1, vector_, vector_,
-                                           maskBelow(head, vector_), none)
-                               : emitPoint(laneLoop_, index, 1, 1, 1, Value(), none);
-              });
-    storesStream_ = true;
-    emitLanesFrom(head, {});
-    storesStream_ = false;
   }
+  if (slots_.size() == 1) {
+    emitAlignedRow();
+    return accumulators;
+  }
+  // One copy of the code for all rows: what they have in registers is picked out of a vector.
+  llvm::MapVector<Value, SmallVector<Value>> rows; // in the order of the inputs
+  for (auto [input, access] : llvm::zip(step_.getInputs(), inputs_))
+    if (!access.base && registers_[input].size() == slots_.size())
+      rows[input] = registers_[input];
+  llvm::MapVector<Value, Value> packed;
+  for (auto &[input, values] : rows) {
+    auto type = VectorType::get({static_cast<int64_t>(values.size())}, values[0].getType());
+    packed[input] = vector::FromElementsOp::create(b_, loc_, type, values);
+  }
+  const SmallVector<Access> inputs = inputs_, outputs = outputs_;
+  const SmallVector<Slot> tile = slots_;
+  const auto count = static_cast<int64_t>(tile.size());
+  emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(count), 1, {},
+           [&](OpFoldResult row, SmallVector<Value> none) {
+             slots_ = {Slot()};
+             for (auto &[input, vector] : packed)
+               registers_[input] = {vector::ExtractOp::create(b_, loc_, vector, row)};
+             advance(slotLoop_, indexValue(row));
+             emitAlignedRow();
+             return none;
+           });
+  for (auto &[input, values] : rows)
+    registers_[input] = values;
+  inputs_ = inputs;
+  outputs_ = outputs;
   slots_ = tile;
   return accumulators;
+}
+
+/// A row of y past the caches: the elements before its first aligned one, then vectors from there.
+void TileVectorizer::emitAlignedRow() {
+  makeViews();
+  Value head = arith::AndIOp::create(
+      b_, loc_, arith::SubIOp::create(b_, loc_, constant(0), misalignment(slots_[0])),
+      constant(vector_ - 1));
+  head = arith::MinUIOp::create(b_, loc_, head, indexValue(loops_[laneLoop_].extent));
+  emitRange(b_.getIndexAttr(0), head, masked_ ? vector_ : 1, {},
+            [&](OpFoldResult index, SmallVector<Value> none) {
+              return masked_ ? emitPoint(laneLoop_, index, 1, vector_, vector_,
+                                         maskBelow(head, vector_), none)
+                             : emitPoint(laneLoop_, index, 1, 1, 1, Value(), none);
+            });
+  storesStream_ = true;
+  emitLanesFrom(head, {});
+  storesStream_ = false;
 }
 
 /// From `begin` on: whole vectors in flight, whole vectors, and a tail.
@@ -263,7 +297,7 @@ SmallVector<Value> TileVectorizer::emitLanesFrom(OpFoldResult begin,
     return accumulators;
   }
   // A masked store is never past the caches, a whole vector is.
-  const bool splits = !(masked_ || reduces_) || storesStream_;
+  const bool splits = unroll_ > 1 && (!(masked_ || reduces_) || storesStream_);
   OpFoldResult whole = splits ? add(begin, sizes().roundDown(count, vector_)) : inFlight;
   accumulators = emitRange(
       inFlight, whole, vector_, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {

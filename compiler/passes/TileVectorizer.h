@@ -86,6 +86,7 @@ private:
   SmallVector<Value> emitLoops(unsigned next, SmallVector<Value> accumulators);
   SmallVector<Value> emitInnermost(int loop, SmallVector<Value> accumulators);
   SmallVector<Value> emitLanes(SmallVector<Value> accumulators);
+  void emitAlignedRow();
   SmallVector<Value> emitLanesFrom(OpFoldResult begin, SmallVector<Value> accumulators);
   /// Whether y, written in vectors along `lanes`, may go past the caches from an aligned address
   /// on.

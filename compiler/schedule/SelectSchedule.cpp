@@ -17,7 +17,7 @@ constexpr int64_t kMomentsTaskBytes = 64 * 1024;
 /// Rows whose moments a task takes at least: each costs one pair of partials a column.
 constexpr int64_t kMomentsTaskRows = 32;
 /// Statistics that one task merges.
-constexpr int64_t kMergeTaskVectors = 4;
+constexpr int64_t kMergeTaskVectors = 1;
 /// Columns that a task takes of rows too long for one: runs that the prefetchers follow.
 constexpr int64_t kColumnRunBytes = 2 * 1024;
 /// Tasks that the columns are cut into where that is what cuts the work.
