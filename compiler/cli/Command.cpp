@@ -84,6 +84,16 @@ llvm::Expected<NamedSizes> parseSizes(const std::vector<std::string> &words) {
   return sizes;
 }
 
+llvm::Error checkSizeNames(const Operator &op, const std::string &path, const NamedSizes &sizes) {
+  for (const auto &[name, value] : sizes)
+    if (!llvm::is_contained(op.sizes, name))
+      return badInput(fmt::format("--size: {} has no size '{}'; {}", path, name,
+                                  op.sizes.empty()
+                                      ? "all of its sizes are numbers"
+                                      : fmt::format("it has {}", fmt::join(op.sizes, ", "))));
+  return llvm::Error::success();
+}
+
 llvm::Expected<std::optional<uint64_t>> parseNumber(llvm::StringRef option, llvm::StringRef word,
                                                     uint64_t least, uint64_t most) {
   if (word.empty())

@@ -156,18 +156,11 @@ void printWork(const Operator &op, const Values &values) {
              op.fuses(Fused::Add) ? ", addend read" : "", describe(op.flops(), op.sizes, values));
 }
 
-bool holds(const Guard &guard, const std::vector<int64_t> &values) {
-  if (guard.limit == INT64_MAX)
-    return true;
-  const auto value = guard.value.evaluate(values);
-  return value && *value <= guard.limit;
-}
-
 void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
                    const Artifact &artifact, const Values &values) {
   size_t taken = variants.size();
   for (size_t i = variants.size(); values && i-- > 0;)
-    if (holds(variants[i].guard, *values))
+    if (variants[i].guard.holds(*values))
       taken = i;
   for (size_t i = 0; i < variants.size(); ++i) {
     const ScheduleVariant &variant = variants[i];
@@ -230,12 +223,8 @@ llvm::Error run(const Options &options) {
     return phase.takeError();
 
   const Operator op = makeOperator(*spec, *phase);
-  for (const auto &[name, value] : *given)
-    if (!llvm::is_contained(op.sizes, name))
-      return badInput(fmt::format("--size: {} has no size '{}'; {}", options.spec, name,
-                                  op.sizes.empty()
-                                      ? "all of its sizes are numbers"
-                                      : fmt::format("it has {}", fmt::join(op.sizes, ", "))));
+  if (llvm::Error error = checkSizeNames(op, options.spec, *given))
+    return error;
   // With all sizes or with none: expressions are shown either way, and values where they are known.
   Values values;
   std::vector<std::string> missing;

@@ -164,12 +164,8 @@ llvm::Error run(const Options &options) {
   if (!phase)
     return phase.takeError();
   const Operator op = makeOperator(*spec, *phase);
-  for (const auto &[name, value] : *given)
-    if (!llvm::is_contained(op.sizes, name))
-      return badInput(fmt::format("--size: {} has no size '{}'; {}", options.spec, name,
-                                  op.sizes.empty()
-                                      ? "all of its sizes are numbers"
-                                      : fmt::format("it has {}", fmt::join(op.sizes, ", "))));
+  if (llvm::Error error = checkSizeNames(op, options.spec, *given))
+    return error;
 
   Request request{op, options.spec, {}, {}};
   if (llvm::Error error = request.take(options))

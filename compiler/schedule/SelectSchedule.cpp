@@ -332,10 +332,8 @@ std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDes
   std::vector<ScheduleVariant> variants = candidates(op, target);
   // Without those that not even sizes of 1 would take.
   const std::vector<int64_t> least(op.sizes.size(), 1);
-  std::erase_if(variants, [&](const ScheduleVariant &variant) {
-    const auto value = variant.guard.value.evaluate(least);
-    return variant.guard.limit != INT64_MAX && (!value || *value > variant.guard.limit);
-  });
+  std::erase_if(variants,
+                [&](const ScheduleVariant &variant) { return !variant.guard.holds(least); });
   return variants;
 }
 

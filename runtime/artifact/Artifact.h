@@ -46,7 +46,15 @@ struct Stage {
 /// Chooses a variant by the sizes: it is taken when `value` is at most `limit`.
 struct Guard {
   SizeExpr value;
-  int64_t limit = INT64_MAX;
+  int64_t limit = INT64_MAX; ///< this one always holds
+
+  /// A value that overflows exceeds every other limit.
+  bool holds(std::span<const int64_t> sizes) const {
+    if (limit == INT64_MAX)
+      return true;
+    const std::optional<int64_t> found = value.evaluate(sizes);
+    return found && *found <= limit;
+  }
 };
 
 /// Position-independent code and read-only data, relocations applied, nothing undefined.

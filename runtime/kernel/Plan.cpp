@@ -112,13 +112,7 @@ bool Plan::measureArrays(Failure &failure) {
 
 bool Plan::chooseVariant(Failure &failure) {
   const std::vector<Variant> &variants = kernel_->artifact().variants;
-  // A guard whose value overflows exceeds every limit. The last one always holds.
-  auto holds = [&](const Variant &variant) {
-    if (variant.guard.limit == INT64_MAX)
-      return true;
-    std::optional<int64_t> value = variant.guard.value.evaluate(sizes_);
-    return value && *value <= variant.guard.limit;
-  };
+  auto holds = [&](const Variant &variant) { return variant.guard.holds(sizes_); };
   variant_ =
       static_cast<size_t>(std::find_if(variants.begin(), variants.end(), holds) - variants.begin());
   const Variant &variant = variants[variant_];
