@@ -37,7 +37,7 @@ std::string taskInWords(std::span<const Loop> loops, const StageSchedule &stage)
 }
 
 /// What of a stage is in registers at once.
-std::string flightInWords(std::span<const Loop> loops, const StageSchedule &stage, int64_t vector) {
+std::string flightInWords(std::span<const Loop> loops, const StageSchedule &stage) {
   const int tiled = tileLoop(loops);
   if (!loops.back().kept) {
     const std::string vectors =
@@ -48,7 +48,7 @@ std::string flightInWords(std::span<const Loop> loops, const StageSchedule &stag
   }
   std::string text =
       fmt::format("{} of {} at once ({})", plural(stage.tile, "lane"), loops[tiled].axes,
-                  plural((stage.tile + vector - 1) / vector, "vector"));
+                  plural((stage.tile + stage.vector - 1) / stage.vector, "vector"));
   for (size_t i = loops.size(); i-- > 0;)
     if (!loops[i].kept)
       return text +
@@ -58,10 +58,11 @@ std::string flightInWords(std::span<const Loop> loops, const StageSchedule &stag
 
 void printSchedule(const Operator &op, const Schedule &schedule) {
   auto stage = [&](const char *name, std::span<const Loop> loops, const StageSchedule &s) {
-    fmt::print("    {:<10} {}; {}\n", name, taskInWords(loops, s),
-               flightInWords(loops, s, schedule.vector));
+    fmt::print("    {:<10} {}; {}\n", name, taskInWords(loops, s), flightInWords(loops, s));
   };
-  fmt::print("    vectors of {} {}, tails {}{}\n", schedule.vector, toString(op.spec.dtype),
+  const StageSchedule &first =
+      schedule.form == Form::Elementwise ? schedule.normalize : schedule.moments;
+  fmt::print("    vectors of {} {}, tails {}{}\n", first.vector, toString(op.spec.dtype),
              schedule.maskedTails ? "under a mask" : "in narrower vectors",
              schedule.streamingStores ? ", y stored around the caches" : "");
   switch (schedule.form) {

@@ -65,7 +65,7 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
   function_->setAttr(attr::kTileLoop, builder_.getI64IntegerAttr(tileLoop(loops_)));
   function_->setAttr(attr::kTile, builder_.getI64IntegerAttr(stage.tile));
   function_->setAttr(attr::kUnroll, builder_.getI64IntegerAttr(stage.unroll));
-  function_->setAttr(attr::kVector, builder_.getI64IntegerAttr(schedule.vector));
+  function_->setAttr(attr::kVector, builder_.getI64IntegerAttr(stage.vector));
   function_->setAttr(attr::kMaskedTails, builder_.getBoolAttr(schedule.maskedTails));
 }
 

@@ -55,7 +55,7 @@ public:
   LogicalResult run();
 
 private:
-  SizeArithmetic sizes() { return {b_, loc_}; }
+  SizeArithmetic sizes() { return {b_, loc_, *constants_}; }
   Value loadField(Value pointer, int32_t offset, Type type);
   MemoryView makeView(DictionaryAttr attributes, Type element, ArrayRef<ReassociationIndices> split,
                       bool padded, int64_t block);
@@ -74,7 +74,8 @@ private:
   func::FuncOp source_, target_;
   OpBuilder b_;
   Location loc_;
-  Value call_, workspace_;
+  std::optional<Constants> constants_;
+  Value call_, args_, workspace_; ///< pointers; the latter two are loaded where they are needed
   SmallVector<Value> sizeValues_;
   SmallVector<OpFoldResult> loopSizes_;
   IRMapping mapping_;                  ///< values of the source that are not tensors
@@ -94,25 +95,21 @@ Value StageRewriter::loadField(Value pointer, int32_t offset, Type type) {
 Value StageRewriter::argumentPointer(DictionaryAttr attributes) {
   auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
   if (auto index = attributes.getAs<IntegerAttr>(attr::kArgument)) {
-    Value args = loadField(call_, kArgsOffset, ptr);
-    return loadField(args, static_cast<int32_t>(index.getInt() * 8), ptr);
+    if (!args_)
+      args_ = loadField(call_, kArgsOffset, ptr);
+    return loadField(args_, static_cast<int32_t>(index.getInt() * 8), ptr);
   }
   auto offset = attributes.getAs<AffineMapAttr>(attr::kWorkspace).getValue().getResult(0);
-  Value base = loadField(call_, kWorkspaceOffset, ptr);
+  if (!workspace_)
+    workspace_ = loadField(call_, kWorkspaceOffset, ptr);
   Value bytes = arith::IndexCastOp::create(b_, loc_, b_.getI64Type(),
                                            sizes().value(sizes().evaluate(offset, sizeValues_)));
-  return LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), base, ArrayRef<LLVM::GEPArg>{bytes});
+  return LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), workspace_,
+                             ArrayRef<LLVM::GEPArg>{bytes});
 }
 
 Value StageRewriter::baseMemref(Value pointer, Type element) {
-  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
-  auto descriptor = LLVM::LLVMStructType::getLiteral(b_.getContext(), {ptr, ptr, b_.getI64Type()});
-  Value value = LLVM::PoisonOp::create(b_, loc_, descriptor);
-  Value zero = LLVM::ConstantOp::create(b_, loc_, b_.getI64Type(), b_.getI64IntegerAttr(0));
-  value = LLVM::InsertValueOp::create(b_, loc_, value, pointer, ArrayRef<int64_t>{0});
-  value = LLVM::InsertValueOp::create(b_, loc_, value, pointer, ArrayRef<int64_t>{1});
-  value = LLVM::InsertValueOp::create(b_, loc_, value, zero, ArrayRef<int64_t>{2});
-  return UnrealizedConversionCastOp::create(b_, loc_, MemRefType::get({}, element), value)
+  return UnrealizedConversionCastOp::create(b_, loc_, MemRefType::get({}, element), pointer)
       .getResult(0);
 }
 
@@ -246,8 +243,7 @@ void StageRewriter::emitTasks() {
 
   Value first = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(1));
   Value last = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(2));
-  Value one = arith::ConstantIndexOp::create(b_, loc_, 1);
-  auto loop = scf::ForOp::create(b_, loc_, first, last, one);
+  auto loop = scf::ForOp::create(b_, loc_, first, last, sizes().value(sizes().constant(1)));
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(loop.getBody());
 
@@ -389,7 +385,7 @@ Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
   Value taken = memref::DimOp::create(b_, loc_, memory, view.paddedAxis);
   high[view.paddedAxis] = sizes().sub(whole, OpFoldResult(taken));
   shape[view.paddedAxis] = getConstantIntValue(whole).value_or(ShapedType::kDynamic);
-  Value zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type.getElementType()));
+  Value zero = constants_->zero(loc_, type.getElementType());
   Value padded = tensor::PadOp::create(
       b_, loc_, RankedTensorType::get(shape, type.getElementType()), tensor, low, high, zero);
   for (const Range &axis : axes) {
@@ -505,6 +501,7 @@ LogicalResult StageRewriter::run() {
     if (Attribute value = source_->getAttr(name))
       target_->setAttr(name, value);
   b_.setInsertionPointToStart(target_.addEntryBlock());
+  constants_.emplace(target_.getBody().front());
   bindArguments();
   emitTasks();
   func::ReturnOp::create(b_, loc_);

@@ -1,6 +1,8 @@
 // Arithmetic on sizes and indices that folds what is known.
 #pragma once
 
+#include "compiler/passes/Constants.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Arith/Utils/Utils.h"
 #include "mlir/Dialect/Utils/StaticValueUtils.h"
@@ -13,9 +15,12 @@ namespace normforge {
 struct SizeArithmetic {
   mlir::OpBuilder &b;
   mlir::Location loc;
+  Constants &constants;
 
   mlir::Value value(mlir::OpFoldResult size) const {
-    return mlir::getValueOrCreateConstantIndexOp(b, loc, size);
+    if (auto known = mlir::getConstantIntValue(size))
+      return constants.index(loc, *known);
+    return llvm::cast<mlir::Value>(size);
   }
   mlir::OpFoldResult constant(int64_t v) const { return b.getIndexAttr(v); }
   mlir::OpFoldResult add(mlir::OpFoldResult x, mlir::OpFoldResult y) const {

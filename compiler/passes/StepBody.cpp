@@ -4,12 +4,14 @@
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
 #include "mlir/IR/IRMapping.h"
+#include "mlir/IR/Matchers.h"
 
 using namespace mlir;
 
 namespace normforge {
 
-SmallVector<Value> emitStepBody(OpBuilder &b, Block &body, ValueRange arguments, int64_t lanes,
+SmallVector<Value> emitStepBody(OpBuilder &b, Constants &constants, Block &body,
+                                ValueRange arguments, int64_t lanes,
                                 llvm::function_ref<Value(unsigned)> loopIndex) {
   IRMapping mapping;
   for (auto [argument, value] : llvm::zip(body.getArguments(), arguments))
@@ -18,12 +20,19 @@ SmallVector<Value> emitStepBody(OpBuilder &b, Block &body, ValueRange arguments,
   auto widen = [&](Value value) -> Value {
     if (isVector(value) || lanes == 1)
       return value;
-    return vector::BroadcastOp::create(b, value.getLoc(), VectorType::get({lanes}, value.getType()),
-                                       value);
+    auto type = VectorType::get({lanes}, value.getType());
+    TypedAttr constant;
+    if (matchPattern(value, m_Constant(&constant)))
+      return constants.get(value.getLoc(), DenseElementsAttr::get(type, Attribute(constant)));
+    return vector::BroadcastOp::create(b, value.getLoc(), type, value);
   };
   for (Operation &op : body.without_terminator()) {
     if (auto index = dyn_cast<linalg::IndexOp>(op)) {
       mapping.map(index.getResult(), loopIndex(static_cast<unsigned>(index.getDim())));
+      continue;
+    }
+    if (auto constant = dyn_cast<arith::ConstantOp>(op)) {
+      mapping.map(constant.getResult(), constants.get(op.getLoc(), constant.getValue()));
       continue;
     }
     bool wide = false;

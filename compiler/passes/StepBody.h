@@ -1,6 +1,8 @@
 // The body of a step on vectors.
 #pragma once
 
+#include "compiler/passes/Constants.h"
+
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/IR/Builders.h"
 
@@ -8,10 +10,11 @@ namespace normforge {
 
 /// Emits the body of a linalg.generic for `lanes` elements at once (1: scalars). `arguments` are
 /// the values of the body's arguments, `loopIndex(i)` of `linalg.index i`; a scalar among them
-/// stands for all lanes. Operations on scalars alone stay scalar. Returns what the body yields,
-/// `lanes` wide.
-llvm::SmallVector<mlir::Value> emitStepBody(mlir::OpBuilder &b, mlir::Block &body,
-                                            mlir::ValueRange arguments, int64_t lanes,
+/// stands for all lanes. Operations on scalars alone stay scalar. `constants` are those of the
+/// function. Returns what the body yields, `lanes` wide.
+llvm::SmallVector<mlir::Value> emitStepBody(mlir::OpBuilder &b, Constants &constants,
+                                            mlir::Block &body, mlir::ValueRange arguments,
+                                            int64_t lanes,
                                             llvm::function_ref<mlir::Value(unsigned)> loopIndex);
 
 /// Checks that each result of a reduction adds something to its own accumulator, so that partial

@@ -21,7 +21,7 @@ Value TileVectorizer::existing(const Access &access, OpFoldResult index, int64_t
                                const Slot &slot, int64_t lanes, Value mask) {
   if (!access.bound)
     return mask;
-  OpFoldResult first = columns_ ? b_.getIndexAttr(slot.offset) : add(index, plus);
+  OpFoldResult first = isRows() ? add(index, plus) : b_.getIndexAttr(slot.offset);
   return intersect(mask, maskBelow(indexValue(sizes().sub(access.bound, first)), lanes));
 }
 
@@ -88,12 +88,12 @@ LogicalResult TileVectorizer::findLoops(linalg::GenericOp step) {
   return success();
 }
 
-/// What of the tile is in registers: rows one by one, columns by the vector. The last, partial
-/// vector is masked, or made of narrower vectors.
+/// What of the tile is in registers: rows one by one where their elements are, columns by the
+/// vector. The last, partial vector is masked, or made of narrower vectors.
 void TileVectorizer::makeSlots() {
   slots_.clear();
   auto append = [&](int64_t offset, int64_t lanes, Value mask = Value()) {
-    slots_.push_back({offset, lanes, mask, slots_.size()});
+    slots_.push_back({offset, lanes, mask});
   };
   if (slotLoop_ < 0) {
     append(0, 1);
@@ -101,8 +101,11 @@ void TileVectorizer::makeSlots() {
   }
   auto extent = getConstantIntValue(loops_[slotLoop_].extent);
   if (!columns_) {
-    for (int64_t i = 0; i < *extent; ++i)
-      append(i, 1);
+    if (!isRows())
+      append(0, *extent);
+    else
+      for (int64_t i = 0; i < *extent; ++i)
+        append(i, 1);
     return;
   }
   if (!extent) {
@@ -173,8 +176,7 @@ std::pair<int, int64_t> TileVectorizer::splitOf(ArrayRef<ReassociationIndices> g
 }
 
 OpFoldResult TileVectorizer::laneStride(const Access &access) const {
-  const int loop = columns_ ? slotLoop_ : laneLoop_;
-  return loop < 0 ? OpFoldResult() : access.strides[loop];
+  return lanesLoop() < 0 ? OpFoldResult() : access.strides[lanesLoop()];
 }
 
 /// Moves the accesses to iteration `index` of a loop.
@@ -216,7 +218,7 @@ Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t
   Value zero;
   mask = existing(access, index, plus, slot, lanes, mask);
   if (mask)
-    zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type));
+    zero = constants_.zero(loc_, type);
   if (getConstantIntValue(stride) == 1) {
     if (mask)
       return vector::MaskedLoadOp::create(b_, loc_, type, access.view, at, mask, zero);
@@ -228,7 +230,7 @@ Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t
   if (!mask)
     mask = constantMask(lanes, lanes);
   if (!zero)
-    zero = arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(type));
+    zero = constants_.zero(loc_, type);
   return vector::GatherOp::create(b_, loc_, type, access.view, ValueRange{at}, indices, mask, zero);
 }
 

@@ -2,8 +2,6 @@
 #include "compiler/passes/StepBody.h"
 #include "compiler/passes/TileVectorizer.h"
 
-#include "llvm/ADT/MapVector.h"
-
 namespace normforge::tile {
 
 /// Terms that an accumulator takes before it is added to another: few enough for the rounding
@@ -14,7 +12,7 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
                                              int64_t distance, int64_t lanes, Value mask,
                                              SmallVector<Value> accumulators) {
   const size_t results = step_.getNumDpsInits();
-  const bool rows = !columns_;
+  const bool rows = isRows();
   struct Pending {
     Value value;
     size_t slot;
@@ -29,10 +27,10 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
     for (int64_t u = 0; u < count; ++u) {
       const int64_t plus = u * distance;
       SmallVector<Value> arguments;
-      for (auto [i, input] : llvm::enumerate(step_.getInputs())) {
+      for (size_t i = 0; i < inputs_.size(); ++i) {
         if (!inputs_[i].base) {
-          const SmallVector<Value> &values = registers_[input];
-          arguments.push_back(values[values.size() == 1 ? 0 : slot.number]);
+          const auto &values = rows && width == vector_ ? wideArguments_[i] : arguments_[i];
+          arguments.push_back(values[values.size() == 1 ? 0 : s]);
           continue;
         }
         arguments.push_back(load(inputs_[i], loop, index, plus, slot, width, active));
@@ -44,7 +42,7 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
         arguments.push_back(accumulators[slotOf(r)]);
       auto loopIndex = [&](unsigned i) -> Value {
         if (static_cast<int>(i) == slotLoop_ || static_cast<int>(i) == laneLoop_) {
-          const bool isLanes = static_cast<int>(i) == (columns_ ? slotLoop_ : laneLoop_);
+          const bool isLanes = static_cast<int>(i) == lanesLoop();
           Value first = static_cast<int>(i) == slotLoop_ ? constant(slot.offset)
                                                          : indexValue(add(index, plus));
           if (!isLanes || width == 1)
@@ -59,8 +57,7 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
         return position_[i] ? indexValue(position_[i]) : constant(0);
       };
       SmallVector<Value> values =
-          emitStepBody(b_, *step_.getBlock(), arguments,
-                       element_ || reduces_ || columns_ ? width : 1, loopIndex);
+          emitStepBody(b_, constants_, *step_.getBlock(), arguments, width, loopIndex);
       for (size_t r = 0; r < results; ++r) {
         if (reduces_) {
           Value &accumulator = accumulators[slotOf(r)];
@@ -97,7 +94,8 @@ static std::optional<int64_t> upperBound(OpFoldResult size) {
 
 /// A loop from `begin` to `end` carrying the accumulators; straight code where it runs once,
 /// nothing where it never does. A long sum is one of the sums of blocks, so that its rounding
-/// errors do not grow with its length but with that of a block. `terms` are those of an iteration.
+/// errors do not grow with its length but with that of a block; a sum that is wider than what it is
+/// of needs none. `terms` are those of an iteration.
 SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
                                              SmallVector<Value> accumulators, RangeBody body,
                                              int64_t terms) {
@@ -108,13 +106,13 @@ SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult en
     return body(begin, accumulators);
   const int64_t iterations = std::max<int64_t>(1, kBlock / terms), length = iterations * step;
   auto bound = upperBound(end);
-  if (accumulators.empty() || (bound && *bound <= length))
+  if (!blocks_ || (bound && *bound <= length))
     return emitLoop(begin, end, step, accumulators, body);
   return emitLoop(
       begin, end, length, accumulators, [&](OpFoldResult first, SmallVector<Value> sums) {
         SmallVector<Value> block;
         for (Value sum : sums)
-          block.push_back(arith::ConstantOp::create(b_, loc_, b_.getZeroAttr(sum.getType())));
+          block.push_back(constants_.zero(loc_, sum.getType()));
         block = iterations == 1
                     ? body(first, block)
                     : emitLoop(first, sizes().min(add(first, length), end), step, block, body);
@@ -219,30 +217,18 @@ SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
     emitAlignedRow();
     return accumulators;
   }
-  // One copy of the code for all rows: what they have in registers is picked out of a vector.
-  llvm::MapVector<Value, SmallVector<Value>> rows; // in the order of the inputs
-  for (auto [input, access] : llvm::zip(step_.getInputs(), inputs_))
-    if (!access.base && registers_[input].size() == slots_.size())
-      rows[input] = registers_[input];
-  llvm::MapVector<Value, Value> packed;
-  for (auto &[input, values] : rows) {
-    auto type = VectorType::get({static_cast<int64_t>(values.size())}, values[0].getType());
-    packed[input] = vector::FromElementsOp::create(b_, loc_, type, values);
-  }
+  // One copy of the code for all rows.
   const SmallVector<Access> inputs = inputs_, outputs = outputs_;
   const SmallVector<Slot> tile = slots_;
   const auto count = static_cast<int64_t>(tile.size());
   emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(count), 1, {},
            [&](OpFoldResult row, SmallVector<Value> none) {
              slots_ = {Slot()};
-             for (auto &[input, vector] : packed)
-               registers_[input] = {vector::ExtractOp::create(b_, loc_, vector, row)};
+             bindRegisters(row);
              advance(slotLoop_, indexValue(row));
              emitAlignedRow();
              return none;
            });
-  for (auto &[input, values] : rows)
-    registers_[input] = values;
   inputs_ = inputs;
   outputs_ = outputs;
   slots_ = tile;
@@ -321,7 +307,7 @@ SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> a
     return emitLanes(accumulators);
   if (next == order_.size()) {
     makeViews();
-    return emitPoint(-1, b_.getIndexAttr(0), 1, 1, columns_ ? vector_ : 1, Value(), accumulators);
+    return emitPoint(-1, b_.getIndexAttr(0), 1, 1, 1, Value(), accumulators);
   }
   const int loop = order_[next];
   if (laneLoop_ < 0 && next + 1 == order_.size())

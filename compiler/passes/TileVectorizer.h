@@ -22,12 +22,12 @@ namespace normforge::tile {
 
 using namespace mlir;
 
-/// One kept index (rows) or one vector of kept indices (columns) of a tile.
+/// Kept indices of a tile: one of the rows whose elements a step reads, or a vector of indices
+/// (columns, and what rows have in registers).
 struct Slot {
   int64_t offset = 0; ///< from the tile's beginning
   int64_t lanes = 1;  ///< 1: a scalar
   Value mask;         ///< of the lanes that exist, where not all do
-  size_t number = 0;  ///< of its tile's
 };
 
 /// What a step's loop is to the vectorizer.
@@ -55,8 +55,10 @@ struct Access {
 
 class TileVectorizer {
 public:
-  TileVectorizer(func::FuncOp function, Block &block)
-      : function_(function), block_(block), b_(function.getContext()), loc_(function.getLoc()) {
+  /// `constants` are those of the function.
+  TileVectorizer(func::FuncOp function, Block &block, Constants &constants)
+      : function_(function), block_(block), constants_(constants), b_(function.getContext()),
+        loc_(function.getLoc()) {
     auto integer = [&](const char *name) {
       return function->getAttrOfType<IntegerAttr>(name).getInt();
     };
@@ -77,6 +79,12 @@ private:
   LogicalResult vectorize(linalg::GenericOp step);
   LogicalResult findLoops(linalg::GenericOp step);
   void makeSlots();
+  /// Whether the step at hand reads or writes rows: their lanes are elements of a row. All other
+  /// steps have lanes of kept indices.
+  bool isRows() const { return !columns_ && (reduces_ || element_); }
+  void bindRegisters(OpFoldResult row = {});
+  Value reduceRows(ArrayRef<Value> rows);
+  Value halve(ArrayRef<Value> sums, int64_t width);
   Access accessOf(Value tensor, AffineMap map);
   Access accessOfMemory(Value memory, AffineMap map, int splitAxis = -1, int64_t block = 0);
   static std::pair<int, int64_t> splitOf(ArrayRef<ReassociationIndices> groups,
@@ -111,9 +119,9 @@ private:
   LogicalResult writeRegisters(bufferization::MaterializeInDestinationOp write);
 
   // Values.
-  Value constant(int64_t v) { return arith::ConstantIndexOp::create(b_, loc_, v); }
-  Value indexValue(OpFoldResult v) { return getValueOrCreateConstantIndexOp(b_, loc_, v); }
-  SizeArithmetic sizes() { return {b_, loc_}; }
+  Value constant(int64_t v) { return constants_.index(loc_, v); }
+  Value indexValue(OpFoldResult v) { return sizes().value(v); }
+  SizeArithmetic sizes() { return {b_, loc_, constants_}; }
   OpFoldResult add(OpFoldResult x, OpFoldResult y) { return sizes().add(x, y); }
   OpFoldResult add(OpFoldResult x, int64_t y) { return sizes().add(x, b_.getIndexAttr(y)); }
   OpFoldResult scaled(OpFoldResult x, OpFoldResult y) { return sizes().mul(x, y); }
@@ -127,19 +135,23 @@ private:
   Value constantMask(int64_t count, int64_t lanes);
   Value intersect(Value x, Value y);
   OpFoldResult laneStride(const Access &access) const;
+  int lanesLoop() const { return isRows() ? laneLoop_ : slotLoop_; }
   int64_t vectorBytes(const Access &access) const {
     return vector_ * cast<MemRefType>(access.base.getType()).getElementTypeBitWidth() / 8;
   }
 
   func::FuncOp function_;
   Block &block_;
+  Constants &constants_;
   OpBuilder b_;
   Location loc_;
   int64_t tiled_, last_, vector_, unroll_;
   bool masked_, columns_, streaming_;
   bool storesStream_ = false; ///< in code where vectors of y are aligned
 
-  DenseMap<Value, SmallVector<Value>> registers_; ///< tensors whose elements are in registers
+  /// Tensors whose elements are in registers: a value a slot of the step that made them. What rows
+  /// have is one vector over them.
+  DenseMap<Value, SmallVector<Value>> registers_;
 
   // The step at hand.
   linalg::GenericOp step_;
@@ -148,7 +160,10 @@ private:
   int slotLoop_ = -1, laneLoop_ = -1;
   SmallVector<int> order_; ///< the loops to emit, outermost first, without slots and lanes
   bool reduces_ = false, element_ = false;
+  bool blocks_ = false;        ///< long sums are sums of blocks
   SmallVector<Access> inputs_; ///< by input; base is null for registers
+  /// By input in registers: a value a slot, or one for all; for rows those `vector_` wide, too.
+  SmallVector<SmallVector<Value>> arguments_, wideArguments_;
   SmallVector<Access> outputs_;
   SmallVector<OpFoldResult> position_; ///< by loop
   int64_t inFlight_ = 1;

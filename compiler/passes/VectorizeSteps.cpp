@@ -42,29 +42,37 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   const bool loops = laneLoop_ >= 0 || !order_.empty();
   inFlight_ = loops ? unroll_ : 1;
   SmallVector<Value> accumulators;
+  blocks_ = false;
   if (reduces_) {
+    const unsigned width =
+        getElementTypeOrSelf(step.getResultTypes().front()).getIntOrFloatBitWidth();
+    for (const Access &input : inputs_)
+      blocks_ |= input.base && getElementTypeOrSelf(input.base).getIntOrFloatBitWidth() >= width;
     for (Value init : step.getDpsInits()) {
       auto fill = init.getDefiningOp<linalg::FillOp>();
       if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
         return step.emitError("a sum starts at zero");
       for (const Slot &slot : slots_) {
         const int64_t lanes = columns_ ? slot.lanes : (laneLoop_ >= 0 ? vector_ : 1);
-        Value zero = fill.getInputs()[0];
+        Type type = fill.getInputs()[0].getType();
         if (lanes > 1)
-          zero = arith::ConstantOp::create(
-              b_, loc_, b_.getZeroAttr(VectorType::get({lanes}, zero.getType())));
-        accumulators.append(static_cast<size_t>(inFlight_), zero);
+          type = VectorType::get({lanes}, type);
+        accumulators.append(static_cast<size_t>(inFlight_), constants_.zero(loc_, type));
       }
     }
     if (failed(checkSums(step)))
       return failure();
   }
+  // Streaming rows bind them one by one.
+  if (!isRows() || slots_.size() == 1 || !mayStream())
+    bindRegisters();
   accumulators = emitLoops(0, accumulators);
   if (!reduces_)
     return success();
   // Sums in flight, then lanes, pairwise: a fixed order.
   size_t next = 0;
-  for (OpResult result : step->getResults())
+  for (OpResult result : step->getResults()) {
+    SmallVector<Value> bySlot;
     for (size_t s = 0; s < slots_.size(); ++s) {
       SmallVector<Value> sums(accumulators.begin() + next,
                               accumulators.begin() + next + static_cast<size_t>(inFlight_));
@@ -77,26 +85,86 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
           halved.push_back(sums.back());
         sums = halved;
       }
-      Value sum = sums[0];
-      if (!columns_)
-        while (auto type = dyn_cast<VectorType>(sum.getType())) {
-          const int64_t lanes = type.getNumElements();
-          if (lanes == 1) {
-            sum = vector::ExtractOp::create(b_, loc_, sum, ArrayRef<int64_t>{0});
-            break;
-          }
-          SmallVector<int64_t> first, second;
-          for (int64_t i = 0; i < lanes / 2; ++i) {
-            first.push_back(i);
-            second.push_back(lanes / 2 + i);
-          }
-          Value low = vector::ShuffleOp::create(b_, loc_, sum, sum, first);
-          Value high = vector::ShuffleOp::create(b_, loc_, sum, sum, second);
-          sum = combine(low, high);
-        }
-      registers_[result].push_back(sum);
+      bySlot.push_back(sums[0]);
     }
+    registers_[result] = columns_ ? bySlot : SmallVector<Value>{reduceRows(bySlot)};
+  }
   return success();
+}
+
+/// `sums` are one vector, or two of which each holds as many sums, in groups of `width` lanes. The
+/// halves of each group are added: groups of half the width, those of the first vector before those
+/// of the second.
+Value TileVectorizer::halve(ArrayRef<Value> sums, int64_t width) {
+  const int64_t lanes = cast<VectorType>(sums[0].getType()).getNumElements();
+  SmallVector<int64_t> low, high;
+  for (int64_t group = 0; group < lanes * static_cast<int64_t>(sums.size()); group += width)
+    for (int64_t i = 0; i < width / 2; ++i) {
+      low.push_back(group + i);
+      high.push_back(group + width / 2 + i);
+    }
+  Value first = vector::ShuffleOp::create(b_, loc_, sums.front(), sums.back(), low);
+  Value second = vector::ShuffleOp::create(b_, loc_, sums.front(), sums.back(), high);
+  return combine(first, second);
+}
+
+/// The sums of the lanes of each row, as a vector over the rows; a scalar for one row. Each is
+/// added up pairwise; rows are packed into one vector as they shrink, which takes far fewer
+/// operations than one after the other.
+Value TileVectorizer::reduceRows(ArrayRef<Value> rows) {
+  SmallVector<Value> sums(rows);
+  const auto count = static_cast<int64_t>(rows.size());
+  auto type = dyn_cast<VectorType>(rows[0].getType());
+  int64_t width = type ? type.getNumElements() : 1;
+  auto isPowerOf2 = [](int64_t v) { return llvm::isPowerOf2_64(static_cast<uint64_t>(v)); };
+  if (isPowerOf2(count) && count <= width)
+    for (; sums.size() > 1; width /= 2) {
+      SmallVector<Value> halved;
+      for (size_t i = 0; i < sums.size(); i += 2)
+        halved.push_back(halve(ArrayRef(sums).slice(i, 2), width));
+      sums = halved;
+    }
+  for (; width > 1; width /= 2)
+    for (Value &sum : sums)
+      sum = halve({sum}, width);
+  if (count == 1 && type)
+    return vector::ExtractOp::create(b_, loc_, sums[0], ArrayRef<int64_t>{0});
+  if (static_cast<int64_t>(sums.size()) < count || count == 1)
+    return sums[0];
+  for (Value &sum : sums)
+    if (type)
+      sum = vector::ExtractOp::create(b_, loc_, sum, ArrayRef<int64_t>{0});
+  Type element = sums[0].getType();
+  return vector::FromElementsOp::create(b_, loc_, VectorType::get({count}, element), sums);
+}
+
+/// Makes ready what the step takes from registers: for rows, each row's own value out of the vector
+/// over them, and a vector of copies of it; of row `row` alone where one is given.
+void TileVectorizer::bindRegisters(OpFoldResult row) {
+  arguments_.assign(inputs_.size(), {});
+  wideArguments_.assign(inputs_.size(), {});
+  for (auto [i, input] : llvm::enumerate(step_.getInputs())) {
+    if (inputs_[i].base)
+      continue;
+    arguments_[i] = registers_[input];
+    if (!isRows())
+      continue;
+    Value packed = registers_[input][0];
+    if (isa<VectorType>(packed.getType())) {
+      arguments_[i].clear();
+      if (row)
+        arguments_[i].push_back(vector::ExtractOp::create(b_, loc_, packed, row));
+      else
+        for (const Slot &slot : slots_)
+          arguments_[i].push_back(
+              vector::ExtractOp::create(b_, loc_, packed, ArrayRef<int64_t>{slot.offset}));
+    }
+    wideArguments_[i] = arguments_[i];
+    if (vector_ > 1)
+      for (Value &value : wideArguments_[i])
+        value = vector::BroadcastOp::create(b_, loc_, VectorType::get({vector_}, value.getType()),
+                                            value);
+  }
 }
 
 /// Stores statistics that are in registers.
@@ -116,14 +184,15 @@ LogicalResult TileVectorizer::writeRegisters(bufferization::MaterializeInDestina
   b_.setInsertionPoint(write);
   if (failed(findLoops(step)))
     return failure();
+  reduces_ = element_ = false;
   makeSlots();
   AffineMap map = step.getIndexingMapMatchingResult(cast<OpResult>(tensor));
   outputs_.assign(1, accessOfMemory(write.getDest(), map, splitAxis, block));
   inputs_.clear();
   makeViews();
   for (size_t s = 0; s < slots_.size(); ++s)
-    store(outputs_[0], -1, b_.getIndexAttr(0), 0, slots_[s], columns_ ? slots_[s].lanes : 1,
-          slots_[s].mask, values->second[values->second.size() == 1 ? 0 : s]);
+    store(outputs_[0], -1, b_.getIndexAttr(0), 0, slots_[s], slots_[s].lanes, slots_[s].mask,
+          values->second[values->second.size() == 1 ? 0 : s]);
   return success();
 }
 
@@ -167,10 +236,11 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
     for (auto function : getOperation().getOps<func::FuncOp>()) {
       if (!function->hasAttr(attr::kTileLoop))
         continue;
+      Constants constants(function.getBody().front());
       SetVector<Block *> blocks;
       function.walk([&](linalg::GenericOp step) { blocks.insert(step->getBlock()); });
       for (Block *block : blocks)
-        if (failed(TileVectorizer(function, *block).run()))
+        if (failed(TileVectorizer(function, *block, constants).run()))
           return signalPassFailure();
       // Stores past the caches are ordered with what follows the stage by a fence alone.
       if (function->hasAttr(attr::kStreaming)) {

@@ -19,11 +19,11 @@ std::string_view toString(Form form) {
 
 std::string Schedule::text() const {
   auto stage = [](const char *name, const StageSchedule &s) {
-    return fmt::format(" {}(chunks=[{}] tile={} unroll={})", name, fmt::join(s.chunks, ","), s.tile,
-                       s.unroll);
+    return fmt::format(" {}(chunks=[{}] vector={} tile={} unroll={})", name,
+                       fmt::join(s.chunks, ","), s.vector, s.tile, s.unroll);
   };
-  std::string text = fmt::format("{} vector={} tails={}", toString(form), vector,
-                                 maskedTails ? "masked" : "narrower");
+  std::string text =
+      fmt::format("{} tails={}", toString(form), maskedTails ? "masked" : "narrower");
   if (streamingStores)
     text += " stores=streaming";
   if (form != Form::Elementwise)

@@ -18,6 +18,7 @@ struct StageSchedule {
   /// For each loop, the iterations of it that a task takes; 0: all of them. The number of tasks is
   /// the product of ceil(size/chunk) over the chunked loops.
   std::vector<int64_t> chunks;
+  int64_t vector = 1; ///< lanes of a vector
   /// Kept indices whose statistics are in registers at once: rows in flight where the innermost
   /// loop is reduced; lanes, a multiple of the vector, where it is kept.
   int64_t tile = 1;
@@ -34,7 +35,6 @@ std::string_view toString(Form form);
 
 struct Schedule {
   Form form = Form::Elementwise;
-  int64_t vector = 1;      ///< lanes of a vector
   bool maskedTails = true; ///< as TargetDescription::maskedTails
   /// y is written past the caches, where it is aligned to whole vectors.
   bool streamingStores = false;
@@ -42,7 +42,7 @@ struct Schedule {
   StageSchedule merge;     ///< Split alone, over mergeLoops()
   StageSchedule normalize; ///< Elementwise and Split
 
-  /// One line: "split vector=16 tails=masked moments(chunks=[1,1,0] tile=1 unroll=4) ...".
+  /// One line: "split tails=masked moments(chunks=[1,1,0] vector=16 tile=1 unroll=4) ...".
   std::string text() const;
 };
 

@@ -16,12 +16,13 @@ constexpr int64_t kElementwiseTaskBytes = 64 * 1024;
 constexpr int64_t kMomentsTaskBytes = 64 * 1024;
 /// Rows whose moments a task takes at least: each costs one pair of partials a column.
 constexpr int64_t kMomentsTaskRows = 32;
-/// Statistics that one task merges.
-constexpr int64_t kMergeTaskVectors = 1;
 /// Columns that a task takes of rows too long for one: runs that the prefetchers follow.
 constexpr int64_t kColumnRunBytes = 2 * 1024;
 /// Tasks that the columns are cut into where that is what cuts the work.
 constexpr int64_t kColumnTasks = 4;
+/// Vectors of columns that are summed at once, iterations in flight counted: the four cycles of an
+/// addition are hidden, and more would only be more code.
+constexpr int64_t kColumnVectors = 4;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
@@ -70,14 +71,11 @@ struct Selection {
     if (sizeOr(op.rank() - 1, 1 << 20) >= 16 * vector)
       return 1;
     const int64_t rows = sizeOr(tiled, 4);
-    for (int64_t tile : {4, 3, 2})
+    for (int64_t tile : {4, 2})
       if (rows % tile == 0)
         return tile;
     return rows >= 8 ? 4 : 1;
   }
-
-  /// Vectors of columns that are summed in registers at once, iterations in flight counted.
-  int64_t columnRegisters() const { return target.vectorRegisters >= 32 ? 8 : 4; }
 
   /// Vectors of each of `tile` rows in flight.
   int64_t rowUnroll(int64_t tile) const {
@@ -88,15 +86,15 @@ struct Selection {
   /// Accumulators: two a vector in flight in the second pass, and the mean, in the registers.
   StageSchedule inFlight(bool reduces) const {
     StageSchedule stage;
+    stage.vector = vector;
     stage.chunks.assign(op.loops.size(), 0);
-    const int64_t most = columnRegisters();
     if (lanesReduced) {
       stage.tile = rowTile();
       stage.unroll = rowUnroll(stage.tile);
     } else {
-      stage.tile = columnTile(most);
+      stage.tile = columnTile(kColumnVectors);
       const int64_t vectors = ceilDiv(stage.tile, vector);
-      stage.unroll = std::max<int64_t>(1, (reduces ? most : 4) / vectors);
+      stage.unroll = std::max<int64_t>(1, kColumnVectors / vectors);
       if (int loop = innermostReduced(); loop >= 0)
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
     }
@@ -188,7 +186,7 @@ struct Selection {
     const int64_t run = std::clamp(ceilDiv(columns, kColumnTasks), least, most);
     if (run < columns) {
       stage.tile = std::min(stage.tile, ceilDiv(run, vector) * vector);
-      stage.unroll = std::max<int64_t>(1, columnRegisters() / ceilDiv(stage.tile, vector));
+      stage.unroll = std::max<int64_t>(1, kColumnVectors / ceilDiv(stage.tile, vector));
       if (int loop = innermostReduced(); loop >= 0)
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
       stage.chunks[tiled] = run / stage.tile * stage.tile;
@@ -218,14 +216,15 @@ struct Selection {
   StageSchedule merge(const StageSchedule &moments) const {
     const std::vector<Loop> loops = mergeLoops(op, moments);
     StageSchedule stage;
+    // Sums are in f64: the vectors are the machine's of these.
+    stage.vector = std::min<int64_t>(vector, target.lanes(sizeof(double)));
     stage.chunks.assign(loops.size(), 0);
     const int tile = tileLoop(loops);
     for (size_t i = 0; i < loops.size(); ++i)
       if (loops[i].kept)
         stage.chunks[i] = 1;
     if (tile >= 0) {
-      const int64_t columns = loops[tile].size.constant().value_or(vector);
-      stage.tile = std::min(kMergeTaskVectors, ceilDiv(columns, vector)) * vector;
+      stage.tile = stage.vector;
       stage.chunks[tile] = stage.tile;
     }
     return stage;
@@ -235,7 +234,6 @@ struct Selection {
 std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &target) {
   const Selection selection(op, target);
   Schedule schedule;
-  schedule.vector = selection.vector;
   schedule.maskedTails = target.maskedTails;
 
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);

@@ -1,5 +1,7 @@
 #include "compiler/target/LlvmLowering.h"
 
+#include "compiler/target/PointerViews.h"
+
 #include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
 #include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
 #include "mlir/Conversion/FuncToLLVM/ConvertFuncToLLVM.h"
@@ -7,13 +9,11 @@
 #include "mlir/Conversion/LLVMCommon/ConversionTarget.h"
 #include "mlir/Conversion/LLVMCommon/TypeConverter.h"
 #include "mlir/Conversion/MathToLLVM/MathToLLVM.h"
-#include "mlir/Conversion/MemRefToLLVM/MemRefToLLVM.h"
 #include "mlir/Conversion/ReconcileUnrealizedCasts/ReconcileUnrealizedCasts.h"
 #include "mlir/Conversion/SCFToControlFlow/SCFToControlFlow.h"
 #include "mlir/Conversion/UBToLLVM/UBToLLVM.h"
 #include "mlir/Conversion/VectorToLLVM/ConvertVectorToLLVM.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
-#include "mlir/Dialect/MemRef/Transforms/Transforms.h"
 #include "mlir/Dialect/Vector/Transforms/LoweringPatterns.h"
 #include "mlir/Dialect/Vector/Transforms/VectorRewritePatterns.h"
 #include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
@@ -43,14 +43,13 @@ struct LlvmConversion::State {
 
   explicit State(MLIRContext &context) : types(&context), target(context) {
     RewritePatternSet set(&context);
-    memref::populateExpandStridedMetadataPatterns(set);
     populateSCFToControlFlowConversionPatterns(set);
     vector::populateVectorMaskOpLoweringPatterns(set);
     vector::populateVectorStepLoweringPatterns(set);
     vector::populateVectorMaskMaterializationPatterns(set, /*force32BitVectorIndices=*/false);
     cf::populateControlFlowToLLVMConversionPatterns(types, set);
     populateVectorToLLVMConversionPatterns(types, set);
-    populateFinalizeMemRefToLLVMConversionPatterns(types, set);
+    populatePointerViewPatterns(types, set);
     arith::populateArithToLLVMConversionPatterns(types, set);
     populateMathToLLVMConversionPatterns(types, set);
     populateFuncToLLVMConversionPatterns(types, set);

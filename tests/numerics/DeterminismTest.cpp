@@ -52,7 +52,7 @@ std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<Schedul
         auto &chunk = stage.chunks[static_cast<size_t>(i)];
         if (op.loops[static_cast<size_t>(i)].kept || chunk == 0)
           continue;
-        chunk = i == op.rank() - 1 ? schedule.vector * stage.unroll : 2;
+        chunk = i == op.rank() - 1 ? stage.vector * stage.unroll : 2;
       }
       if (tiled >= 0 && stage.chunks[static_cast<size_t>(tiled)] > 0)
         stage.chunks[static_cast<size_t>(tiled)] = stage.tile;
@@ -61,7 +61,8 @@ std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<Schedul
       shrink(schedule.moments);
       const auto loops = mergeLoops(op, schedule.moments);
       if (const int tile = tileLoop(loops); tile >= 0)
-        schedule.merge.chunks[static_cast<size_t>(tile)] = schedule.merge.tile = schedule.vector;
+        schedule.merge.chunks[static_cast<size_t>(tile)] = schedule.merge.tile =
+            schedule.merge.vector;
     }
     if (schedule.form != Form::Fused)
       shrink(schedule.normalize);

@@ -1,0 +1,179 @@
+#include "compiler/target/PointerViews.h"
+
+#include "mlir/Conversion/LLVMCommon/Pattern.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+
+namespace normforge {
+
+using namespace mlir;
+
+namespace {
+
+/// Above upstream's patterns for the vector operations, which expect descriptors.
+constexpr unsigned kBenefit = 2;
+
+unsigned alignmentOf(Type element) { return element.getIntOrFloatBitWidth() / 8; }
+
+template <typename Op> struct ViewPattern : ConvertOpToLLVMPattern<Op> {
+  explicit ViewPattern(const LLVMTypeConverter &types)
+      : ConvertOpToLLVMPattern<Op>(types, PatternBenefit(kBenefit)) {}
+
+  /// The pointer to element `index` of a view; `index` may be a vector.
+  static Value elementAt(ConversionPatternRewriter &b, Location loc, Type element, Value pointer,
+                         Value index) {
+    auto ptr = LLVM::LLVMPointerType::get(b.getContext());
+    Type type = ptr;
+    if (auto vector = dyn_cast<VectorType>(index.getType()))
+      type = VectorType::get(vector.getShape(), ptr);
+    return LLVM::GEPOp::create(b, loc, type, element, pointer, ArrayRef<LLVM::GEPArg>{index});
+  }
+  static Value elementAt(ConversionPatternRewriter &b, Location loc, MemRefType type, Value pointer,
+                         ValueRange indices) {
+    return indices.empty() ? pointer
+                           : elementAt(b, loc, type.getElementType(), pointer, indices[0]);
+  }
+};
+
+struct ReinterpretCast : ViewPattern<memref::ReinterpretCastOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(memref::ReinterpretCastOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer = adaptor.getSource();
+    if (!adaptor.getOffsets().empty()) {
+      pointer = elementAt(b, op.getLoc(), op.getType().getElementType(), pointer,
+                          adaptor.getOffsets()[0]);
+    } else if (const int64_t offset = adaptor.getStaticOffsets()[0]) {
+      Value index =
+          LLVM::ConstantOp::create(b, op.getLoc(), b.getI64Type(), b.getI64IntegerAttr(offset));
+      pointer = elementAt(b, op.getLoc(), op.getType().getElementType(), pointer, index);
+    }
+    b.replaceOp(op, pointer);
+    return success();
+  }
+};
+
+struct PointerAsIndex : ViewPattern<memref::ExtractAlignedPointerAsIndexOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(memref::ExtractAlignedPointerAsIndexOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    b.replaceOpWithNewOp<LLVM::PtrToIntOp>(op, b.getI64Type(), adaptor.getSource());
+    return success();
+  }
+};
+
+struct ScalarLoad : ViewPattern<memref::LoadOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(memref::LoadOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer =
+        elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getMemref(), adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::LoadOp>(op, op.getType(), pointer, alignmentOf(op.getType()));
+    return success();
+  }
+};
+
+struct ScalarStore : ViewPattern<memref::StoreOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(memref::StoreOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer =
+        elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getMemref(), adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::StoreOp>(op, adaptor.getValue(), pointer,
+                                        alignmentOf(op.getMemRefType().getElementType()));
+    return success();
+  }
+};
+
+struct Load : ViewPattern<vector::LoadOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(vector::LoadOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer =
+        elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::LoadOp>(op, op.getVectorType(), pointer,
+                                       alignmentOf(op.getVectorType().getElementType()));
+    return success();
+  }
+};
+
+struct Store : ViewPattern<vector::StoreOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(vector::StoreOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer =
+        elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
+    const auto alignment = static_cast<unsigned>(
+        op.getAlignment().value_or(alignmentOf(op.getVectorType().getElementType())));
+    b.replaceOpWithNewOp<LLVM::StoreOp>(op, adaptor.getValueToStore(), pointer, alignment,
+                                        /*isVolatile=*/false, op.getNontemporal());
+    return success();
+  }
+};
+
+struct MaskedLoad : ViewPattern<vector::MaskedLoadOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(vector::MaskedLoadOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer =
+        elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::MaskedLoadOp>(op, op.getVectorType(), pointer, adaptor.getMask(),
+                                             adaptor.getPassThru(),
+                                             alignmentOf(op.getVectorType().getElementType()));
+    return success();
+  }
+};
+
+struct MaskedStore : ViewPattern<vector::MaskedStoreOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(vector::MaskedStoreOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer =
+        elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::MaskedStoreOp>(op, adaptor.getValueToStore(), pointer,
+                                              adaptor.getMask(),
+                                              alignmentOf(op.getVectorType().getElementType()));
+    return success();
+  }
+};
+
+struct Gather : ViewPattern<vector::GatherOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(vector::GatherOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    const Type element = op.getVectorType().getElementType();
+    Value first = elementAt(b, op.getLoc(), cast<MemRefType>(op.getBaseType()), adaptor.getBase(),
+                            adaptor.getOffsets());
+    Value pointers = elementAt(b, op.getLoc(), element, first, adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::masked_gather>(op, op.getVectorType(), pointers, adaptor.getMask(),
+                                              ValueRange{adaptor.getPassThru()},
+                                              alignmentOf(element));
+    return success();
+  }
+};
+
+struct Scatter : ViewPattern<vector::ScatterOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(vector::ScatterOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    const Type element = op.getVectorType().getElementType();
+    Value first = elementAt(b, op.getLoc(), cast<MemRefType>(op.getBaseType()), adaptor.getBase(),
+                            adaptor.getOffsets());
+    Value pointers = elementAt(b, op.getLoc(), element, first, adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::masked_scatter>(op, adaptor.getValueToStore(), pointers,
+                                               adaptor.getMask(), alignmentOf(element));
+    return success();
+  }
+};
+
+} // namespace
+
+void populatePointerViewPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns) {
+  types.addConversion(
+      [](MemRefType type) -> Type { return LLVM::LLVMPointerType::get(type.getContext()); });
+  patterns.add<ReinterpretCast, PointerAsIndex, ScalarLoad, ScalarStore, Load, Store, MaskedLoad,
+               MaskedStore, Gather, Scatter>(types);
+}
+
+} // namespace normforge
