@@ -1,19 +1,14 @@
-// normforge-bench: kernels beside oneDNN, interleaved in one process.
+// normforge-bench: kernels beside oneDNN, beside kernels written by hand, and beside what memory
+// allows.
 //
-// For every spec, layout, batch and phase the two contenders run in turn, in blocks of calls, on
-// their own copies of the same data. Printed are medians over the blocks, their spread, and the
-// ratio of the medians with the 95 % interval of the paired ratios.
-#include "compiler/oracle/Oracle.h"
-#include "compiler/session/Session.h"
-#include "normforge/openmp.h"
+// For every spec, layout, batch and phase the contenders run in turn, in blocks of calls, on their
+// own copies of the same data. The result is checked against oneDNN once.
+#include "bench/Measure.h"
 #include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/kernel/Plan.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -21,182 +16,53 @@
 #include <map>
 
 using namespace normforge;
+using namespace normforge::bench;
 
 namespace {
 
 struct Options {
-  std::vector<std::string> specs{"specs/resnet50"};
-  std::vector<int64_t> batches{1, 50};
+  std::vector<std::string> specs{"specs"};
+  std::vector<int64_t> batches; ///< empty: 1 and the list's own
   std::vector<std::string> layouts{"nchw", "nhwc", "nChw16c"};
   std::vector<std::string> phases{"inference", "training"};
   int threads = 2;
-  double seconds = 0.4; ///< a case
+  double seconds = 0.3; ///< a case
   std::string json;
   bool quick = false;
 };
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+/// What the networks are run with when not one image at a time.
+struct List {
+  std::string_view folder;
+  int64_t batch;
+  int64_t tokens; ///< the size T
+};
+constexpr List kLists[] = {
+    {"resnet50", 50, 0},    {"googlenet_v2", 96, 0},      {"mobilenet_v2", 32, 0},
+    {"bert_base", 32, 128}, {"transformer_4096", 4, 512}, {"awkward", 64, 0},
+};
+/// Enough of each list to see what a change does.
+constexpr std::string_view kQuick[] = {
+    "resnet50/conv1_bn",          "resnet50/conv2_block1_1_bn", "resnet50/conv3_block1_3_bn",
+    "resnet50/conv4_block1_3_bn", "resnet50/conv5_block1_3_bn", "awkward/channels_3_224x224",
+    "awkward/channels_257_13x13", "awkward/channels_1024_1x1",  "bert_base/layer_norm",
+};
 
-double median(std::vector<double> values) {
-  const size_t middle = values.size() / 2;
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(middle),
-                   values.end());
-  return values[middle];
-}
+struct SpecFile {
+  std::string path, list, name; ///< name: list/file, without its extension
+  Spec spec;
+};
 
-/// The spec in another layout of the same axes; empty when the layout does not fit its rank.
-std::optional<Spec> inLayout(const Spec &spec, const std::string &layout) {
-  if (spec.layout.text == layout)
-    return spec;
-  if (spec.layout.text != "nchw" || spec.mode == Mode::Sample)
-    return std::nullopt;
-  Spec other = spec;
-  other.layout = Layout();
-  other.layout.text = layout;
-  if (layout == "nhwc") {
-    other.layout.axes = "nhwc";
-    other.shape = {spec.shape[0], spec.shape[2], spec.shape[3], spec.shape[1]};
-    constexpr int place[] = {0, 3, 1, 2}; // of n, c, h, w
-    for (int &axis : other.axes)
-      axis = place[axis];
-    std::sort(other.axes.begin(), other.axes.end());
-    return other;
-  }
-  other.layout.axes = "nchw";
-  other.layout.blockedAxis = 1;
-  if (layout == "nChw16c")
-    other.layout.block = 16;
-  else if (layout == "nChw8c")
-    other.layout.block = 8;
-  else
-    return std::nullopt;
-  return other;
-}
+struct Group {
+  std::vector<double> same, best, hand, share;
+  int behindSame = 0, behindBest = 0, behindHand = 0;
+};
 
 std::string shapeText(const Spec &spec, const oracle::Sizes &sizes) {
-  std::vector<std::string> parts;
-  for (const Size &size : spec.shape)
-    parts.push_back(std::to_string(size.isNamed() ? sizes.at(size.name) : size.value));
-  return fmt::format("{}", fmt::join(parts, "x"));
+  return fmt::format("{}", fmt::join(oracle::argumentShape(spec, "x", sizes), "x"));
 }
 
-/// A kernel with buffers of its own.
-class Contender {
-public:
-  Contender(Session &session, const Spec &spec, Phase phase, const oracle::Sizes &sizes,
-            const oracle::Arrays &inputs, int threads)
-      : executor_(nf_openmp_executor(threads)) {
-    const Operator op = makeOperator(spec, phase);
-    // A warm compilation: the second.
-    auto first = session.compile(spec, phase);
-    CompileTimes times;
-    const double begin = now();
-    auto artifact = session.compile(op, selectSchedules(op, session.target()), &times);
-    Failure failure;
-    if (!first || !artifact)
-      throw std::runtime_error(llvm::toString(first ? artifact.takeError() : first.takeError()));
-    kernel_ = Kernel::load(std::move(*artifact), {}, failure);
-    compileMs = (now() - begin) * 1e3;
-    if (!kernel_)
-      throw std::runtime_error(failure.message);
-    variants = kernel_->artifact().variants.size();
-    std::vector<int64_t> values;
-    for (const std::string &name : kernel_->artifact().sizes)
-      values.push_back(sizes.at(name));
-    plan_ = Plan::make(kernel_, values, failure);
-    if (!plan_)
-      throw std::runtime_error(failure.message);
-    for (size_t i = 0; i < kernel_->artifact().arguments.size(); ++i) {
-      const Argument &argument = kernel_->artifact().arguments[i];
-      const size_t bytes = (plan_->arrays()[i].bytes + 63) / 64 * 64;
-      buffers_.push_back({std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096), std::free});
-      std::memset(buffers_.back().get(), 0xFF, bytes);
-      if (!argument.written)
-        std::memcpy(buffers_.back().get(), inputs.at(argument.name).bytes.data(),
-                    plan_->arrays()[i].bytes);
-      pointers_.push_back(buffers_.back().get());
-    }
-    workspace_ = {std::aligned_alloc(64, (plan_->workspaceBytes() + 64) / 64 * 64), std::free};
-  }
-  void run() {
-    Failure failure;
-    if (!plan_->run({pointers_, {}, workspace_.get()}, &executor_, failure))
-      throw std::runtime_error(failure.message);
-  }
-  HostArray output(const std::string &name) const {
-    const auto &arguments = kernel_->artifact().arguments;
-    for (size_t i = 0; i < arguments.size(); ++i)
-      if (arguments[i].written && arguments[i].name == name) {
-        HostArray array(arguments[i].dtype, plan_->arrays()[i].shape);
-        std::memcpy(array.bytes.data(), pointers_[i], array.bytes.size());
-        return array;
-      }
-    throw std::runtime_error("no output " + name);
-  }
-  std::string schedule() const { return kernel_->artifact().variants[plan_->variant()].schedule; }
-  double compileMs = 0;
-  size_t variants = 0;
-
-private:
-  nf_executor executor_;
-  std::shared_ptr<const Kernel> kernel_;
-  std::shared_ptr<const Plan> plan_;
-  std::vector<std::unique_ptr<void, void (*)(void *)>> buffers_;
-  std::vector<void *> pointers_;
-  std::unique_ptr<void, void (*)(void *)> workspace_{nullptr, std::free};
-};
-
-struct Result {
-  std::string spec, phase, layout, shape, implementation, schedule;
-  double us = 0, spread = 0, onednnUs = 0, onednnSpread = 0;
-  double ratio = 0, low = 0, high = 0; ///< oneDNN's time over ours, and its 95 % interval
-  double compileMs = 0, gigabytesPerSecond = 0;
-  bool agrees = false;
-};
-
-/// Distance of the quartiles over the median.
-double spreadOf(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return (values[values.size() * 3 / 4] - values[values.size() / 4]) / values[values.size() / 2];
-}
-
-Result measure(Contender &ours, oracle::OneDnn &theirs, double seconds) {
-  auto timed = [](auto &contender, int calls) {
-    const double begin = now();
-    for (int i = 0; i < calls; ++i)
-      contender.run();
-    return (now() - begin) / calls;
-  };
-  const double first = std::max(timed(ours, 2), 1e-7), second = std::max(timed(theirs, 2), 1e-7);
-  // Blocks of about a millisecond, at least 11 of them.
-  const int ourCalls = std::max(1, static_cast<int>(1e-3 / first));
-  const int theirCalls = std::max(1, static_cast<int>(1e-3 / second));
-  const double round = ourCalls * first + theirCalls * second;
-  const int rounds = std::clamp(static_cast<int>(seconds / round), 11, 400);
-  std::vector<double> a, b, ratios;
-  for (int i = 0; i < rounds; ++i) {
-    a.push_back(timed(ours, ourCalls));
-    b.push_back(timed(theirs, theirCalls));
-    ratios.push_back(b.back() / a.back());
-  }
-  Result result;
-  result.us = median(a) * 1e6;
-  result.onednnUs = median(b) * 1e6;
-  result.spread = spreadOf(a);
-  result.onednnSpread = spreadOf(b);
-  result.ratio = median(ratios);
-  // The median's interval by order statistics: 1.96 standard deviations of a binomial's rank.
-  std::sort(ratios.begin(), ratios.end());
-  const double n = static_cast<double>(ratios.size()), half = 0.98 * std::sqrt(n);
-  auto rank = [&](double r) { return ratios[static_cast<size_t>(std::clamp(r, 0.0, n - 1))]; };
-  result.low = rank(n / 2 - half);
-  result.high = rank(n / 2 + half);
-  return result;
-}
-
-std::vector<std::string> specFiles(const std::vector<std::string> &paths) {
+std::vector<std::string> filesOf(const std::vector<std::string> &paths) {
   std::vector<std::string> files;
   for (const std::string &path : paths) {
     if (!std::filesystem::is_directory(path)) {
@@ -211,138 +77,285 @@ std::vector<std::string> specFiles(const std::vector<std::string> &paths) {
   return files;
 }
 
+std::vector<SpecFile> readSpecs(const Options &options) {
+  std::vector<SpecFile> files;
+  for (const std::string &path : filesOf(options.specs)) {
+    const std::filesystem::path file(path);
+    SpecFile entry{path, file.parent_path().filename().string(), "", {}};
+    entry.name = entry.list + "/" + file.stem().string();
+    if (options.quick && options.specs == Options().specs &&
+        std::find(std::begin(kQuick), std::end(kQuick), entry.name) == std::end(kQuick))
+      continue;
+    auto spec = readSpec(path);
+    if (!spec)
+      throw std::runtime_error(llvm::toString(spec.takeError()));
+    entry.spec = std::move(*spec);
+    files.push_back(std::move(entry));
+  }
+  if (files.empty())
+    throw std::runtime_error("no .yaml files among the given specs");
+  return files;
+}
+
+class Benchmark {
+public:
+  Benchmark(const Options &options, const TargetDescription &target)
+      : options_(options), target_(target), session_(target) {
+    if (options.json.empty())
+      return;
+    json_.open(options.json);
+    if (!json_)
+      throw std::runtime_error("cannot write " + options.json);
+  }
+
+  int run() {
+    const std::vector<SpecFile> files = readSpecs(options_);
+    fmt::print("{}, {}\n{} threads; oneDNN {}; f32; median us of interleaved blocks of calls\n",
+               hostCpuName(), target_.summary(), options_.threads, oracle::oneDnnVersion());
+    fmt::print("share: of the faster of a plain and a streaming y = a*x + b over the same bytes; "
+               "others: their time over ours\n\n");
+    fmt::print("{:36} {:9} {:8} {:15} {:>9} {:>5} {:>5} {:>7} {:>13} {:>7} {:>7}  {}\n", "spec",
+               "phase", "layout", "shape", "us", "+-%", "share", "oneDNN", "95 %", "16c", "by hand",
+               "");
+    compileTimes(files);
+    for (const SpecFile &file : files)
+      for (const std::string &layout : options_.layouts)
+        if (const auto spec = inLayout(file.spec, layout))
+          for (int64_t batch : batchesOf(file.list))
+            for (const std::string &phase : options_.phases)
+              if (const Phase p = *parsePhase(phase); spec->hasPhase(p))
+                measureCase(file, *spec, layout, batch, p);
+    printGroups();
+    printCompileTimes();
+    printCallOverhead();
+    if (wrong_)
+      fmt::print("{} DISAGREE with oneDNN\n", wrong_);
+    return wrong_ ? 1 : 0;
+  }
+
+private:
+  std::vector<int64_t> batchesOf(const std::string &list) const {
+    if (!options_.batches.empty())
+      return options_.batches;
+    for (const List &l : kLists)
+      if (l.folder == list)
+        return {1, l.batch};
+    return {1, 32};
+  }
+
+  void measureCase(const SpecFile &file, const Spec &spec, const std::string &layout, int64_t batch,
+                   Phase phase) {
+    Case problem{spec, phase, {}, {}, options_.threads};
+    int64_t tokens = 128;
+    for (const List &l : kLists)
+      if (l.folder == file.list && l.tokens)
+        tokens = l.tokens;
+    for (const std::string &name : spec.sizeNames())
+      problem.sizes[name] = name == "N" ? batch : tokens;
+    problem.inputs = oracle::drawInputs(spec, phase, problem.sizes, 1);
+
+    Normforge ours(session_, problem);
+    std::string whyNot, ignored;
+    auto same = OneDnnContender::create(problem, whyNot);
+    std::unique_ptr<OneDnnContender> best;
+    if (const auto blocked = inLayout(spec, "nChw16c"); blocked && !spec.layout.isBlocked()) {
+      Case other{*blocked, phase, problem.sizes, {}, options_.threads};
+      other.inputs = oracle::drawInputs(*blocked, phase, problem.sizes, 1);
+      best = OneDnnContender::create(other, ignored);
+    }
+    auto hand = makeHandWritten(problem, target_.streamingBytes);
+    auto plain = makeRoofline(problem, false), streaming = makeRoofline(problem, true);
+
+    ours.run();
+    bool agrees = true;
+    if (same) {
+      same->run();
+      const auto expected = same->primitive().outputs();
+      for (const auto &[name, array] : expected)
+        agrees = agrees && oracle::compare(ours.output(name), array,
+                                           oracle::oneDnnTolerance(spec, phase, name, problem.sizes,
+                                                                   problem.inputs, expected))
+                               .agrees();
+    }
+    wrong_ += !agrees;
+    const int64_t bytes = bytesMoved(problem);
+    problem.inputs.clear();
+
+    const std::pair<const char *, Contender *> all[] = {{"normforge", &ours},
+                                                        {"onednn", same.get()},
+                                                        {"onednn-16c", best.get()},
+                                                        {"by-hand", hand.get()},
+                                                        {"roofline-plain", plain.get()},
+                                                        {"roofline-streaming", streaming.get()}};
+    std::vector<Contender *> contenders;
+    for (auto [name, contender] : all)
+      if (contender)
+        contenders.push_back(contender);
+    const std::vector<Timing> timings = measure(contenders, options_.seconds);
+    std::map<std::string_view, Timing> timing;
+    size_t next = 0;
+    for (auto [name, contender] : all)
+      if (contender)
+        timing[name] = timings[next++];
+    const Timing &us = timing["normforge"];
+    const double roofline = std::min(timing["roofline-plain"].us, timing["roofline-streaming"].us);
+    const double share = roofline / us.us;
+
+    const bool inCache = bytes <= target_.l2Bytes * options_.threads;
+    Group &group =
+        groups_[fmt::format("{:17} {:8} {:9} {:9} {}", file.list, layout, toString(phase),
+                            fmt::format("N = {}", batch), inCache ? "in L2" : "beyond")];
+    group.share.push_back(share);
+    auto ratio = [&](const char *name, std::vector<double> &ratios, int &behind) {
+      if (!timing.count(name))
+        return std::pair<std::string, std::string>("-", "");
+      const Ratio r = pairedRatio(us, timing[name]);
+      ratios.push_back(r.value);
+      behind += r.high < 1 / 1.03;
+      return std::pair(fmt::format("{:.2f}{}", r.value, r.high < 1 / 1.03 ? "!" : ""),
+                       fmt::format("{:.2f}-{:.2f}", r.low, r.high));
+    };
+    const auto [sameText, interval] = ratio("onednn", group.same, group.behindSame);
+    const auto [bestText, b] = ratio("onednn-16c", group.best, group.behindBest);
+    const auto [handText, h] = ratio("by-hand", group.hand, group.behindHand);
+    const std::string shape = shapeText(spec, problem.sizes);
+    fmt::print("{:36} {:9} {:8} {:15} {:9.1f} {:5.1f} {:5.2f} {:>7} {:>13} {:>7} {:>7}  {}\n",
+               file.name, toString(phase), spec.layout.text, shape, us.us, us.spread * 100, share,
+               sameText, interval, bestText, handText,
+               !agrees ? "DISAGREES"
+               : same  ? ""
+                       : "oneDNN: " + whyNot);
+    std::fflush(stdout);
+    if (!json_.is_open())
+      return;
+    for (const auto &[name, t] : timing)
+      json_ << fmt::format(
+          "{{\"spec\":\"{}\",\"phase\":\"{}\",\"layout\":\"{}\",\"sizes\":\"{}\","
+          "\"threads\":{},\"contender\":\"{}\",\"median_us\":{:.3f},"
+          "\"spread\":{:.4f},\"share\":{:.4f}{}}}\n",
+          file.name, toString(phase), spec.layout.text, shape, options_.threads, name, t.us,
+          t.spread, roofline / t.us,
+          name == "normforge" ? fmt::format(",\"schedule\":\"{}\"", ours.schedule()) : "");
+    json_.flush();
+  }
+
+  void printGroups() const {
+    fmt::print("\ngeometric mean, least; ! cases behind (the interval is wholly below 1/1.03)\n");
+    fmt::print("{:55} {:>5}  {:>11}  {:>15}  {:>15}  {:>15}\n",
+               "list, layout, phase, batch, x and y", "cases", "share", "oneDNN", "oneDNN 16c",
+               "by hand");
+    auto summary = [](const std::vector<double> &values, int behind) {
+      if (values.empty())
+        return std::string("-");
+      return fmt::format("{:.2f} {:.2f}{}", geometricMean(values),
+                         *std::min_element(values.begin(), values.end()),
+                         behind ? fmt::format(" !{}", behind) : "");
+    };
+    for (const auto &[name, g] : groups_)
+      fmt::print("{:55} {:5}  {:>11}  {:>15}  {:>15}  {:>15}\n", name, g.share.size(),
+                 summary(g.share, 0), summary(g.same, g.behindSame), summary(g.best, g.behindBest),
+                 summary(g.hand, g.behindHand));
+  }
+
+  /// Milliseconds for every variant of each spec, warm: the second compilation and third of each.
+  void compileTimes(const std::vector<SpecFile> &files) {
+    for (const SpecFile &file : files)
+      for (const std::string &layout : options_.layouts) {
+        const auto spec = inLayout(file.spec, layout);
+        if (!spec)
+          continue;
+        for (const std::string &phaseName : options_.phases) {
+          const Operator op = makeOperator(*spec, *parsePhase(phaseName));
+          for (const ScheduleVariant &variant : selectSchedules(op, target_)) {
+            const ScheduleVariant only{variant.schedule, Guard{}, ""};
+            std::vector<double> times;
+            for (int i = 0; i < (options_.quick ? 3 : 5); ++i) {
+              const double begin = now();
+              auto artifact = session_.compile(op, only);
+              if (!artifact)
+                throw std::runtime_error(llvm::toString(artifact.takeError()));
+              Failure failure;
+              if (!Kernel::load(std::move(*artifact), {}, failure))
+                throw std::runtime_error(failure.message);
+              times.push_back((now() - begin) * 1e3);
+            }
+            compileMs_[layout + " " + phaseName].push_back(median(times));
+          }
+        }
+      }
+  }
+  void printCompileTimes() const {
+    fmt::print("\ncompile, warm, one variant, until it can be called, ms: least, median, worst\n");
+    std::vector<double> all;
+    auto line = [](const std::string &name, std::vector<double> ms) {
+      std::sort(ms.begin(), ms.end());
+      fmt::print("  {:20} {:5} {:5.1f} {:5.1f} {:5.1f}\n", name, ms.size(), ms.front(),
+                 ms[ms.size() / 2], ms.back());
+    };
+    for (const auto &[name, ms] : compileMs_) {
+      line(name, ms);
+      all.insert(all.end(), ms.begin(), ms.end());
+    }
+    line("all", all);
+  }
+
+  /// A kernel with next to nothing to do, on one thread.
+  void printCallOverhead() {
+    auto spec =
+        parseSpec("semantics: pytorch\ninput: {shape: [1, 16], layout: nc}\naxis: c\n", "smallest");
+    if (!spec)
+      throw std::runtime_error(llvm::toString(spec.takeError()));
+    Case problem{*spec, Phase::Inference, {}, {}, 1};
+    problem.inputs = oracle::drawInputs(*spec, Phase::Inference, {}, 1);
+    Normforge smallest(session_, problem);
+    Contender *contenders[] = {&smallest};
+    fmt::print("\na call of the smallest kernel (16 elements, one thread): {:.0f} ns\n",
+               measure(contenders, 0.1)[0].us * 1e3);
+  }
+
+  const Options &options_;
+  const TargetDescription &target_;
+  Session session_;
+  std::ofstream json_;
+  std::map<std::string, Group> groups_;
+  std::map<std::string, std::vector<double>> compileMs_;
+  int wrong_ = 0;
+};
+
 int run(const Options &options) {
   auto target = describeTarget("native");
-  if (!target) {
-    fmt::print(stderr, "normforge-bench: error: {}\n", llvm::toString(target.takeError()));
-    return 2;
-  }
-  Session session(*target);
-  std::ofstream json;
-  if (!options.json.empty()) {
-    json.open(options.json);
-    if (!json) {
-      fmt::print(stderr, "normforge-bench: error: cannot write {}\n", options.json);
-      return 2;
-    }
-  }
-  fmt::print("{}; {} threads; oneDNN {}; f32; median us of interleaved blocks of calls\n",
-             target->summary(), options.threads, oracle::oneDnnVersion());
-  fmt::print("{:28} {:9} {:8} {:16} {:>9} {:>5} {:>9} {:>5} {:>6} {:>13} {:>6} {:>7} {}\n", "spec",
-             "phase", "layout", "shape", "us", "+-%", "oneDNN", "+-%", "ratio", "95 %", "GB/s",
-             "compile", "agrees");
-  std::map<std::string, std::vector<double>> groups;
-  std::vector<double> compileMs;
-  int behind = 0, wrong = 0;
-  for (const std::string &file : specFiles(options.specs)) {
-    auto parsed = readSpec(file);
-    if (!parsed) {
-      fmt::print(stderr, "{}\n", llvm::toString(parsed.takeError()));
-      return 2;
-    }
-    for (const std::string &layout : options.layouts) {
-      const auto spec = inLayout(*parsed, layout);
-      if (!spec)
-        continue;
-      for (int64_t batch : options.batches)
-        for (const std::string &phaseName : options.phases) {
-          const Phase phase = *parsePhase(phaseName);
-          oracle::Sizes sizes;
-          for (const std::string &name : spec->sizeNames())
-            sizes[name] = name == "N" ? batch : 128;
-          const oracle::Arrays inputs = oracle::drawInputs(*spec, phase, sizes, 1);
-          std::string whyNot;
-          auto theirs =
-              oracle::OneDnn::create(*spec, phase, sizes, inputs, {}, options.threads, whyNot);
-          if (!theirs) {
-            fmt::print("{:28} {:9} {:8} oneDNN: {}\n", spec->name, phaseName, layout, whyNot);
-            continue;
-          }
-          Contender ours(session, *spec, phase, sizes, inputs, options.threads);
-          ours.run();
-          theirs->run();
-          const auto expected = theirs->outputs();
-          bool agrees = true;
-          for (const auto &[name, array] : expected)
-            agrees = agrees && oracle::compare(ours.output(name), array,
-                                               oracle::oneDnnTolerance(*spec, phase, name, sizes,
-                                                                       inputs, expected))
-                                   .agrees();
-          Result r = measure(ours, *theirs, options.seconds);
-          r.spec = spec->name;
-          r.phase = phaseName;
-          r.layout = layout;
-          r.shape = shapeText(*spec, sizes);
-          r.agrees = agrees;
-          r.compileMs = ours.compileMs / static_cast<double>(ours.variants);
-          const Operator op = makeOperator(*spec, phase);
-          std::vector<int64_t> values;
-          for (const std::string &name : op.sizes)
-            values.push_back(sizes.at(name));
-          r.gigabytesPerSecond =
-              static_cast<double>(op.minimumBytes().evaluate(values).value_or(0)) / r.us * 1e-3;
-          compileMs.push_back(r.compileMs);
-          behind += r.high < 1 / 1.03;
-          wrong += !agrees;
-          groups[fmt::format("{} {} batch {}", layout, phaseName, batch)].push_back(r.ratio);
-          fmt::print(
-              "{:28} {:9} {:8} {:16} {:9.1f} {:5.1f} {:9.1f} {:5.1f} {:6.2f} {:>6.2f}-{:<6.2f}"
-              " {:6.1f} {:7.1f} {}\n",
-              r.spec, r.phase, r.layout, r.shape, r.us, r.spread * 100, r.onednnUs,
-              r.onednnSpread * 100, r.ratio, r.low, r.high, r.gigabytesPerSecond, r.compileMs,
-              agrees ? "yes" : "NO");
-          std::fflush(stdout);
-          if (json)
-            json << fmt::format(
-                "{{\"spec\":\"{}\",\"phase\":\"{}\",\"layout\":\"{}\",\"shape\":\"{}\","
-                "\"threads\":{},\"median_us\":{:.3f},\"spread\":{:.4f},\"onednn_median_us\":{:.3f},"
-                "\"onednn_spread\":{:.4f},\"ratio\":{:.4f},\"ratio_low\":{:.4f},"
-                "\"ratio_high\":{:.4f},\"compile_ms\":{:.3f},\"agrees\":{},\"implementation\":"
-                "\"{}\",\"schedule\":\"{}\"}}\n",
-                r.spec, r.phase, r.layout, r.shape, options.threads, r.us, r.spread, r.onednnUs,
-                r.onednnSpread, r.ratio, r.low, r.high, r.compileMs, agrees ? "true" : "false",
-                theirs->implementation(), ours.schedule());
-        }
-    }
-  }
-  fmt::print("\ntimes faster than oneDNN in the same layout: geometric mean, least\n");
-  for (const auto &[name, ratios] : groups) {
-    double sum = 0;
-    for (double ratio : ratios)
-      sum += std::log(ratio);
-    fmt::print("  {:32} {:6.2f} {:6.2f}\n", name,
-               std::exp(sum / static_cast<double>(ratios.size())),
-               *std::min_element(ratios.begin(), ratios.end()));
-  }
-  if (!compileMs.empty())
-    fmt::print("compile, warm, one variant: median {:.1f} ms, worst {:.1f} ms\n", median(compileMs),
-               *std::max_element(compileMs.begin(), compileMs.end()));
-  fmt::print("{} behind oneDNN (interval below 1/1.03), {} disagree\n", behind, wrong);
-  return wrong ? 1 : 0;
+  if (!target)
+    throw std::runtime_error(llvm::toString(target.takeError()));
+  return Benchmark(options, *target).run();
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
   Options options;
-  CLI::App app("Normforge's kernels beside oneDNN, interleaved", "normforge-bench");
-  app.add_option("specs", options.specs, "Specs or folders of specs");
-  app.add_option("--batch", options.batches, "Sizes of N, such as 1,50 (default: 1,50)")
+  CLI::App app("Kernels beside oneDNN, kernels by hand and the memory's speed, interleaved",
+               "normforge-bench");
+  app.add_option("specs", options.specs, "Specs or folders of specs (default: specs)");
+  app.add_option("--batch", options.batches,
+                 "Sizes of N, such as 1,50 (default: 1 and what each list is run with)")
       ->delimiter(',')
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->check(CLI::PositiveNumber);
   app.add_option("--layouts", options.layouts,
-                 "Layouts to bring each nchw spec into, such as nchw,nhwc")
+                 "Layouts to bring specs with channels first into (default: nchw,nhwc,nChw16c)")
       ->delimiter(',')
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember({"nchw", "nhwc", "nChw16c", "nChw8c"}));
   app.add_option("--phases", options.phases, "inference,training")
       ->delimiter(',')
       ->allow_extra_args(false);
-  app.add_option("--threads", options.threads, "Threads of both contenders")
+  app.add_option("--threads", options.threads, "Threads of all contenders")
       ->check(CLI::Range(1, 1024));
   app.add_option("--seconds", options.seconds, "Time to spend on a case")
       ->check(CLI::PositiveNumber);
-  app.add_option("--json", options.json, "Also write one JSON object a line to this file");
-  app.add_flag("--quick", options.quick, "A tenth of the time");
+  app.add_option("--json", options.json,
+                 "Also write one JSON object a line and contender to this file");
+  app.add_flag("--quick", options.quick, "A few specs of each list, and a third of the time");
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success &asked) { // --help
@@ -357,11 +370,11 @@ int main(int argc, char **argv) {
       return 2;
     }
   if (options.quick)
-    options.seconds /= 10;
+    options.seconds /= 3;
   try {
     return run(options);
   } catch (const std::exception &error) {
     fmt::print(stderr, "normforge-bench: error: {}\n", error.what());
-    return 3;
+    return 2;
   }
 }

@@ -1,0 +1,219 @@
+#include "bench/Contender.h"
+
+#include "bench/HandWritten.h"
+#include "normforge/openmp.h"
+#include "runtime/kernel/Plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+namespace normforge::bench {
+
+namespace {
+
+/// Page-aligned memory, filled with NaN.
+class Buffer {
+public:
+  explicit Buffer(uint64_t bytes)
+      : memory_(std::aligned_alloc(4096, (bytes + 4096) / 4096 * 4096), std::free) {
+    if (!memory_)
+      throw std::bad_alloc();
+    std::memset(memory_.get(), 0xFF, bytes);
+  }
+  explicit Buffer(const HostArray &array) : Buffer(array.bytes.size()) {
+    std::memcpy(memory_.get(), array.bytes.data(), array.bytes.size());
+  }
+  void *get() const { return memory_.get(); }
+  float *floats() const { return static_cast<float *>(memory_.get()); }
+
+private:
+  std::unique_ptr<void, void (*)(void *)> memory_;
+};
+
+bool isLast(const Spec &spec) {
+  return spec.axes.back() + 1 == static_cast<int>(spec.shape.size());
+}
+bool isBlocked(const Spec &spec) { return spec.layout.blockedAxis >= 0; }
+
+class HandWritten : public Contender {
+public:
+  HandWritten(const Case &problem, int64_t streamingBytes)
+      : training_(problem.phase == Phase::Training) {
+    const Spec &spec = problem.spec;
+    const std::vector<int64_t> shape = oracle::argumentShape(spec, "x", problem.sizes);
+    nhwc_ = isLast(spec);
+    p_.n = shape.front();
+    p_.channels = shape[static_cast<size_t>(spec.axes[0])];
+    for (size_t i = 1; i < shape.size(); ++i)
+      if (static_cast<int>(i) != spec.axes[0])
+        p_.pixels *= shape[i];
+    for (const auto &[name, array] : problem.inputs)
+      buffers_.emplace(name, array);
+    buffers_.emplace("y", static_cast<uint64_t>(bytesMoved(problem) / 2));
+    auto find = [&](const char *name) -> float * {
+      auto at = buffers_.find(name);
+      return at == buffers_.end() ? nullptr : at->second.floats();
+    };
+    p_.x = find("x");
+    p_.y = find("y");
+    p_.gamma = find("gamma");
+    p_.beta = find("beta");
+    p_.mean = find("moving_mean");
+    p_.variance = find("moving_variance");
+    p_.epsilon = static_cast<float>(spec.epsilon.value);
+    p_.relu = !spec.fuse.empty();
+    p_.streams = bytesMoved(problem) > streamingBytes;
+    p_.threads = problem.threads;
+    workspace_.resize(static_cast<size_t>((2 * problem.threads + 4) * p_.channels));
+  }
+  void run() override {
+    if (training_)
+      nhwc_ ? trainingNhwc(p_, workspace_.data()) : trainingNchw(p_);
+    else
+      nhwc_ ? inferenceNhwc(p_) : inferenceNchw(p_);
+  }
+
+private:
+  bool training_, nhwc_ = false;
+  HandWrittenProblem p_;
+  std::map<std::string, Buffer> buffers_;
+  std::vector<float> workspace_;
+};
+
+class Roofline : public Contender {
+public:
+  Roofline(const Case &problem, bool streams)
+      : count_(bytesMoved(problem) / 8), streams_(streams), threads_(problem.threads),
+        x_(static_cast<uint64_t>(4 * count_)), y_(static_cast<uint64_t>(4 * count_)) {
+    std::fill(x_.floats(), x_.floats() + count_, 1.F);
+  }
+  void run() override { scaleCopy(x_.floats(), y_.floats(), count_, streams_, threads_); }
+
+private:
+  int64_t count_;
+  bool streams_;
+  int threads_;
+  Buffer x_, y_;
+};
+
+} // namespace
+
+struct Normforge::State {
+  nf_executor executor;
+  std::shared_ptr<const Kernel> kernel;
+  std::shared_ptr<const Plan> plan;
+  std::vector<Buffer> buffers;
+  std::vector<void *> pointers;
+  std::vector<double> scalars;
+  std::unique_ptr<void, void (*)(void *)> workspace{nullptr, std::free};
+};
+
+Normforge::Normforge(Session &session, const Case &problem) : state_(std::make_unique<State>()) {
+  State &s = *state_;
+  s.executor = nf_openmp_executor(problem.threads);
+  auto artifact = session.compile(problem.spec, problem.phase);
+  if (!artifact)
+    throw std::runtime_error(llvm::toString(artifact.takeError()));
+  Failure failure;
+  s.kernel = Kernel::load(std::move(*artifact), {}, failure);
+  std::vector<int64_t> sizes;
+  if (s.kernel) {
+    if (!s.kernel->artifact().scalars.empty())
+      throw std::runtime_error("specs with run-time numbers are not measured");
+    for (const std::string &name : s.kernel->artifact().sizes)
+      sizes.push_back(problem.sizes.at(name));
+    s.plan = Plan::make(s.kernel, sizes, failure);
+  }
+  if (!s.plan)
+    throw std::runtime_error(failure.message);
+  const auto &arguments = s.kernel->artifact().arguments;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i].written)
+      s.buffers.emplace_back(s.plan->arrays()[i].bytes);
+    else
+      s.buffers.emplace_back(problem.inputs.at(arguments[i].name));
+    s.pointers.push_back(s.buffers.back().get());
+  }
+  s.workspace.reset(std::aligned_alloc(64, (s.plan->workspaceBytes() + 64) / 64 * 64));
+}
+Normforge::~Normforge() = default;
+
+void Normforge::run() {
+  Failure failure;
+  if (!state_->plan->run({state_->pointers, {}, state_->workspace.get()}, &state_->executor,
+                         failure))
+    throw std::runtime_error(failure.message);
+}
+
+HostArray Normforge::output(const std::string &name) const {
+  const auto &arguments = state_->kernel->artifact().arguments;
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (arguments[i].written && arguments[i].name == name) {
+      HostArray array(arguments[i].dtype, state_->plan->arrays()[i].shape);
+      std::memcpy(array.bytes.data(), state_->pointers[i], array.bytes.size());
+      return array;
+    }
+  throw std::runtime_error("no output " + name);
+}
+
+std::string Normforge::schedule() const {
+  return state_->kernel->artifact().variants[state_->plan->variant()].schedule;
+}
+
+std::unique_ptr<OneDnnContender> OneDnnContender::create(const Case &problem, std::string &whyNot) {
+  auto made = std::make_unique<OneDnnContender>();
+  made->primitive_ = oracle::OneDnn::create(problem.spec, problem.phase, problem.sizes,
+                                            problem.inputs, {}, problem.threads, whyNot);
+  return made->primitive_ ? std::move(made) : nullptr;
+}
+
+std::unique_ptr<Contender> makeHandWritten(const Case &problem, int64_t streamingBytes) {
+  const Spec &spec = problem.spec;
+  const bool channelsFirst = spec.axes[0] == 1 && !isLast(spec);
+  const bool fits = canRunHandWritten() && spec.mode != Mode::Sample && spec.axes.size() == 1 &&
+                    spec.dtype == DType::F32 && !isBlocked(spec) &&
+                    (channelsFirst || isLast(spec)) &&
+                    (spec.fuse.empty() || spec.fuse == std::vector<Fused>{Fused::Relu});
+  return fits ? std::make_unique<HandWritten>(problem, streamingBytes) : nullptr;
+}
+
+int64_t bytesMoved(const Case &problem) {
+  return 2 * static_cast<int64_t>(problem.inputs.at("x").bytes.size());
+}
+
+std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams) {
+  return std::make_unique<Roofline>(problem, streams);
+}
+
+std::optional<Spec> inLayout(const Spec &spec, const std::string &layout) {
+  const std::string &own = spec.layout.text;
+  const bool channelsFirst = own == "nchw" || own == "ncw" || own == "ncdhw";
+  if (!channelsFirst)
+    return own == layout || layout == "nchw" ? std::optional(spec) : std::nullopt;
+  if (layout == "nchw")
+    return spec;
+  Spec other = spec;
+  const size_t rank = spec.shape.size();
+  if (layout == "nhwc") {
+    other.layout = Layout();
+    other.layout.axes = other.layout.text = own.substr(0, 1) + own.substr(2) + "c";
+    other.shape.erase(other.shape.begin() + 1);
+    other.shape.push_back(spec.shape[1]);
+    for (int &axis : other.axes)
+      axis = axis == 1 ? static_cast<int>(rank) - 1 : axis > 1 ? axis - 1 : axis;
+    std::sort(other.axes.begin(), other.axes.end());
+    return other;
+  }
+  if (layout != "nChw16c" && layout != "nChw8c")
+    return std::nullopt;
+  other.layout = Layout();
+  other.layout.block = layout == "nChw16c" ? 16 : 8;
+  other.layout.blockedAxis = 1;
+  other.layout.axes = own;
+  other.layout.text = "nC" + own.substr(2) + std::to_string(other.layout.block) + "c";
+  return other;
+}
+
+} // namespace normforge::bench

@@ -1,0 +1,66 @@
+#include "bench/Measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace normforge::bench {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+Ratio pairedRatio(const Timing &a, const Timing &b) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < a.blocks.size(); ++i)
+    ratios.push_back(b.blocks[i] / a.blocks[i]);
+  std::sort(ratios.begin(), ratios.end());
+  // 1.96 standard deviations of a binomial's rank.
+  const auto n = static_cast<double>(ratios.size()), half = 0.98 * std::sqrt(n);
+  auto rank = [&](double r) { return ratios[static_cast<size_t>(std::clamp(r, 0.0, n - 1))]; };
+  return {rank(n / 2), rank(n / 2 - half), rank(n / 2 + half)};
+}
+
+std::vector<Timing> measure(std::span<Contender *const> contenders, double seconds) {
+  auto timed = [](Contender &contender, int calls) {
+    const double begin = now();
+    for (int i = 0; i < calls; ++i)
+      contender.run();
+    return (now() - begin) / calls;
+  };
+  std::vector<int> calls;
+  double round = 0;
+  for (Contender *contender : contenders) {
+    contender->run();
+    const double once = std::max(timed(*contender, 2), 1e-8);
+    calls.push_back(std::clamp(static_cast<int>(1e-3 / once), 1, 20000));
+    round += calls.back() * once;
+  }
+  const int rounds = std::clamp(static_cast<int>(seconds / round), 7, 400);
+  std::vector<Timing> timings(contenders.size());
+  for (int i = 0; i < rounds; ++i)
+    for (size_t c = 0; c < contenders.size(); ++c)
+      timings[c].blocks.push_back(timed(*contenders[c], calls[c]) * 1e6);
+  for (Timing &timing : timings) {
+    std::vector<double> sorted = timing.blocks;
+    std::sort(sorted.begin(), sorted.end());
+    timing.us = sorted[sorted.size() / 2];
+    timing.spread = (sorted[sorted.size() * 3 / 4] - sorted[sorted.size() / 4]) / timing.us;
+  }
+  return timings;
+}
+
+double geometricMean(std::span<const double> values) {
+  double sum = 0;
+  for (double value : values)
+    sum += std::log(value);
+  return std::exp(sum / static_cast<double>(values.size()));
+}
+
+} // namespace normforge::bench
