@@ -51,7 +51,7 @@ public:
         p_.pixels *= shape[i];
     for (const auto &[name, array] : problem.inputs)
       buffers_.emplace(name, array);
-    buffers_.emplace("y", static_cast<uint64_t>(bytesMoved(problem) / 2));
+    buffers_.emplace("y", problem.inputs.at("x").bytes.size());
     auto find = [&](const char *name) -> float * {
       auto at = buffers_.find(name);
       return at == buffers_.end() ? nullptr : at->second.floats();
@@ -85,17 +85,23 @@ private:
 class Roofline : public Contender {
 public:
   Roofline(const Case &problem, bool streams)
-      : count_(bytesMoved(problem) / 8), streams_(streams), threads_(problem.threads),
-        x_(static_cast<uint64_t>(4 * count_)), y_(static_cast<uint64_t>(4 * count_)) {
+      : count_(static_cast<int64_t>(problem.inputs.at("x").bytes.size()) / 4), streams_(streams),
+        threads_(problem.threads), x_(static_cast<uint64_t>(4 * count_)),
+        y_(static_cast<uint64_t>(4 * count_)) {
+    if (auto addend = problem.inputs.find("addend"); addend != problem.inputs.end())
+      z_.emplace(addend->second);
     std::fill(x_.floats(), x_.floats() + count_, 1.F);
   }
-  void run() override { scaleCopy(x_.floats(), y_.floats(), count_, streams_, threads_); }
+  void run() override {
+    scaleCopy(x_.floats(), z_ ? z_->floats() : nullptr, y_.floats(), count_, streams_, threads_);
+  }
 
 private:
   int64_t count_;
   bool streams_;
   int threads_;
   Buffer x_, y_;
+  std::optional<Buffer> z_;
 };
 
 } // namespace
@@ -180,7 +186,8 @@ std::unique_ptr<Contender> makeHandWritten(const Case &problem, int64_t streamin
 }
 
 int64_t bytesMoved(const Case &problem) {
-  return 2 * static_cast<int64_t>(problem.inputs.at("x").bytes.size());
+  const auto x = static_cast<int64_t>(problem.inputs.at("x").bytes.size());
+  return (problem.inputs.count("addend") ? 3 : 2) * x;
 }
 
 std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams) {

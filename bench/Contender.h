@@ -54,7 +54,7 @@ private:
 /// elsewhere. `streamingBytes`: y goes past the caches where x and y are larger.
 std::unique_ptr<Contender> makeHandWritten(const Case &problem, int64_t streamingBytes);
 
-/// Bytes of x, read once, and y, written once.
+/// Bytes of x and a fused addend, read once, and y, written once.
 int64_t bytesMoved(const Case &problem);
 
 /// Moves as many bytes with a scale and an addition.

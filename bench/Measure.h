@@ -23,8 +23,8 @@ struct Ratio {
 };
 Ratio pairedRatio(const Timing &a, const Timing &b);
 
-/// Runs blocks of about a millisecond of each contender in turn, for `seconds` altogether and at
-/// least 7 rounds. The first call of each is not counted.
+/// Runs blocks of about a millisecond, and two calls at least, of each contender in turn, for
+/// `seconds` altogether and at least 7 rounds. The first call of a block is not counted.
 std::vector<Timing> measure(std::span<Contender *const> contenders, double seconds);
 
 double geometricMean(std::span<const double> values);

@@ -13,6 +13,8 @@ inline constexpr const char *kTile = "nf.tile";
 inline constexpr const char *kUnroll = "nf.unroll";
 inline constexpr const char *kVector = "nf.vector";
 inline constexpr const char *kMaskedTails = "nf.masked_tails";
+inline constexpr const char *kAlternates = "nf.alternates"; ///< unit; StageSchedule::alternates
+inline constexpr const char *kReversed = "nf.reversed";     ///< unit; StageSchedule::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; on stages that write y
 
 // On its arguments and results.

@@ -67,6 +67,10 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
   function_->setAttr(attr::kUnroll, builder_.getI64IntegerAttr(stage.unroll));
   function_->setAttr(attr::kVector, builder_.getI64IntegerAttr(stage.vector));
   function_->setAttr(attr::kMaskedTails, builder_.getBoolAttr(schedule.maskedTails));
+  if (stage.alternates)
+    function_->setAttr(attr::kAlternates, builder_.getUnitAttr());
+  if (stage.reversed)
+    function_->setAttr(attr::kReversed, builder_.getUnitAttr());
 }
 
 Value StageBuilder::addArgument(Type type,

@@ -63,6 +63,7 @@ private:
   Value baseMemref(Value pointer, Type element);
   void bindArguments();
   void emitTasks();
+  void emitKept(SmallVector<Range> ranges, size_t from);
   void emitTiles(SmallVector<Range> ranges);
   void emitSteps(ArrayRef<Range> ranges);
   Range rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges);
@@ -243,12 +244,18 @@ void StageRewriter::emitTasks() {
 
   Value first = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(1));
   Value last = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(2));
+  Value lastTask;
+  if (source_->hasAttr(attr::kReversed))
+    lastTask = sizes().value(
+        sizes().sub(sizes().add(OpFoldResult(first), OpFoldResult(last)), sizes().constant(1)));
   auto loop = scf::ForOp::create(b_, loc_, first, last, sizes().value(sizes().constant(1)));
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(loop.getBody());
 
   SmallVector<Range> ranges(chunks.size());
   OpFoldResult rest = loop.getInductionVar();
+  if (source_->hasAttr(attr::kReversed)) // first + (last - 1 - task)
+    rest = sizes().sub(OpFoldResult(lastTask), rest);
   for (int i = static_cast<int>(chunks.size()) - 1; i >= 0; --i) {
     Range &range = ranges[i];
     if (chunks[i] == 0) {
@@ -274,6 +281,28 @@ void StageRewriter::emitTasks() {
     else
       range.size =
           sizes().min(sizes().constant(chunks[i]), sizes().sub(loopSizes_[i], range.offset));
+  }
+  emitKept(ranges, 0);
+}
+
+/// Loops over what a task has of the kept loops but the tiled one: a tile is within one iteration
+/// of each.
+void StageRewriter::emitKept(SmallVector<Range> ranges, size_t from) {
+  const auto kept = source_->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
+  const auto tiled = source_->getAttrOfType<IntegerAttr>(attr::kTileLoop).getInt();
+  for (size_t i = from; i < ranges.size(); ++i) {
+    if (!kept[i] || static_cast<int64_t>(i) == tiled || getConstantIntValue(ranges[i].size) == 1)
+      continue;
+    const Range task = ranges[i];
+    Value end = sizes().value(sizes().add(task.offset, task.size));
+    auto loop = scf::ForOp::create(b_, loc_, sizes().value(task.offset), end,
+                                   sizes().value(sizes().constant(1)));
+    OpBuilder::InsertionGuard guard(b_);
+    b_.setInsertionPointToStart(loop.getBody());
+    ranges[i].offset = loop.getInductionVar();
+    ranges[i].size = sizes().constant(1);
+    emitKept(ranges, i + 1);
+    return;
   }
   emitTiles(ranges);
 }
@@ -497,7 +526,7 @@ LogicalResult StageRewriter::run() {
   target_ = func::FuncOp::create(b_, loc_, source_.getName(),
                                  b_.getFunctionType({ptr, b_.getI64Type(), b_.getI64Type()}, {}));
   for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
-                           attr::kKept, attr::kStreaming})
+                           attr::kKept, attr::kStreaming, attr::kAlternates})
     if (Attribute value = source_->getAttr(name))
       target_->setAttr(name, value);
   b_.setInsertionPointToStart(target_.addEntryBlock());

@@ -206,29 +206,33 @@ SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> ac
   return accumulators;
 }
 
-/// The loop that has the lanes of rows. Where y goes past the caches, rows come one after the
-/// other: each has its own first aligned element.
+/// The loop that has the lanes of rows. Sums take all rows of the tile at once; y is written row by
+/// row, in one copy of the code, with as many vectors in flight: it is written to one place at
+/// a time, and each row has its own first aligned element.
 SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
-  if (!mayStream()) {
+  auto emit = [&] {
+    if (mayStream()) {
+      emitAlignedRow();
+      return accumulators;
+    }
     makeViews();
     return emitLanesFrom(b_.getIndexAttr(0), accumulators);
-  }
-  if (slots_.size() == 1) {
-    emitAlignedRow();
-    return accumulators;
-  }
-  // One copy of the code for all rows.
+  };
+  if (reduces_ || slots_.size() == 1)
+    return emit();
   const SmallVector<Access> inputs = inputs_, outputs = outputs_;
   const SmallVector<Slot> tile = slots_;
   const auto count = static_cast<int64_t>(tile.size());
+  unroll_ *= count;
   emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(count), 1, {},
            [&](OpFoldResult row, SmallVector<Value> none) {
              slots_ = {Slot()};
              bindRegisters(row);
              advance(slotLoop_, indexValue(row));
-             emitAlignedRow();
+             emit();
              return none;
            });
+  unroll_ /= count;
   inputs_ = inputs;
   outputs_ = outputs;
   slots_ = tile;
@@ -316,6 +320,8 @@ SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> a
       b_.getIndexAttr(0), loops_[loop].extent, 1, accumulators,
       [&](OpFoldResult index, SmallVector<Value> carried) {
         SmallVector<Access> inputs = inputs_, outputs = outputs_;
+        if (backwards_ && next == 0)
+          index = sizes().sub(sizes().sub(loops_[loop].extent, b_.getIndexAttr(1)), index);
         position_[loop] = index;
         advance(loop, indexValue(index));
         carried = emitLoops(next + 1, carried);

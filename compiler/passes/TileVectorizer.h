@@ -66,6 +66,8 @@ public:
     vector_ = integer(attr::kVector);
     unroll_ = integer(attr::kUnroll);
     streaming_ = function->hasAttr(attr::kStreaming);
+    alternates_ = function->hasAttr(attr::kAlternates);
+    alternates_ = function->hasAttr(attr::kAlternates);
     masked_ = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
     auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
     last_ = static_cast<int64_t>(kept.size()) - 1;
@@ -146,7 +148,8 @@ private:
   OpBuilder b_;
   Location loc_;
   int64_t tiled_, last_, vector_, unroll_;
-  bool masked_, columns_, streaming_;
+  bool masked_, columns_, streaming_, alternates_;
+  int passes_ = 0;            ///< over the tile's data so far
   bool storesStream_ = false; ///< in code where vectors of y are aligned
 
   /// Tensors whose elements are in registers: a value a slot of the step that made them. What rows
@@ -161,6 +164,7 @@ private:
   SmallVector<int> order_; ///< the loops to emit, outermost first, without slots and lanes
   bool reduces_ = false, element_ = false;
   bool blocks_ = false;        ///< long sums are sums of blocks
+  bool backwards_ = false;     ///< through the outermost loop
   SmallVector<Access> inputs_; ///< by input; base is null for registers
   /// By input in registers: a value a slot, or one for all; for rows those `vector_` wide, too.
   SmallVector<SmallVector<Value>> arguments_, wideArguments_;

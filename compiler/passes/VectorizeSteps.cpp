@@ -22,6 +22,7 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   if (failed(findLoops(step)))
     return failure();
   makeSlots();
+  backwards_ = alternates_ && (reduces_ || element_) && passes_++ % 2 == 1;
   position_.assign(loops_.size(), OpFoldResult());
   inputs_.clear();
   outputs_.clear();
@@ -63,8 +64,8 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
     if (failed(checkSums(step)))
       return failure();
   }
-  // Streaming rows bind them one by one.
-  if (!isRows() || slots_.size() == 1 || !mayStream())
+  // Rows that are written bind them one by one.
+  if (!isRows() || slots_.size() == 1 || reduces_)
     bindRegisters();
   accumulators = emitLoops(0, accumulators);
   if (!reduces_)
@@ -249,7 +250,7 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
                                       ValueRange());
       }
       for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
-                               attr::kKept, attr::kStreaming})
+                               attr::kKept, attr::kStreaming, attr::kAlternates})
         function->removeAttr(name);
       SmallVector<Operation *> casts;
       function.walk([&](memref::ReinterpretCastOp cast) {

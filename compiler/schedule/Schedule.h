@@ -24,6 +24,11 @@ struct StageSchedule {
   int64_t tile = 1;
   /// Iterations of the innermost reduced loop in flight, in vectors where that loop has the lanes.
   int64_t unroll = 1;
+  /// Every other pass over a task's data goes through the outermost reduced loop backwards, and
+  /// meets in cache what the pass before it read last.
+  bool alternates = false;
+  /// Tasks from the last to the first: those whose data a stage before this one has read last.
+  bool reversed = false;
 };
 
 enum class Form : uint8_t {

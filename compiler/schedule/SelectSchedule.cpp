@@ -8,9 +8,11 @@ namespace normforge {
 
 namespace {
 
-/// Bytes of x that an elementwise task takes: long enough to hide the cost of a task, short enough
-/// for some dozens of tasks on the smallest problems worth more than one thread.
-constexpr int64_t kElementwiseTaskBytes = 64 * 1024;
+/// Bytes of x that an elementwise task takes at most and at least: long enough to hide the cost of
+/// a task; within these, some tasks of a problem whose named sizes are 1, so that threads end
+/// together.
+constexpr int64_t kElementwiseTaskBytes = 64 * 1024, kLeastTaskBytes = 8 * 1024;
+constexpr int64_t kLeastTasks = 16;
 /// Bytes of x whose moments one task takes where a slab is too long: read twice, so at most a
 /// quarter of the L2 cache, and short for the same reason as above.
 constexpr int64_t kMomentsTaskBytes = 64 * 1024;
@@ -18,11 +20,18 @@ constexpr int64_t kMomentsTaskBytes = 64 * 1024;
 constexpr int64_t kMomentsTaskRows = 32;
 /// Columns that a task takes of rows too long for one: runs that the prefetchers follow.
 constexpr int64_t kColumnRunBytes = 2 * 1024;
+/// Rows that a task takes of columns that it reads run after run.
+constexpr int64_t kColumnRows = 16;
 /// Tasks that the columns are cut into where that is what cuts the work.
 constexpr int64_t kColumnTasks = 4;
 /// Vectors of columns that are summed at once, iterations in flight counted: the four cycles of an
 /// addition are hidden, and more would only be more code.
 constexpr int64_t kColumnVectors = 4;
+/// Rows of fewer vectors than the one have as many in flight as there are registers, of fewer than
+/// the other two.
+constexpr int64_t kShortRowVectors = 16, kLongRowVectors = 512;
+/// Bytes of neighboring rows that a task takes the moments of, so that it reads runs.
+constexpr int64_t kRowRunBytes = 8 * 1024;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
@@ -64,17 +73,20 @@ struct Selection {
     return ceilDiv(vectors, tiles) * vector;
   }
 
-  /// Rows in flight: several where a row alone is too short to keep the units busy.
+  /// Rows in flight: many where a row is so short that the sums of its lanes take longer than its
+  /// elements, two where they still show, as far as the registers go: two sums a row.
   int64_t rowTile() const {
     if (tiled < 0)
       return 1;
-    if (sizeOr(op.rank() - 1, 1 << 20) >= 16 * vector)
-      return 1;
-    const int64_t rows = sizeOr(tiled, 4);
-    for (int64_t tile : {4, 2})
+    const int64_t vectors = ceilDiv(sizeOr(op.rank() - 1, 1 << 20), vector);
+    const int64_t most = vectors < kShortRowVectors  ? target.vectorRegisters / 4
+                         : vectors < kLongRowVectors ? 2
+                                                     : 1;
+    const int64_t rows = sizeOr(tiled, most);
+    for (int64_t tile = most; tile > 1; tile /= 2)
       if (rows % tile == 0)
         return tile;
-    return rows >= 8 ? 4 : 1;
+    return rows >= 2 * most ? most : 1;
   }
 
   /// Vectors of each of `tile` rows in flight.
@@ -83,13 +95,13 @@ struct Selection {
     return std::min<int64_t>(std::max<int64_t>(1, 4 / tile), vectors);
   }
 
-  /// Accumulators: two a vector in flight in the second pass, and the mean, in the registers.
+  /// Several rows at once serve sums alone: element by element they only write to more places.
   StageSchedule inFlight(bool reduces) const {
     StageSchedule stage;
     stage.vector = vector;
     stage.chunks.assign(op.loops.size(), 0);
     if (lanesReduced) {
-      stage.tile = rowTile();
+      stage.tile = reduces ? rowTile() : 1;
       stage.unroll = rowUnroll(stage.tile);
     } else {
       stage.tile = columnTile(kColumnVectors);
@@ -98,6 +110,11 @@ struct Selection {
       if (int loop = innermostReduced(); loop >= 0)
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
     }
+    // A loop around that of the lanes, or of the columns' rows in flight, can go backwards.
+    int reduced = 0;
+    for (const Loop &loop : op.loops)
+      reduced += !loop.kept;
+    stage.alternates = reduces && reduced > 1;
     // Every kept loop but the tiled one is a matter of tasks.
     for (int i = 0; i < op.rank(); ++i)
       if (op.loops[i].kept && i != tiled)
@@ -107,29 +124,26 @@ struct Selection {
 
   /// Tasks of about `bytes` of x, from the innermost loop outwards: loops are taken whole as long
   /// as they fit; the first that does not is chunked, and those around it are counted one by one.
-  /// Kept loops but the tiled one stay as inFlight has them; `mayChunk` says which loops may be
-  /// split at all.
+  /// `mayChunk` says which loops may be split at all.
   template <typename MayChunk>
   void chunkFor(StageSchedule &stage, int64_t bytes, MayChunk mayChunk) const {
     int64_t inner = element;
     bool full = false;
     for (int i = op.rank() - 1; i >= 0; --i) {
-      if (op.loops[i].kept && i != tiled) {
-        full = full || sizeOr(i, 2) > 1;
-        continue;
-      }
       const auto size = op.loops[i].size.constant();
-      if (stage.chunks[i] > 0) {
+      const bool outerKept = op.loops[i].kept && i != tiled;
+      if (!outerKept && stage.chunks[i] > 0) {
         inner *= stage.chunks[i];
         continue;
       }
-      if (!mayChunk(i)) {
+      if (!outerKept && !mayChunk(i)) {
         inner *= size.value_or(i == tiled && !lanesReduced ? 4 * vector : 1);
         continue;
       }
       const int64_t wanted = full ? 1 : std::max<int64_t>(1, bytes / inner);
       if (size && *size <= wanted + wanted / 2) {
         inner *= *size;
+        stage.chunks[i] = 0;
         continue;
       }
       int64_t chunk = wanted;
@@ -145,12 +159,28 @@ struct Selection {
 
   StageSchedule normalize() const {
     StageSchedule stage = inFlight(false);
-    // Columns of a row belong to one task, unless that is too much: narrow ones defeat the
-    // prefetcher.
-    const bool cutsColumns = rowBytes() > kElementwiseTaskBytes;
-    chunkFor(stage, kElementwiseTaskBytes,
-             [&](int i) { return lanesReduced || !op.loops[i].kept || cutsColumns; });
+    int64_t bytes = kElementwiseTaskBytes;
+    if (lanesReduced) {
+      int64_t least = element; // bytes of x where named sizes are 1
+      for (int i = 0; i < op.rank(); ++i)
+        least = std::min<int64_t>(int64_t(1) << 40, least * sizeOr(i, 1));
+      bytes = std::clamp(least / kLeastTasks, kLeastTaskBytes, kElementwiseTaskBytes);
+    } else if (sizeOr(tiled, stage.tile) > stage.tile) {
+      // Tiles go down the rows of a task one after the other: no more rows than the prefetchers
+      // follow and the ways of a cache hold, and not so many columns that tasks are few.
+      cutColumns(stage);
+      const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 1);
+      bytes = std::min(bytes, kColumnRows * columns * element);
+    }
+    chunkFor(stage, bytes, [&](int i) { return lanesReduced || !op.loops[i].kept; });
     return stage;
+  }
+
+  /// Cuts rows that are too long for one task into runs.
+  void cutColumns(StageSchedule &stage) const {
+    if (rowBytes() > kColumnRunBytes)
+      stage.chunks[tiled] =
+          std::max(stage.tile, kColumnRunBytes / element / stage.tile * stage.tile);
   }
 
   /// Bytes of the columns of one row; where their number is not known, as if they were few.
@@ -163,6 +193,20 @@ struct Selection {
   bool mayChunkReduced(int i) const {
     return !op.loops[i].kept && !(op.blocked && op.blocked->padded &&
                                   (i == op.blocked->outer || i == op.blocked->inner));
+  }
+
+  /// Bytes that a fused task finds in one place: what `perTask` indices of the tiled loop have of
+  /// the loops within it. 0 where no reduced loop is around these, or a size is not known.
+  int64_t pieceBytes(int64_t perTask) const {
+    const int last = lanesReduced ? tiled : innermostReduced() - 1;
+    bool around = false;
+    for (int i = 0; i <= last; ++i)
+      around = around || !op.loops[i].kept;
+    int64_t bytes = perTask * element;
+    for (int i = last + 1; i < op.rank(); ++i)
+      if (!op.loops[i].kept)
+        bytes *= std::min<int64_t>(sizeOr(i, 0), 1 << 30);
+    return around ? bytes : 0;
   }
 
   /// A kept loop around the columns: what a fused task takes is contiguous without cutting them.
@@ -198,14 +242,20 @@ struct Selection {
 
   StageSchedule moments() const {
     StageSchedule stage = inFlight(true);
-    if (lanesReduced && tiled >= 0)
-      stage.chunks[tiled] = stage.tile;
+    if (lanesReduced && tiled >= 0) {
+      // Memory is slower than sums of lanes: fewer rows in flight are less code.
+      if (stage.tile > 4) {
+        stage.tile = 4;
+        stage.unroll = rowUnroll(4);
+      }
+      const int64_t rowBytes = sizeOr(op.rank() - 1, kRowRunBytes) * element;
+      const int64_t rows = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
+      stage.chunks[tiled] = ceilDiv(rows, stage.tile) * stage.tile;
+    }
     int64_t bytes = std::min(kMomentsTaskBytes, target.l2Bytes / 4);
     // Rows of columns: enough of them to be worth their partials.
     if (!lanesReduced) {
-      if (rowBytes() > kMomentsTaskBytes / 4)
-        stage.chunks[tiled] =
-            std::max(stage.tile, kColumnRunBytes / element / stage.tile * stage.tile);
+      cutColumns(stage);
       const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 64);
       bytes = std::max(bytes, kMomentsTaskRows * element * columns);
     }
@@ -239,11 +289,6 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
   auto streaming = [&](Schedule schedule) {
     schedule.streamingStores = true;
-    // Rows are aligned one by one, so they share nothing.
-    if (selection.lanesReduced && schedule.form != Form::Fused) {
-      schedule.normalize.tile = 1;
-      schedule.normalize.unroll = selection.rowUnroll(1);
-    }
     return schedule;
   };
   /// Plain stores where x and y stay in cache, streaming ones beyond.
@@ -273,13 +318,15 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   split.moments = selection.moments();
   split.merge = selection.merge(split.moments);
   split.normalize = selection.normalize();
+  split.normalize.reversed = true;
 
-  // A fused task's data, read three times, stays in L2 beside the y that it writes.
+  // A fused task's data, read three times, stays in L2 beside the y that it writes, and is read in
+  // no more pieces than the prefetchers follow.
   bool splits = false;
   for (int i = 0; i < op.rank(); ++i)
     splits = splits || (!op.loops[i].kept && split.moments.chunks[i] > 0);
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
-  int64_t perTask = fused.moments.tile, limit = target.l2Bytes / 2;
+  int64_t perTask = fused.moments.tile, limit = target.l2Bytes / 4;
   std::string what = "a task's slab stays in L2";
   if (!selection.lanesReduced && !selection.outerKept()) {
     // Read in runs with gaps, three times: wins over two passes in order as long as it is short.
@@ -288,13 +335,16 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     what = "a task's columns stay near in L2";
   }
   SizeExpr slab = op.slabBytes() * SizeExpr(perTask);
+  if (const int64_t piece = selection.pieceBytes(perTask); piece > 0)
+    limit = std::min(limit, piece * target.prefetchStreams);
   if (perTask == 0) {
     slab = op.slabBytes() * op.loops[selection.tiled].size;
     limit = std::min(kSingleTaskBytes, limit);
     what = "the whole problem is small";
   }
   const std::string exceeds =
-      "a slab exceeds half of L2: moments of chunks, merged in a fixed order";
+      "a slab exceeds its share of L2 or lies in too many places: moments of chunks, merged in a "
+      "fixed order";
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();
