@@ -201,8 +201,11 @@ SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> ac
   storesStream_ = true;
   emit(accumulators);
   storesStream_ = false;
+  // Seldom: buffers of this size come in pages. As little code as will do.
   b_.setInsertionPointToStart(&branch.getElseRegion().front());
+  const int64_t unroll = std::exchange(unroll_, 1);
   emit(accumulators);
+  unroll_ = unroll;
   return accumulators;
 }
 

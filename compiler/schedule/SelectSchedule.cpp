@@ -86,7 +86,8 @@ struct Selection {
     for (int64_t tile = most; tile > 1; tile /= 2)
       if (rows % tile == 0)
         return tile;
-    return rows >= 2 * most ? most : 1;
+    // What is left of the tiles is code of its own.
+    return rows >= 8 ? std::min<int64_t>(most, 4) : 1;
   }
 
   /// Vectors of each of `tile` rows in flight.
@@ -240,14 +241,21 @@ struct Selection {
     return stage;
   }
 
+  /// Where x comes from memory, that is slower than the sums of lanes: fewer rows in flight are
+  /// less code.
+  void fewerRows(StageSchedule &stage) const {
+    if (!lanesReduced || stage.tile <= 4)
+      return;
+    stage.tile = 4;
+    stage.unroll = rowUnroll(4);
+    if (stage.chunks[tiled] > 0)
+      stage.chunks[tiled] = ceilDiv(stage.chunks[tiled], 4) * 4;
+  }
+
   StageSchedule moments() const {
     StageSchedule stage = inFlight(true);
     if (lanesReduced && tiled >= 0) {
-      // Memory is slower than sums of lanes: fewer rows in flight are less code.
-      if (stage.tile > 4) {
-        stage.tile = 4;
-        stage.unroll = rowUnroll(4);
-      }
+      fewerRows(stage);
       const int64_t rowBytes = sizeOr(op.rank() - 1, kRowRunBytes) * element;
       const int64_t rows = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
       stage.chunks[tiled] = ceilDiv(rows, stage.tile) * stage.tile;
@@ -289,6 +297,11 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
   auto streaming = [&](Schedule schedule) {
     schedule.streamingStores = true;
+    // Memory sets the pace: little needs to be in flight.
+    if (schedule.form == Form::Fused)
+      selection.fewerRows(schedule.moments);
+    else if (selection.lanesReduced)
+      schedule.normalize.unroll = 1;
     return schedule;
   };
   /// Plain stores where x and y stay in cache, streaming ones beyond.

@@ -104,6 +104,7 @@ struct Session::State {
   mlir::MLIRContext context;
   llvm::LLVMContext llvmContext;
   std::unique_ptr<llvm::TargetMachine> machine;
+  ObjectEmitter objects;
   LlvmConversion conversion;
   mlir::PassManager formTasks, vectorize;
   std::string diagnostics;
@@ -112,8 +113,9 @@ struct Session::State {
 
   State(const TargetDescription &target, bool verify)
       : context(makeRegistry(), mlir::MLIRContext::Threading::DISABLED),
-        machine(createMachine(target)), conversion((context.loadAllAvailableDialects(), context)),
-        formTasks(&context), vectorize(&context), target(target), verify(verify) {
+        machine(createMachine(target)), objects(*machine),
+        conversion((context.loadAllAvailableDialects(), context)), formTasks(&context),
+        vectorize(&context), target(target), verify(verify) {
     formTasks.addPass(createFormTasks());
     vectorize.addPass(createVectorizeSteps());
     formTasks.enableVerifier(verify);
@@ -224,7 +226,7 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
   if (stage == EmitStage::Assembly)
     result.text = emitAssembly(*llvmModule, *machine);
   else
-    result.object = emitObject(*llvmModule, *machine);
+    result.object = objects.emit(*llvmModule);
   return result;
 }
 

@@ -57,9 +57,9 @@ struct CoreISelPasses : TargetPassConfig {
 /// The code generation pipeline without what a kernel has no use for: loop strength reduction and
 /// the induction variable analysis behind it are a third of the time and bring nothing (the passes
 /// have formed the addresses), exceptions and garbage collection there are none.
-void emit(Module &module, TargetMachine &machine, raw_pwrite_stream &stream, CodeGenFileType type) {
+void addPasses(legacy::PassManager &passes, TargetMachine &machine, raw_pwrite_stream &stream,
+               CodeGenFileType type) {
   auto &target = static_cast<CodeGenTargetMachineImpl &>(machine);
-  legacy::PassManager passes;
   auto *info = new MachineModuleInfoWrapperPass(&target);
   TargetPassConfig *config = target.createPassConfig(passes);
   config->setDisableVerify(true);
@@ -75,7 +75,6 @@ void emit(Module &module, TargetMachine &machine, raw_pwrite_stream &stream, Cod
   config->setInitialized();
   target.addAsmPrinter(passes, stream, nullptr, type, info->getMMI().getContext());
   passes.add(createFreeMachineFunctionPass());
-  passes.run(module);
 }
 
 template <typename... Args> Error imageError(fmt::format_string<Args...> format, Args &&...args) {
@@ -105,17 +104,29 @@ Error checkStackSizes(ArrayRef<uint8_t> section) {
 
 } // namespace
 
-SmallVector<char, 0> emitObject(Module &module, TargetMachine &machine) {
+struct ObjectEmitter::State {
   SmallVector<char, 0> bytes;
-  raw_svector_ostream stream(bytes);
-  emit(module, machine, stream, CodeGenFileType::ObjectFile);
-  return bytes;
+  raw_svector_ostream stream{bytes};
+  legacy::PassManager passes;
+};
+
+ObjectEmitter::ObjectEmitter(TargetMachine &machine) : state_(std::make_unique<State>()) {
+  addPasses(state_->passes, machine, state_->stream, CodeGenFileType::ObjectFile);
+}
+ObjectEmitter::~ObjectEmitter() = default;
+
+SmallVector<char, 0> ObjectEmitter::emit(Module &module) {
+  state_->bytes.clear();
+  state_->passes.run(module);
+  return state_->bytes;
 }
 
 std::string emitAssembly(Module &module, TargetMachine &machine) {
   SmallVector<char, 0> bytes;
   raw_svector_ostream stream(bytes);
-  emit(module, machine, stream, CodeGenFileType::AssemblyFile);
+  legacy::PassManager passes;
+  addPasses(passes, machine, stream, CodeGenFileType::AssemblyFile);
+  passes.run(module);
   return std::string(bytes.begin(), bytes.end());
 }
 

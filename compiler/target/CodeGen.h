@@ -17,8 +17,20 @@ namespace normforge {
 /// A machine for kernels: position-independent, small code model. Not thread-safe.
 std::unique_ptr<llvm::TargetMachine> createMachine(const TargetDescription &target);
 
-/// A relocatable ELF object.
-llvm::SmallVector<char, 0> emitObject(llvm::Module &module, llvm::TargetMachine &machine);
+/// Makes relocatable ELF objects, one after the other, with one pipeline: setting it up takes as
+/// long as the code of a small function. Not thread-safe.
+class ObjectEmitter {
+public:
+  /// `machine` outlives this.
+  explicit ObjectEmitter(llvm::TargetMachine &machine);
+  ~ObjectEmitter();
+  /// The same bytes for the same module, whatever came before.
+  llvm::SmallVector<char, 0> emit(llvm::Module &module);
+
+private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 /// Assembly text.
 std::string emitAssembly(llvm::Module &module, llvm::TargetMachine &machine);
 

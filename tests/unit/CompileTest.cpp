@@ -79,7 +79,7 @@ std::string refusal(const std::string &ir) {
   auto machine = createMachine(*target);
   module->setDataLayout(machine->createDataLayout());
   module->setTargetTriple(machine->getTargetTriple());
-  auto linked = linkImage(emitObject(*module, *machine));
+  auto linked = linkImage(ObjectEmitter(*machine).emit(*module));
   return linked ? "" : llvm::toString(linked.takeError());
 }
 
