@@ -30,6 +30,7 @@ enum ExitStatus : int {
 };
 
 /// Each adds its subcommand; parsing runs it and puts its exit status into `status`.
+void declareCache(CLI::App &app, int &status);
 void declareCheck(CLI::App &app, int &status);
 void declareCompile(CLI::App &app, int &status);
 void declareRun(CLI::App &app, int &status);

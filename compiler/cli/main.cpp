@@ -57,6 +57,7 @@ int parseAndRun(int argc, char **argv) {
   cli::declareRun(app, status);
   cli::declareExplain(app, status);
   cli::declareTargets(app, status);
+  cli::declareCache(app, status);
 
   if (std::string wrong = wrongWord(app, argc, argv); !wrong.empty())
     return cli::report(cli::badInput(wrong));

@@ -1,9 +1,14 @@
-// The compiler library's two functions (runtime/loader/CompilerInterface.h).
+// The compiler library's functions (runtime/loader/CompilerInterface.h).
 #include "compiler/session/Session.h"
 #include "runtime/loader/CompilerInterface.h"
 
+#include "mlir/IR/Verifier.h"
+#include "llvm/Config/llvm-config.h"
+#include "llvm/TargetParser/Host.h"
+
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <map>
 #include <mutex>
@@ -41,53 +46,108 @@ private:
   std::map<std::string, std::vector<std::unique_ptr<Session>>> sessions_;
 };
 
-llvm::Expected<Artifact> compile(const nf_compiler_request &request) {
-  static SessionPool *pool = new SessionPool; // outlives every host's last call
+SessionPool &pool() {
+  static SessionPool *sessions = new SessionPool; // outlives every host's last call
+  return *sessions;
+}
+
+struct Request {
+  Spec spec;
+  Phase phase = Phase::Inference;
+  std::string cpu;
+};
+
+llvm::Expected<Request> read(const nf_compiler_request &request) {
   auto spec = parseSpec({request.spec, request.spec_bytes},
                         request.source_name ? request.source_name : "<spec>");
   if (!spec)
     return spec.takeError();
-  Phase phase = spec->phases.front();
+  Request result{std::move(*spec), Phase::Inference, request.cpu ? request.cpu : "native"};
+  result.phase = result.spec.phases.front();
   if (request.phase) {
     auto parsed = parsePhase(request.phase);
-    if (!parsed || !spec->hasPhase(*parsed)) {
+    if (!parsed || !result.spec.hasPhase(*parsed)) {
       std::string listed;
-      for (Phase p : spec->phases)
+      for (Phase p : result.spec.phases)
         listed += (listed.empty() ? "" : ", ") + std::string(toString(p));
       return llvm::createStringError(
           fmt::format("phase '{}' is not one of the spec's phases: {}", request.phase, listed));
     }
-    phase = *parsed;
+    result.phase = *parsed;
   }
-  const std::string cpu = request.cpu ? request.cpu : "native";
-  auto session = pool->take(cpu);
-  if (!session)
-    return session.takeError();
-  auto artifact = (*session)->compile(*spec, phase);
-  pool->give(cpu, std::move(*session));
-  return artifact;
+  return result;
 }
 
-} // namespace
+/// The file that an address was loaded from.
+std::string fileOf(const void *address) {
+  Dl_info info;
+  return dladdr(address, &info) && info.dli_fname ? info.dli_fname : "";
+}
 
-extern "C" __attribute__((visibility("default"))) int
-nf_compiler_compile_v1(const nf_compiler_request *request, nf_compiler_reply *reply) try {
-  *reply = {};
-  auto artifact = compile(*request);
-  if (!artifact) {
-    llvm::handleAllErrors(artifact.takeError(), [&](const llvm::ErrorInfoBase &error) {
-      reply->code = error.isA<InternalError>() ? NF_INTERNAL : NF_COMPILE_FAILED;
-      reply->error = strdup(error.message().c_str());
-    });
-    return 0;
-  }
-  const std::vector<std::byte> bytes = serialize(*artifact);
-  reply->artifact = static_cast<uint8_t *>(std::malloc(bytes.size()));
-  if (!reply->artifact)
+char *copied(const std::string &text) {
+  char *copy = strdup(text.c_str());
+  if (!copy)
     throw std::bad_alloc();
-  std::memcpy(reply->artifact, bytes.data(), bytes.size());
-  reply->artifact_bytes = bytes.size();
-  return 1;
+  return copy;
+}
+
+/// All that the code depends on: the spec but for its name, the schedules, the machine, and who
+/// compiles.
+llvm::Error identify(const nf_compiler_request &given, nf_compiler_reply &reply) {
+  auto request = read(given);
+  if (!request)
+    return request.takeError();
+  auto session = pool().take(request->cpu);
+  if (!session)
+    return session.takeError();
+  const TargetDescription target = (*session)->target();
+  pool().give(request->cpu, std::move(*session));
+  const Operator op = makeOperator(request->spec, request->phase);
+  std::string key = fmt::format(
+      "normforge {}, ABI {}, LLVM {}\nspec {}\nphase {}\ntarget {}\n", nf_version(), NF_ABI_VERSION,
+      LLVM_VERSION_STRING, canonicalText(request->spec), toString(request->phase), target.text());
+  for (const ScheduleVariant &variant : selectSchedules(op, target))
+    key += fmt::format("variant {} <= {}: {}\n", variant.guard.value.text(op.sizes),
+                       variant.guard.limit, variant.schedule.text());
+  reply.name = copied(request->spec.name);
+  reply.key = copied(key);
+  reply.files = copied(fileOf(reinterpret_cast<const void *>(&pool)) + "\n" +
+                       fileOf(reinterpret_cast<const void *>(&llvm::sys::getHostCPUName)) + "\n" +
+                       fileOf(reinterpret_cast<const void *>(&mlir::verify)) + "\n");
+  return llvm::Error::success();
+}
+
+llvm::Error compile(const nf_compiler_request &given, nf_compiler_reply &reply) {
+  auto request = read(given);
+  if (!request)
+    return request.takeError();
+  auto session = pool().take(request->cpu);
+  if (!session)
+    return session.takeError();
+  auto artifact = (*session)->compile(request->spec, request->phase);
+  pool().give(request->cpu, std::move(*session));
+  if (!artifact)
+    return artifact.takeError();
+  const std::vector<std::byte> bytes = serialize(*artifact);
+  reply.artifact = static_cast<uint8_t *>(std::malloc(bytes.size()));
+  if (!reply.artifact)
+    throw std::bad_alloc();
+  std::memcpy(reply.artifact, bytes.data(), bytes.size());
+  reply.artifact_bytes = bytes.size();
+  return llvm::Error::success();
+}
+
+/// What `answer` gives, its errors and exceptions as C knows them.
+template <typename Answer> int reply(nf_compiler_reply *reply, Answer answer) try {
+  *reply = {};
+  llvm::Error failed = answer();
+  if (!failed)
+    return 1;
+  llvm::handleAllErrors(std::move(failed), [&](const llvm::ErrorInfoBase &error) {
+    reply->code = error.isA<InternalError>() ? NF_INTERNAL : NF_COMPILE_FAILED;
+    reply->error = strdup(error.message().c_str());
+  });
+  return 0;
 } catch (const std::bad_alloc &) {
   reply->code = NF_OUT_OF_MEMORY;
   return 0;
@@ -97,10 +157,22 @@ nf_compiler_compile_v1(const nf_compiler_request *request, nf_compiler_reply *re
   return 0;
 }
 
+} // namespace
+
+extern "C" __attribute__((visibility("default"))) int
+nf_compiler_identify_v2(const nf_compiler_request *request, nf_compiler_reply *answer) {
+  return reply(answer, [&] { return identify(*request, *answer); });
+}
+
+extern "C" __attribute__((visibility("default"))) int
+nf_compiler_compile_v2(const nf_compiler_request *request, nf_compiler_reply *answer) {
+  return reply(answer, [&] { return compile(*request, *answer); });
+}
+
 extern "C" __attribute__((visibility("default"))) void
-nf_compiler_release_v1(nf_compiler_reply *reply) {
+nf_compiler_release_v2(nf_compiler_reply *reply) {
+  for (char *text : {reply->name, reply->key, reply->files, reply->error})
+    std::free(text);
   std::free(reply->artifact);
-  std::free(reply->error);
-  reply->artifact = nullptr;
-  reply->error = nullptr;
+  *reply = {};
 }

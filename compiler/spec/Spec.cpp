@@ -3,6 +3,7 @@
 #include "llvm/Support/raw_ostream.h"
 
 #include <algorithm>
+#include <fmt/format.h>
 
 namespace normforge {
 
@@ -93,6 +94,34 @@ std::vector<std::string> Spec::scalarNames(Phase phase) const {
       names.push_back("momentum");
   }
   return names;
+}
+
+std::string canonicalText(const Spec &spec) {
+  auto number = [](const Number &n) {
+    // All digits: two numbers that differ are never one.
+    return n.isArgument ? std::string("argument") : fmt::format("{}", n.value);
+  };
+  std::string text =
+      fmt::format("semantics={} layout={}/{}/{}/{} dtype={}/{} mode={}", toString(spec.semantics),
+                  spec.layout.text, spec.layout.axes, spec.layout.blockedAxis, spec.layout.block,
+                  toString(spec.dtype), toString(spec.parameterDType), toString(spec.mode));
+  text += " shape=";
+  for (const Size &size : spec.shape)
+    text += (size.isNamed() ? size.name : std::to_string(size.value)) + ",";
+  text += " axes=";
+  for (int axis : spec.axes)
+    text += std::to_string(axis) + ",";
+  text += fmt::format(" epsilon={} {}", number(spec.epsilon), toString(spec.epsilonPosition));
+  text += fmt::format(" momentum={} {} {}/{}",
+                      spec.momentum.weighs == MomentumWeighs::Old ? "old" : "new",
+                      spec.momentum.cumulative ? "cumulative" : "fixed", number(spec.momentum.mean),
+                      number(spec.momentum.variance));
+  text +=
+      fmt::format(" running_variance={} center={} scale={} fuse=", toString(spec.runningVariance),
+                  spec.center, spec.scale);
+  for (Fused fused : spec.fuse)
+    text += std::string(toString(fused)) + ",";
+  return text;
 }
 
 } // namespace normforge

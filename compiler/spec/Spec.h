@@ -108,6 +108,10 @@ private:
   std::string text_;
 };
 
+/// Everything in a spec but its name and the list of its phases, in one line: equal for specs that
+/// mean the same.
+std::string canonicalText(const Spec &spec);
+
 /// Parses and checks a spec. `sourceName` is the file's name as errors show it; its stem is the
 /// default of `name`. Every error is a SpecError. Reentrant.
 llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName);

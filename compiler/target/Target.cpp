@@ -88,6 +88,13 @@ std::vector<std::string> TargetDescription::instructionSets() const {
   return sets;
 }
 
+std::string TargetDescription::text() const {
+  return fmt::format("{} {} vectors {} x {} masked {} caches {} {} {} streams {} beyond {} +{} -{}",
+                     triple, cpu, vectorBits, vectorRegisters, maskedTails, l1Bytes, l2Bytes,
+                     l3Bytes, prefetchStreams, streamingBytes, llvm::join(features, ",+"),
+                     llvm::join(disabled, ",-"));
+}
+
 std::string TargetDescription::summary() const {
   return fmt::format("{}, {}-bit vectors, {} tails, L1 {}, L2 {}, L3 {}, non-temporal stores "
                      "beyond {}",

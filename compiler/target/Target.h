@@ -39,6 +39,8 @@ struct TargetDescription {
   std::vector<std::string> instructionSets() const;
   /// Vector lanes of an element of this many bytes.
   int lanes(size_t elementBytes) const { return vectorBits / 8 / static_cast<int>(elementBytes); }
+  /// Every field, for keys of caches.
+  std::string text() const;
   /// "sapphirerapids, 512-bit vectors, masked tails, L1 48 KiB, L2 2 MiB, L3 260 MiB"
   std::string summary() const;
 };

@@ -76,6 +76,10 @@ NF_API void nf_status_free(nf_status *status);
 
 typedef struct nf_engine nf_engine;
 
+/* Takes a line of text about what an engine does without: a cache directory that cannot be used.
+ * May be called from any thread that compiles; must not throw. */
+typedef void nf_log_fn(void *user, const char *text);
+
 typedef struct nf_engine_options {
   uint32_t struct_size;
   /* Write the addresses and names of kernels to /tmp/perf-PID.map for perf; 0: no. */
@@ -83,6 +87,15 @@ typedef struct nf_engine_options {
   /* Path of libnormforge-compiler.so, copied. NULL: looked for beside this library, then in ../lib
    * of its folder, then where the loader finds libraries. */
   const char *compiler_library;
+  /* Where compiled kernels are kept between processes, copied. NULL: $NORMFORGE_CACHE_DIR, else
+   * $XDG_CACHE_HOME/normforge, else $HOME/.cache/normforge. "": nowhere. It is made when the first
+   * kernel is kept. It must belong to this user and not be writable by others; where it cannot be
+   * used, `log` hears of it once and kernels are compiled each time. */
+  const char *cache_directory;
+  /* Bytes of the kernels kept there, at most; those not used for longest go first. 0: 256 MiB. */
+  uint64_t cache_bytes;
+  nf_log_fn *log; /* NULL: nobody listens */
+  void *log_user;
 } nf_engine_options;
 
 /* Makes an engine: where kernels come from. `options` may be NULL. Opens no library yet. */
@@ -104,9 +117,13 @@ typedef struct nf_compile_options {
   const char *source_name; /* the text's name in errors; NULL: "<spec>" */
 } nf_compile_options;
 
-/* Compiles one phase of a spec for this machine. `spec` is YAML, `bytes` long, needs no terminator
- * and is not kept. `options` may be NULL. Takes some 5 to 20 ms for each of up to three variants;
- * the first call of an engine also opens the compiler library.
+/* The kernel of one phase of a spec for this machine. `spec` is YAML, `bytes` long, needs no
+ * terminator and is not kept. `options` may be NULL.
+ * A kernel that this engine has made is given again, also where specs differ in their names alone;
+ * several threads that ask at once share one compilation. Else it is read from the cache directory,
+ * in some 100 us and without the compiler, if it was compiled there by the same compiler for the
+ * same machine. Else it is compiled: some 3 to 20 ms for each of up to three variants; the first
+ * time, the compiler library is opened too.
  * Errors: NF_NO_COMPILER with all paths that were tried, NF_COMPILE_FAILED with file, line and
  * column, NF_WRONG_MACHINE where options->cpu has what this machine lacks, NF_INVALID_ARGUMENT,
  * NF_OUT_OF_MEMORY, and NF_INTERNAL for a defect of the compiler. */

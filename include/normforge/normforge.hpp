@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <new>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -173,9 +174,17 @@ class Engine : public detail::Handle<nf_engine, nf_engine_retain, nf_engine_rele
 public:
   using Handle::Handle;
 
-  /// `compilerLibrary` empty: looked for beside the runtime's library.
-  explicit Engine(const std::string &compilerLibrary = {}, bool perfMap = false)
-      : Handle(make(compilerLibrary, perfMap)) {}
+  /// As nf_engine_options has them.
+  struct Options {
+    std::string compilerLibrary{}; ///< empty: looked for beside the runtime's library
+    bool perfMap = false;
+    std::optional<std::string> cacheDirectory{}; ///< none: the default place; empty: no cache
+    uint64_t cacheBytes = 0;                     ///< 0: the default
+    nf_log_fn *log = nullptr;
+    void *logUser = nullptr;
+  };
+  Engine() : Engine(Options()) {}
+  explicit Engine(const Options &options) : Handle(make(options)) {}
 
   /// What may be left out of a compile; empty means the default.
   struct CompileOptions {
@@ -201,11 +210,16 @@ public:
   }
 
 private:
-  static nf_engine *make(const std::string &compilerLibrary, bool perfMap) {
+  static nf_engine *make(const Options &given) {
     nf_engine_options options = {};
     options.struct_size = sizeof options;
-    options.perf_map = perfMap;
-    options.compiler_library = compilerLibrary.empty() ? nullptr : compilerLibrary.c_str();
+    options.perf_map = given.perfMap;
+    options.compiler_library =
+        given.compilerLibrary.empty() ? nullptr : given.compilerLibrary.c_str();
+    options.cache_directory = given.cacheDirectory ? given.cacheDirectory->c_str() : nullptr;
+    options.cache_bytes = given.cacheBytes;
+    options.log = given.log;
+    options.log_user = given.logUser;
     nf_engine *engine = nullptr;
     detail::check(nf_engine_create(&options, &engine));
     return engine;

@@ -3,8 +3,8 @@
 #include "normforge/normforge.h"
 
 #include "runtime/Failure.h"
+#include "runtime/cache/KernelCache.h"
 #include "runtime/kernel/Plan.h"
-#include "runtime/loader/CompilerLibrary.h"
 
 #include <algorithm>
 #include <atomic>
@@ -40,9 +40,12 @@ template <typename T> void release(T *object) {
 } // namespace
 
 struct nf_engine : Counted {
-  explicit nf_engine(std::string compilerPath) : compiler(std::move(compilerPath)) {}
-  LoadOptions loading;
+  nf_engine(std::string compilerPath, LoadOptions loading, std::unique_ptr<DiskCache> disk)
+      : loading(loading), compiler(std::move(compilerPath)),
+        kernels(compiler, std::move(disk), loading) {}
+  const LoadOptions loading;
   CompilerLibrary compiler;
+  KernelCache kernels;
 };
 struct nf_kernel : Counted {
   std::shared_ptr<const Kernel> kernel;
@@ -159,10 +162,23 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     nf_engine_options options;
     if (!readOptions(given, options, failure))
       return false;
-    auto made =
-        std::make_unique<nf_engine>(options.compiler_library ? options.compiler_library : "");
-    made->loading.perfMap = options.perf_map != 0;
-    *engine = made.release();
+    LoadOptions loading;
+    loading.perfMap = options.perf_map != 0;
+    const std::string directory =
+        options.cache_directory ? options.cache_directory : DiskCache::defaultDirectory();
+    std::unique_ptr<DiskCache> disk;
+    if (!directory.empty()) {
+      DiskCache::Log log;
+      if (options.log)
+        log = [log = options.log, user = options.log_user](const std::string &text) {
+          log(user, text.c_str());
+        };
+      disk = std::make_unique<DiskCache>(
+          directory, options.cache_bytes ? options.cache_bytes : DiskCache::defaultBytes,
+          std::move(log));
+    }
+    *engine = new nf_engine(options.compiler_library ? options.compiler_library : "", loading,
+                            std::move(disk));
     return true;
   });
 }
@@ -188,8 +204,12 @@ nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
     request.source_name = options.source_name ? options.source_name : "<spec>";
     request.phase = options.phase;
     request.cpu = options.cpu;
-    std::optional<Artifact> artifact = engine->compiler.compile(request, failure);
-    return artifact && makeKernel(std::move(*artifact), engine, kernel, failure);
+    auto handle = std::make_unique<nf_kernel>();
+    handle->kernel = engine->kernels.get(request, failure);
+    if (!handle->kernel)
+      return false;
+    *kernel = handle.release();
+    return true;
   });
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <unistd.h>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -19,17 +20,25 @@ struct Leaf {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-/// All zeros where the CPU does not have the leaf.
+/// All zeros where the CPU does not have the leaf. In a virtual machine each takes microseconds, so
+/// that each is asked for once.
 Leaf cpuid(unsigned leaf, unsigned subleaf = 0) {
-  Leaf r;
-  if (!__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx))
+  static const unsigned most = __get_cpuid_max(0, nullptr);
+  static const unsigned mostExtended = __get_cpuid_max(0x80000000, nullptr);
+  if (leaf > (leaf < 0x80000000 ? most : mostExtended))
     return {};
+  Leaf r;
+  __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
   return r;
+}
+const Leaf &leaf1() {
+  static const Leaf one = cpuid(1);
+  return one;
 }
 
 /// Which register states the operating system saves.
 uint64_t enabledStates() {
-  if (!(cpuid(1).ecx >> 27 & 1)) // osxsave
+  if (!(leaf1().ecx >> 27 & 1)) // osxsave
     return 0;
   unsigned low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -117,7 +126,7 @@ constexpr Feature features[] = {
 std::vector<std::string_view> readFeatures() {
   unsigned words[static_cast<size_t>(Word::Count)] = {};
   auto word = [&](Word w) -> unsigned & { return words[static_cast<size_t>(w)]; };
-  Leaf one = cpuid(1), seven = cpuid(7), extended = cpuid(0x80000001);
+  Leaf one = leaf1(), seven = cpuid(7), extended = cpuid(0x80000001);
   word(Word::Leaf1Ecx) = one.ecx;
   word(Word::Leaf1Edx) = one.edx;
   word(Word::Leaf7Ebx) = seven.ebx;
@@ -181,8 +190,10 @@ bool readCachesFromCpu(CacheSizes &caches) {
   return found;
 }
 
+unsigned readSignature() { return leaf1().eax; }
+
 std::string readCpuName() {
-  if (cpuid(0x80000000).eax < 0x80000004)
+  if (cpuid(0x80000004).eax == 0)
     return "unknown CPU";
   char text[49] = {};
   for (unsigned i = 0; i < 3; ++i) {
@@ -199,6 +210,7 @@ std::string readCpuName() {
 std::vector<std::string_view> readFeatures() { return {}; }
 bool readCachesFromCpu(CacheSizes &) { return false; }
 std::string readCpuName() { return "unknown CPU"; }
+unsigned readSignature() { return 0; }
 
 #endif
 
@@ -250,6 +262,19 @@ CacheSizes hostCaches() {
 const std::string &hostCpuName() {
   static const std::string name = readCpuName();
   return name;
+}
+
+const std::string &hostIdentity() {
+  static const std::string identity = [] {
+    std::string text = std::string(hostArchitecture()) + " " + std::to_string(readSignature());
+    // What the C library has read already.
+    for (int size : {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE})
+      text += " " + std::to_string(sysconf(size));
+    for (std::string_view feature : hostFeatures())
+      text += " " + std::string(feature);
+    return text;
+  }();
+  return identity;
 }
 
 std::string_view hostArchitecture() {

@@ -30,6 +30,10 @@ CacheSizes hostCaches();
 /// The brand string: "Intel(R) Xeon(R) Processor"; "unknown CPU" where there is none.
 const std::string &hostCpuName();
 
+/// Text that differs between machines whose own kernels may differ: family, model and stepping,
+/// caches, features. Cheaper than what it stands for.
+const std::string &hostIdentity();
+
 /// The architecture as a triple begins: "x86_64", "aarch64"; "unknown" elsewhere.
 std::string_view hostArchitecture();
 

@@ -42,17 +42,28 @@ std::shared_ptr<const Kernel> Kernel::load(Artifact artifact, const LoadOptions 
     return nullptr;
   auto kernel = std::make_shared<Kernel>();
   kernel->artifact_ = std::move(artifact);
+  auto images = std::make_shared<std::vector<LoadedImage>>();
   for (const Variant &variant : kernel->artifact_.variants) {
-    if (!LoadedImage::load(variant.image, kernel->images_.emplace_back(), failure))
+    if (!LoadedImage::load(variant.image, images->emplace_back(), failure))
       return nullptr;
     if (options.perfMap)
-      appendPerfMap(kernel->images_.back(), variant.image, variant.stages);
+      appendPerfMap(images->back(), variant.image, variant.stages);
   }
+  kernel->images_ = std::move(images);
   return kernel;
 }
 
+std::shared_ptr<const Kernel> Kernel::named(const std::shared_ptr<const Kernel> &kernel,
+                                            const std::string &name) {
+  if (kernel->artifact_.name == name)
+    return kernel;
+  auto other = std::make_shared<Kernel>(*kernel);
+  other->artifact_.name = name;
+  return other;
+}
+
 nf_stage_fn *Kernel::function(size_t variant, size_t stage) const {
-  return images_[variant].function(artifact_.variants[variant].stages[stage].entry);
+  return (*images_)[variant].function(artifact_.variants[variant].stages[stage].entry);
 }
 
 } // namespace normforge

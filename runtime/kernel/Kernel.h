@@ -22,12 +22,16 @@ public:
   static std::shared_ptr<const Kernel> load(Artifact artifact, const LoadOptions &options,
                                             Failure &failure);
 
+  /// The same code under another spec's name.
+  static std::shared_ptr<const Kernel> named(const std::shared_ptr<const Kernel> &kernel,
+                                             const std::string &name);
+
   const Artifact &artifact() const { return artifact_; }
   nf_stage_fn *function(size_t variant, size_t stage) const;
 
 private:
   Artifact artifact_;
-  std::vector<LoadedImage> images_; ///< one a variant
+  std::shared_ptr<const std::vector<LoadedImage>> images_; ///< one a variant
 };
 
 } // namespace normforge

@@ -21,21 +21,26 @@ typedef struct nf_compiler_request {
 } nf_compiler_request;
 
 typedef struct nf_compiler_reply {
-  uint8_t *artifact; /* a serialized Artifact, or NULL */
+  /* Of identify: the spec's name; all that the code depends on, as text; and the files that the
+   * compiler consists of, a path a line. */
+  char *name, *key, *files;
+  /* Of compile: a serialized Artifact. */
+  uint8_t *artifact;
   size_t artifact_bytes;
-  char *error;  /* terminated text when artifact is NULL; NULL where there is no memory for it */
+  char *error;  /* terminated text where there is no answer; NULL where there is no memory for it */
   nf_code code; /* of the error: NF_COMPILE_FAILED, NF_OUT_OF_MEMORY or NF_INTERNAL */
 } nf_compiler_reply;
 
-/* Compiles one phase of a spec. Returns 1 with an artifact, 0 with an error. May be called from
- * several threads. */
-typedef int nf_compiler_compile_fn(const nf_compiler_request *, nf_compiler_reply *);
+/* Answers for one phase of a spec: which kernel that is, without compiling it, or the kernel.
+ * Returns 1 with an answer, 0 with an error. May be called from several threads. */
+typedef int nf_compiler_fn(const nf_compiler_request *, nf_compiler_reply *);
 /* Frees what a reply holds. */
 typedef void nf_compiler_release_fn(nf_compiler_reply *);
 
 /* The names under which libnormforge-compiler.so exports them. */
-#define NF_COMPILER_COMPILE "nf_compiler_compile_v1"
-#define NF_COMPILER_RELEASE "nf_compiler_release_v1"
+#define NF_COMPILER_IDENTIFY "nf_compiler_identify_v2"
+#define NF_COMPILER_COMPILE "nf_compiler_compile_v2"
+#define NF_COMPILER_RELEASE "nf_compiler_release_v2"
 
 #ifdef __cplusplus
 }

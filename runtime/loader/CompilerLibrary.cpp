@@ -1,6 +1,9 @@
 #include "runtime/loader/CompilerLibrary.h"
 
+#include <algorithm>
 #include <dlfcn.h>
+#include <string_view>
+#include <unistd.h>
 
 namespace normforge {
 namespace {
@@ -45,36 +48,69 @@ bool CompilerLibrary::open(Failure &failure) {
       tried += "\n  " + lastLoaderError();
       continue;
     }
-    auto *compile = reinterpret_cast<nf_compiler_compile_fn *>(dlsym(library, NF_COMPILER_COMPILE));
+    auto *identify = reinterpret_cast<nf_compiler_fn *>(dlsym(library, NF_COMPILER_IDENTIFY));
+    auto *compile = reinterpret_cast<nf_compiler_fn *>(dlsym(library, NF_COMPILER_COMPILE));
     auto *release = reinterpret_cast<nf_compiler_release_fn *>(dlsym(library, NF_COMPILER_RELEASE));
-    if (!compile || !release) {
+    if (!identify || !compile || !release) {
       tried += "\n  " + path + ": not a compiler library of this version: it lacks " +
-               (compile ? NF_COMPILER_RELEASE : NF_COMPILER_COMPILE);
+               (!compile    ? NF_COMPILER_COMPILE
+                : !identify ? NF_COMPILER_IDENTIFY
+                            : NF_COMPILER_RELEASE);
       dlclose(library);
       continue;
     }
     release_ = release;
+    identify_ = identify;
     compile_ = compile;
     return true;
   }
   return failure.set(NF_NO_COMPILER, "the compiler library cannot be opened; tried:" + tried);
 }
 
+std::string CompilerLibrary::path() const {
+  for (const std::string &path : candidates())
+    if (access(path.c_str(), R_OK) == 0)
+      return path;
+  return {};
+}
+
+/// What the library answers, freed by it.
+struct CompilerLibrary::Reply : nf_compiler_reply {
+  nf_compiler_release_fn *release;
+  explicit Reply(nf_compiler_release_fn *release) : nf_compiler_reply{}, release(release) {}
+  Reply(const Reply &) = delete;
+  Reply &operator=(const Reply &) = delete;
+  ~Reply() { release(this); }
+  /// Whether `function` has an answer; otherwise `failure` is set.
+  bool ask(nf_compiler_fn *function, const nf_compiler_request &request, Failure &failure) {
+    return function(&request, this) || failure.set(code, error ? error : "out of memory");
+  }
+};
+
+std::optional<CompilerLibrary::Identity>
+CompilerLibrary::identify(const nf_compiler_request &request, Failure &failure) {
+  if (!open(failure))
+    return std::nullopt;
+  Reply reply(release_);
+  if (!reply.ask(identify_, request, failure))
+    return std::nullopt;
+  Identity identity{reply.name, reply.key, {}};
+  const std::string_view files = reply.files;
+  for (size_t begin = 0; begin < files.size();) {
+    const size_t end = std::min(files.find('\n', begin), files.size());
+    identity.files.emplace_back(files.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return identity;
+}
+
 std::optional<Artifact> CompilerLibrary::compile(const nf_compiler_request &request,
                                                  Failure &failure) {
   if (!open(failure))
     return std::nullopt;
-  nf_compiler_reply reply = {};
-  int ok = compile_(&request, &reply);
-  struct Release {
-    nf_compiler_release_fn *release;
-    nf_compiler_reply *reply;
-    ~Release() { release(reply); }
-  } releaseAtEnd{release_, &reply};
-  if (!ok || !reply.artifact) {
-    failure.set(reply.code, reply.error ? reply.error : "out of memory");
+  Reply reply(release_);
+  if (!reply.ask(compile_, request, failure))
     return std::nullopt;
-  }
   std::string error;
   std::optional<Artifact> artifact = deserialize(
       {reinterpret_cast<const std::byte *>(reply.artifact), reply.artifact_bytes}, error);

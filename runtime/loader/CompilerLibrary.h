@@ -21,17 +21,27 @@ public:
   CompilerLibrary(const CompilerLibrary &) = delete;
   CompilerLibrary &operator=(const CompilerLibrary &) = delete;
 
-  /// Compiles with the library, which the first call opens. A library that could not be opened is
+  /// The first of the places looked in where there is a file; empty when there is none.
+  std::string path() const;
+
+  /// Which kernel a request is for: texts as CompilerInterface.h has them.
+  struct Identity {
+    std::string name, key;
+    std::vector<std::string> files;
+  };
+  /// These open the library when they are first called. A library that could not be opened is
   /// looked for again at the next call.
+  std::optional<Identity> identify(const nf_compiler_request &request, Failure &failure);
   std::optional<Artifact> compile(const nf_compiler_request &request, Failure &failure);
 
 private:
+  struct Reply;
   bool open(Failure &failure);
   std::vector<std::string> candidates() const;
 
   const std::string path_;
   std::mutex mutex_; ///< held while opening, never while compiling
-  nf_compiler_compile_fn *compile_ = nullptr;
+  nf_compiler_fn *identify_ = nullptr, *compile_ = nullptr;
   nf_compiler_release_fn *release_ = nullptr;
 };
 

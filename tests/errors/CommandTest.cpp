@@ -1,6 +1,7 @@
 // The command `normforge` as its users meet it: exit status, both streams, and the files it leaves.
 #include "compiler/cli/Npy.h"
-#include "compiler/target/Target.h"
+#include "compiler/session/Session.h"
+#include "runtime/cache/DiskCache.h"
 #include "runtime/cpu_info/CpuInfo.h"
 
 #include "llvm/Support/JSON.h"
@@ -522,6 +523,39 @@ TEST_CASE("variants are printed one after another, and are objects of their own"
   CHECK(folder.run({"compile", "large.yaml", "--emit=obj", "--variant", "2", "-o", "large.o"})
             .status == 0);
   CHECK(fs::exists(folder.path() / "large.o"));
+}
+
+TEST_CASE("cache lists, verifies and clears") {
+  Folder folder;
+  const std::string directory = folder.path() / "kernels";
+  CHECK(folder.run({"cache", "list", "--dir", directory}).out ==
+        "0 kernels, 0 texts, 0 bytes in " + directory + "\n");
+  {
+    DiskCache cache(directory, DiskCache::defaultBytes, nullptr);
+    auto target = describeTarget("haswell");
+    auto spec = readSpec((folder.path() / "bn.yaml").string());
+    REQUIRE(bool(target));
+    REQUIRE(bool(spec));
+    auto artifact = Session(*target).compile(*spec, Phase::Inference);
+    REQUIRE(bool(artifact));
+    cache.write(CacheKind::Kernel, {"a", {}, serialize(*artifact)});
+    cache.write(CacheKind::Kernel, {"b", {{"/nowhere/compiler.so", 1, 1}}, serialize(*artifact)});
+  }
+  const Outcome list = folder.run({"cache", "list", "--dir", directory});
+  CHECK(list.status == 0);
+  CHECK(list.out.find("bn, inference, haswell, 2 variants\n") != std::string::npos);
+  const Outcome verify = folder.run({"cache", "verify", "--dir", directory});
+  CHECK(verify.status == 1);
+  CHECK(verify.out.find("stale: made by another version of /nowhere/compiler.so\n") !=
+        std::string::npos);
+  CHECK(verify.out.find("; 1 would not be used\n") != std::string::npos);
+  CHECK(folder.run({"cache", "clear", "--dir", directory}).out ==
+        "removed 2 files from " + directory + "\n");
+  fs::permissions(directory, fs::perms::all);
+  const Outcome refused = folder.run({"cache", "list", "--dir", directory});
+  CHECK(refused.status == 2);
+  CHECK(refused.err == "normforge: error: cannot use " + directory +
+                           ": others can write to it; chmod go-w makes it safe\n");
 }
 
 TEST_CASE("explain, targets, help and version say what they should") {

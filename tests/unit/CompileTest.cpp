@@ -39,6 +39,9 @@ template <typename Call> std::string errorOf(nf_code code, Call &&call) {
   return {};
 }
 
+/// An engine that compiles whatever it is asked for.
+nf::Engine makeEngine() { return nf::Engine({.cacheDirectory = ""}); }
+
 /// Whether kernels can be compiled for this machine at all.
 bool canCompile() {
   auto target = describeTarget("native");
@@ -88,7 +91,7 @@ std::string refusal(const std::string &ir) {
 TEST_CASE("wrong specs and options are errors with their place") {
   if (!canCompile())
     return;
-  nf::Engine engine;
+  const nf::Engine engine = makeEngine();
   CHECK(errorOf(NF_COMPILE_FAILED, [&] {
           engine.compile("input: {shape: [N, 5], layout: nc}\naxis: 4\n", {"", "", "a.yaml"});
         }).starts_with("a.yaml:2:7: error: axis 4 is out of range"));
@@ -116,7 +119,7 @@ TEST_CASE("a kernel for a CPU that this machine is not") {
       continue;
     tried = true;
     CHECK(errorOf(NF_WRONG_MACHINE, [&] {
-            nf::Engine().compile(spec, {"", cpu, ""});
+            makeEngine().compile(spec, {"", cpu, ""});
           }) == "kernel needs " + missing + ", which this machine lacks");
   }
   if (!tried)
@@ -126,25 +129,25 @@ TEST_CASE("a kernel for a CPU that this machine is not") {
 TEST_CASE("a compiled kernel is saved, loaded and run, with the same bits") {
   if (!canCompile())
     return;
-  nf::Engine engine;
+  const nf::Engine engine = makeEngine();
   const nf::Kernel kernel = compileInference(engine);
   const std::vector<float> y = infer(kernel, 9);
   checkInference(y);
   // As a process would that has no compiler.
-  const nf::Engine other("/nowhere/compiler.so");
+  const nf::Engine other({.compilerLibrary = "/nowhere/compiler.so", .cacheDirectory = ""});
   CHECK(infer(other.load(kernel.save()), 9) == y);
 }
 
 TEST_CASE("several threads compile at once") {
   if (!canCompile())
     return;
-  const nf::Engine engine;
-  const std::vector<std::byte> expected = compileInference(engine).save();
+  const std::vector<std::byte> expected = compileInference(makeEngine()).save();
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([&] {
       for (int round = 0; round < 3; ++round) {
+        const nf::Engine engine = makeEngine(); // that has nothing in memory
         const nf::Kernel kernel = compileInference(engine);
         wrong += kernel.save() != expected; // the same spec gives the same bytes
         const std::vector<float> y = infer(kernel, 3);
@@ -164,7 +167,7 @@ TEST_CASE("several threads compile at once") {
 TEST_CASE("perf finds the names of kernels in its map") {
   if (!canCompile())
     return;
-  const nf::Engine engine({}, /*perfMap=*/true);
+  const nf::Engine engine({.perfMap = true, .cacheDirectory = ""});
   const nf::Kernel kernel = compileInference(engine);
   const std::string path = "/tmp/perf-" + std::to_string(getpid()) + ".map";
   std::ifstream file(path);

@@ -601,14 +601,15 @@ TEST_CASE("the OpenMP adapter covers every range and stays on the caller for one
 }
 
 TEST_CASE("a missing compiler library is a clear error") {
-  nf::Engine engine("/nowhere/libnormforge-compiler.so");
+  nf::Engine engine({.compilerLibrary = "/nowhere/libnormforge-compiler.so", .cacheDirectory = ""});
   std::string text = errorOf(NF_NO_COMPILER, [&] { engine.compile("name: a"); });
   CHECK(text.find("the compiler library cannot be opened; tried:") == 0);
   CHECK(text.find("/nowhere/libnormforge-compiler.so") != std::string::npos);
-  nf::Engine other("libm.so.6"); // a library, but not this one
+  nf::Engine other(
+      {.compilerLibrary = "libm.so.6", .cacheDirectory = ""}); // a library, but not this one
   text = errorOf(NF_NO_COMPILER, [&] { other.compile("name: a"); });
   CHECK(text.find("libm.so.6: not a compiler library of this version: it lacks "
-                  "nf_compiler_compile_v1") != std::string::npos);
+                  "nf_compiler_compile_v2") != std::string::npos);
 }
 
 TEST_CASE("wrong calls of the C API are errors, not crashes") {
@@ -665,7 +666,7 @@ TEST_CASE("engines, kernels and plans are shared by threads") {
         run(kernel.plan({1 + t * 50 + round}));
         run(engine.load(bytes).plan({round + 1})); // the plan keeps its kernel
         try {
-          nf::Engine("/nowhere/compiler.so").compile("");
+          nf::Engine({.compilerLibrary = "/nowhere/compiler.so"}).compile("");
           wrong++;
         } catch (const nf::Error &) {
         }

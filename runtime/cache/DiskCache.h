@@ -1,0 +1,87 @@
+// Kernels in files, so that a process that needs one again neither compiles nor loads LLVM.
+//
+// A directory of entries, each one file named by a hash of its key. An entry carries its key, what
+// it was made from and a checksum, and is used only when all three are right: a truncated, altered,
+// stale or foreign file is as if it were not there, and is written anew. Files appear whole or not
+// at all. Nothing here fails: a cache that cannot be used is reported once, through the log, and
+// done without.
+#pragma once
+
+#include "runtime/cache/FileIdentity.h"
+
+#include <cstddef>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace normforge {
+
+/// What entries are of: a kernel under the key of all that its code depends on; or which kernel a
+/// spec's text stands for, under that text.
+enum class CacheKind : uint8_t { Kernel, Request };
+
+struct CacheEntry {
+  std::string key;
+  /// The compiler's files. Where one has changed, the entry is stale.
+  std::vector<FileIdentity> madeFrom;
+  std::vector<std::byte> payload;
+};
+
+/// All functions may be called from several threads, and several processes may share a directory.
+class DiskCache {
+public:
+  using Log = std::function<void(const std::string &)>;
+
+  /// `directory` is made, readable by this user alone, when the first entry is written; it must
+  /// belong to this user and not be writable by others. `mostBytes` bounds the entries together:
+  /// those not used for longest go first.
+  DiskCache(std::string directory, uint64_t mostBytes, Log log);
+  ~DiskCache();
+  DiskCache(const DiskCache &) = delete;
+  DiskCache &operator=(const DiskCache &) = delete;
+
+  /// $NORMFORGE_CACHE_DIR, else $XDG_CACHE_HOME/normforge, else $HOME/.cache/normforge; empty where
+  /// none is set.
+  static std::string defaultDirectory();
+  static constexpr uint64_t defaultBytes = uint64_t(256) << 20;
+
+  const std::string &directory() const { return path_; }
+
+  /// A whole, current entry of this user's with this key.
+  std::optional<CacheEntry> read(CacheKind kind, const std::string &key);
+  void write(CacheKind kind, const CacheEntry &entry);
+
+  struct File {
+    std::string name;
+    CacheKind kind = CacheKind::Kernel;
+    uint64_t bytes = 0;
+    int64_t lastUsed = 0;            ///< seconds since 1970, to about an hour
+    std::string problem;             ///< why it would not be used; empty: it would
+    std::optional<CacheEntry> entry; ///< where it can be read
+  };
+  /// Every entry, by name. Empty with `problem` set where the directory cannot be read; empty
+  /// without where there is none.
+  std::vector<File> list(std::string &problem);
+  /// Removes all entries, and what interrupted writes have left; other files stay. Gives their
+  /// number.
+  size_t clear(std::string &problem);
+
+private:
+  bool open(bool create, std::string &problem);
+  std::optional<CacheEntry> readFile(const std::string &name, std::string &problem, bool touch);
+  bool writeFile(const std::string &name, const std::vector<std::byte> &bytes,
+                 std::string &problem);
+  void trim();
+  void warn(const std::string &text);
+
+  const std::string path_;
+  const uint64_t mostBytes_;
+  const Log log_;
+  std::mutex mutex_; ///< of the following
+  int folder_ = -1;
+  bool refused_ = false, warned_ = false;
+};
+
+} // namespace normforge
