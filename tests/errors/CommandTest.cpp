@@ -356,7 +356,7 @@ TEST_CASE("compile --time prints a row for each variant") {
 TEST_CASE("unknown commands and empty words are named") {
   const Folder folder;
   folder.refuses({"chek", "bn.yaml"}, "normforge: error: unknown command 'chek'; expected one of "
-                                      "check, compile, run, explain, targets");
+                                      "check, compile, run, explain, targets, cache");
   folder.refuses({"check", ""}, "normforge: error: argument 2 is empty");
   folder.refuses({"check", "bn.yaml", "--threads="}, "normforge: error: --threads has no value");
 }
