@@ -1,5 +1,6 @@
 // `normforge check`: compiles specs, runs them on drawn data, and compares with oneDNN and with the
 // f64 reference.
+#include "compiler/cli/Adversarial.h"
 #include "compiler/cli/CheckReport.h"
 #include "compiler/cli/Command.h"
 
@@ -22,7 +23,7 @@ namespace {
 struct Options {
   std::vector<std::string> paths, sizes;
   std::string threads, cpu, phase, seed, data;
-  bool json = false, verbose = false;
+  bool json = false, verbose = false, adversarial = false;
 };
 
 /// Sizes that nobody gave, by the names that the specs of this project have for them.
@@ -177,6 +178,9 @@ llvm::Expected<CheckSettings> readSettings(const Options &options) {
 }
 
 llvm::Expected<ExitStatus> run(const Options &options) {
+  if (options.adversarial && (options.json || options.verbose || !options.data.empty()))
+    return badInput("--adversarial prints a table of its own data; leave out --data, --json and "
+                    "--verbose, or --adversarial");
   auto settings = readSettings(options);
   if (!settings)
     return settings.takeError();
@@ -202,9 +206,18 @@ llvm::Expected<ExitStatus> run(const Options &options) {
   const std::vector<CheckCase> &cases = planner.cases;
   const std::string cpu = target->cpu;
   Session session(std::move(*target));
+  ExitStatus status = Success;
+  if (options.adversarial) {
+    for (const CheckCase &check : cases) {
+      auto agrees = printAdversarial(session, check, *settings);
+      if (!agrees)
+        return agrees.takeError();
+      status = *agrees ? status : Disagrees;
+    }
+    return status;
+  }
   auto report = options.json ? makeJson(cases, *settings)
                              : makeTable(cases, *settings, cpu, planner.defaults, options.verbose);
-  ExitStatus status = Success;
   for (size_t i = 0; i < cases.size(); ++i) {
     report->starting(i);
     auto result = runCase(session, cases[i], *settings);
@@ -250,6 +263,9 @@ void declareCheck(CLI::App &app, int &status) {
   sub->add_option("--seed", options->seed,
                   "Draw the same inputs again (default: a new seed, which is printed)")
       ->type_name("NUMBER");
+  sub->add_flag("--adversarial", options->adversarial,
+                "Instead, print how far our results and oneDNN's are off on data that are hard for "
+                "arithmetic");
   sub->add_flag("--json", options->json, "One JSON object a line, units in the names");
   sub->add_flag("--verbose", options->verbose, "Every output, its tolerance and the schedule");
   sub->callback([options, &status] {

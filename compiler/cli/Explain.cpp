@@ -56,15 +56,32 @@ std::string flightInWords(std::span<const Loop> loops, const StageSchedule &stag
   return text;
 }
 
+/// What of the arrays moves, and where from.
+const char *trafficInWords(const Schedule &schedule) {
+  switch (schedule.form) {
+  case Form::Elementwise:
+    return "x is read once";
+  case Form::Fused:
+    return "x is read once from memory, then twice from the task's caches";
+  case Form::Split:
+    return "x is read twice from memory, once more from the task's caches, and two partials a "
+           "chunk are written and read";
+  }
+  return "";
+}
+
 void printSchedule(const Operator &op, const Schedule &schedule) {
   auto stage = [&](const char *name, std::span<const Loop> loops, const StageSchedule &s) {
-    fmt::print("    {:<10} {}; {}\n", name, taskInWords(loops, s), flightInWords(loops, s));
+    fmt::print("    {:<10} {}; {}{}{}\n", name, taskInWords(loops, s), flightInWords(loops, s),
+               s.alternates ? "; every other pass backwards" : "",
+               s.reversed ? "; tasks from the last to the first" : "");
   };
   const StageSchedule &first =
       schedule.form == Form::Elementwise ? schedule.normalize : schedule.moments;
   fmt::print("    vectors of {} {}, tails {}{}\n", first.vector, toString(op.spec.dtype),
              schedule.maskedTails ? "under a mask" : "in narrower vectors",
              schedule.streamingStores ? ", y stored around the caches" : "");
+  fmt::print("    moved      {}; y is written once\n", trafficInWords(schedule));
   switch (schedule.form) {
   case Form::Elementwise:
     stage("normalize", op.loops, schedule.normalize);

@@ -40,11 +40,13 @@ static inline void nf_openmp_parallel_for(void *user, uint64_t tasks, nf_body_fn
   }
 }
 
-/* An executor of `threads` threads; 0: as many as OpenMP would take. Owns nothing. */
+/* An executor of `threads` threads; 0 and less: as many as OpenMP would take. More than four for
+ * each processor would only wait for each other: they are not made. Owns nothing. */
 static inline nf_executor nf_openmp_executor(int threads) {
   nf_executor executor;
+  int most = 4 * omp_get_num_procs();
   executor.parallel_for = nf_openmp_parallel_for;
-  executor.user = (void *)(intptr_t)(threads > 0 ? threads : 0);
+  executor.user = (void *)(intptr_t)(threads <= 0 ? 0 : threads < most ? threads : most);
   return executor;
 }
 

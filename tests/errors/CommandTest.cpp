@@ -525,6 +525,20 @@ TEST_CASE("variants are printed one after another, and are objects of their own"
   CHECK(fs::exists(folder.path() / "large.o"));
 }
 
+TEST_CASE("check --adversarial prints our errors beside oneDNN's") {
+  Folder folder;
+  const Outcome outcome =
+      folder.run({"check", "--adversarial", "bn.yaml", "--phase", "training", "--seed", "7"});
+  CHECK(outcome.status == 0);
+  CHECK(outcome.out.find("bn.yaml, training, seed 7; ours and oneDNN") == 0);
+  for (const char *row :
+       {"mean of 1e4 deviations", "every group constant", "one element of 1e6", "denormals",
+        "NaN in one group", "Inf in one group", "N = 1", "2^24 elements a group"})
+    CHECK_MESSAGE(outcome.out.find(std::string("\n") + row) != std::string::npos, row);
+  CHECK(outcome.out.find("DISAGREES") == std::string::npos);
+  CHECK(folder.run({"check", "--adversarial", "bn.yaml", "--json"}).status == 2);
+}
+
 TEST_CASE("cache lists, verifies and clears") {
   Folder folder;
   const std::string directory = folder.path() / "kernels";

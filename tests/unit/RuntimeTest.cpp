@@ -643,6 +643,23 @@ TEST_CASE("wrong calls of the C API are errors, not crashes") {
   CHECK(isInvalid(nf_run(nullptr, nullptr, 0, nullptr, 0, nullptr, nullptr)));
 }
 
+TEST_CASE("OpenMP's executor answers requests for no threads and for ten thousand") {
+  for (int threads : {-3, 0, 1, 10000}) {
+    const nf_executor executor = nf_openmp_executor(threads);
+    CHECK(reinterpret_cast<intptr_t>(executor.user) >= 0);
+    CHECK(reinterpret_cast<intptr_t>(executor.user) <= 4 * omp_get_num_procs());
+    std::vector<std::atomic<int>> done(20000);
+    executor.parallel_for(
+        executor.user, done.size(),
+        [](void *data, uint64_t first, uint64_t last) {
+          for (uint64_t i = first; i < last; ++i)
+            ++(*static_cast<std::vector<std::atomic<int>> *>(data))[i];
+        },
+        &done);
+    CHECK(std::all_of(done.begin(), done.end(), [](const auto &count) { return count == 1; }));
+  }
+}
+
 TEST_CASE("engines, kernels and plans are shared by threads") {
   if (!canRunSample())
     return;

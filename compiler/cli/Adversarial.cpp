@@ -1,0 +1,191 @@
+#include "compiler/cli/Adversarial.h"
+
+#include "compiler/cli/Command.h"
+#include "compiler/cli/KernelCall.h"
+#include "normforge/openmp.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fmt/format.h>
+
+namespace normforge::cli {
+
+namespace {
+
+struct Row {
+  const char *name;
+  oracle::Data data = oracle::Data::Normal;
+  double spot = 0;      ///< not 0: x's first element
+  int64_t elements = 0; ///< not 0: of a statistics group, by the size N
+  int64_t batch = 0;    ///< not 0: the size N
+};
+constexpr Row rows[] = {
+    {"mean 0.5, deviation 2"},
+    {"mean of 1e4 deviations", oracle::Data::Offset},
+    {"every group constant", oracle::Data::Constant},
+    {"one element of 1e6 a group", oracle::Data::Outlier},
+    {"denormals, 1e-40", oracle::Data::Denormal},
+    {"NaN in one group", oracle::Data::Normal, NAN},
+    {"Inf in one group", oracle::Data::Normal, INFINITY},
+    {"N = 1", oracle::Data::Normal, 0, 0, 1},
+    {"2^24 elements a group", oracle::Data::Normal, 0, int64_t(1) << 24},
+};
+/// Arguments, inputs, expected values in f64, and oneDNN's copies, in multiples of the arguments.
+constexpr double copiesOfArguments = 6;
+
+/// The largest difference over the largest expected magnitude, of elements that are to be finite;
+/// the others only have to be what they are to be.
+std::string errorOf(const HostArray &actual, const HostArray &expected) {
+  double difference = 0, magnitude = 0;
+  for (int64_t i = 0, n = expected.count(); i < n; ++i) {
+    const double a = actual.get(i), e = expected.get(i);
+    if (std::isnan(a) != std::isnan(e) || (std::isinf(e) && a != e))
+      return std::isnan(e) ? "NaN lost" : std::isnan(a) ? "NaN" : "Inf lost";
+    if (!std::isfinite(e))
+      continue;
+    difference = std::max(difference, std::abs(a - e));
+    magnitude = std::max(magnitude, std::abs(e));
+  }
+  return fmt::format("{:.1e}", magnitude > 0 ? difference / magnitude : difference);
+}
+
+class Table {
+public:
+  Table(Session &session, const CheckCase &check, const CheckSettings &settings)
+      : session_(session), check_(check), settings_(settings) {}
+
+  llvm::Expected<bool> print() {
+    auto artifact = session_.compile(check_.spec, check_.phase);
+    if (!artifact)
+      return internalError(artifact.takeError());
+    Failure failure;
+    kernel_ = Kernel::load(std::move(*artifact), {}, failure);
+    if (!kernel_)
+      return badInput(fmt::format("{}: {}", check_.path, failure.message));
+    for (const Argument &argument : kernel_->artifact().arguments)
+      if (argument.written)
+        names_.push_back(argument.name);
+    fmt::print(
+        "{}, {}, seed {}; ours and oneDNN {}: largest difference from the f64 reference over "
+        "the largest magnitude\n{:<28}",
+        check_.path, toString(check_.phase), settings_.seed, oracle::oneDnnVersion(), "x");
+    for (const std::string &name : names_)
+      fmt::print("  {:<17}", name);
+    fmt::print("\n");
+    bool agrees = true;
+    for (const Row &row : rows) {
+      auto good = printRow(row);
+      if (!good)
+        return good.takeError();
+      agrees = agrees && *good;
+    }
+    return agrees;
+  }
+
+private:
+  /// The sizes of a row; empty where the spec has no size N to set.
+  std::optional<oracle::Sizes> sizesOf(const Row &row) const {
+    oracle::Sizes sizes = check_.sizes;
+    if (!row.batch && !row.elements)
+      return sizes;
+    const auto n = sizes.find("N");
+    if (n == sizes.end())
+      return std::nullopt;
+    const Operator op = makeOperator(check_.spec, check_.phase);
+    n->second = 1;
+    std::vector<int64_t> values;
+    for (const std::string &name : op.sizes)
+      values.push_back(sizes.at(name));
+    const int64_t each = op.groupSize.evaluate(values).value_or(1);
+    if (row.batch) {
+      n->second = row.batch;
+    } else {
+      n->second = 2;
+      for (size_t i = 0; i < op.sizes.size(); ++i)
+        values[i] = sizes.at(op.sizes[i]);
+      if (op.groupSize.evaluate(values).value_or(1) == each)
+        return std::nullopt; // groups do not grow with N
+      n->second = (row.elements + each - 1) / each;
+    }
+    return sizes;
+  }
+
+  llvm::Expected<bool> printRow(const Row &row) {
+    const auto sizes = sizesOf(row);
+    if (!sizes)
+      return true;
+    const Spec &spec = check_.spec;
+    std::vector<int64_t> values;
+    for (const std::string &name : kernel_->artifact().sizes)
+      values.push_back(sizes->at(name));
+    Failure failure;
+    auto call = KernelCall::make(kernel_, values, failure);
+    if (!call)
+      return badInput(fmt::format("{}: {}", check_.path, failure.message));
+    if (const double bytes = copiesOfArguments * static_cast<double>(call->bytes());
+        bytes > static_cast<double>(physicalMemory())) {
+      fmt::print("{:<28}  left out: takes {} of memory\n", row.name, describeBytes(bytes));
+      return true;
+    }
+    oracle::Arrays inputs =
+        oracle::drawInputs(spec, check_.phase, *sizes, settings_.seed, row.data);
+    if (row.spot != 0)
+      inputs.at("x").set(0, row.spot);
+    call->allocate();
+    for (const auto &[name, array] : inputs)
+      call->set(name, array);
+    std::vector<nf_scalar> scalars;
+    for (const std::string &name : kernel_->artifact().scalars)
+      scalars.push_back(check_.scalars.at(name));
+    call->setScalars(std::move(scalars));
+    if (!call->run(nf_openmp_executor(settings_.threads), failure))
+      return badInput(fmt::format("{}: {}", check_.path, failure.message));
+    std::string whyNot;
+    oracle::Arrays theirs;
+    if (auto oneDnn = oracle::OneDnn::create(spec, check_.phase, *sizes, inputs, check_.scalars,
+                                             settings_.threads, whyNot)) {
+      oneDnn->run();
+      theirs = oneDnn->outputs();
+    }
+    const oracle::Arrays expected =
+        oracle::reference(spec, check_.phase, *sizes, inputs, check_.scalars);
+    fmt::print("{:<28}", row.name);
+    bool agrees = true;
+    const auto &arguments = kernel_->artifact().arguments;
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      if (!arguments[i].written)
+        continue;
+      const std::string &name = arguments[i].name;
+      const HostArray actual = call->output(i);
+      const std::string ours = errorOf(actual, expected.at(name));
+      fmt::print("  {:<8} {:<8}", ours,
+                 theirs.count(name) ? errorOf(theirs.at(name), expected.at(name)) : "-");
+      // What is not finite has no tolerance: there it is the places of NaN and Inf that count.
+      agrees = agrees &&
+               (std::isfinite(row.spot)
+                    ? oracle::compare(actual, expected.at(name),
+                                      oracle::tolerance(spec, check_.phase, name, *sizes, inputs,
+                                                        expected, check_.scalars))
+                          .agrees()
+                    : ours.find('N') == std::string::npos && ours.find('I') == std::string::npos);
+    }
+    fmt::print("{}\n", agrees ? "" : "  DISAGREES");
+    std::fflush(stdout);
+    return agrees;
+  }
+
+  Session &session_;
+  const CheckCase &check_;
+  const CheckSettings &settings_;
+  std::shared_ptr<const Kernel> kernel_;
+  std::vector<std::string> names_;
+};
+
+} // namespace
+
+llvm::Expected<bool> printAdversarial(Session &session, const CheckCase &check,
+                                      const CheckSettings &settings) {
+  return Table(session, check, settings).print();
+}
+
+} // namespace normforge::cli
