@@ -73,12 +73,14 @@ struct Selection {
     return ceilDiv(vectors, tiles) * vector;
   }
 
+  int64_t rowVectors() const { return ceilDiv(sizeOr(op.rank() - 1, 1 << 20), vector); }
+
   /// Rows in flight: many where a row is so short that the sums of its lanes take longer than its
   /// elements, two where they still show, as far as the registers go: two sums a row.
   int64_t rowTile() const {
     if (tiled < 0)
       return 1;
-    const int64_t vectors = ceilDiv(sizeOr(op.rank() - 1, 1 << 20), vector);
+    const int64_t vectors = rowVectors();
     const int64_t most = vectors < kShortRowVectors  ? target.vectorRegisters / 4
                          : vectors < kLongRowVectors ? 2
                                                      : 1;
@@ -241,21 +243,23 @@ struct Selection {
     return stage;
   }
 
-  /// Where x comes from memory, that is slower than the sums of lanes: fewer rows in flight are
-  /// less code.
-  void fewerRows(StageSchedule &stage) const {
-    if (!lanesReduced || stage.tile <= 4)
-      return;
-    stage.tile = 4;
-    stage.unroll = rowUnroll(4);
-    if (stage.chunks[tiled] > 0)
-      stage.chunks[tiled] = ceilDiv(stage.chunks[tiled], 4) * 4;
+  /// Rows in flight of a fused stage where x comes from memory, that is slower than the sums of
+  /// lanes: few, for fewer are less code, and less to read from at a time.
+  int64_t rowTileFromMemory() const {
+    int reduced = 0;
+    for (const Loop &loop : op.loops)
+      reduced += !loop.kept;
+    const int64_t tile = rowTile();
+    if (reduced < 2) // a row is all that a statistic is taken over
+      return std::min<int64_t>(tile, 4);
+    return std::min<int64_t>(tile, rowVectors() < kShortRowVectors / 2 ? 2 : 1);
   }
 
   StageSchedule moments() const {
     StageSchedule stage = inFlight(true);
     if (lanesReduced && tiled >= 0) {
-      fewerRows(stage);
+      stage.tile = 1; // memory is slower than the sums of lanes
+      stage.unroll = rowUnroll(1);
       const int64_t rowBytes = sizeOr(op.rank() - 1, kRowRunBytes) * element;
       const int64_t rows = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
       stage.chunks[tiled] = ceilDiv(rows, stage.tile) * stage.tile;
@@ -298,10 +302,17 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   auto streaming = [&](Schedule schedule) {
     schedule.streamingStores = true;
     // Memory sets the pace: little needs to be in flight.
-    if (schedule.form == Form::Fused)
-      selection.fewerRows(schedule.moments);
-    else if (selection.lanesReduced)
+    if (!selection.lanesReduced)
+      return schedule;
+    if (schedule.form != Form::Fused) {
       schedule.normalize.unroll = 1;
+      return schedule;
+    }
+    StageSchedule &stage = schedule.moments;
+    stage.tile = selection.rowTileFromMemory();
+    stage.unroll = selection.rowUnroll(stage.tile);
+    if (selection.tiled >= 0)
+      stage.chunks[selection.tiled] = stage.tile;
     return schedule;
   };
   /// Plain stores where x and y stay in cache, streaming ones beyond.
