@@ -223,6 +223,10 @@ SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
   };
   if (reduces_ || slots_.size() == 1)
     return emit();
+  if (mayStream() && joinsRows()) {
+    emitJoinedRows();
+    return accumulators;
+  }
   const SmallVector<Access> inputs = inputs_, outputs = outputs_;
   const SmallVector<Slot> tile = slots_;
   const auto count = static_cast<int64_t>(tile.size());
@@ -258,6 +262,98 @@ void TileVectorizer::emitAlignedRow() {
   storesStream_ = true;
   emitLanesFrom(head, {});
   storesStream_ = false;
+}
+
+bool TileVectorizer::joinsRows() {
+  auto length = getConstantIntValue(loops_[laneLoop_].extent);
+  if (!length || *length < vector_ || *length % vector_ == 0)
+    return false;
+  auto isRun = [&](const Access &access) {
+    return !access.bound && access.strides[laneLoop_] && access.strides[slotLoop_] &&
+           getConstantIntValue(access.strides[laneLoop_]) == 1 &&
+           getConstantIntValue(access.strides[slotLoop_]) == length;
+  };
+  for (const Access &input : inputs_)
+    if (input.base && !isRun(input))
+      return false;
+  // Lanes of a vector that two rows share have no one index.
+  return isRun(outputs_[0]) && step_.getBlock()->getOps<linalg::IndexOp>().empty();
+}
+
+/// Rows that lie one after the other, past the caches: a vector in which one row ends and the next
+/// begins takes each lane's values from its own row, so that every line of y but the tile's first
+/// and last is written whole.
+void TileVectorizer::emitJoinedRows() {
+  const SmallVector<Access> inputs = inputs_, outputs = outputs_;
+  const SmallVector<Slot> tile = slots_;
+  const auto rows = static_cast<int64_t>(tile.size());
+  const int64_t length = *getConstantIntValue(loops_[laneLoop_].extent);
+  Value skew = misalignment(tile[0]);
+  auto goTo = [&](OpFoldResult row) {
+    inputs_ = inputs;
+    outputs_ = outputs;
+    slots_ = {Slot()};
+    bindRegisters(row);
+    advance(slotLoop_, indexValue(row));
+    makeViews();
+  };
+  auto emitMasked = [&](OpFoldResult begin, OpFoldResult end) {
+    emitRange(begin, end, masked_ ? vector_ : 1, {},
+              [&](OpFoldResult index, SmallVector<Value> none) {
+                Value left = masked_ ? indexValue(sizes().sub(end, index)) : Value();
+                return emitPoint(laneLoop_, index, 1, vector_, masked_ ? vector_ : 1,
+                                 masked_ ? maskBelow(left, vector_) : Value(), none);
+              });
+  };
+  // Of elements from a row's first one on: where its first aligned vector begins, and where its
+  // last whole one ends. `first` counts from the tile's first element.
+  auto past = [&](OpFoldResult first) {
+    Value at = indexValue(add(first, OpFoldResult(skew)));
+    return Value(arith::AndIOp::create(b_, loc_, at, constant(vector_ - 1)));
+  };
+  auto ownBegin = [&](OpFoldResult row) {
+    Value rest = past(scaled(row, b_.getIndexAttr(length)));
+    return Value(arith::AndIOp::create(
+        b_, loc_, arith::SubIOp::create(b_, loc_, constant(vector_), rest), constant(vector_ - 1)));
+  };
+  auto ownEnd = [&](OpFoldResult row) {
+    return sizes().sub(b_.getIndexAttr(length), past(scaled(add(row, 1), b_.getIndexAttr(length))));
+  };
+
+  goTo(b_.getIndexAttr(0));
+  emitMasked(b_.getIndexAttr(0), ownBegin(b_.getIndexAttr(0)));
+  emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(rows), 1, {},
+           [&](OpFoldResult row, SmallVector<Value> none) {
+             goTo(row);
+             const OpFoldResult end = ownEnd(row);
+             storesStream_ = true;
+             emitLoop(ownBegin(row), end, vector_, {}, [&](OpFoldResult index, auto carried) {
+               return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(), carried);
+             });
+             Value left = indexValue(sizes().sub(b_.getIndexAttr(length), end));
+             Value shared = arith::AndIOp::create(
+                 b_, loc_,
+                 arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ne, left, constant(0)),
+                 arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ne, indexValue(row),
+                                       constant(rows - 1)));
+             auto branch = scf::IfOp::create(b_, loc_, shared, /*withElseRegion=*/false);
+             OpBuilder::InsertionGuard guard(b_);
+             b_.setInsertionPoint(branch.thenYield());
+             auto own = wideArguments_;
+             bindRegisters(add(row, 1));
+             Value mask = maskBelow(left, vector_);
+             for (auto [mine, next] : llvm::zip(own, wideArguments_))
+               if (mine.size() == 1 && mine[0] != next[0])
+                 next[0] = arith::SelectOp::create(b_, loc_, mask, mine[0], next[0]);
+             emitPoint(laneLoop_, end, 1, vector_, vector_, Value(), {});
+             storesStream_ = false;
+             return none;
+           });
+  goTo(b_.getIndexAttr(rows - 1));
+  emitMasked(ownEnd(b_.getIndexAttr(rows - 1)), b_.getIndexAttr(length));
+  inputs_ = inputs;
+  outputs_ = outputs;
+  slots_ = tile;
 }
 
 /// From `begin` on: whole vectors in flight, whole vectors, and a tail.

@@ -97,6 +97,9 @@ private:
   SmallVector<Value> emitInnermost(int loop, SmallVector<Value> accumulators);
   SmallVector<Value> emitLanes(SmallVector<Value> accumulators);
   void emitAlignedRow();
+  void emitJoinedRows();
+  /// Whether the rows of a tile are one run of memory to everything that the step reads and writes.
+  bool joinsRows();
   SmallVector<Value> emitLanesFrom(OpFoldResult begin, SmallVector<Value> accumulators);
   /// Whether y, written in vectors along `lanes`, may go past the caches from an aligned address
   /// on.

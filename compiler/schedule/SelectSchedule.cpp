@@ -30,6 +30,8 @@ constexpr int64_t kColumnVectors = 4;
 /// Rows of fewer vectors than the one have as many in flight as there are registers, of fewer than
 /// the other two.
 constexpr int64_t kShortRowVectors = 16, kLongRowVectors = 512;
+/// Rows that are written as one run where they share lines.
+constexpr int64_t kJoinedRows = 16;
 /// Bytes of neighboring rows that a task takes the moments of, so that it reads runs.
 constexpr int64_t kRowRunBytes = 8 * 1024;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
@@ -160,8 +162,14 @@ struct Selection {
     }
   }
 
-  StageSchedule normalize() const {
+  StageSchedule normalize(bool streams) const {
     StageSchedule stage = inFlight(false);
+    if (streams && lanesReduced) {
+      stage.unroll = 1; // memory sets the pace
+      // Rows that no vector divides share lines of y: together they are written whole.
+      if (tiled >= 0 && rowVectors() < kShortRowVectors && sizeOr(op.rank() - 1, 0) % vector != 0)
+        stage.tile = std::min(kJoinedRows, sizeOr(tiled, 1));
+    }
     int64_t bytes = kElementwiseTaskBytes;
     if (lanesReduced) {
       int64_t least = element; // bytes of x where named sizes are 1
@@ -301,13 +309,14 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
   auto streaming = [&](Schedule schedule) {
     schedule.streamingStores = true;
-    // Memory sets the pace: little needs to be in flight.
-    if (!selection.lanesReduced)
-      return schedule;
     if (schedule.form != Form::Fused) {
-      schedule.normalize.unroll = 1;
+      const bool reversed = schedule.normalize.reversed;
+      schedule.normalize = selection.normalize(/*streams=*/true);
+      schedule.normalize.reversed = reversed;
       return schedule;
     }
+    if (!selection.lanesReduced)
+      return schedule;
     StageSchedule &stage = schedule.moments;
     stage.tile = selection.rowTileFromMemory();
     stage.unroll = selection.rowUnroll(stage.tile);
@@ -329,7 +338,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   if (!op.takesBatchStatistics()) {
     schedule.form = Form::Elementwise;
-    schedule.normalize = selection.normalize();
+    schedule.normalize = selection.normalize(/*streams=*/false);
     return byStores(schedule, "statistics are given: every element on its own");
   }
 
@@ -341,7 +350,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   split.form = Form::Split;
   split.moments = selection.moments();
   split.merge = selection.merge(split.moments);
-  split.normalize = selection.normalize();
+  split.normalize = selection.normalize(/*streams=*/false);
   split.normalize.reversed = true;
 
   // A fused task's data, read three times, stays in L2 beside the y that it writes, and is read in
