@@ -231,14 +231,14 @@ SmallVector<Value> TileVectorizer::emitLanes(SmallVector<Value> accumulators) {
   const SmallVector<Slot> tile = slots_;
   const auto count = static_cast<int64_t>(tile.size());
   unroll_ *= count;
-  emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(count), 1, {},
-           [&](OpFoldResult row, SmallVector<Value> none) {
-             slots_ = {Slot()};
-             bindRegisters(row);
-             advance(slotLoop_, indexValue(row));
-             emit();
-             return none;
-           });
+  emitRowLoop(count, [&](OpFoldResult row) {
+    slots_ = {Slot()};
+    inputs_ = inputs;
+    outputs_ = outputs;
+    bindRegisters(0);
+    advance(slotLoop_, indexValue(row));
+    emit();
+  });
   unroll_ /= count;
   inputs_ = inputs;
   outputs_ = outputs;
@@ -262,6 +262,33 @@ void TileVectorizer::emitAlignedRow() {
   storesStream_ = true;
   emitLanesFrom(head, {});
   storesStream_ = false;
+}
+
+/// A loop over the rows of a tile, in which the row at hand is row 0 of what rows have in
+/// registers, and the next row 1: the vectors over the rows turn by a lane an iteration. (To pick a
+/// lane by its number, a vector would go through memory.)
+void TileVectorizer::emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldResult)> body) {
+  SetVector<Value> packed; // tensors
+  for (auto [input, access] : llvm::zip(step_.getInputs(), inputs_))
+    if (!access.base && isa<VectorType>(registers_[input][0].getType()))
+      packed.insert(input);
+  SmallVector<Value> whole, turn;
+  for (Value tensor : packed)
+    whole.push_back(registers_[tensor][0]);
+  emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(rows), 1, whole,
+           [&](OpFoldResult row, SmallVector<Value> turned) {
+             for (auto [tensor, vector] : llvm::zip(packed, turned))
+               registers_[tensor] = {vector};
+             body(row);
+             SmallVector<int64_t> lanes;
+             for (int64_t i = 0; i < rows; ++i)
+               lanes.push_back((i + 1) % rows);
+             for (Value &vector : turned)
+               vector = vector::ShuffleOp::create(b_, loc_, vector, vector, lanes);
+             return turned;
+           });
+  for (auto [tensor, vector] : llvm::zip(packed, whole))
+    registers_[tensor] = {vector};
 }
 
 bool TileVectorizer::joinsRows() {
@@ -289,11 +316,11 @@ void TileVectorizer::emitJoinedRows() {
   const auto rows = static_cast<int64_t>(tile.size());
   const int64_t length = *getConstantIntValue(loops_[laneLoop_].extent);
   Value skew = misalignment(tile[0]);
-  auto goTo = [&](OpFoldResult row) {
+  auto goTo = [&](OpFoldResult row, int64_t inRegisters) {
     inputs_ = inputs;
     outputs_ = outputs;
     slots_ = {Slot()};
-    bindRegisters(row);
+    bindRegisters(inRegisters);
     advance(slotLoop_, indexValue(row));
     makeViews();
   };
@@ -320,36 +347,33 @@ void TileVectorizer::emitJoinedRows() {
     return sizes().sub(b_.getIndexAttr(length), past(scaled(add(row, 1), b_.getIndexAttr(length))));
   };
 
-  goTo(b_.getIndexAttr(0));
+  goTo(b_.getIndexAttr(0), 0);
   emitMasked(b_.getIndexAttr(0), ownBegin(b_.getIndexAttr(0)));
-  emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(rows), 1, {},
-           [&](OpFoldResult row, SmallVector<Value> none) {
-             goTo(row);
-             const OpFoldResult end = ownEnd(row);
-             storesStream_ = true;
-             emitLoop(ownBegin(row), end, vector_, {}, [&](OpFoldResult index, auto carried) {
-               return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(), carried);
-             });
-             Value left = indexValue(sizes().sub(b_.getIndexAttr(length), end));
-             Value shared = arith::AndIOp::create(
-                 b_, loc_,
-                 arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ne, left, constant(0)),
-                 arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ne, indexValue(row),
-                                       constant(rows - 1)));
-             auto branch = scf::IfOp::create(b_, loc_, shared, /*withElseRegion=*/false);
-             OpBuilder::InsertionGuard guard(b_);
-             b_.setInsertionPoint(branch.thenYield());
-             auto own = wideArguments_;
-             bindRegisters(add(row, 1));
-             Value mask = maskBelow(left, vector_);
-             for (auto [mine, next] : llvm::zip(own, wideArguments_))
-               if (mine.size() == 1 && mine[0] != next[0])
-                 next[0] = arith::SelectOp::create(b_, loc_, mask, mine[0], next[0]);
-             emitPoint(laneLoop_, end, 1, vector_, vector_, Value(), {});
-             storesStream_ = false;
-             return none;
-           });
-  goTo(b_.getIndexAttr(rows - 1));
+  emitRowLoop(rows, [&](OpFoldResult row) {
+    goTo(row, 0);
+    const OpFoldResult end = ownEnd(row);
+    storesStream_ = true;
+    emitLoop(ownBegin(row), end, vector_, {}, [&](OpFoldResult index, auto carried) {
+      return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(), carried);
+    });
+    Value left = indexValue(sizes().sub(b_.getIndexAttr(length), end));
+    Value ends = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ne, left, constant(0));
+    Value follows = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ne, indexValue(row),
+                                          constant(rows - 1));
+    auto branch = scf::IfOp::create(b_, loc_, arith::AndIOp::create(b_, loc_, ends, follows),
+                                    /*withElseRegion=*/false);
+    OpBuilder::InsertionGuard guard(b_);
+    b_.setInsertionPoint(branch.thenYield());
+    auto own = wideArguments_;
+    bindRegisters(1);
+    Value mask = maskBelow(left, vector_);
+    for (auto [mine, next] : llvm::zip(own, wideArguments_))
+      if (mine.size() == 1 && mine[0] != next[0])
+        next[0] = arith::SelectOp::create(b_, loc_, mask, mine[0], next[0]);
+    emitPoint(laneLoop_, end, 1, vector_, vector_, Value(), {});
+    storesStream_ = false;
+  });
+  goTo(b_.getIndexAttr(rows - 1), rows - 1);
   emitMasked(ownEnd(b_.getIndexAttr(rows - 1)), b_.getIndexAttr(length));
   inputs_ = inputs;
   outputs_ = outputs;

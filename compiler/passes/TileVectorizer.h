@@ -84,7 +84,8 @@ private:
   /// Whether the step at hand reads or writes rows: their lanes are elements of a row. All other
   /// steps have lanes of kept indices.
   bool isRows() const { return !columns_ && (reduces_ || element_); }
-  void bindRegisters(OpFoldResult row = {});
+  void bindRegisters(int64_t row = -1);
+  void emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldResult)> body);
   Value reduceRows(ArrayRef<Value> rows);
   Value halve(ArrayRef<Value> sums, int64_t width);
   Access accessOf(Value tensor, AffineMap map);

@@ -141,7 +141,7 @@ Value TileVectorizer::reduceRows(ArrayRef<Value> rows) {
 
 /// Makes ready what the step takes from registers: for rows, each row's own value out of the vector
 /// over them, and a vector of copies of it; of row `row` alone where one is given.
-void TileVectorizer::bindRegisters(OpFoldResult row) {
+void TileVectorizer::bindRegisters(int64_t row) {
   arguments_.assign(inputs_.size(), {});
   wideArguments_.assign(inputs_.size(), {});
   for (auto [i, input] : llvm::enumerate(step_.getInputs())) {
@@ -153,8 +153,9 @@ void TileVectorizer::bindRegisters(OpFoldResult row) {
     Value packed = registers_[input][0];
     if (isa<VectorType>(packed.getType())) {
       arguments_[i].clear();
-      if (row)
-        arguments_[i].push_back(vector::ExtractOp::create(b_, loc_, packed, row));
+      if (row >= 0)
+        arguments_[i].push_back(
+            vector::ExtractOp::create(b_, loc_, packed, ArrayRef<int64_t>{row}));
       else
         for (const Slot &slot : slots_)
           arguments_[i].push_back(

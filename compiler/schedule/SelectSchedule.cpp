@@ -100,7 +100,6 @@ struct Selection {
     return std::min<int64_t>(std::max<int64_t>(1, 4 / tile), vectors);
   }
 
-  /// Several rows at once serve sums alone: element by element they only write to more places.
   StageSchedule inFlight(bool reduces) const {
     StageSchedule stage;
     stage.vector = vector;
