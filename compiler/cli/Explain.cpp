@@ -75,6 +75,8 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
     fmt::print("    {:<10} {}; {}{}{}\n", name, taskInWords(loops, s), flightInWords(loops, s),
                s.alternates ? "; every other pass backwards" : "",
                s.reversed ? "; tasks from the last to the first" : "");
+    if (s.prefetches)
+      fmt::print("               while y is written, the next tile's x is fetched into L2\n");
   };
   const StageSchedule &first =
       schedule.form == Form::Elementwise ? schedule.normalize : schedule.moments;

@@ -14,6 +14,7 @@ inline constexpr const char *kUnroll = "nf.unroll";
 inline constexpr const char *kVector = "nf.vector";
 inline constexpr const char *kMaskedTails = "nf.masked_tails";
 inline constexpr const char *kAlternates = "nf.alternates"; ///< unit; StageSchedule::alternates
+inline constexpr const char *kPrefetches = "nf.prefetches"; ///< unit; StageSchedule::prefetches
 inline constexpr const char *kReversed = "nf.reversed";     ///< unit; StageSchedule::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; on stages that write y
 

@@ -69,6 +69,8 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
   function_->setAttr(attr::kMaskedTails, builder_.getBoolAttr(schedule.maskedTails));
   if (stage.alternates)
     function_->setAttr(attr::kAlternates, builder_.getUnitAttr());
+  if (stage.prefetches)
+    function_->setAttr(attr::kPrefetches, builder_.getUnitAttr());
   if (stage.reversed)
     function_->setAttr(attr::kReversed, builder_.getUnitAttr());
 }

@@ -48,6 +48,7 @@ LogicalResult TileVectorizer::findLoops(linalg::GenericOp step) {
   slotLoop_ = laneLoop_ = -1;
   for (auto [i, expr] : llvm::enumerate(domain.getResults())) {
     auto dim = dyn_cast<AffineDimExpr>(expr);
+    loops_[i].kept = dim && kept_[dim.getPosition()];
     if (dim && dim.getPosition() == tiled_) {
       loops_[i].role = Role::Slots;
       slotLoop_ = static_cast<int>(i);
@@ -232,6 +233,23 @@ Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t
   if (!zero)
     zero = constants_.zero(loc_, type);
   return vector::GatherOp::create(b_, loc_, type, access.view, ValueRange{at}, indices, mask, zero);
+}
+
+void TileVectorizer::prefetch(const Access &access, int loop, OpFoldResult index, int64_t plus,
+                              const Slot &slot) {
+  OpFoldResult distance;
+  if (isRows() && slotLoop_ >= 0 && access.strides[slotLoop_])
+    distance = scaled(b_.getIndexAttr(tile_), access.strides[slotLoop_]);
+  for (size_t i = 0; !isRows() && i < loops_.size(); ++i)
+    if (loops_[i].kept && loops_[i].role == Role::Other && access.strides[i])
+      distance = access.strides[i];
+  if (!distance)
+    return;
+  OpFoldResult at = elementIndex(access, loop, index, plus, slot);
+  at = add(at, distance);
+  // Past the last tile nothing is there to fetch, and nothing happens.
+  memref::PrefetchOp::create(b_, loc_, access.view, ValueRange{indexValue(at)}, /*isWrite=*/false,
+                             /*localityHint=*/2, /*isDataCache=*/true);
 }
 
 void TileVectorizer::store(Access &access, int loop, OpFoldResult index, int64_t plus,

@@ -34,6 +34,8 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
           continue;
         }
         arguments.push_back(load(inputs_[i], loop, index, plus, slot, width, active));
+        if (prefetches_ && element_ && width > 1)
+          prefetch(inputs_[i], loop, index, plus, slot);
       }
       auto slotOf = [&](size_t r) {
         return (r * slots_.size() + s) * static_cast<size_t>(inFlight_) + static_cast<size_t>(u);

@@ -35,6 +35,7 @@ enum class Role { Slots, Lanes, Other };
 
 struct StepLoop {
   Role role = Role::Other;
+  bool kept = false;
   OpFoldResult extent;
   bool unit() const { return getConstantIntValue(extent) == 1; }
 };
@@ -67,9 +68,11 @@ public:
     unroll_ = integer(attr::kUnroll);
     streaming_ = function->hasAttr(attr::kStreaming);
     alternates_ = function->hasAttr(attr::kAlternates);
+    prefetches_ = function->hasAttr(attr::kPrefetches);
     alternates_ = function->hasAttr(attr::kAlternates);
     masked_ = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
     auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
+    kept_.assign(kept.begin(), kept.end());
     last_ = static_cast<int64_t>(kept.size()) - 1;
     columns_ = tiled_ == last_;
   }
@@ -119,6 +122,9 @@ private:
                                int64_t lanes, Value mask, SmallVector<Value> accumulators);
   Value load(Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot,
              int64_t lanes, Value mask);
+  /// Fetches what the next tile will load at the same place: of rows, the one after these; of
+  /// columns, that of the next index of the kept loop around them.
+  void prefetch(const Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot);
   void store(Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot,
              int64_t lanes, Value mask, Value value);
   Value combine(Value x, Value y) { return arith::AddFOp::create(b_, loc_, x, y); }
@@ -152,8 +158,10 @@ private:
   OpBuilder b_;
   Location loc_;
   int64_t tiled_, last_, vector_, unroll_;
-  bool masked_, columns_, streaming_, alternates_;
+  SmallVector<bool> kept_; ///< by loop of the stage
+  bool masked_, columns_, streaming_, alternates_, prefetches_;
   int passes_ = 0;            ///< over the tile's data so far
+  int64_t tile_ = 1;          ///< slots of the step at hand's whole tile
   bool storesStream_ = false; ///< in code where vectors of y are aligned
 
   /// Tensors whose elements are in registers: a value a slot of the step that made them. What rows

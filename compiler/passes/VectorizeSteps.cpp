@@ -22,6 +22,7 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   if (failed(findLoops(step)))
     return failure();
   makeSlots();
+  tile_ = static_cast<int64_t>(slots_.size());
   backwards_ = alternates_ && (reduces_ || element_) && passes_++ % 2 == 1;
   position_.assign(loops_.size(), OpFoldResult());
   inputs_.clear();
@@ -251,7 +252,7 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
                                       ValueRange());
       }
       for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
-                               attr::kKept, attr::kStreaming, attr::kAlternates})
+                               attr::kKept, attr::kStreaming, attr::kAlternates, attr::kPrefetches})
         function->removeAttr(name);
       SmallVector<Operation *> casts;
       function.walk([&](memref::ReinterpretCastOp cast) {

@@ -19,10 +19,10 @@ std::string_view toString(Form form) {
 
 std::string Schedule::text() const {
   auto stage = [](const char *name, const StageSchedule &s) {
-    return fmt::format(" {}(chunks=[{}] vector={} tile={} unroll={}{}{})", name,
+    return fmt::format(" {}(chunks=[{}] vector={} tile={} unroll={}{}{}{})", name,
                        fmt::join(s.chunks, ","), s.vector, s.tile, s.unroll,
                        s.alternates ? " passes=alternating" : "",
-                       s.reversed ? " tasks=reversed" : "");
+                       s.prefetches ? " prefetch=next" : "", s.reversed ? " tasks=reversed" : "");
   };
   std::string text =
       fmt::format("{} tails={}", toString(form), maskedTails ? "masked" : "narrower");

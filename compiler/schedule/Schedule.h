@@ -27,6 +27,9 @@ struct StageSchedule {
   /// Every other pass over a task's data goes through the outermost reduced loop backwards, and
   /// meets in cache what the pass before it read last.
   bool alternates = false;
+  /// While y is written, what the next tile of rows reads is fetched into L2: memory then works
+  /// through the passes that find their data in cache, too.
+  bool prefetches = false;
   /// Tasks from the last to the first: those whose data a stage before this one has read last.
   bool reversed = false;
 };

@@ -205,20 +205,6 @@ struct Selection {
                                   (i == op.blocked->outer || i == op.blocked->inner));
   }
 
-  /// Bytes that a fused task finds in one place: what `perTask` indices of the tiled loop have of
-  /// the loops within it. 0 where no reduced loop is around these, or a size is not known.
-  int64_t pieceBytes(int64_t perTask) const {
-    const int last = lanesReduced ? tiled : innermostReduced() - 1;
-    bool around = false;
-    for (int i = 0; i <= last; ++i)
-      around = around || !op.loops[i].kept;
-    int64_t bytes = perTask * element;
-    for (int i = last + 1; i < op.rank(); ++i)
-      if (!op.loops[i].kept)
-        bytes *= std::min<int64_t>(sizeOr(i, 0), 1 << 30);
-    return around ? bytes : 0;
-  }
-
   /// A kept loop around the columns: what a fused task takes is contiguous without cutting them.
   bool outerKept() const {
     for (int i = 0; i < op.rank(); ++i)
@@ -259,7 +245,7 @@ struct Selection {
     const int64_t tile = rowTile();
     if (reduced < 2) // a row is all that a statistic is taken over
       return std::min<int64_t>(tile, 4);
-    return std::min<int64_t>(tile, rowVectors() < kShortRowVectors / 2 ? 2 : 1);
+    return rowVectors() < kShortRowVectors / 2 ? tile : 1;
   }
 
   StageSchedule moments() const {
@@ -314,9 +300,10 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
       schedule.normalize.reversed = reversed;
       return schedule;
     }
+    StageSchedule &stage = schedule.moments;
+    stage.prefetches = selection.lanesReduced ? selection.tiled >= 0 : selection.outerKept();
     if (!selection.lanesReduced)
       return schedule;
-    StageSchedule &stage = schedule.moments;
     stage.tile = selection.rowTileFromMemory();
     stage.unroll = selection.rowUnroll(stage.tile);
     if (selection.tiled >= 0)
@@ -352,13 +339,12 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   split.normalize = selection.normalize(/*streams=*/false);
   split.normalize.reversed = true;
 
-  // A fused task's data, read three times, stays in L2 beside the y that it writes, and is read in
-  // no more pieces than the prefetchers follow.
+  // A fused task's data, read three times, stays in L2 beside the y that it writes.
   bool splits = false;
   for (int i = 0; i < op.rank(); ++i)
     splits = splits || (!op.loops[i].kept && split.moments.chunks[i] > 0);
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
-  int64_t perTask = fused.moments.tile, limit = target.l2Bytes / 4;
+  int64_t perTask = fused.moments.tile, limit = target.l2Bytes / (selection.lanesReduced ? 2 : 4);
   std::string what = "a task's slab stays in L2";
   if (!selection.lanesReduced && !selection.outerKept()) {
     // Read in runs with gaps, three times: wins over two passes in order as long as it is short.
@@ -367,20 +353,23 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     what = "a task's columns stay near in L2";
   }
   SizeExpr slab = op.slabBytes() * SizeExpr(perTask);
-  if (const int64_t piece = selection.pieceBytes(perTask); piece > 0)
-    limit = std::min(limit, piece * target.prefetchStreams);
   if (perTask == 0) {
     slab = op.slabBytes() * op.loops[selection.tiled].size;
     limit = std::min(kSingleTaskBytes, limit);
     what = "the whole problem is small";
   }
   const std::string exceeds =
-      "a slab exceeds its share of L2 or lies in too many places: moments of chunks, merged in a "
-      "fixed order";
+      "a slab exceeds its share of L2: moments of chunks, merged in a fixed order";
+
+  // A streaming kernel may have fewer rows of a tile in L2 at once; `slab` is of the other's tile.
+  int64_t streamingLimit = limit;
+  if (selection.lanesReduced)
+    streamingLimit = limit / streaming(fused).moments.tile * perTask;
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();
-  if (!splits || (bytes && *bytes <= limit))
+  const bool streams = moved.constant().value_or(0) > target.streamingBytes;
+  if (!splits || (bytes && *bytes <= (streams ? streamingLimit : limit)))
     return byStores(fused, what);
   if (bytes)
     return byStores(split, exceeds);
@@ -396,9 +385,10 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const int64_t plainLimit = target.streamingBytes / (2 * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
-  if (plainLimit < limit)
-    variants.push_back(
-        {streaming(fused), {slab, limit}, what + "; x and y exceed the caches: streaming stores"});
+  if (plainLimit < streamingLimit)
+    variants.push_back({streaming(fused),
+                        {slab, streamingLimit},
+                        what + "; x and y exceed the caches: streaming stores"});
   else if (plainLimit > limit)
     variants.push_back({split, {slab, plainLimit}, exceeds});
   variants.push_back(

@@ -86,6 +86,20 @@ struct ScalarStore : ViewPattern<memref::StoreOp> {
   }
 };
 
+struct Prefetch : ViewPattern<memref::PrefetchOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(memref::PrefetchOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value pointer =
+        elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getMemref(), adaptor.getIndices());
+    b.replaceOpWithNewOp<LLVM::Prefetch>(
+        op, pointer, b.getI32IntegerAttr(op.getIsWrite()),
+        b.getI32IntegerAttr(static_cast<int32_t>(op.getLocalityHint())),
+        b.getI32IntegerAttr(op.getIsDataCache()));
+    return success();
+  }
+};
+
 struct Load : ViewPattern<vector::LoadOp> {
   using ViewPattern::ViewPattern;
   LogicalResult matchAndRewrite(vector::LoadOp op, OpAdaptor adaptor,
@@ -172,8 +186,8 @@ struct Scatter : ViewPattern<vector::ScatterOp> {
 void populatePointerViewPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns) {
   types.addConversion(
       [](MemRefType type) -> Type { return LLVM::LLVMPointerType::get(type.getContext()); });
-  patterns.add<ReinterpretCast, PointerAsIndex, ScalarLoad, ScalarStore, Load, Store, MaskedLoad,
-               MaskedStore, Gather, Scatter>(types);
+  patterns.add<ReinterpretCast, PointerAsIndex, ScalarLoad, ScalarStore, Prefetch, Load, Store,
+               MaskedLoad, MaskedStore, Gather, Scatter>(types);
 }
 
 } // namespace normforge

@@ -89,10 +89,9 @@ std::vector<std::string> TargetDescription::instructionSets() const {
 }
 
 std::string TargetDescription::text() const {
-  return fmt::format("{} {} vectors {} x {} masked {} caches {} {} {} streams {} beyond {} +{} -{}",
-                     triple, cpu, vectorBits, vectorRegisters, maskedTails, l1Bytes, l2Bytes,
-                     l3Bytes, prefetchStreams, streamingBytes, llvm::join(features, ",+"),
-                     llvm::join(disabled, ",-"));
+  return fmt::format("{} {} vectors {} x {} masked {} caches {} {} {} beyond {} +{} -{}", triple,
+                     cpu, vectorBits, vectorRegisters, maskedTails, l1Bytes, l2Bytes, l3Bytes,
+                     streamingBytes, llvm::join(features, ",+"), llvm::join(disabled, ",-"));
 }
 
 std::string TargetDescription::summary() const {

@@ -26,9 +26,6 @@ struct TargetDescription {
   bool maskedTails = false;
   int64_t l1Bytes = 0, l2Bytes = 0; ///< of one core
   int64_t l3Bytes = 0;              ///< shared, as reported
-  /// Places that a core may read from in turn with the prefetchers still ahead: the L2 streamer of
-  /// Intel's cores follows 32, some of which y and the parameters take.
-  int prefetchStreams = 24;
   /// Non-temporal stores win where x and y together are larger than this: beyond L3 on Zen, beyond
   /// the L2 caches of two cores on Intel's servers (L3 is slow there).
   int64_t streamingBytes = 0;
