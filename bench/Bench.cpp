@@ -14,6 +14,7 @@
 #include <fmt/ranges.h>
 #include <fstream>
 #include <map>
+#include <unistd.h>
 
 using namespace normforge;
 using namespace normforge::bench;
@@ -47,6 +48,11 @@ constexpr std::string_view kQuick[] = {
     "resnet50/conv4_block1_3_bn", "resnet50/conv5_block1_3_bn", "awkward/channels_3_224x224",
     "awkward/channels_257_13x13", "awkward/channels_1024_1x1",  "bert_base/layer_norm",
 };
+
+/// Above this much of a time, its median spread, times say little.
+constexpr double mostSteady = 0.15;
+/// x, y and what the contenders and the check have of them, in arrays as large as x.
+constexpr double copiesOfX = 16;
 
 struct SpecFile {
   std::string path, list, name; ///< name: list/file, without its extension
@@ -103,9 +109,16 @@ public:
       : options_(options), target_(target), session_(target) {
     if (options.json.empty())
       return;
-    json_.open(options.json);
+    json_.open(unfinished());
     if (!json_)
       throw std::runtime_error("cannot write " + options.json);
+  }
+  ~Benchmark() {
+    if (json_.is_open()) {
+      json_.close();
+      std::error_code ignored;
+      std::filesystem::remove(unfinished(), ignored);
+    }
   }
 
   int run() {
@@ -128,12 +141,26 @@ public:
     printGroups();
     printCompileTimes();
     printCallOverhead();
+    if (const double spread = median(spreads_); spread > mostSteady)
+      fmt::print(
+          "The times are unsteady (median spread {:.0f} %): something else ran on this machine. "
+          "Measure again.\n",
+          spread * 100);
     if (wrong_)
       fmt::print("{} DISAGREE with oneDNN\n", wrong_);
+    if (json_.is_open()) { // whole, or as it was before
+      json_.close();
+      std::error_code error;
+      std::filesystem::rename(unfinished(), options_.json, error);
+      if (!json_ || error)
+        throw std::runtime_error("cannot write " + options_.json);
+    }
     return wrong_ ? 1 : 0;
   }
 
 private:
+  std::string unfinished() const { return options_.json + ".unfinished"; }
+
   std::vector<int64_t> batchesOf(const std::string &list) const {
     if (!options_.batches.empty())
       return options_.batches;
@@ -152,6 +179,15 @@ private:
         tokens = l.tokens;
     for (const std::string &name : spec.sizeNames())
       problem.sizes[name] = name == "N" ? batch : tokens;
+    double needed = copiesOfX * sizeof(float);
+    for (int64_t size : oracle::argumentShape(spec, "x", problem.sizes))
+      needed *= static_cast<double>(size);
+    if (const auto memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
+                            static_cast<double>(sysconf(_SC_PAGE_SIZE));
+        needed > memory)
+      throw std::runtime_error(fmt::format("{}: batch {} takes some {:.0f} GiB of memory; this "
+                                           "machine has {:.0f}",
+                                           file.path, batch, needed / 0x1p30, memory / 0x1p30));
     problem.inputs = oracle::drawInputs(spec, phase, problem.sizes, 1);
 
     Normforge ours(session_, problem);
@@ -198,6 +234,7 @@ private:
       if (contender)
         timing[name] = timings[next++];
     const Timing &us = timing["normforge"];
+    spreads_.push_back(us.spread);
     const double roofline = std::min(timing["roofline-plain"].us, timing["roofline-streaming"].us);
     const double share = roofline / us.us;
 
@@ -319,6 +356,7 @@ private:
   std::ofstream json_;
   std::map<std::string, Group> groups_;
   std::map<std::string, std::vector<double>> compileMs_;
+  std::vector<double> spreads_;
   int wrong_ = 0;
 };
 
@@ -340,7 +378,7 @@ int main(int argc, char **argv) {
                  "Sizes of N, such as 1,50 (default: 1 and what each list is run with)")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 30));
   app.add_option("--layouts", options.layouts,
                  "Layouts to bring specs with channels first into (default: nchw,nhwc,nChw16c)")
       ->delimiter(',')
@@ -351,8 +389,8 @@ int main(int argc, char **argv) {
       ->allow_extra_args(false);
   app.add_option("--threads", options.threads, "Threads of all contenders")
       ->check(CLI::Range(1, 1024));
-  app.add_option("--seconds", options.seconds, "Time to spend on a case")
-      ->check(CLI::PositiveNumber);
+  app.add_option("--seconds", options.seconds, "Seconds to spend on a case (default: 0.3)")
+      ->check(CLI::Range(0.001, 3600.0));
   app.add_option("--json", options.json,
                  "Also write one JSON object a line and contender to this file");
   app.add_flag("--quick", options.quick, "A few specs of each list, and a third of the time");
@@ -366,13 +404,18 @@ int main(int argc, char **argv) {
   }
   for (const std::string &phase : options.phases)
     if (!parsePhase(phase)) {
-      fmt::print(stderr, "normforge-bench: error: unknown phase '{}'\n", phase);
+      fmt::print(stderr,
+                 "normforge-bench: error: unknown phase '{}'; expected inference or training\n",
+                 phase);
       return 2;
     }
   if (options.quick)
     options.seconds /= 3;
   try {
     return run(options);
+  } catch (const std::bad_alloc &) {
+    fmt::print(stderr, "normforge-bench: error: out of memory\n");
+    return 3;
   } catch (const std::exception &error) {
     fmt::print(stderr, "normforge-bench: error: {}\n", error.what());
     return 2;

@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 #include <string>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,7 +39,13 @@ double compile(const std::string &spec, const std::string &directory) {
 
 int measure(const std::string &program, const std::string &specFile, int times) {
   char name[] = "/tmp/normforge-bench-cache-XXXXXX";
-  const std::string directory = mkdtemp(name);
+  if (!mkdtemp(name))
+    throw std::runtime_error(std::string("cannot make ") + name);
+  const std::string directory = name;
+  const struct Removed {
+    const std::string &path;
+    ~Removed() { std::filesystem::remove_all(path); }
+  } removed{directory};
   const double first = compile(contentsOf(specFile), directory);
   std::vector<double> us;
   bool loaded = false;
@@ -51,16 +58,14 @@ int measure(const std::string &program, const std::string &specFile, int times) 
       _exit(127);
     }
     int status = 0;
-    waitpid(child, &status, 0);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) > 1) {
+    if (child < 0 || waitpid(child, &status, 0) < 0 || !WIFEXITED(status) ||
+        WEXITSTATUS(status) > 1) {
       std::fprintf(stderr, "normforge-bench-cache: error: a process failed\n");
-      std::filesystem::remove_all(directory);
       return 2;
     }
     loaded = loaded || WEXITSTATUS(status) == 1;
     us.push_back(std::strtod(contentsOf(out).c_str(), nullptr));
   }
-  std::filesystem::remove_all(directory);
   std::sort(us.begin(), us.end());
   std::printf(
       "first, compiled: %.1f ms; from disk in a new process: least %.0f us, median %.0f us, "

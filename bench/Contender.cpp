@@ -66,7 +66,7 @@ public:
     p_.relu = !spec.fuse.empty();
     p_.streams = bytesMoved(problem) > streamingBytes;
     p_.threads = problem.threads;
-    workspace_.resize(static_cast<size_t>((2 * problem.threads + 4) * p_.channels));
+    workspace_.resize(static_cast<size_t>((problem.threads + 3) * p_.channels));
   }
   void run() override {
     if (training_)
@@ -112,7 +112,6 @@ struct Normforge::State {
   std::shared_ptr<const Plan> plan;
   std::vector<Buffer> buffers;
   std::vector<void *> pointers;
-  std::vector<double> scalars;
   std::unique_ptr<void, void (*)(void *)> workspace{nullptr, std::free};
 };
 
@@ -143,6 +142,8 @@ Normforge::Normforge(Session &session, const Case &problem) : state_(std::make_u
     s.pointers.push_back(s.buffers.back().get());
   }
   s.workspace.reset(std::aligned_alloc(64, (s.plan->workspaceBytes() + 64) / 64 * 64));
+  if (!s.workspace)
+    throw std::bad_alloc();
 }
 Normforge::~Normforge() = default;
 

@@ -1,4 +1,5 @@
-// Batch normalization as one would write it by hand: intrinsics, one channel a task, two passes.
+// Batch normalization as one would write it by hand: intrinsics, one channel a task, statistics in
+// two passes.
 //
 // A floor for generated code, not a ceiling: what a good engineer writes in an afternoon for one
 // layout. f32, AVX-512; the variance is the second pass's alone (no correction of the mean).
@@ -25,7 +26,7 @@ bool canRunHandWritten();
 void inferenceNchw(const HandWrittenProblem &p);
 void trainingNchw(const HandWrittenProblem &p);
 void inferenceNhwc(const HandWrittenProblem &p);
-/// `workspace`: (2*threads + 4) * channels floats.
+/// `workspace`: (threads + 3) * channels floats.
 void trainingNhwc(const HandWrittenProblem &p, float *workspace);
 
 /// y = a*x + b, or y = a*x + z where z is given, over `count` floats from 64-byte aligned arrays:

@@ -3,22 +3,29 @@
 #include "runtime/cache/DiskCache.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <ctime>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <set>
 
 namespace normforge::cli {
 
 namespace {
 
-/// What an entry is of, in words; empty for one that cannot be read.
-std::string contents(const DiskCache::File &file, std::string &problem) {
+/// What an entry is of, in words; empty for one that cannot be read. `kernels` are the keys of
+/// those that are there.
+std::string contents(const DiskCache::File &file, const std::set<std::string> &kernels,
+                     std::string &problem) {
   if (!file.entry)
     return {};
   const std::vector<std::byte> &payload = file.entry->payload;
   if (file.kind == CacheKind::Request) {
     const std::string text(reinterpret_cast<const char *>(payload.data()), payload.size());
-    return fmt::format("the text of {}", text.substr(0, text.find('\0')));
+    const size_t zero = std::min(text.find('\0'), text.size() - 1);
+    if (problem.empty() && !kernels.contains(text.substr(zero + 1)))
+      problem = "its kernel is gone";
+    return fmt::format("the text of {}", text.substr(0, zero));
   }
   std::string error;
   const auto artifact = deserialize(payload, error);
@@ -40,19 +47,25 @@ int list(DiskCache &cache, bool problemsOnly) {
   const std::vector<DiskCache::File> files = cache.list(problem);
   if (!problem.empty())
     return cannotRead(cache, problem);
+  std::set<std::string> keys;
+  for (const DiskCache::File &file : files)
+    if (file.kind == CacheKind::Kernel && file.entry && file.problem.empty())
+      keys.insert(file.entry->key);
   uint64_t bytes = 0;
   size_t kernels = 0, unsound = 0;
   for (const DiskCache::File &file : files) {
     std::string wrong = file.problem;
-    const std::string what = contents(file, wrong);
+    const std::string what = contents(file, keys, wrong);
     bytes += file.bytes;
     kernels += file.kind == CacheKind::Kernel;
     unsound += !wrong.empty();
     if (problemsOnly && wrong.empty())
       continue;
     const std::time_t used = file.lastUsed;
-    fmt::print("{:<40}  {:>9}  {:%Y-%m-%d %H:%M}  {}{}{}\n", file.name,
-               describeBytes(static_cast<double>(file.bytes)), *std::localtime(&used), what,
+    const std::tm *local = std::localtime(&used); // null for years that no calendar has
+    fmt::print("{:<40}  {:>9}  {}  {}{}{}\n", file.name,
+               describeBytes(static_cast<double>(file.bytes)),
+               local ? fmt::format("{:%Y-%m-%d %H:%M}", *local) : std::to_string(used), what,
                what.empty() || wrong.empty() ? "" : "; ", wrong);
   }
   fmt::print("{} kernel{}, {} text{}, {} in {}", kernels, kernels == 1 ? "" : "s",

@@ -81,7 +81,7 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
   return accumulators;
 }
 
-/// What a size is at most, where its computation shows it.
+/// What a size, which is never negative, is at most, where its computation shows it.
 static std::optional<int64_t> upperBound(OpFoldResult size) {
   if (auto constant = getConstantIntValue(size))
     return constant;
@@ -274,7 +274,7 @@ void TileVectorizer::emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldRes
   for (auto [input, access] : llvm::zip(step_.getInputs(), inputs_))
     if (!access.base && isa<VectorType>(registers_[input][0].getType()))
       packed.insert(input);
-  SmallVector<Value> whole, turn;
+  SmallVector<Value> whole;
   for (Value tensor : packed)
     whole.push_back(registers_[tensor][0]);
   emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(rows), 1, whole,

@@ -67,7 +67,6 @@ public:
     vector_ = integer(attr::kVector);
     unroll_ = integer(attr::kUnroll);
     streaming_ = function->hasAttr(attr::kStreaming);
-    alternates_ = function->hasAttr(attr::kAlternates);
     prefetches_ = function->hasAttr(attr::kPrefetches);
     alternates_ = function->hasAttr(attr::kAlternates);
     masked_ = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();

@@ -30,7 +30,8 @@ struct StageSchedule {
   /// While y is written, what the next tile of rows reads is fetched into L2: memory then works
   /// through the passes that find their data in cache, too.
   bool prefetches = false;
-  /// Tasks from the last to the first: those whose data a stage before this one has read last.
+  /// A range of tasks that one call runs goes from the last to the first, beginning with those
+  /// whose data a stage before this one has read last.
   bool reversed = false;
 };
 

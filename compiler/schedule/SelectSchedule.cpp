@@ -75,6 +75,11 @@ struct Selection {
     return ceilDiv(vectors, tiles) * vector;
   }
 
+  int reducedLoops() const {
+    return static_cast<int>(
+        std::count_if(op.loops.begin(), op.loops.end(), [](const Loop &l) { return !l.kept; }));
+  }
+
   int64_t rowVectors() const { return ceilDiv(sizeOr(op.rank() - 1, 1 << 20), vector); }
 
   /// Rows in flight: many where a row is so short that the sums of its lanes take longer than its
@@ -115,10 +120,7 @@ struct Selection {
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
     }
     // A loop around that of the lanes, or of the columns' rows in flight, can go backwards.
-    int reduced = 0;
-    for (const Loop &loop : op.loops)
-      reduced += !loop.kept;
-    stage.alternates = reduces && reduced > 1;
+    stage.alternates = reduces && reducedLoops() > 1;
     // Every kept loop but the tiled one is a matter of tasks.
     for (int i = 0; i < op.rank(); ++i)
       if (op.loops[i].kept && i != tiled)
@@ -128,7 +130,7 @@ struct Selection {
 
   /// Tasks of about `bytes` of x, from the innermost loop outwards: loops are taken whole as long
   /// as they fit; the first that does not is chunked, and those around it are counted one by one.
-  /// `mayChunk` says which loops may be split at all.
+  /// `mayChunk` says which loops may be split at all; kept ones but the tiled one always may.
   template <typename MayChunk>
   void chunkFor(StageSchedule &stage, int64_t bytes, MayChunk mayChunk) const {
     int64_t inner = element;
@@ -239,11 +241,8 @@ struct Selection {
   /// Rows in flight of a fused stage where x comes from memory, that is slower than the sums of
   /// lanes: few, for fewer are less code, and less to read from at a time.
   int64_t rowTileFromMemory() const {
-    int reduced = 0;
-    for (const Loop &loop : op.loops)
-      reduced += !loop.kept;
     const int64_t tile = rowTile();
-    if (reduced < 2) // a row is all that a statistic is taken over
+    if (reducedLoops() < 2) // a row is all that a statistic is taken over
       return std::min<int64_t>(tile, 4);
     return rowVectors() < kShortRowVectors / 2 ? tile : 1;
   }
@@ -385,12 +384,14 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const int64_t plainLimit = target.streamingBytes / (2 * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
-  if (plainLimit < streamingLimit)
+  // As for static sizes: first by what fits in L2, then by where streaming stores begin. Of the two
+  // in the middle one alone can be, or the one that the smaller sizes take.
+  if (plainLimit > limit)
+    variants.push_back({split, {slab, plainLimit}, exceeds});
+  else if (plainLimit < streamingLimit)
     variants.push_back({streaming(fused),
                         {slab, streamingLimit},
                         what + "; x and y exceed the caches: streaming stores"});
-  else if (plainLimit > limit)
-    variants.push_back({split, {slab, plainLimit}, exceeds});
   variants.push_back(
       {streaming(split), Guard{}, exceeds + "; x and y exceed the caches: streaming stores"});
   return variants;

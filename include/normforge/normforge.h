@@ -77,7 +77,8 @@ NF_API void nf_status_free(nf_status *status);
 typedef struct nf_engine nf_engine;
 
 /* Takes a line of text about what an engine does without: a cache directory that cannot be used.
- * May be called from any thread that compiles; must not throw. */
+ * May be called from several threads at once, from within nf_compile; must not throw, nor use the
+ * engine. `user` outlives the engine. */
 typedef void nf_log_fn(void *user, const char *text);
 
 typedef struct nf_engine_options {
@@ -119,11 +120,12 @@ typedef struct nf_compile_options {
 
 /* The kernel of one phase of a spec for this machine. `spec` is YAML, `bytes` long, needs no
  * terminator and is not kept. `options` may be NULL.
- * A kernel that this engine has made is given again, also where specs differ in their names alone;
- * several threads that ask at once share one compilation. Else it is read from the cache directory,
- * in some 100 us and without the compiler, if it was compiled there by the same compiler for the
- * same machine. Else it is compiled: some 3 to 20 ms for each of up to three variants; the first
- * time, the compiler library is opened too.
+ * What this engine has compiled it does not compile again, also where specs differ in their names
+ * alone; the handle is a new one. Several threads that ask at once share one compilation. Else the
+ * kernel is read from the cache directory, in some 200 us and without the compiler, if this text
+ * was compiled there by the same compiler for the same machine; of another text for the same kernel
+ * the compiler is asked which it is. Else it is compiled: some 3 to 20 ms for each of up to three
+ * variants, and some 40 ms more the first time in a process, when the compiler library is opened.
  * Errors: NF_NO_COMPILER with all paths that were tried, NF_COMPILE_FAILED with file, line and
  * column, NF_WRONG_MACHINE where options->cpu has what this machine lacks, NF_INVALID_ARGUMENT,
  * NF_OUT_OF_MEMORY, and NF_INTERNAL for a defect of the compiler. */
@@ -227,15 +229,15 @@ typedef struct nf_executor {
 /* Computes. Blocks until the result is written.
  *   args       base pointers in the kernel's order, each aligned to its element. Arrays that are
  *              read are not written, though the type is void *.
- *   scalars    run-time numbers in the kernel's order; NULL when there are none. An epsilon is
- * above 0, in f32 too where that is the dtype; a momentum from 0 to 1; a count, which is that of
- * the batches so far with this one, at least 1. workspace  nf_plan_workspace_bytes bytes, aligned
- * to NF_WORKSPACE_ALIGNMENT, for this call alone while it runs; contents do not matter. NULL:
- * allocated and freed by this call where the plan needs any. With a workspace nothing is allocated.
- *   executor   NULL: the calling thread. A stage of one task, or that moves less than 64 KiB, runs
- *              on the calling thread in any case.
- * One plan may run in several threads at once, each with its own workspace and outputs.
- * Errors: NF_INVALID_ARGUMENT as nf_plan_check, NF_OUT_OF_MEMORY; nothing was written then. */
+ *   scalars    run-time numbers in the kernel's order; NULL when there are none.
+ *              An epsilon is above 0, in f32 too where that is the dtype; a momentum is from 0 to
+ * 1; a count, which is that of the batches so far with this one, is at least 1. workspace
+ * nf_plan_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT, for this call alone while it
+ * runs; contents do not matter. NULL: allocated and freed by this call where the plan needs any.
+ * With a workspace nothing is allocated. executor   NULL: the calling thread. A stage of one task,
+ * or that moves less than 64 KiB, runs on the calling thread in any case. One plan may run in
+ * several threads at once, each with its own workspace and outputs. Errors: NF_INVALID_ARGUMENT as
+ * nf_plan_check, NF_OUT_OF_MEMORY; nothing was written then. */
 NF_API nf_status *nf_run(const nf_plan *plan, void *const *args, size_t arg_count,
                          const nf_scalar *scalars, size_t scalar_count, void *workspace,
                          const nf_executor *executor);

@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 
@@ -26,17 +27,9 @@ constexpr size_t headerBytes = magic.size() + 8;
 constexpr uint64_t mostEntryBytes = uint64_t(64) << 20; ///< far above any kernel
 constexpr uint64_t mostFiles = 64;
 constexpr int64_t secondsBetweenTouches = 3600;
+constexpr int64_t secondsOfWriting = 600; ///< far more than any write takes
 constexpr std::string_view kernelPrefix = "kernel-", requestPrefix = "request-",
                            temporaryPrefix = ".writing-";
-
-/// Closes a descriptor at the end of its life.
-struct Descriptor {
-  int fd = -1;
-  ~Descriptor() {
-    if (fd >= 0)
-      ::close(fd);
-  }
-};
 
 void put(std::vector<std::byte> &bytes, uint64_t value) {
   for (int shift = 0; shift < 64; shift += 8)
@@ -148,7 +141,13 @@ std::optional<CacheKind> kindOf(std::string_view name) {
   return std::nullopt;
 }
 
-std::string systemError() { return std::strerror(errno); }
+/// A file that a write left behind which did not come to its end.
+bool isAbandoned(std::string_view name, const struct stat &status) {
+  return name.starts_with(temporaryPrefix) &&
+         std::time(nullptr) - status.st_mtim.tv_sec > secondsOfWriting;
+}
+
+std::string systemError() { return std::generic_category().message(errno); }
 
 /// Makes a directory and those around it, for this user alone.
 bool makeDirectories(const std::string &path) {
@@ -189,17 +188,27 @@ std::optional<FileIdentity> FileIdentity::of(const std::string &path) {
 DiskCache::DiskCache(std::string directory, uint64_t mostBytes, Log log)
     : path_(std::move(directory)), mostBytes_(mostBytes), log_(std::move(log)) {}
 
-DiskCache::~DiskCache() {
-  if (folder_ >= 0)
-    ::close(folder_);
-}
+DiskCache::~DiskCache() = default;
+
+/// Closes a descriptor at the end of its life.
+struct DiskCache::Descriptor {
+  int fd = -1;
+  explicit Descriptor(int fd) : fd(fd) {}
+  Descriptor(const Descriptor &) = delete;
+  Descriptor &operator=(const Descriptor &) = delete;
+  ~Descriptor() {
+    if (fd >= 0)
+      ::close(fd);
+  }
+};
 
 std::string DiskCache::defaultDirectory() {
-  if (const char *own = std::getenv("NORMFORGE_CACHE_DIR"); own && *own)
+  // A program with more rights than its caller does not let the caller say where it writes.
+  if (const char *own = secure_getenv("NORMFORGE_CACHE_DIR"); own && *own)
     return own;
-  if (const char *cache = std::getenv("XDG_CACHE_HOME"); cache && *cache == '/')
+  if (const char *cache = secure_getenv("XDG_CACHE_HOME"); cache && *cache == '/')
     return std::string(cache) + "/normforge";
-  if (const char *home = std::getenv("HOME"); home && *home == '/')
+  if (const char *home = secure_getenv("HOME"); home && *home == '/')
     return std::string(home) + "/.cache/normforge";
   return {};
 }
@@ -212,50 +221,47 @@ void DiskCache::warn(const std::string &text) {
     warned_ = true;
   }
   if (log_)
-    log_("the kernel cache in " + path_ + " is not used: " + text);
+    log_("kernel cache " + path_ + ": " + text);
 }
 
-bool DiskCache::open(bool create, std::string &problem) {
+std::shared_ptr<const DiskCache::Descriptor> DiskCache::open(bool create, std::string &problem) {
   std::lock_guard lock(mutex_);
-  if (folder_ >= 0)
-    return true;
-  if (refused_ || path_.empty())
-    return false;
+  if (folder_)
+    return folder_;
+  problem = refusal_;
+  if (!refusal_.empty() || path_.empty())
+    return nullptr;
   if (create && !makeDirectories(path_)) {
     problem = "it cannot be made: " + systemError();
-    return false;
+    return nullptr;
   }
-  Descriptor folder{::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (folder.fd < 0) {
+  auto folder =
+      std::make_shared<Descriptor>(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  struct stat status;
+  if (folder->fd < 0 || fstat(folder->fd, &status) != 0) {
     if (errno != ENOENT)
       problem = systemError();
-    return false;
-  }
-  struct stat status;
-  if (fstat(folder.fd, &status) != 0) {
-    problem = systemError();
-    return false;
+    return nullptr;
   }
   if (status.st_uid != geteuid())
-    problem = "it belongs to another user";
+    refusal_ = "it belongs to another user and is not used";
   else if (status.st_mode & (S_IWGRP | S_IWOTH))
-    problem = "others can write to it; chmod go-w makes it safe";
-  if (!problem.empty()) {
-    refused_ = true;
-    return false;
-  }
-  folder_ = std::exchange(folder.fd, -1);
-  return true;
+    refusal_ = "others can write to it, so it is not used; chmod go-w makes it safe";
+  problem = refusal_;
+  if (refusal_.empty())
+    folder_ = std::move(folder);
+  return folder_;
 }
 
-std::optional<CacheEntry> DiskCache::readFile(const std::string &name, std::string &problem,
-                                              bool touch) {
+std::optional<CacheEntry> DiskCache::readFile(int folder, const std::string &name,
+                                              std::string &problem, bool touch) {
   auto fail = [&](std::string why) {
     problem = std::move(why);
     return std::nullopt;
   };
   // No link is followed, and a pipe does not make us wait.
-  Descriptor file{openat(folder_, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
+  const Descriptor file{
+      openat(folder, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
   if (file.fd < 0)
     return fail(systemError());
   struct stat status;
@@ -287,12 +293,13 @@ std::optional<CacheEntry> DiskCache::readFile(const std::string &name, std::stri
 
 std::optional<CacheEntry> DiskCache::read(CacheKind kind, const std::string &key) {
   std::string problem;
-  if (!open(/*create=*/false, problem)) {
+  const auto folder = open(/*create=*/false, problem);
+  if (!folder) {
     if (!problem.empty())
       warn(problem);
     return std::nullopt;
   }
-  auto entry = readFile(fileName(kind, key), problem, /*touch=*/true);
+  auto entry = readFile(folder->fd, fileName(kind, key), problem, /*touch=*/true);
   if (!entry || entry->key != key)
     return std::nullopt;
   for (const FileIdentity &file : entry->madeFrom)
@@ -301,49 +308,78 @@ std::optional<CacheEntry> DiskCache::read(CacheKind kind, const std::string &key
   return entry;
 }
 
-bool DiskCache::writeFile(const std::string &name, const std::vector<std::byte> &bytes,
-                          std::string &problem) {
+bool DiskCache::writeFile(int folder, const std::string &name,
+                          const std::vector<std::byte> &bytes) {
   static std::atomic<uint64_t> counter{0};
-  const std::string temporary = std::string(temporaryPrefix) + std::to_string(getpid()) + "-" +
-                                std::to_string(counter.fetch_add(1));
-  Descriptor file{openat(folder_, temporary.c_str(),
-                         O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)};
-  if (file.fd < 0) {
-    problem = systemError();
-    return false;
+  // Names of other processes may be the same where these have a world of their own.
+  std::string temporary;
+  int fd = -1;
+  for (int attempt = 0; fd < 0 && attempt < 100; ++attempt) {
+    temporary = std::string(temporaryPrefix) + std::to_string(getpid()) + "-" +
+                std::to_string(counter.fetch_add(1));
+    fd = openat(folder, temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
+                0600);
+    if (fd < 0 && errno != EEXIST)
+      return false;
   }
+  if (fd < 0)
+    return false;
   size_t done = 0;
   bool written = true;
   while (written && done < bytes.size()) {
-    const ssize_t put = ::write(file.fd, bytes.data() + done, bytes.size() - done);
+    const ssize_t put = ::write(fd, bytes.data() + done, bytes.size() - done);
     if (put < 0 && errno == EINTR)
       continue;
     written = put > 0;
     done += written ? static_cast<size_t>(put) : 0;
   }
-  // A file system over its quota may say so only now.
-  written = written && ::close(std::exchange(file.fd, -1)) == 0 &&
-            renameat(folder_, temporary.c_str(), folder_, name.c_str()) == 0;
+  // A file system over its quota may say so only when the file is closed.
+  written = ::close(fd) == 0 && written;
+  written = written && renameat(folder, temporary.c_str(), folder, name.c_str()) == 0;
   if (!written) {
-    problem = systemError();
-    unlinkat(folder_, temporary.c_str(), 0);
+    const int error = errno;
+    unlinkat(folder, temporary.c_str(), 0);
+    errno = error;
   }
   return written;
 }
 
-void DiskCache::write(CacheKind kind, const CacheEntry &entry) {
-  std::string problem;
-  if (!open(/*create=*/true, problem) ||
-      !writeFile(fileName(kind, entry.key), pack(entry), problem)) {
-    if (!problem.empty())
-      warn(problem);
-    return;
+bool DiskCache::write(CacheKind kind, const CacheEntry &entry) {
+  const std::vector<std::byte> bytes = pack(entry);
+  // Twice where the directory was removed since it was opened.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    std::string problem;
+    const auto folder = open(/*create=*/true, problem);
+    if (!folder) {
+      if (!problem.empty())
+        warn(problem);
+      return false;
+    }
+    if (writeFile(folder->fd, fileName(kind, entry.key), bytes)) {
+      trim(folder->fd, bytes.size());
+      return true;
+    }
+    if (errno != ENOENT || attempt > 0) {
+      warn("it takes no more kernels: " + systemError());
+      return false;
+    }
+    std::lock_guard lock(mutex_);
+    if (folder_ == folder)
+      folder_ = nullptr;
   }
-  trim();
+  return false;
 }
 
-/// Keeps the entries within their bound, and drops what interrupted writes have left.
-void DiskCache::trim() {
+/// Keeps the entries within their bound, and drops what interrupted writes have left. Looks at the
+/// directory when it may be full alone: `written` bytes have come.
+void DiskCache::trim(int folder, uint64_t written) {
+  {
+    std::lock_guard lock(mutex_);
+    if (seen_ && *seen_ + written <= mostBytes_) {
+      *seen_ += written;
+      return;
+    }
+  }
   struct Used {
     int64_t when;
     uint64_t bytes;
@@ -351,43 +387,41 @@ void DiskCache::trim() {
   };
   std::vector<Used> files;
   uint64_t total = 0;
-  for (const std::string &name : namesIn(folder_)) {
+  for (const std::string &name : namesIn(folder)) {
     struct stat status;
-    if (fstatat(folder_, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
+    if (fstatat(folder, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
       continue;
-    if (name.starts_with(temporaryPrefix) &&
-        std::time(nullptr) - status.st_mtim.tv_sec > secondsBetweenTouches)
-      unlinkat(folder_, name.c_str(), 0);
+    if (isAbandoned(name, status))
+      unlinkat(folder, name.c_str(), 0);
     if (!kindOf(name))
       continue;
     files.push_back({int64_t(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec,
                      static_cast<uint64_t>(status.st_size), name});
     total += files.back().bytes;
   }
-  if (total <= mostBytes_)
-    return;
   std::sort(files.begin(), files.end(),
             [](const Used &a, const Used &b) { return a.when < b.when; });
   // A tenth below the bound, so that not every write has to make room.
-  for (const Used &file : files) {
-    if (total <= mostBytes_ - mostBytes_ / 10)
-      return;
-    if (unlinkat(folder_, file.name.c_str(), 0) == 0)
+  const uint64_t aim = total <= mostBytes_ ? total : mostBytes_ - mostBytes_ / 10;
+  for (const Used &file : files)
+    if (total > aim && unlinkat(folder, file.name.c_str(), 0) == 0)
       total -= file.bytes;
-  }
+  std::lock_guard lock(mutex_);
+  seen_ = total;
 }
 
 std::vector<DiskCache::File> DiskCache::list(std::string &problem) {
   std::vector<File> files;
-  if (!open(/*create=*/false, problem))
+  const auto folder = open(/*create=*/false, problem);
+  if (!folder)
     return files;
-  for (const std::string &name : namesIn(folder_)) {
+  for (const std::string &name : namesIn(folder->fd)) {
     const auto kind = kindOf(name);
     struct stat status;
-    if (!kind || fstatat(folder_, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
+    if (!kind || fstatat(folder->fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
       continue;
     File file{name, *kind, static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec, {}, {}};
-    file.entry = readFile(name, file.problem, /*touch=*/false);
+    file.entry = readFile(folder->fd, name, file.problem, /*touch=*/false);
     if (file.entry) {
       if (fileName(*kind, file.entry->key) != name)
         file.problem = "named by another key than its own";
@@ -402,15 +436,19 @@ std::vector<DiskCache::File> DiskCache::list(std::string &problem) {
 
 size_t DiskCache::clear(std::string &problem) {
   size_t removed = 0;
-  if (!open(/*create=*/false, problem))
+  const auto folder = open(/*create=*/false, problem);
+  if (!folder)
     return removed;
-  for (const std::string &name : namesIn(folder_))
-    if (kindOf(name) || name.starts_with(temporaryPrefix)) {
-      if (unlinkat(folder_, name.c_str(), 0) == 0)
-        ++removed;
-      else
-        problem = name + ": " + systemError();
-    }
+  for (const std::string &name : namesIn(folder->fd)) {
+    struct stat status;
+    if (fstatat(folder->fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !(kindOf(name) || isAbandoned(name, status)))
+      continue;
+    if (unlinkat(folder->fd, name.c_str(), 0) == 0)
+      ++removed;
+    else
+      problem = name + ": " + systemError();
+  }
   return removed;
 }
 

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -49,9 +50,11 @@ public:
 
   const std::string &directory() const { return path_; }
 
-  /// A whole, current entry of this user's with this key.
+  /// A whole, current entry of this user's with this key. One that cannot be trusted is passed over
+  /// in silence: list() tells of it.
   std::optional<CacheEntry> read(CacheKind kind, const std::string &key);
-  void write(CacheKind kind, const CacheEntry &entry);
+  /// Whether the entry was written.
+  bool write(CacheKind kind, const CacheEntry &entry);
 
   struct File {
     std::string name;
@@ -69,19 +72,25 @@ public:
   size_t clear(std::string &problem);
 
 private:
-  bool open(bool create, std::string &problem);
-  std::optional<CacheEntry> readFile(const std::string &name, std::string &problem, bool touch);
-  bool writeFile(const std::string &name, const std::vector<std::byte> &bytes,
-                 std::string &problem);
-  void trim();
+  struct Descriptor;
+  /// The directory; null with `problem` set where it must not or cannot be used, without where
+  /// there is none.
+  std::shared_ptr<const Descriptor> open(bool create, std::string &problem);
+  static std::optional<CacheEntry> readFile(int folder, const std::string &name,
+                                            std::string &problem, bool touch);
+  /// errno tells why not.
+  static bool writeFile(int folder, const std::string &name, const std::vector<std::byte> &bytes);
+  void trim(int folder, uint64_t written);
   void warn(const std::string &text);
 
   const std::string path_;
   const uint64_t mostBytes_;
   const Log log_;
   std::mutex mutex_; ///< of the following
-  int folder_ = -1;
-  bool refused_ = false, warned_ = false;
+  std::shared_ptr<const Descriptor> folder_;
+  std::string refusal_;          ///< why the directory must not be used
+  std::optional<uint64_t> seen_; ///< bytes of all entries as far as this process knows
+  bool warned_ = false;
 };
 
 } // namespace normforge

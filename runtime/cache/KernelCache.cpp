@@ -3,6 +3,7 @@
 #include "runtime/cpu_info/CpuInfo.h"
 
 #include <algorithm>
+#include <string_view>
 
 namespace normforge {
 namespace {
@@ -10,18 +11,26 @@ namespace {
 /// Kernels kept in memory; those not asked for longest go first.
 constexpr size_t mostKernels = 1024;
 
+/// Fields with their lengths, so that no two requests share a text.
 std::string requestKey(const nf_compiler_request &request, const std::string &compilerPath) {
-  const std::string cpu = request.cpu && *request.cpu ? request.cpu : "native";
   std::string key = "normforge request, ABI " + std::to_string(NF_ABI_VERSION) + "\n";
-  key += "compiler " + compilerPath + "\n";
-  key += "cpu " + cpu + "\n";
-  if (cpu == "native")
-    key += "host " + hostIdentity() + "\n";
-  key += "phase " + std::string(request.phase ? request.phase : "") + "\n";
-  // A spec without a name is named after its source.
-  key += "source " + std::string(request.source_name ? request.source_name : "") + "\n";
-  return key + "spec " + std::to_string(request.spec_bytes) + "\n" +
-         std::string(request.spec, request.spec_bytes);
+  auto field = [&](const char *name, std::string_view text) {
+    key += std::string(name) + " " + std::to_string(text.size()) + " ";
+    key += text;
+    key += "\n";
+  };
+  auto optional = [&](const char *name, const char *text) {
+    if (text)
+      field(name, text);
+  };
+  field("compiler", compilerPath);
+  optional("cpu", request.cpu);
+  if (!request.cpu || std::string_view(request.cpu) == "native")
+    field("host", hostIdentity());
+  optional("phase", request.phase);
+  optional("source", request.source_name); // a spec without a name is named after it
+  field("spec", {request.spec, request.spec_bytes});
+  return key;
 }
 
 std::vector<std::byte> bytesOf(const std::string &text) {
@@ -51,22 +60,21 @@ KernelCache::Outcome KernelCache::Memory::once(const std::string &key, Make make
     std::lock_guard lock(mutex_);
     items_.erase(key);
   };
-  Outcome outcome;
   try {
-    outcome = make();
+    Outcome outcome = make();
+    if (outcome.kernel) {
+      std::lock_guard lock(mutex_);
+      items_[key].finished = true;
+    } else {
+      forget();
+    }
+    promise.set_value(outcome);
+    return outcome;
   } catch (...) {
     forget();
     promise.set_exception(std::current_exception());
     throw;
   }
-  if (outcome.kernel) {
-    std::lock_guard lock(mutex_);
-    items_[key].finished = true;
-  } else {
-    forget();
-  }
-  promise.set_value(outcome);
-  return outcome;
 }
 
 void KernelCache::Memory::makeRoom() {
@@ -88,8 +96,11 @@ KernelCache::KernelCache(CompilerLibrary &compiler, std::unique_ptr<DiskCache> d
 
 std::shared_ptr<const Kernel> KernelCache::get(const nf_compiler_request &request,
                                                Failure &failure) {
-  const std::string key = requestKey(request, disk_ ? compiler_.path() : std::string());
-  Outcome outcome = byRequest_.once(key, [&] { return find(request, key); });
+  // Without a file to name, what is on disk cannot be told from what another compiler made.
+  const std::string path = disk_ ? compiler_.path() : std::string();
+  const std::string key = requestKey(request, path);
+  Outcome outcome = byRequest_.once(
+      key, [&] { return find(request, key, path.empty() ? nullptr : disk_.get()); });
   if (!outcome.kernel)
     failure = std::move(outcome.failure);
   return outcome.kernel;
@@ -104,15 +115,15 @@ std::shared_ptr<const Kernel> KernelCache::loadStored(const CacheEntry &entry) {
 }
 
 KernelCache::Outcome KernelCache::find(const nf_compiler_request &request,
-                                       const std::string &requestKey) {
+                                       const std::string &requestKey, DiskCache *disk) {
   // Its payload is the spec's name, a zero, and the kernel's key.
-  if (auto alias = disk_ ? disk_->read(CacheKind::Request, requestKey) : std::nullopt) {
+  if (auto alias = disk ? disk->read(CacheKind::Request, requestKey) : std::nullopt) {
     const std::string payload(reinterpret_cast<const char *>(alias->payload.data()),
                               alias->payload.size());
     const size_t zero = payload.find('\0');
     if (zero != std::string::npos) {
       Outcome outcome = byKey_.once(payload.substr(zero + 1), [&]() -> Outcome {
-        auto entry = disk_->read(CacheKind::Kernel, payload.substr(zero + 1));
+        auto entry = disk->read(CacheKind::Kernel, payload.substr(zero + 1));
         return {entry ? loadStored(*entry) : nullptr, {}};
       });
       if (outcome.kernel)
@@ -123,34 +134,30 @@ KernelCache::Outcome KernelCache::find(const nf_compiler_request &request,
   auto identity = compiler_.identify(request, failure);
   if (!identity)
     return {nullptr, std::move(failure)};
-  // The key tells the compiler's files as they are now.
-  std::vector<FileIdentity> files;
-  for (const std::string &path : identity->files)
-    if (auto file = FileIdentity::of(path)) {
-      identity->key += "made from " + file->path + " " + std::to_string(file->bytes) + " " +
-                       std::to_string(file->modified) + "\n";
-      files.push_back(std::move(*file));
-    }
-  bool compiled = false;
+  if (!identity->isCurrent)
+    disk = nullptr; // replaced since it was opened: others would not compile the same
+  for (const FileIdentity &file : identity->madeFrom)
+    identity->key += "made from " + file.path + " " + std::to_string(file.bytes) + " " +
+                     std::to_string(file.modified) + "\n";
+  bool isKept = disk != nullptr;
   Outcome outcome;
   do // a thread that was waited for may have looked on disk alone
     outcome = byKey_.once(identity->key, [&]() -> Outcome {
-      if (auto entry = disk_ ? disk_->read(CacheKind::Kernel, identity->key) : std::nullopt)
+      if (auto entry = disk ? disk->read(CacheKind::Kernel, identity->key) : std::nullopt)
         if (auto kernel = loadStored(*entry))
           return {kernel, {}};
-      compiled = true;
-      return compile(request);
+      Outcome compiled = compile(request);
+      if (disk && compiled.kernel)
+        isKept = disk->write(CacheKind::Kernel, {identity->key, identity->madeFrom,
+                                                 serialize(compiled.kernel->artifact())});
+      return compiled;
     });
   while (!outcome.kernel && outcome.failure.code == NF_OK);
   if (!outcome.kernel)
     return outcome;
-  if (disk_) {
-    if (compiled)
-      disk_->write(CacheKind::Kernel,
-                   {identity->key, files, serialize(outcome.kernel->artifact())});
-    disk_->write(CacheKind::Request,
-                 {requestKey, files, bytesOf(identity->name + '\0' + identity->key)});
-  }
+  if (isKept)
+    disk->write(CacheKind::Request,
+                {requestKey, identity->madeFrom, bytesOf(identity->name + '\0' + identity->key)});
   return {Kernel::named(outcome.kernel, identity->name), {}};
 }
 

@@ -47,7 +47,7 @@ private:
     uint64_t clock_ = 0;
   };
 
-  Outcome find(const nf_compiler_request &request, const std::string &requestKey);
+  Outcome find(const nf_compiler_request &request, const std::string &requestKey, DiskCache *disk);
   Outcome compile(const nf_compiler_request &request);
   std::shared_ptr<const Kernel> loadStored(const CacheEntry &entry);
 

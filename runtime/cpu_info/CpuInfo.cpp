@@ -193,8 +193,6 @@ bool readCachesFromCpu(CacheSizes &caches) {
 unsigned readSignature() { return leaf1().eax; }
 
 std::string readCpuName() {
-  if (cpuid(0x80000004).eax == 0)
-    return "unknown CPU";
   char text[49] = {};
   for (unsigned i = 0; i < 3; ++i) {
     Leaf r = cpuid(0x80000002 + i);

@@ -1,6 +1,7 @@
 #include "runtime/loader/CompilerLibrary.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <dlfcn.h>
 #include <string_view>
 #include <unistd.h>
@@ -68,9 +69,16 @@ bool CompilerLibrary::open(Failure &failure) {
 }
 
 std::string CompilerLibrary::path() const {
-  for (const std::string &path : candidates())
-    if (access(path.c_str(), R_OK) == 0)
-      return path;
+  for (const std::string &path : candidates()) {
+    if (path.find('/') == std::string::npos)
+      return {}; // the loader's to find
+    char *real = realpath(path.c_str(), nullptr);
+    if (!real)
+      continue;
+    std::string result = real;
+    std::free(real);
+    return result;
+  }
   return {};
 }
 
@@ -83,7 +91,8 @@ struct CompilerLibrary::Reply : nf_compiler_reply {
   ~Reply() { release(this); }
   /// Whether `function` has an answer; otherwise `failure` is set.
   bool ask(nf_compiler_fn *function, const nf_compiler_request &request, Failure &failure) {
-    return function(&request, this) || failure.set(code, error ? error : "out of memory");
+    return function(&request, this) ||
+           failure.set(code == NF_OK ? NF_INTERNAL : code, error ? error : "out of memory");
   }
 };
 
@@ -94,13 +103,21 @@ CompilerLibrary::identify(const nf_compiler_request &request, Failure &failure) 
   Reply reply(release_);
   if (!reply.ask(identify_, request, failure))
     return std::nullopt;
-  Identity identity{reply.name, reply.key, {}};
+  Identity identity{reply.name, reply.key, {}, true};
   const std::string_view files = reply.files;
-  for (size_t begin = 0; begin < files.size();) {
-    const size_t end = std::min(files.find('\n', begin), files.size());
-    identity.files.emplace_back(files.substr(begin, end - begin));
-    begin = end + 1;
+  std::lock_guard lock(mutex_);
+  if (!files_) {
+    files_.emplace();
+    for (size_t begin = 0; begin < files.size();) {
+      const size_t end = std::min(files.find('\n', begin), files.size());
+      const std::string path(files.substr(begin, end - begin));
+      files_->push_back(FileIdentity::of(path).value_or(FileIdentity{path}));
+      begin = end + 1;
+    }
   }
+  identity.madeFrom = *files_;
+  for (const FileIdentity &file : *files_)
+    identity.isCurrent = identity.isCurrent && file.isCurrent();
   return identity;
 }
 

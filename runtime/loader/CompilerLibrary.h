@@ -3,6 +3,7 @@
 
 #include "runtime/Failure.h"
 #include "runtime/artifact/Artifact.h"
+#include "runtime/cache/FileIdentity.h"
 #include "runtime/loader/CompilerInterface.h"
 
 #include <mutex>
@@ -21,13 +22,15 @@ public:
   CompilerLibrary(const CompilerLibrary &) = delete;
   CompilerLibrary &operator=(const CompilerLibrary &) = delete;
 
-  /// The first of the places looked in where there is a file; empty when there is none.
+  /// The file that would be opened, absolute; empty where there is none, or the loader looks for
+  /// it.
   std::string path() const;
 
   /// Which kernel a request is for: texts as CompilerInterface.h has them.
   struct Identity {
     std::string name, key;
-    std::vector<std::string> files;
+    std::vector<FileIdentity> madeFrom; ///< the compiler's files as they were when it was opened
+    bool isCurrent = true; ///< they still are: what it compiles is what a new process would
   };
   /// These open the library when they are first called. A library that could not be opened is
   /// looked for again at the next call.
@@ -43,6 +46,7 @@ private:
   std::mutex mutex_; ///< held while opening, never while compiling
   nf_compiler_fn *identify_ = nullptr, *compile_ = nullptr;
   nf_compiler_release_fn *release_ = nullptr;
+  std::optional<std::vector<FileIdentity>> files_; ///< of the library that is open
 };
 
 } // namespace normforge

@@ -568,8 +568,9 @@ TEST_CASE("cache lists, verifies and clears") {
   fs::permissions(directory, fs::perms::all);
   const Outcome refused = folder.run({"cache", "list", "--dir", directory});
   CHECK(refused.status == 2);
-  CHECK(refused.err == "normforge: error: cannot use " + directory +
-                           ": others can write to it; chmod go-w makes it safe\n");
+  CHECK(refused.err ==
+        "normforge: error: cannot use " + directory +
+            ": others can write to it, so it is not used; chmod go-w makes it safe\n");
 }
 
 TEST_CASE("explain, targets, help and version say what they should") {

@@ -239,8 +239,9 @@ TEST_CASE("entries and directories that others could have written are refused") 
   engine.compile("a\nkey 2");
   CHECK(fake.compiled() == before + 2);
   REQUIRE(log.lines.size() == 1);
-  CHECK(log.lines[0] == "the kernel cache in " + cache.path +
-                            " is not used: others can write to it; chmod go-w makes it safe");
+  CHECK(log.lines[0] ==
+        "kernel cache " + cache.path +
+            ": others can write to it, so it is not used; chmod go-w makes it safe");
 }
 
 TEST_CASE("a directory that cannot be made or is full warns once and goes on") {
@@ -268,6 +269,37 @@ TEST_CASE("a directory that cannot be made or is full warns once and goes on") {
   CHECK(name == "a");
   CHECK(full.lines.size() == 1);
   CHECK(entriesIn(cache / "full", "").empty()); // nothing half written
+}
+
+TEST_CASE("a directory that is removed meanwhile is made again") {
+  Fake fake;
+  Folder cache;
+  const std::string directory = cache / "c";
+  const nf::Engine engine = engineOf(fake, directory);
+  engine.compile("a\nkey");
+  fs::remove_all(directory);
+  engine.compile("a\nkey 2");
+  CHECK(entriesIn(directory, "").size() == 2);
+}
+
+TEST_CASE("an engine whose compiler was replaced keeps nothing") {
+  Fake fake;
+  Folder cache;
+  const nf::Engine engine = engineOf(fake, cache.path);
+  engine.compile("a\nkey");
+  CHECK(entriesIn(cache.path, "").size() == 2);
+  fs::last_write_time(fake.path, fs::last_write_time(fake.path) + std::chrono::seconds(5));
+  engine.compile("a\nkey 2"); // by the library that was opened, not by the one that is there now
+  CHECK(entriesIn(cache.path, "").size() == 2);
+}
+
+TEST_CASE("requests that differ are never one") {
+  Fake fake;
+  const nf::Engine engine = engineOf(fake, "");
+  const int before = fake.identified();
+  engine.compile("a\nspec 1 b", {"", "", "x"});
+  engine.compile("b", {"", "", "x\nspec 10 a"});
+  CHECK(fake.identified() == before + 2);
 }
 
 TEST_CASE("what was not used for longest goes first") {
@@ -304,7 +336,10 @@ TEST_CASE("listing tells what would not be used") {
   disk.write(CacheKind::Request, {"damaged", {}, {}});
   write(entriesIn(cache.path, "request-").at(0), "NFCACHE1");
   write(cache / "notes.txt", "not ours");
-  write(cache / ".writing-1-1", "interrupted");
+  write(cache / ".writing-1-1", "interrupted long ago");
+  fs::last_write_time(cache / ".writing-1-1",
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
+  write(cache / ".writing-2-1", "being written");
   std::string problem;
   const auto files = disk.list(problem);
   CHECK(problem.empty());
@@ -319,7 +354,7 @@ TEST_CASE("listing tells what would not be used") {
   CHECK(stale == 1);
   CHECK(damaged == 1);
   CHECK(disk.clear(problem) == 4);
-  CHECK(entriesIn(cache.path, "").size() == 1); // what is not ours stays
+  CHECK(entriesIn(cache.path, "").size() == 2); // what is not ours, or not written yet, stays
 }
 
 TEST_CASE("the default directory comes from the environment") {
