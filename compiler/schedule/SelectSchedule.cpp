@@ -113,7 +113,10 @@ struct Selection {
       stage.tile = reduces ? rowTile() : 1;
       stage.unroll = rowUnroll(stage.tile);
     } else {
-      stage.tile = columnTile(kColumnVectors);
+      // A row that the registers hold, with three values a column, is written in one go.
+      const int64_t whole = ceilDiv(sizeOr(tiled, 1 << 20), vector);
+      stage.tile =
+          columnTile(!reduces && whole <= target.vectorRegisters / 4 ? whole : kColumnVectors);
       const int64_t vectors = ceilDiv(stage.tile, vector);
       stage.unroll = std::max<int64_t>(1, kColumnVectors / vectors);
       if (int loop = innermostReduced(); loop >= 0)
@@ -172,16 +175,16 @@ struct Selection {
         stage.tile = std::min(kJoinedRows, sizeOr(tiled, 1));
     }
     int64_t bytes = kElementwiseTaskBytes;
-    if (lanesReduced) {
+    if (lanesReduced || sizeOr(tiled, 1 << 20) <= stage.tile) {
       int64_t least = element; // bytes of x where named sizes are 1
       for (int i = 0; i < op.rank(); ++i)
         least = std::min<int64_t>(int64_t(1) << 40, least * sizeOr(i, 1));
       bytes = std::clamp(least / kLeastTasks, kLeastTaskBytes, kElementwiseTaskBytes);
-    } else if (sizeOr(tiled, stage.tile) > stage.tile) {
+    } else if (sizeOr(tiled, 0) > stage.tile) {
       // Tiles go down the rows of a task one after the other: no more rows than the prefetchers
       // follow and the ways of a cache hold, and not so many columns that tasks are few.
       cutColumns(stage);
-      const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 1);
+      const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 0);
       bytes = std::min(bytes, kColumnRows * columns * element);
     }
     chunkFor(stage, bytes, [&](int i) { return lanesReduced || !op.loops[i].kept; });
