@@ -37,7 +37,7 @@ bool isLast(const Spec &spec) {
 }
 bool isBlocked(const Spec &spec) { return spec.layout.blockedAxis >= 0; }
 
-class HandWritten : public Contender {
+class HandWritten : public HandWrittenContender {
 public:
   HandWritten(const Case &problem, int64_t streamingBytes)
       : training_(problem.phase == Phase::Training) {
@@ -74,6 +74,7 @@ public:
     else
       nhwc_ ? inferenceNhwc(p_) : inferenceNchw(p_);
   }
+  const float *y() const override { return p_.y; }
 
 private:
   bool training_, nhwc_ = false;
@@ -176,7 +177,7 @@ std::unique_ptr<OneDnnContender> OneDnnContender::create(const Case &problem, st
   return made->primitive_ ? std::move(made) : nullptr;
 }
 
-std::unique_ptr<Contender> makeHandWritten(const Case &problem, int64_t streamingBytes) {
+std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64_t streamingBytes) {
   const Spec &spec = problem.spec;
   const bool channelsFirst = spec.axes[0] == 1 && !isLast(spec);
   const bool fits = canRunHandWritten() && spec.mode != Mode::Sample && spec.axes.size() == 1 &&

@@ -50,9 +50,15 @@ private:
   std::unique_ptr<oracle::OneDnn> primitive_;
 };
 
+class HandWrittenContender : public Contender {
+public:
+  /// As long and in the same layout as Normforge's; owned by the contender.
+  virtual const float *y() const = 0;
+};
+
 /// Kernels by hand (HandWritten.h) for layouts nchw and nhwc and their kind in any rank; nothing
 /// elsewhere. `streamingBytes`: y goes past the caches where x and y are larger.
-std::unique_ptr<Contender> makeHandWritten(const Case &problem, int64_t streamingBytes);
+std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64_t streamingBytes);
 
 /// Bytes of x and a fused addend, read once, and y, written once.
 int64_t bytesMoved(const Case &problem);
