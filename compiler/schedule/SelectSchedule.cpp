@@ -256,8 +256,7 @@ struct Selection {
       stage.tile = 1; // memory is slower than the sums of lanes
       stage.unroll = rowUnroll(1);
       const int64_t rowBytes = sizeOr(op.rank() - 1, kRowRunBytes) * element;
-      const int64_t rows = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
-      stage.chunks[tiled] = ceilDiv(rows, stage.tile) * stage.tile;
+      stage.chunks[tiled] = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
     }
     int64_t bytes = std::min(kMomentsTaskBytes, target.l2Bytes / 4);
     // Rows of columns: enough of them to be worth their partials.
@@ -297,9 +296,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   auto streaming = [&](Schedule schedule) {
     schedule.streamingStores = true;
     if (schedule.form != Form::Fused) {
-      const bool reversed = schedule.normalize.reversed;
       schedule.normalize = selection.normalize(/*streams=*/true);
-      schedule.normalize.reversed = reversed;
+      schedule.normalize.reversed = schedule.form == Form::Split;
       return schedule;
     }
     StageSchedule &stage = schedule.moments;
@@ -387,8 +385,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const int64_t plainLimit = target.streamingBytes / (2 * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
-  // As for static sizes: first by what fits in L2, then by where streaming stores begin. Of the two
-  // in the middle one alone can be, or the one that the smaller sizes take.
+  // As for static sizes: first by what fits in L2, then by where streaming stores begin. Where both
+  // of these could follow, the one for the smaller sizes does: there are three variants at most.
   if (plainLimit > limit)
     variants.push_back({split, {slab, plainLimit}, exceeds});
   else if (plainLimit < streamingLimit)
