@@ -18,6 +18,10 @@ inline constexpr const char *kPrefetches = "nf.prefetches"; ///< unit; StageSche
 inline constexpr const char *kReversed = "nf.reversed";     ///< unit; StageSchedule::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; on stages that write y
 
+/// What FormTasks hands on to VectorizeSteps, which takes it off.
+inline constexpr const char *kOfTiles[] = {kTileLoop, kUnroll,    kVector,     kMaskedTails,
+                                           kKept,     kStreaming, kAlternates, kPrefetches};
+
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args
 inline constexpr const char *kWorkspace = "nf.workspace"; ///< map to the offset in bytes

@@ -525,8 +525,7 @@ LogicalResult StageRewriter::run() {
   auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
   target_ = func::FuncOp::create(b_, loc_, source_.getName(),
                                  b_.getFunctionType({ptr, b_.getI64Type(), b_.getI64Type()}, {}));
-  for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
-                           attr::kKept, attr::kStreaming, attr::kAlternates, attr::kPrefetches})
+  for (const char *name : attr::kOfTiles)
     if (Attribute value = source_->getAttr(name))
       target_->setAttr(name, value);
   b_.setInsertionPointToStart(target_.addEntryBlock());

@@ -251,8 +251,7 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
         LLVM::CallIntrinsicOp::create(b, function.getLoc(), b.getStringAttr("llvm.x86.sse.sfence"),
                                       ValueRange());
       }
-      for (const char *name : {attr::kTileLoop, attr::kUnroll, attr::kVector, attr::kMaskedTails,
-                               attr::kKept, attr::kStreaming, attr::kAlternates, attr::kPrefetches})
+      for (const char *name : attr::kOfTiles)
         function->removeAttr(name);
       SmallVector<Operation *> casts;
       function.walk([&](memref::ReinterpretCastOp cast) {
