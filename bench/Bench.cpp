@@ -202,7 +202,7 @@ private:
       other.inputs = oracle::drawInputs(*blocked, phase, problem.sizes, 1);
       best = OneDnnContender::create(other, ignored);
     }
-    auto hand = makeHandWritten(problem, target_.streamingBytes);
+    auto hand = makeHandWritten(problem, target_.streamingBytes.value_or(INT64_MAX));
     auto plain = makeRoofline(problem, false), streaming = makeRoofline(problem, true);
 
     ours.run();

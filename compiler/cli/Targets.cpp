@@ -30,26 +30,33 @@ int run() {
     fmt::print("  kernels   none: {}\n", llvm::toString(host.takeError()));
   }
 
-  fmt::print("\nKernels can be compiled for\n  {:<16} {:>7}  {:<9} {:>9} {:>9} {:>9}  {}\n",
-             "--cpu", "vectors", "tails", "L1", "L2", "L3", "runs here");
+  fmt::print("\nKernels can be compiled for\n  {:<16} {:<8} {:>9}  {:>9}  {:>9}  {:<9} {:>9} {:>9} "
+             "{:>9}  {}\n",
+             "--cpu", "machine", "vectors", "registers", "in flight", "tails", "L1", "L2", "L3",
+             "runs here");
   for (const std::string &name : compilableCpus()) {
     auto target = describeTarget(name);
     if (!target)
       return report(internalError(target.takeError()));
+    const std::string_view machine = target->isX86() ? "x86_64" : "aarch64";
     std::vector<std::string> missing;
     for (const std::string &feature : target->instructionSets())
       if (!hostHasFeature(feature))
         missing.push_back(feature);
-    fmt::print("  {:<16} {:>3} bit  {:<9} {:>9} {:>9} {:>9}  {}\n", name, target->vectorBits,
-               target->maskedTails ? "masked" : "narrower",
+    fmt::print("  {:<16} {:<8} {:>5} bit{} {:>9}  {:>9}  {:<9} {:>9} {:>9} {:>9}  {}\n", name,
+               machine, target->vectorBits, target->scalableVectors ? "+" : " ",
+               target->vectorRegisters, target->vectorsInFlight, target->tailsInWords(),
                describeBytes(static_cast<double>(target->l1Bytes)),
                describeBytes(static_cast<double>(target->l2Bytes)),
                describeBytes(static_cast<double>(target->l3Bytes)),
-               missing.empty() ? "yes" : fmt::format("no: lacks {}", fmt::join(missing, ", ")));
+               machine != hostArchitecture() ? "no: another machine"
+               : missing.empty()             ? "yes"
+                                 : fmt::format("no: lacks {}", fmt::join(missing, ", ")));
   }
-  fmt::print(
-      "  native, the default, is this machine. Other CPUs that LLVM knows by name and that have "
-      "AVX2 and FMA are compiled for as well, with the smallest of these caches.\n");
+  fmt::print("  native, the default, is this machine. Other CPUs that LLVM knows by name are "
+             "compiled for as well, from SSE4.2 or NEON on, with the smallest of these caches.\n"
+             "  512 bit+: scalable vectors; schedules are made for this length, the code runs with "
+             "any.\n");
   return Success;
 }
 

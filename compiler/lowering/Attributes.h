@@ -13,14 +13,17 @@ inline constexpr const char *kTile = "nf.tile";
 inline constexpr const char *kUnroll = "nf.unroll";
 inline constexpr const char *kVector = "nf.vector";
 inline constexpr const char *kMaskedTails = "nf.masked_tails";
+inline constexpr const char *kMaskedLoads = "nf.masked_loads";
+inline constexpr const char *kScalable = "nf.scalable"; ///< Schedule::scalable where it is not 0
 inline constexpr const char *kAlternates = "nf.alternates"; ///< unit; StageSchedule::alternates
 inline constexpr const char *kPrefetches = "nf.prefetches"; ///< unit; StageSchedule::prefetches
 inline constexpr const char *kReversed = "nf.reversed";     ///< unit; StageSchedule::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; on stages that write y
 
 /// What FormTasks hands on to VectorizeSteps, which takes it off.
-inline constexpr const char *kOfTiles[] = {kTileLoop, kUnroll,    kVector,     kMaskedTails,
-                                           kKept,     kStreaming, kAlternates, kPrefetches};
+inline constexpr const char *kOfTiles[] = {kTileLoop,  kTile,        kUnroll,      kVector,
+                                           kScalable,  kMaskedTails, kMaskedLoads, kKept,
+                                           kStreaming, kAlternates,  kPrefetches};
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args

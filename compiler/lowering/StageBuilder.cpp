@@ -67,6 +67,9 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
   function_->setAttr(attr::kUnroll, builder_.getI64IntegerAttr(stage.unroll));
   function_->setAttr(attr::kVector, builder_.getI64IntegerAttr(stage.vector));
   function_->setAttr(attr::kMaskedTails, builder_.getBoolAttr(schedule.maskedTails));
+  function_->setAttr(attr::kMaskedLoads, builder_.getBoolAttr(schedule.maskedLoads));
+  if (schedule.scalable > 0)
+    function_->setAttr(attr::kScalable, builder_.getI64IntegerAttr(schedule.scalable));
   if (stage.alternates)
     function_->setAttr(attr::kAlternates, builder_.getUnitAttr());
   if (stage.prefetches)

@@ -1,13 +1,17 @@
 // The constants of a function, one of each.
 #pragma once
 
+#include "compiler/passes/Width.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
 #include "mlir/IR/Builders.h"
 
 namespace normforge {
 
-/// Makes constants at the beginning of a function and gives each of them again where it is asked
-/// for again: every operation costs some microseconds until it is machine code.
+/// Makes constants, and what does not change while a process runs, at the beginning of a function
+/// and gives each of them again where it is asked for again: every operation costs some
+/// microseconds until it is machine code.
 class Constants {
 public:
   /// `entry` is the function's first block and outlives this.
@@ -24,6 +28,23 @@ public:
   mlir::Value index(mlir::Location loc, int64_t v) {
     return get(loc, mlir::Builder(loc.getContext()).getIndexAttr(v));
   }
+  /// The lanes of a vector of this width.
+  mlir::Value lanes(mlir::Location loc, Width width) {
+    if (!width.scalable)
+      return index(loc, width.lanes);
+    mlir::Value &value = scaled_[width.lanes];
+    if (!value) {
+      if (!scale_) {
+        mlir::OpBuilder b(&entry_, entry_.begin());
+        scale_ = mlir::vector::VectorScaleOp::create(b, loc);
+      }
+      mlir::OpBuilder b(scale_.getContext());
+      b.setInsertionPointAfterValue(scale_);
+      mlir::Value factor = mlir::arith::ConstantIndexOp::create(b, loc, width.lanes);
+      value = mlir::arith::MulIOp::create(b, loc, scale_, factor);
+    }
+    return value;
+  }
   /// Zero, or a vector of zeros.
   mlir::Value zero(mlir::Location loc, mlir::Type type) {
     return get(loc, mlir::Builder(loc.getContext()).getZeroAttr(type));
@@ -32,6 +53,8 @@ public:
 private:
   mlir::Block &entry_;
   llvm::DenseMap<mlir::Attribute, mlir::Value> values_;
+  mlir::Value scale_; ///< multiples of their least length that scalable vectors have
+  llvm::DenseMap<int64_t, mlir::Value> scaled_;
 };
 
 } // namespace normforge

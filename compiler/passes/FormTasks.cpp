@@ -319,6 +319,21 @@ void StageRewriter::emitTiles(SmallVector<Range> ranges) {
   }
   const bool columns = tiled == static_cast<int64_t>(ranges.size()) - 1;
   const Range task = ranges[tiled];
+  auto scalable = source_->getAttrOfType<IntegerAttr>(attr::kScalable);
+  if (columns && scalable) {
+    // How many columns the tile's vectors hold is known only when the code runs: one loop, in which
+    // every tile is as long as they, or what is left.
+    const Width width{vector / scalable.getInt() * std::max<int64_t>(1, tile / vector), true};
+    Value end = sizes().value(sizes().add(task.offset, task.size));
+    auto loop = scf::ForOp::create(b_, loc_, sizes().value(task.offset), end,
+                                   constants_->lanes(loc_, width));
+    OpBuilder::InsertionGuard guard(b_);
+    b_.setInsertionPointToStart(loop.getBody());
+    ranges[tiled].offset = loop.getInductionVar();
+    ranges[tiled].size = sizes().min(sizes().lanes(width), sizes().sub(end, ranges[tiled].offset));
+    emitSteps(ranges);
+    return;
+  }
   auto loopOver = [&](OpFoldResult begin, OpFoldResult end, int64_t step, OpFoldResult size) {
     auto from = getConstantIntValue(begin), to = getConstantIntValue(end);
     if (from && to && *from >= *to)

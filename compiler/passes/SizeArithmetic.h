@@ -62,12 +62,17 @@ struct SizeArithmetic {
     return y == 1 ? x : div(add(x, constant(y - 1)), y);
   }
   /// The largest multiple of y that is not beyond x.
-  mlir::OpFoldResult roundDown(mlir::OpFoldResult x, int64_t y) const {
-    if (auto cx = mlir::getConstantIntValue(x))
-      return constant(*cx / y * y);
-    if (y == 1)
+  mlir::OpFoldResult roundDown(mlir::OpFoldResult x, Width y) const {
+    auto cx = mlir::getConstantIntValue(x);
+    if (cx && !y.scalable)
+      return constant(*cx / y.lanes * y.lanes);
+    if (y.isScalar())
       return x;
-    return sub(x, mlir::arith::RemUIOp::create(b, loc, value(x), value(constant(y))).getResult());
+    return sub(x,
+               mlir::arith::RemUIOp::create(b, loc, value(x), constants.lanes(loc, y)).getResult());
+  }
+  mlir::OpFoldResult lanes(Width width) const {
+    return width.scalable ? mlir::OpFoldResult(constants.lanes(loc, width)) : constant(width.lanes);
   }
   mlir::OpFoldResult min(mlir::OpFoldResult x, mlir::OpFoldResult y) const {
     auto cx = mlir::getConstantIntValue(x), cy = mlir::getConstantIntValue(y);

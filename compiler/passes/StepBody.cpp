@@ -11,16 +11,16 @@ using namespace mlir;
 namespace normforge {
 
 SmallVector<Value> emitStepBody(OpBuilder &b, Constants &constants, Block &body,
-                                ValueRange arguments, int64_t lanes,
+                                ValueRange arguments, Width width,
                                 llvm::function_ref<Value(unsigned)> loopIndex) {
   IRMapping mapping;
   for (auto [argument, value] : llvm::zip(body.getArguments(), arguments))
     mapping.map(argument, value);
   auto isVector = [](Value value) { return isa<VectorType>(value.getType()); };
   auto widen = [&](Value value) -> Value {
-    if (isVector(value) || lanes == 1)
+    if (isVector(value) || width.isScalar())
       return value;
-    auto type = VectorType::get({lanes}, value.getType());
+    auto type = width.vector(value.getType());
     TypedAttr constant;
     if (matchPattern(value, m_Constant(&constant)))
       return constants.get(value.getLoc(), DenseElementsAttr::get(type, Attribute(constant)));
@@ -47,7 +47,7 @@ SmallVector<Value> emitStepBody(OpBuilder &b, Constants &constants, Block &body,
       operands.map(operand, widen(mapping.lookupOrDefault(operand)));
     Operation *clone = b.clone(op, operands);
     for (auto [from, to] : llvm::zip(op.getResults(), clone->getResults())) {
-      to.setType(VectorType::get({lanes}, from.getType()));
+      to.setType(width.vector(from.getType()));
       mapping.map(from, to);
     }
   }

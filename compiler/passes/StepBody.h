@@ -8,13 +8,13 @@
 
 namespace normforge {
 
-/// Emits the body of a linalg.generic for `lanes` elements at once (1: scalars). `arguments` are
-/// the values of the body's arguments, `loopIndex(i)` of `linalg.index i`; a scalar among them
-/// stands for all lanes. Operations on scalars alone stay scalar. `constants` are those of the
-/// function. Returns what the body yields, `lanes` wide.
+/// Emits the body of a linalg.generic for `width` elements at once. `arguments` are the values of
+/// the body's arguments, `loopIndex(i)` of `linalg.index i`; a scalar among them stands for all
+/// lanes. Operations on scalars alone stay scalar. `constants` are those of the function. Returns
+/// what the body yields, `width` wide.
 llvm::SmallVector<mlir::Value> emitStepBody(mlir::OpBuilder &b, Constants &constants,
                                             mlir::Block &body, mlir::ValueRange arguments,
-                                            int64_t lanes,
+                                            Width width,
                                             llvm::function_ref<mlir::Value(unsigned)> loopIndex);
 
 /// Checks that each result of a reduction adds something to its own accumulator, so that partial

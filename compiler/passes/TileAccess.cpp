@@ -3,36 +3,44 @@
 
 namespace normforge::tile {
 
-Value TileVectorizer::elementIndex(const Access &access, int loop, OpFoldResult index, int64_t plus,
-                                   const Slot &slot) {
+Value TileVectorizer::elementIndex(const Access &access, int loop, OpFoldResult index,
+                                   OpFoldResult plus, const Slot &slot) {
   OpFoldResult at = b_.getIndexAttr(0);
   // What varies comes first: constants become displacements.
   OpFoldResult fixed = at;
   if (loop >= 0 && access.strides[loop]) {
     at = scaled(index, access.strides[loop]);
-    fixed = scaled(b_.getIndexAttr(plus), access.strides[loop]);
+    fixed = scaled(plus, access.strides[loop]);
   }
   if (slotLoop_ >= 0 && access.strides[slotLoop_])
-    fixed = add(fixed, scaled(b_.getIndexAttr(slot.offset), access.strides[slotLoop_]));
+    fixed = add(fixed, scaled(offsetOf(slot), access.strides[slotLoop_]));
   return indexValue(add(at, fixed));
 }
 
-Value TileVectorizer::existing(const Access &access, OpFoldResult index, int64_t plus,
-                               const Slot &slot, int64_t lanes, Value mask) {
+Value TileVectorizer::existing(const Access &access, OpFoldResult index, OpFoldResult plus,
+                               const Slot &slot, Width width, Value mask) {
   if (!access.bound)
     return mask;
-  OpFoldResult first = isRows() ? add(index, plus) : b_.getIndexAttr(slot.offset);
-  return intersect(mask, maskBelow(indexValue(sizes().sub(access.bound, first)), lanes));
+  OpFoldResult first = isRows() ? add(index, plus) : offsetOf(slot);
+  return intersect(mask, maskBelow(indexValue(sizes().sub(access.bound, first)), width));
 }
 
-Value TileVectorizer::maskBelow(Value count, int64_t lanes) {
-  return vector::CreateMaskOp::create(b_, loc_, VectorType::get({lanes}, b_.getI1Type()),
-                                      ValueRange{count});
+Value TileVectorizer::maskBelow(Value count, Width width) {
+  return vector::CreateMaskOp::create(b_, loc_, width.vector(b_.getI1Type()), ValueRange{count});
 }
 
-Value TileVectorizer::constantMask(int64_t count, int64_t lanes) {
-  return vector::ConstantMaskOp::create(b_, loc_, VectorType::get({lanes}, b_.getI1Type()),
+Value TileVectorizer::constantMask(int64_t count, Width width) {
+  return vector::ConstantMaskOp::create(b_, loc_, width.vector(b_.getI1Type()),
                                         ArrayRef<int64_t>{count});
+}
+
+/// Of all lanes; of a scalable vector, a mask of as many as it has at least stands for all.
+Value TileVectorizer::wholeMask(Width width) { return constantMask(width.lanes, width); }
+
+Value TileVectorizer::laneOffsets(Width width, OpFoldResult stride) {
+  Value steps = vector::StepOp::create(b_, loc_, width.vector(b_.getIndexType()));
+  Value distance = vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
+  return arith::MulIOp::create(b_, loc_, steps, distance);
 }
 
 Value TileVectorizer::intersect(Value x, Value y) {
@@ -94,7 +102,7 @@ LogicalResult TileVectorizer::findLoops(linalg::GenericOp step) {
 void TileVectorizer::makeSlots() {
   slots_.clear();
   auto append = [&](int64_t offset, int64_t lanes, Value mask = Value()) {
-    slots_.push_back({offset, lanes, mask});
+    slots_.push_back({offset, Width{lanes}, mask, Value()});
   };
   if (slotLoop_ < 0) {
     append(0, 1);
@@ -109,15 +117,29 @@ void TileVectorizer::makeSlots() {
         append(i, 1);
     return;
   }
+  if (width_.scalable) {
+    for (int64_t i = 0; i < vectorsInTile_; ++i) {
+      Slot slot;
+      slot.width = width_;
+      OpFoldResult left = loops_[slotLoop_].extent;
+      if (i > 0) {
+        slot.lanesBefore = constants_.lanes(loc_, width_ * i);
+        left = sizes().sub(left, OpFoldResult(slot.lanesBefore));
+      }
+      slot.mask = maskBelow(indexValue(left), width_);
+      slots_.push_back(slot);
+    }
+    return;
+  }
   if (!extent) {
-    append(0, vector_, maskBelow(indexValue(loops_[slotLoop_].extent), vector_));
+    append(0, vector_, maskBelow(indexValue(loops_[slotLoop_].extent), width_));
     return;
   }
   int64_t offset = 0;
   for (; offset + vector_ <= *extent; offset += vector_)
     append(offset, vector_);
   if (offset < *extent && masked_ && vector_ > 1) {
-    append(offset, vector_, constantMask(*extent - offset, vector_));
+    append(offset, vector_, constantMask(*extent - offset, width_));
     return;
   }
   for (int64_t lanes = vector_ / 2; offset < *extent; lanes /= 2)
@@ -208,34 +230,41 @@ void TileVectorizer::makeViews() {
 }
 
 /// Element(s) at position `index + plus` of loop `loop` (-1: none is running) in a slot.
-Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, int64_t plus,
-                           const Slot &slot, int64_t lanes, Value mask) {
+Value TileVectorizer::load(Access &access, int loop, OpFoldResult index, OpFoldResult plus,
+                           const Slot &slot, Width width, Value mask) {
   auto element = cast<MemRefType>(access.base.getType()).getElementType();
   Value at = elementIndex(access, loop, index, plus, slot);
   OpFoldResult stride = laneStride(access);
-  if (!stride || lanes == 1)
+  if (!stride || width.isScalar())
     return memref::LoadOp::create(b_, loc_, access.view, at);
-  auto type = VectorType::get({lanes}, element);
-  Value zero;
-  mask = existing(access, index, plus, slot, lanes, mask);
-  if (mask)
-    zero = constants_.zero(loc_, type);
+  auto type = width.vector(element);
+  mask = existing(access, index, plus, slot, width, mask);
   if (getConstantIntValue(stride) == 1) {
-    if (mask)
-      return vector::MaskedLoadOp::create(b_, loc_, type, access.view, at, mask, zero);
-    return vector::LoadOp::create(b_, loc_, type, access.view, at);
+    if (!mask)
+      return vector::LoadOp::create(b_, loc_, type, access.view, at);
+    if (auto known = mask.getDefiningOp<vector::ConstantMaskOp>(); known && !masksLoads_)
+      return loadElements(access, at, width, known.getMaskDimSizes()[0]);
+    return vector::MaskedLoadOp::create(b_, loc_, type, access.view, at, mask,
+                                        constants_.zero(loc_, type));
   }
-  Value steps = vector::StepOp::create(b_, loc_, VectorType::get({lanes}, b_.getIndexType()));
-  Value distance = vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
-  Value indices = arith::MulIOp::create(b_, loc_, steps, distance);
   if (!mask)
-    mask = constantMask(lanes, lanes);
-  if (!zero)
-    zero = constants_.zero(loc_, type);
-  return vector::GatherOp::create(b_, loc_, type, access.view, ValueRange{at}, indices, mask, zero);
+    mask = wholeMask(width);
+  return vector::GatherOp::create(b_, loc_, type, access.view, ValueRange{at},
+                                  laneOffsets(width, stride), mask, constants_.zero(loc_, type));
 }
 
-void TileVectorizer::prefetch(const Access &access, int loop, OpFoldResult index, int64_t plus,
+Value TileVectorizer::loadElements(Access &access, Value at, Width width, int64_t count) {
+  auto element = cast<MemRefType>(access.base.getType()).getElementType();
+  Value vector = constants_.zero(loc_, width.vector(element));
+  for (int64_t i = 0; i < count; ++i) {
+    Value index = indexValue(add(OpFoldResult(at), i));
+    Value loaded = memref::LoadOp::create(b_, loc_, access.view, index);
+    vector = vector::InsertOp::create(b_, loc_, loaded, vector, ArrayRef<int64_t>{i});
+  }
+  return vector;
+}
+
+void TileVectorizer::prefetch(const Access &access, int loop, OpFoldResult index, OpFoldResult plus,
                               const Slot &slot) {
   OpFoldResult distance;
   if (isRows() && slotLoop_ >= 0 && access.strides[slotLoop_])
@@ -252,32 +281,30 @@ void TileVectorizer::prefetch(const Access &access, int loop, OpFoldResult index
                              /*localityHint=*/2, /*isDataCache=*/true);
 }
 
-void TileVectorizer::store(Access &access, int loop, OpFoldResult index, int64_t plus,
-                           const Slot &slot, int64_t lanes, Value mask, Value value) {
+void TileVectorizer::store(Access &access, int loop, OpFoldResult index, OpFoldResult plus,
+                           const Slot &slot, Width width, Value mask, Value value) {
   Value at = elementIndex(access, loop, index, plus, slot);
   OpFoldResult stride = laneStride(access);
-  if (!stride || lanes == 1) {
+  if (!stride || width.isScalar()) {
     memref::StoreOp::create(b_, loc_, value, access.view, at);
     return;
   }
-  mask = existing(access, index, plus, slot, lanes, mask);
+  mask = existing(access, index, plus, slot, width, mask);
   if (getConstantIntValue(stride) == 1) {
     if (mask)
       vector::MaskedStoreOp::create(b_, loc_, access.view, at, mask, value);
     else
       vector::StoreOp::create(b_, loc_, value, access.view, at,
-                              /*nontemporal=*/storesStream_ && lanes == vector_,
-                              storesStream_ && lanes == vector_
+                              /*nontemporal=*/storesStream_ && width == width_,
+                              storesStream_ && width == width_
                                   ? llvm::MaybeAlign(static_cast<uint64_t>(vectorBytes(access)))
                                   : llvm::MaybeAlign());
     return;
   }
-  Value steps = vector::StepOp::create(b_, loc_, VectorType::get({lanes}, b_.getIndexType()));
-  Value distance = vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
-  Value indices = arith::MulIOp::create(b_, loc_, steps, distance);
   if (!mask)
-    mask = constantMask(lanes, lanes);
-  vector::ScatterOp::create(b_, loc_, Type(), access.view, ValueRange{at}, indices, mask, value);
+    mask = wholeMask(width);
+  vector::ScatterOp::create(b_, loc_, Type(), access.view, ValueRange{at},
+                            laneOffsets(width, stride), mask, value);
 }
 
 } // namespace normforge::tile

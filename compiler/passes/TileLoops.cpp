@@ -9,32 +9,34 @@ namespace normforge::tile {
 constexpr int64_t kBlock = 256;
 
 SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64_t count,
-                                             int64_t distance, int64_t lanes, Value mask,
+                                             Width distance, Width lanes, Value mask,
                                              SmallVector<Value> accumulators) {
   const size_t results = step_.getNumDpsInits();
   const bool rows = isRows();
   struct Pending {
     Value value;
     size_t slot;
-    int64_t plus, lanes;
+    OpFoldResult plus;
+    Width width;
     Value mask;
   };
   SmallVector<Pending> pending;
   for (size_t s = 0; s < slots_.size(); ++s) {
     const Slot &slot = slots_[s];
-    const int64_t width = rows ? lanes : slot.lanes;
+    const Width width = rows ? lanes : slot.width;
     Value active = rows ? mask : slot.mask;
     for (int64_t u = 0; u < count; ++u) {
-      const int64_t plus = u * distance;
+      const OpFoldResult plus =
+          u == 0 ? OpFoldResult(b_.getIndexAttr(0)) : sizes().lanes(distance * u);
       SmallVector<Value> arguments;
       for (size_t i = 0; i < inputs_.size(); ++i) {
         if (!inputs_[i].base) {
-          const auto &values = rows && width == vector_ ? wideArguments_[i] : arguments_[i];
+          const auto &values = rows && width == width_ ? wideArguments_[i] : arguments_[i];
           arguments.push_back(values[values.size() == 1 ? 0 : s]);
           continue;
         }
         arguments.push_back(load(inputs_[i], loop, index, plus, slot, width, active));
-        if (prefetches_ && element_ && width > 1)
+        if (prefetches_ && element_ && !width.isScalar())
           prefetch(inputs_[i], loop, index, plus, slot);
       }
       auto slotOf = [&](size_t r) {
@@ -45,11 +47,11 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
       auto loopIndex = [&](unsigned i) -> Value {
         if (static_cast<int>(i) == slotLoop_ || static_cast<int>(i) == laneLoop_) {
           const bool isLanes = static_cast<int>(i) == lanesLoop();
-          Value first = static_cast<int>(i) == slotLoop_ ? constant(slot.offset)
+          Value first = static_cast<int>(i) == slotLoop_ ? indexValue(offsetOf(slot))
                                                          : indexValue(add(index, plus));
-          if (!isLanes || width == 1)
+          if (!isLanes || width.isScalar())
             return first;
-          auto type = VectorType::get({width}, b_.getIndexType());
+          auto type = width.vector(b_.getIndexType());
           Value steps = vector::StepOp::create(b_, loc_, type);
           return arith::AddIOp::create(b_, loc_, steps,
                                        vector::BroadcastOp::create(b_, loc_, type, first));
@@ -77,7 +79,7 @@ SmallVector<Value> TileVectorizer::emitPoint(int loop, OpFoldResult index, int64
   }
   // Stores come after all loads: an output may be an input's buffer.
   for (const Pending &p : pending)
-    store(outputs_[0], loop, index, p.plus, slots_[p.slot], p.lanes, p.mask, p.value);
+    store(outputs_[0], loop, index, p.plus, slots_[p.slot], p.width, p.mask, p.value);
   return accumulators;
 }
 
@@ -98,17 +100,18 @@ static std::optional<int64_t> upperBound(OpFoldResult size) {
 /// nothing where it never does. A long sum is one of the sums of blocks, so that its rounding
 /// errors do not grow with its length but with that of a block; a sum that is wider than what it is
 /// of needs none. `terms` are those of an iteration.
-SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
+SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult end, Width step,
                                              SmallVector<Value> accumulators, RangeBody body,
                                              int64_t terms) {
   auto from = getConstantIntValue(begin), to = getConstantIntValue(end);
-  if (from && to && *from >= *to)
+  if (begin == end || (from && to && *from >= *to))
     return accumulators;
-  if (from && to && *to - *from <= step)
+  if (from && to && *to - *from <= step.lanes)
     return body(begin, accumulators);
-  const int64_t iterations = std::max<int64_t>(1, kBlock / terms), length = iterations * step;
+  const int64_t iterations = std::max<int64_t>(1, kBlock / terms);
+  const Width length = step * iterations;
   auto bound = upperBound(end);
-  if (!blocks_ || (bound && *bound <= length))
+  if (!blocks_ || (bound && *bound <= length.lanes))
     return emitLoop(begin, end, step, accumulators, body);
   return emitLoop(
       begin, end, length, accumulators, [&](OpFoldResult first, SmallVector<Value> sums) {
@@ -117,7 +120,8 @@ SmallVector<Value> TileVectorizer::emitRange(OpFoldResult begin, OpFoldResult en
           block.push_back(constants_.zero(loc_, sum.getType()));
         block = iterations == 1
                     ? body(first, block)
-                    : emitLoop(first, sizes().min(add(first, length), end), step, block, body);
+                    : emitLoop(first, sizes().min(add(first, sizes().lanes(length)), end), step,
+                               block, body);
         for (auto [sum, of] : llvm::zip(sums, block))
           sum = combine(sum, of);
         return sums;
@@ -137,10 +141,10 @@ int64_t TileVectorizer::termsAfter(unsigned next) const {
   return terms;
 }
 
-SmallVector<Value> TileVectorizer::emitLoop(OpFoldResult begin, OpFoldResult end, int64_t step,
+SmallVector<Value> TileVectorizer::emitLoop(OpFoldResult begin, OpFoldResult end, Width step,
                                             SmallVector<Value> accumulators, RangeBody body) {
-  auto loop = scf::ForOp::create(b_, loc_, indexValue(begin), indexValue(end), constant(step),
-                                 accumulators);
+  auto loop = scf::ForOp::create(b_, loc_, indexValue(begin), indexValue(end),
+                                 constants_.lanes(loc_, step), accumulators);
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(loop.getBody());
   SmallVector<Value> results =
@@ -177,16 +181,17 @@ SmallVector<Value> TileVectorizer::emitInnermost(int loop, SmallVector<Value> ac
   const OpFoldResult extent = loops_[loop].extent;
   makeViews();
   auto emit = [&](SmallVector<Value> carried) {
-    OpFoldResult whole = sizes().roundDown(extent, unroll_);
-    carried = emitRange(b_.getIndexAttr(0), whole, unroll_, carried,
+    OpFoldResult whole = sizes().roundDown(extent, Width{unroll_});
+    carried = emitRange(b_.getIndexAttr(0), whole, Width{unroll_}, carried,
                         [&](OpFoldResult index, SmallVector<Value> sums) {
-                          return emitPoint(loop, index, unroll_, 1, vector_, Value(), sums);
+                          return emitPoint(loop, index, unroll_, Width{1}, width_, Value(), sums);
                         });
     if (unroll_ == 1)
       return carried;
-    return emitRange(whole, extent, 1, carried, [&](OpFoldResult index, SmallVector<Value> sums) {
-      return emitPoint(loop, index, 1, 1, vector_, Value(), sums);
-    });
+    return emitRange(whole, extent, Width{1}, carried,
+                     [&](OpFoldResult index, SmallVector<Value> sums) {
+                       return emitPoint(loop, index, 1, Width{1}, width_, Value(), sums);
+                     });
   };
   auto staysAligned = [&] {
     OpFoldResult stride = outputs_[0].strides[loop];
@@ -255,11 +260,11 @@ void TileVectorizer::emitAlignedRow() {
       b_, loc_, arith::SubIOp::create(b_, loc_, constant(0), misalignment(slots_[0])),
       constant(vector_ - 1));
   head = arith::MinUIOp::create(b_, loc_, head, indexValue(loops_[laneLoop_].extent));
-  emitRange(b_.getIndexAttr(0), head, masked_ ? vector_ : 1, {},
+  emitRange(b_.getIndexAttr(0), head, masked_ ? width_ : Width{1}, {},
             [&](OpFoldResult index, SmallVector<Value> none) {
-              return masked_ ? emitPoint(laneLoop_, index, 1, vector_, vector_,
-                                         maskBelow(head, vector_), none)
-                             : emitPoint(laneLoop_, index, 1, 1, 1, Value(), none);
+              return masked_ ? emitPoint(laneLoop_, index, 1, width_, width_,
+                                         maskBelow(head, width_), none)
+                             : emitPoint(laneLoop_, index, 1, Width{1}, Width{1}, Value(), none);
             });
   storesStream_ = true;
   emitLanesFrom(head, {});
@@ -277,7 +282,7 @@ void TileVectorizer::emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldRes
   SmallVector<Value> whole;
   for (Value tensor : packed)
     whole.push_back(registers_[tensor][0]);
-  emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(rows), 1, whole,
+  emitLoop(b_.getIndexAttr(0), b_.getIndexAttr(rows), Width{1}, whole,
            [&](OpFoldResult row, SmallVector<Value> turned) {
              for (auto [tensor, vector] : llvm::zip(packed, turned))
                registers_[tensor] = {vector};
@@ -327,11 +332,11 @@ void TileVectorizer::emitJoinedRows() {
     makeViews();
   };
   auto emitMasked = [&](OpFoldResult begin, OpFoldResult end) {
-    emitRange(begin, end, masked_ ? vector_ : 1, {},
+    emitRange(begin, end, masked_ ? width_ : Width{1}, {},
               [&](OpFoldResult index, SmallVector<Value> none) {
                 Value left = masked_ ? indexValue(sizes().sub(end, index)) : Value();
-                return emitPoint(laneLoop_, index, 1, vector_, masked_ ? vector_ : 1,
-                                 masked_ ? maskBelow(left, vector_) : Value(), none);
+                return emitPoint(laneLoop_, index, 1, width_, masked_ ? width_ : Width{1},
+                                 masked_ ? maskBelow(left, width_) : Value(), none);
               });
   };
   // Of elements from a row's first one on: where its first aligned vector begins, and where its
@@ -355,8 +360,8 @@ void TileVectorizer::emitJoinedRows() {
     goTo(row, 0);
     const OpFoldResult end = ownEnd(row);
     storesStream_ = true;
-    emitLoop(ownBegin(row), end, vector_, {}, [&](OpFoldResult index, auto carried) {
-      return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(), carried);
+    emitLoop(ownBegin(row), end, width_, {}, [&](OpFoldResult index, auto carried) {
+      return emitPoint(laneLoop_, index, 1, width_, width_, Value(), carried);
     });
     Value left = indexValue(sizes().sub(b_.getIndexAttr(length), end));
     Value ends = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ne, left, constant(0));
@@ -368,11 +373,11 @@ void TileVectorizer::emitJoinedRows() {
     b_.setInsertionPoint(branch.thenYield());
     auto own = wideArguments_;
     bindRegisters(1);
-    Value mask = maskBelow(left, vector_);
+    Value mask = maskBelow(left, width_);
     for (auto [mine, next] : llvm::zip(own, wideArguments_))
       if (mine.size() == 1 && mine[0] != next[0])
         next[0] = arith::SelectOp::create(b_, loc_, mask, mine[0], next[0]);
-    emitPoint(laneLoop_, end, 1, vector_, vector_, Value(), {});
+    emitPoint(laneLoop_, end, 1, width_, width_, Value(), {});
     storesStream_ = false;
   });
   goTo(b_.getIndexAttr(rows - 1), rows - 1);
@@ -386,48 +391,51 @@ void TileVectorizer::emitJoinedRows() {
 SmallVector<Value> TileVectorizer::emitLanesFrom(OpFoldResult begin,
                                                  SmallVector<Value> accumulators) {
   const OpFoldResult extent = loops_[laneLoop_].extent;
-  const int64_t stride = vector_ * unroll_;
+  const Width stride = width_ * unroll_;
   // Where the last of the vectors in flight end, and the last whole vector.
   OpFoldResult count = sizes().sub(extent, begin);
   const OpFoldResult inFlight = add(begin, sizes().roundDown(count, stride));
   accumulators = emitRange(
       begin, inFlight, stride, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
-        return emitPoint(laneLoop_, index, unroll_, vector_, vector_, Value(), carried);
+        return emitPoint(laneLoop_, index, unroll_, width_, width_, Value(), carried);
       });
   if (auto end = getConstantIntValue(extent), at = getConstantIntValue(inFlight); end && at) {
     const int64_t vectors = (*end - *at) / vector_;
     if (vectors > 0)
-      accumulators =
-          emitPoint(laneLoop_, inFlight, vectors, vector_, vector_, Value(), accumulators);
+      accumulators = emitPoint(laneLoop_, inFlight, vectors, width_, width_, Value(), accumulators);
     *at += vectors * vector_;
     if (*at < *end && vector_ > 1 && (masked_ || reduces_))
-      return emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, vector_, vector_,
-                       constantMask(*end - *at, vector_), accumulators);
+      return emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, width_, width_,
+                       constantMask(*end - *at, width_), accumulators);
     for (int64_t lanes = vector_ > 1 ? vector_ / 2 : 1; *at < *end; lanes /= 2)
       if (*at + lanes <= *end) {
-        accumulators =
-            emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, lanes, lanes, Value(), accumulators);
+        accumulators = emitPoint(laneLoop_, b_.getIndexAttr(*at), 1, Width{lanes}, Width{lanes},
+                                 Value(), accumulators);
         *at += lanes;
       }
     return accumulators;
   }
+  const bool masksTail = masked_ || (reduces_ && masksLoads_);
   // A masked store is never past the caches, a whole vector is.
-  const bool splits = unroll_ > 1 && (!(masked_ || reduces_) || storesStream_);
-  OpFoldResult whole = splits ? add(begin, sizes().roundDown(count, vector_)) : inFlight;
+  const bool splits = unroll_ > 1 && (!masksTail || storesStream_);
+  OpFoldResult whole = splits ? add(begin, sizes().roundDown(count, width_)) : inFlight;
   accumulators = emitRange(
-      inFlight, whole, vector_, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
-        return emitPoint(laneLoop_, index, 1, vector_, vector_, Value(), carried);
+      inFlight, whole, width_, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
+        return emitPoint(laneLoop_, index, 1, width_, width_, Value(), carried);
       });
-  if (masked_ || reduces_)
-    return emitRange(whole, extent, vector_, accumulators,
-                     [&](OpFoldResult index, SmallVector<Value> carried) {
-                       Value left = indexValue(sizes().sub(extent, index));
-                       return emitPoint(laneLoop_, index, 1, vector_, vector_,
-                                        maskBelow(left, vector_), carried);
-                     });
-  return emitRange(whole, extent, 1, accumulators,
+  if (masksTail)
+    return emitRange(
+        whole, extent, width_, accumulators, [&](OpFoldResult index, SmallVector<Value> carried) {
+          Value left = indexValue(sizes().sub(extent, index));
+          return emitPoint(laneLoop_, index, 1, width_, width_, maskBelow(left, width_), carried);
+        });
+  // One by one; a sum takes each in its vector's first lane.
+  const bool widens = reduces_ && vector_ > 1;
+  const Width one = widens ? width_ : Width{1};
+  return emitRange(whole, extent, Width{1}, accumulators,
                    [&](OpFoldResult index, SmallVector<Value> carried) {
-                     return emitPoint(laneLoop_, index, 1, 1, 1, Value(), carried);
+                     return emitPoint(laneLoop_, index, 1, one, one,
+                                      widens ? constantMask(1, width_) : Value(), carried);
                    });
 }
 
@@ -436,13 +444,13 @@ SmallVector<Value> TileVectorizer::emitLoops(unsigned next, SmallVector<Value> a
     return emitLanes(accumulators);
   if (next == order_.size()) {
     makeViews();
-    return emitPoint(-1, b_.getIndexAttr(0), 1, 1, 1, Value(), accumulators);
+    return emitPoint(-1, b_.getIndexAttr(0), 1, Width{1}, Width{1}, Value(), accumulators);
   }
   const int loop = order_[next];
   if (laneLoop_ < 0 && next + 1 == order_.size())
     return emitInnermost(loop, accumulators);
   return emitRange(
-      b_.getIndexAttr(0), loops_[loop].extent, 1, accumulators,
+      b_.getIndexAttr(0), loops_[loop].extent, Width{1}, accumulators,
       [&](OpFoldResult index, SmallVector<Value> carried) {
         SmallVector<Access> inputs = inputs_, outputs = outputs_;
         if (backwards_ && next == 0)

@@ -26,8 +26,9 @@ using namespace mlir;
 /// (columns, and what rows have in registers).
 struct Slot {
   int64_t offset = 0; ///< from the tile's beginning
-  int64_t lanes = 1;  ///< 1: a scalar
-  Value mask;         ///< of the lanes that exist, where not all do
+  Width width;
+  Value mask;        ///< of the lanes that exist, where not all do
+  Value lanesBefore; ///< instead of `offset`, where vectors before this one are scalable
 };
 
 /// What a step's loop is to the vectorizer.
@@ -65,11 +66,16 @@ public:
     };
     tiled_ = integer(attr::kTileLoop);
     vector_ = integer(attr::kVector);
+    vectorsInTile_ = std::max<int64_t>(1, integer(attr::kTile) / vector_);
+    if (auto scalable = function->getAttrOfType<IntegerAttr>(attr::kScalable))
+      vector_ /= scalable.getInt();
+    width_ = {vector_, function->hasAttr(attr::kScalable)};
     unroll_ = integer(attr::kUnroll);
     streaming_ = function->hasAttr(attr::kStreaming);
     prefetches_ = function->hasAttr(attr::kPrefetches);
     alternates_ = function->hasAttr(attr::kAlternates);
     masked_ = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
+    masksLoads_ = function->getAttrOfType<BoolAttr>(attr::kMaskedLoads).getValue();
     auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
     kept_.assign(kept.begin(), kept.end());
     last_ = static_cast<int64_t>(kept.size()) - 1;
@@ -110,22 +116,30 @@ private:
   /// Elements that y's first one in a slot is past an aligned address.
   Value misalignment(const Slot &slot);
   using RangeBody = llvm::function_ref<SmallVector<Value>(OpFoldResult, SmallVector<Value>)>;
-  SmallVector<Value> emitRange(OpFoldResult begin, OpFoldResult end, int64_t step,
+  SmallVector<Value> emitRange(OpFoldResult begin, OpFoldResult end, Width step,
                                SmallVector<Value> accumulators, RangeBody body, int64_t terms = 1);
   /// Terms that one accumulator takes in the loops after order_[next], as far as kBlock.
   int64_t termsAfter(unsigned next) const;
-  SmallVector<Value> emitLoop(OpFoldResult begin, OpFoldResult end, int64_t step,
+  SmallVector<Value> emitLoop(OpFoldResult begin, OpFoldResult end, Width step,
                               SmallVector<Value> accumulators, RangeBody body);
   /// The step at `count` positions from `index` of loop `loop`, `distance` apart, for all slots.
-  SmallVector<Value> emitPoint(int loop, OpFoldResult index, int64_t count, int64_t distance,
-                               int64_t lanes, Value mask, SmallVector<Value> accumulators);
-  Value load(Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot,
-             int64_t lanes, Value mask);
+  SmallVector<Value> emitPoint(int loop, OpFoldResult index, int64_t count, Width distance,
+                               Width width, Value mask, SmallVector<Value> accumulators);
+  Value load(Access &access, int loop, OpFoldResult index, OpFoldResult plus, const Slot &slot,
+             Width width, Value mask);
+  /// The first `count` elements, one by one, and zeros.
+  Value loadElements(Access &access, Value at, Width width, int64_t count);
   /// Fetches what the next tile will load at the same place: of rows, the one after these; of
   /// columns, that of the next index of the kept loop around them.
-  void prefetch(const Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot);
-  void store(Access &access, int loop, OpFoldResult index, int64_t plus, const Slot &slot,
-             int64_t lanes, Value mask, Value value);
+  void prefetch(const Access &access, int loop, OpFoldResult index, OpFoldResult plus,
+                const Slot &slot);
+  void store(Access &access, int loop, OpFoldResult index, OpFoldResult plus, const Slot &slot,
+             Width width, Value mask, Value value);
+  /// The distances of the lanes of a vector from its first, in elements.
+  Value laneOffsets(Width width, OpFoldResult stride);
+  OpFoldResult offsetOf(const Slot &slot) {
+    return slot.lanesBefore ? OpFoldResult(slot.lanesBefore) : b_.getIndexAttr(slot.offset);
+  }
   Value combine(Value x, Value y) { return arith::AddFOp::create(b_, loc_, x, y); }
   LogicalResult writeRegisters(bufferization::MaterializeInDestinationOp write);
 
@@ -137,13 +151,14 @@ private:
   OpFoldResult add(OpFoldResult x, int64_t y) { return sizes().add(x, b_.getIndexAttr(y)); }
   OpFoldResult scaled(OpFoldResult x, OpFoldResult y) { return sizes().mul(x, y); }
   /// Position of an element relative to an access' view.
-  Value elementIndex(const Access &access, int loop, OpFoldResult index, int64_t plus,
+  Value elementIndex(const Access &access, int loop, OpFoldResult index, OpFoldResult plus,
                      const Slot &slot);
   /// The lanes of a padded slice that exist from here on, joined with `mask`.
-  Value existing(const Access &access, OpFoldResult index, int64_t plus, const Slot &slot,
-                 int64_t lanes, Value mask);
-  Value maskBelow(Value count, int64_t lanes);
-  Value constantMask(int64_t count, int64_t lanes);
+  Value existing(const Access &access, OpFoldResult index, OpFoldResult plus, const Slot &slot,
+                 Width width, Value mask);
+  Value maskBelow(Value count, Width width);
+  Value constantMask(int64_t count, Width width);
+  Value wholeMask(Width width);
   Value intersect(Value x, Value y);
   OpFoldResult laneStride(const Access &access) const;
   int lanesLoop() const { return isRows() ? laneLoop_ : slotLoop_; }
@@ -156,9 +171,12 @@ private:
   Constants &constants_;
   OpBuilder b_;
   Location loc_;
-  int64_t tiled_, last_, vector_, unroll_;
+  int64_t tiled_, last_;
+  int64_t vector_; ///< width_.lanes
+  Width width_;    ///< of the machine's vectors
+  int64_t vectorsInTile_, unroll_;
   SmallVector<bool> kept_; ///< by loop of the stage
-  bool masked_, columns_, streaming_, alternates_, prefetches_;
+  bool masked_, masksLoads_, columns_, streaming_, alternates_, prefetches_;
   int passes_ = 0;            ///< over the tile's data so far
   int64_t tile_ = 1;          ///< slots of the step at hand's whole tile
   bool storesStream_ = false; ///< in code where vectors of y are aligned

@@ -55,10 +55,8 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
       if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
         return step.emitError("a sum starts at zero");
       for (const Slot &slot : slots_) {
-        const int64_t lanes = columns_ ? slot.lanes : (laneLoop_ >= 0 ? vector_ : 1);
-        Type type = fill.getInputs()[0].getType();
-        if (lanes > 1)
-          type = VectorType::get({lanes}, type);
+        const Width width = columns_ ? slot.width : laneLoop_ >= 0 ? width_ : Width{1};
+        Type type = width.type(fill.getInputs()[0].getType());
         accumulators.append(static_cast<size_t>(inFlight_), constants_.zero(loc_, type));
       }
     }
@@ -117,6 +115,12 @@ Value TileVectorizer::reduceRows(ArrayRef<Value> rows) {
   SmallVector<Value> sums(rows);
   const auto count = static_cast<int64_t>(rows.size());
   auto type = dyn_cast<VectorType>(rows[0].getType());
+  if (type && type.isScalable()) { // an instruction does it, pairwise, whatever the length
+    for (Value &sum : sums)
+      sum = vector::ReductionOp::create(b_, loc_, vector::CombiningKind::ADD, sum,
+                                        arith::FastMathFlags::reassoc);
+    type = {};
+  }
   int64_t width = type ? type.getNumElements() : 1;
   auto isPowerOf2 = [](int64_t v) { return llvm::isPowerOf2_64(static_cast<uint64_t>(v)); };
   if (isPowerOf2(count) && count <= width)
@@ -165,8 +169,7 @@ void TileVectorizer::bindRegisters(int64_t row) {
     wideArguments_[i] = arguments_[i];
     if (vector_ > 1)
       for (Value &value : wideArguments_[i])
-        value = vector::BroadcastOp::create(b_, loc_, VectorType::get({vector_}, value.getType()),
-                                            value);
+        value = vector::BroadcastOp::create(b_, loc_, width_.vector(value.getType()), value);
   }
 }
 
@@ -194,8 +197,8 @@ LogicalResult TileVectorizer::writeRegisters(bufferization::MaterializeInDestina
   inputs_.clear();
   makeViews();
   for (size_t s = 0; s < slots_.size(); ++s)
-    store(outputs_[0], -1, b_.getIndexAttr(0), 0, slots_[s], slots_[s].lanes, slots_[s].mask,
-          values->second[values->second.size() == 1 ? 0 : s]);
+    store(outputs_[0], -1, b_.getIndexAttr(0), b_.getIndexAttr(0), slots_[s], slots_[s].width,
+          slots_[s].mask, values->second[values->second.size() == 1 ? 0 : s]);
   return success();
 }
 

@@ -26,6 +26,10 @@ std::string Schedule::text() const {
   };
   std::string text =
       fmt::format("{} tails={}", toString(form), maskedTails ? "masked" : "narrower");
+  if (scalable > 0)
+    text += fmt::format(" scalable={}", scalable);
+  if (!maskedLoads)
+    text += " loads=whole";
   if (streamingStores)
     text += " stores=streaming";
   if (form != Form::Elementwise)

@@ -45,6 +45,10 @@ std::string_view toString(Form form);
 struct Schedule {
   Form form = Form::Elementwise;
   bool maskedTails = true; ///< as TargetDescription::maskedTails
+  bool maskedLoads = true; ///< as TargetDescription::maskedLoads
+  /// Vectors are scalable, and StageSchedule::vector is what this many times their least length
+  /// has; 0: they are not. Any other length takes the same tasks in other steps.
+  int64_t scalable = 0;
   /// y is written past the caches, where it is aligned to whole vectors.
   bool streamingStores = false;
   StageSchedule moments;   ///< Fused: the only stage. Split: the first

@@ -24,9 +24,6 @@ constexpr int64_t kColumnRunBytes = 2 * 1024;
 constexpr int64_t kColumnRows = 16;
 /// Tasks that the columns are cut into where that is what cuts the work.
 constexpr int64_t kColumnTasks = 4;
-/// Vectors of columns that are summed at once, iterations in flight counted: the four cycles of an
-/// addition are hidden, and more would only be more code.
-constexpr int64_t kColumnVectors = 4;
 /// Rows of fewer vectors than the one have as many in flight as there are registers, of fewer than
 /// the other two.
 constexpr int64_t kShortRowVectors = 16, kLongRowVectors = 512;
@@ -51,8 +48,9 @@ struct Selection {
       : op(op), target(target), element(static_cast<int64_t>(byteSize(op.spec.dtype))),
         vector(target.lanes(byteSize(op.spec.dtype))), tiled(tileLoop(op.loops)),
         lanesReduced(!op.loops.back().kept) {
-    // A block's lanes are all that is contiguous in a blocked layout.
-    if (op.blocked)
+    // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
+    // knows yet whether they are longer.
+    if (op.blocked && !target.scalableVectors)
       vector = std::min(vector, op.blocked->block);
   }
 
@@ -88,7 +86,8 @@ struct Selection {
     if (tiled < 0)
       return 1;
     const int64_t vectors = rowVectors();
-    const int64_t most = vectors < kShortRowVectors  ? target.vectorRegisters / 4
+    const int64_t most = vectors < kShortRowVectors
+                             ? std::min<int64_t>(target.vectorRegisters / 4, vector)
                          : vectors < kLongRowVectors ? 2
                                                      : 1;
     const int64_t rows = sizeOr(tiled, most);
@@ -102,7 +101,7 @@ struct Selection {
   /// Vectors of each of `tile` rows in flight.
   int64_t rowUnroll(int64_t tile) const {
     const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
-    return std::min<int64_t>(std::max<int64_t>(1, 4 / tile), vectors);
+    return std::min<int64_t>(std::max<int64_t>(1, target.vectorsInFlight / tile), vectors);
   }
 
   StageSchedule inFlight(bool reduces) const {
@@ -115,10 +114,10 @@ struct Selection {
     } else {
       // A row that the registers hold, with three values a column, is written in one go.
       const int64_t whole = ceilDiv(sizeOr(tiled, 1 << 20), vector);
-      stage.tile =
-          columnTile(!reduces && whole <= target.vectorRegisters / 4 ? whole : kColumnVectors);
+      stage.tile = columnTile(
+          !reduces && whole <= target.vectorRegisters / 4 ? whole : target.vectorsInFlight);
       const int64_t vectors = ceilDiv(stage.tile, vector);
-      stage.unroll = std::max<int64_t>(1, kColumnVectors / vectors);
+      stage.unroll = std::max<int64_t>(1, target.vectorsInFlight / vectors);
       if (int loop = innermostReduced(); loop >= 0)
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
     }
@@ -231,7 +230,7 @@ struct Selection {
     const int64_t run = std::clamp(ceilDiv(columns, kColumnTasks), least, most);
     if (run < columns) {
       stage.tile = std::min(stage.tile, ceilDiv(run, vector) * vector);
-      stage.unroll = std::max<int64_t>(1, kColumnVectors / ceilDiv(stage.tile, vector));
+      stage.unroll = std::max<int64_t>(1, target.vectorsInFlight / ceilDiv(stage.tile, vector));
       if (int loop = innermostReduced(); loop >= 0)
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
       stage.chunks[tiled] = run / stage.tile * stage.tile;
@@ -291,6 +290,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const Selection selection(op, target);
   Schedule schedule;
   schedule.maskedTails = target.maskedTails;
+  schedule.maskedLoads = target.maskedLoads;
+  schedule.scalable = target.scalableVectors ? target.vectorBits / 128 : 0;
 
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
   auto streaming = [&](Schedule schedule) {
@@ -315,9 +316,10 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     const std::string past = why + "; x and y exceed the caches: streaming stores";
     std::vector<ScheduleVariant> variants;
     const auto bytes = moved.constant();
-    if (!bytes || *bytes <= target.streamingBytes)
-      variants.push_back({plain, bytes ? Guard{} : Guard{moved, target.streamingBytes}, why});
-    if (!bytes || *bytes > target.streamingBytes)
+    const int64_t most = target.streamingBytes.value_or(INT64_MAX);
+    if (!bytes || *bytes <= most)
+      variants.push_back({plain, bytes ? Guard{} : Guard{moved, most}, why});
+    if (target.streamingBytes && (!bytes || *bytes > most))
       variants.push_back({streaming(plain), Guard{}, past});
     return variants;
   };
@@ -368,7 +370,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();
-  const bool streams = moved.constant().value_or(0) > target.streamingBytes;
+  const bool streams =
+      target.streamingBytes && moved.constant().value_or(0) > *target.streamingBytes;
   if (!splits || (bytes && *bytes <= (streams ? streamingLimit : limit)))
     return byStores(fused, what);
   if (bytes)
@@ -377,12 +380,12 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   // The slab has a named size in it. When the kept loops have none, x and y are a multiple of the
   // slab, and one guard on the slab tells both what fits and where streaming stores begin.
   const auto statistics = op.statistics().constant();
-  if (!statistics)
+  if (!statistics || !target.streamingBytes)
     return {{fused, {slab, limit}, what}, {split, Guard{}, exceeds}};
   const int64_t groups = std::max<int64_t>(1, *statistics);
   // moved = 2 * groups * slabBytes, and `slab` is slabBytes times its own factor.
   const int64_t factor = perTask ? perTask : groups;
-  const int64_t plainLimit = target.streamingBytes / (2 * groups) * factor;
+  const int64_t plainLimit = *target.streamingBytes / (2 * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
   // As for static sizes: first by what fits in L2, then by where streaming stores begin. Where both

@@ -114,7 +114,7 @@ struct Session::State {
   State(const TargetDescription &target, bool verify)
       : context(makeRegistry(), mlir::MLIRContext::Threading::DISABLED),
         machine(createMachine(target)), objects(*machine),
-        conversion((context.loadAllAvailableDialects(), context)), formTasks(&context),
+        conversion((context.loadAllAvailableDialects(), context), target), formTasks(&context),
         vectorize(&context), target(target), verify(verify) {
     formTasks.addPass(createFormTasks());
     vectorize.addPass(createVectorizeSteps());

@@ -13,6 +13,7 @@
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Object/ELFObjectFile.h"
 #include "llvm/Support/LEB128.h"
+#include "llvm/Support/MathExtras.h"
 #include "llvm/Support/raw_ostream.h"
 #include "llvm/Target/TargetMachine.h"
 #include "llvm/TargetParser/Triple.h"
@@ -100,6 +101,57 @@ Error checkStackSizes(ArrayRef<uint8_t> section) {
     at += 8 + length;
   }
   return Error::success();
+}
+
+/// Writes the distance, or the part of an address, that a relocation asks for. Offsets count from
+/// the image's beginning, which is at the beginning of a page. False for what is not known: an
+/// instruction of a kernel refers to its own code and constants alone.
+/// (System V ABI for AMD64, 4.4.1; ELF for the Arm 64-bit Architecture, 5.7.)
+bool relocate(std::byte *place, uint64_t at, uint64_t target, uint16_t machine, uint32_t type) {
+  namespace elf = llvm::ELF;
+  uint32_t word;
+  std::memcpy(&word, place, sizeof word);
+  auto put = [&](uint32_t value) {
+    std::memcpy(place, &value, sizeof value);
+    return true;
+  };
+  const auto distance = static_cast<int64_t>(target - at);
+  if (machine == elf::EM_X86_64)
+    return (type == elf::R_X86_64_PC32 || type == elf::R_X86_64_PLT32) && isInt<32>(distance) &&
+           put(static_cast<uint32_t>(distance));
+  if (machine != elf::EM_AARCH64)
+    return false;
+  // The low 12 bits of an address, in units of what is loaded.
+  auto low = [&](unsigned shift) {
+    return target % (uint64_t(1) << shift) == 0 &&
+           put((word & ~(0xFFFu << 10)) | static_cast<uint32_t>((target & 0xFFF) >> shift) << 10);
+  };
+  switch (type) {
+  case elf::R_AARCH64_PREL32:
+    return isInt<32>(distance) && put(static_cast<uint32_t>(distance));
+  case elf::R_AARCH64_CALL26:
+  case elf::R_AARCH64_JUMP26:
+    return isShiftedInt<26, 2>(distance) &&
+           put((word & 0xFC000000u) | (static_cast<uint32_t>(distance >> 2) & 0x03FFFFFFu));
+  case elf::R_AARCH64_ADR_PREL_PG_HI21: {
+    const auto pages = static_cast<int64_t>((target >> 12) - (at >> 12));
+    return isInt<21>(pages) && put((word & 0x9F00001Fu) | (static_cast<uint32_t>(pages) & 3) << 29 |
+                                   (static_cast<uint32_t>(pages >> 2) & 0x7FFFF) << 5);
+  }
+  case elf::R_AARCH64_ADD_ABS_LO12_NC:
+  case elf::R_AARCH64_LDST8_ABS_LO12_NC:
+    return low(0);
+  case elf::R_AARCH64_LDST16_ABS_LO12_NC:
+    return low(1);
+  case elf::R_AARCH64_LDST32_ABS_LO12_NC:
+    return low(2);
+  case elf::R_AARCH64_LDST64_ABS_LO12_NC:
+    return low(3);
+  case elf::R_AARCH64_LDST128_ABS_LO12_NC:
+    return low(4);
+  default:
+    return false;
+  }
 }
 
 } // namespace
@@ -224,15 +276,13 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
         auto name = names && *symbol ? (*symbol)->getName(*names) : Expected<StringRef>("?");
         return imageError("undefined symbol {}", name ? name->str() : "?");
       }
-      if (type != elf::R_X86_64_PC32 && type != elf::R_X86_64_PLT32)
-        return imageError("relocation of type {}", type);
       const uint64_t at = placed[section.sh_info] + relocation.r_offset;
-      const uint64_t target = placed[(*symbol)->st_shndx] + (*symbol)->st_value;
-      const auto value =
-          static_cast<int32_t>(target + static_cast<uint64_t>(relocation.r_addend) - at);
-      if (at + sizeof(value) > bytes.size())
+      const uint64_t target = placed[(*symbol)->st_shndx] + (*symbol)->st_value +
+                              static_cast<uint64_t>(relocation.r_addend);
+      if (at + sizeof(uint32_t) > bytes.size())
         return imageError("relocation outside of its section");
-      std::memcpy(bytes.data() + at, &value, sizeof(value));
+      if (!relocate(bytes.data() + at, at, target, file->getHeader().e_machine, type))
+        return imageError("relocation of type {}", type);
     }
   }
   return linked;

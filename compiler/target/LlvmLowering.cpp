@@ -14,6 +14,7 @@
 #include "mlir/Conversion/UBToLLVM/UBToLLVM.h"
 #include "mlir/Conversion/VectorToLLVM/ConvertVectorToLLVM.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Vector/Transforms/LoweringPatterns.h"
 #include "mlir/Dialect/Vector/Transforms/VectorRewritePatterns.h"
 #include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
@@ -36,13 +37,49 @@ namespace normforge {
 
 using namespace mlir;
 
+namespace {
+
+/// x*y + z in two roundings, where the CPU has no instruction for one.
+struct ExpandFma : OpConversionPattern<math::FmaOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(math::FmaOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    Value product = LLVM::FMulOp::create(b, op.getLoc(), adaptor.getA(), adaptor.getB());
+    b.replaceOpWithNewOp<LLVM::FAddOp>(op, product, adaptor.getC());
+    return success();
+  }
+};
+
+/// The first lanes of a scalable vector, in SVE's one instruction; a comparison with the numbers of
+/// the lanes would take five.
+struct ScalableMask : OpConversionPattern<vector::CreateMaskOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(vector::CreateMaskOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    VectorType type = op.getType();
+    if (type.getRank() != 1 || !type.isScalable())
+      return failure();
+    Value zero = LLVM::ConstantOp::create(b, op.getLoc(), b.getI64Type(), b.getI64IntegerAttr(0));
+    b.replaceOpWithNewOp<LLVM::CallIntrinsicOp>(op, type,
+                                                b.getStringAttr("llvm.aarch64.sve.whilelt"),
+                                                ValueRange{zero, adaptor.getOperands()[0]});
+    return success();
+  }
+};
+
+} // namespace
+
 struct LlvmConversion::State {
   LLVMTypeConverter types;
   LLVMConversionTarget target;
   FrozenRewritePatternSet patterns;
 
-  explicit State(MLIRContext &context) : types(&context), target(context) {
+  State(MLIRContext &context, const TargetDescription &cpu) : types(&context), target(context) {
     RewritePatternSet set(&context);
+    if (!cpu.fusedMultiplyAdd)
+      set.add<ExpandFma>(types, &context, PatternBenefit(2));
+    if (cpu.scalableVectors)
+      set.add<ScalableMask>(types, &context, PatternBenefit(2));
     populateSCFToControlFlowConversionPatterns(set);
     vector::populateVectorMaskOpLoweringPatterns(set);
     vector::populateVectorStepLoweringPatterns(set);
@@ -60,7 +97,8 @@ struct LlvmConversion::State {
   }
 };
 
-LlvmConversion::LlvmConversion(MLIRContext &context) : state_(std::make_unique<State>(context)) {}
+LlvmConversion::LlvmConversion(MLIRContext &context, const TargetDescription &cpu)
+    : state_(std::make_unique<State>(context, cpu)) {}
 LlvmConversion::~LlvmConversion() = default;
 
 LogicalResult LlvmConversion::run(ModuleOp module) const {
@@ -94,8 +132,12 @@ std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &cont
     function.addFnAttr("frame-pointer", "all");
     function.addFnAttr("target-cpu", target.cpu);
     function.addFnAttr("target-features", machine.getTargetFeatureString());
-    function.addFnAttr("prefer-vector-width", llvm::utostr(target.vectorBits));
-    function.addFnAttr("min-legal-vector-width", llvm::utostr(target.vectorBits));
+    if (target.isX86()) {
+      function.addFnAttr("prefer-vector-width", llvm::utostr(target.vectorBits));
+      function.addFnAttr("min-legal-vector-width", llvm::utostr(target.vectorBits));
+    }
+    if (target.scalableVectors) // 128 to 2048 bits
+      function.addFnAttr(llvm::Attribute::getWithVScaleRangeArgs(context, 1, 16));
   }
   return llvmModule;
 }

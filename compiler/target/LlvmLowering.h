@@ -23,7 +23,7 @@ namespace normforge {
 /// context; not thread-safe.
 class LlvmConversion {
 public:
-  explicit LlvmConversion(mlir::MLIRContext &context);
+  LlvmConversion(mlir::MLIRContext &context, const TargetDescription &target);
   ~LlvmConversion();
   /// Converts in place to the LLVM dialect.
   llvm::LogicalResult run(mlir::ModuleOp module) const;

@@ -26,7 +26,7 @@ template <typename Op> struct ViewPattern : ConvertOpToLLVMPattern<Op> {
     auto ptr = LLVM::LLVMPointerType::get(b.getContext());
     Type type = ptr;
     if (auto vector = dyn_cast<VectorType>(index.getType()))
-      type = VectorType::get(vector.getShape(), ptr);
+      type = VectorType::get(vector.getShape(), ptr, vector.getScalableDims());
     return LLVM::GEPOp::create(b, loc, type, element, pointer, ArrayRef<LLVM::GEPArg>{index});
   }
   static Value elementAt(ConversionPatternRewriter &b, Location loc, MemRefType type, Value pointer,

@@ -18,53 +18,125 @@ namespace normforge {
 
 namespace {
 
-constexpr const char *kTriple = "x86_64-unknown-linux-gnu";
 constexpr int64_t KiB = 1024;
 
-/// Caches of one core, by microarchitecture; from the vendors' optimization manuals.
-struct CpuCaches {
-  const char *cpu;
-  int64_t l1, l2, l3;
+/// A machine that kernels are compiled for, and its names in triples.
+struct Machine {
+  const char *architecture, *triple, *llvmTarget;
+  const char *genericCpu; ///< a CPU that LLVM's table of the machine is asked with
 };
-constexpr CpuCaches kCaches[] = {
-    {"haswell", 32 * KiB, 256 * KiB, 8192 * KiB},
-    {"broadwell", 32 * KiB, 256 * KiB, 8192 * KiB},
-    {"skylake", 32 * KiB, 256 * KiB, 8192 * KiB},
-    {"skylake-avx512", 32 * KiB, 1024 * KiB, 22528 * KiB},
-    {"cascadelake", 32 * KiB, 1024 * KiB, 22528 * KiB},
-    {"icelake-server", 48 * KiB, 1280 * KiB, 32768 * KiB},
-    {"sapphirerapids", 48 * KiB, 2048 * KiB, 65536 * KiB},
-    {"emeraldrapids", 48 * KiB, 2048 * KiB, 65536 * KiB},
-    {"graniterapids", 48 * KiB, 2048 * KiB, 65536 * KiB},
-    {"znver2", 32 * KiB, 512 * KiB, 16384 * KiB},
-    {"znver3", 32 * KiB, 512 * KiB, 32768 * KiB},
-    {"znver4", 32 * KiB, 1024 * KiB, 32768 * KiB},
-    {"znver5", 48 * KiB, 1024 * KiB, 32768 * KiB},
-    {"x86-64-v3", 32 * KiB, 256 * KiB, 8192 * KiB},
-    {"x86-64-v4", 32 * KiB, 1024 * KiB, 22528 * KiB},
+constexpr Machine kMachines[] = {
+    {"x86_64", "x86_64-unknown-linux-gnu", "X86", "x86-64"},
+    {"aarch64", "aarch64-unknown-linux-gnu", "AArch64", "generic"},
 };
 
-const llvm::Target *x86Target() {
-  static const llvm::Target *target = [] {
+/// What LLVM's tables do not tell of a CPU: caches of one core (L3: shared) and the length of
+/// scalable vectors, from the vendors' manuals; and how many vectors are summed at once, the
+/// latency of an addition times how many begin in a cycle, but not more than was seen to help.
+struct Cpu {
+  const char *name, *architecture;
+  int64_t l1, l2, l3;
+  int vectorsInFlight = 4;
+  int sveBits = 0;
+};
+constexpr Cpu kCpus[] = {
+    {"haswell", "x86_64", 32 * KiB, 256 * KiB, 8192 * KiB},
+    {"broadwell", "x86_64", 32 * KiB, 256 * KiB, 8192 * KiB},
+    {"skylake", "x86_64", 32 * KiB, 256 * KiB, 8192 * KiB},
+    {"skylake-avx512", "x86_64", 32 * KiB, 1024 * KiB, 22528 * KiB},
+    {"cascadelake", "x86_64", 32 * KiB, 1024 * KiB, 22528 * KiB},
+    {"icelake-server", "x86_64", 48 * KiB, 1280 * KiB, 32768 * KiB},
+    {"sapphirerapids", "x86_64", 48 * KiB, 2048 * KiB, 65536 * KiB},
+    {"emeraldrapids", "x86_64", 48 * KiB, 2048 * KiB, 65536 * KiB},
+    {"graniterapids", "x86_64", 48 * KiB, 2048 * KiB, 65536 * KiB},
+    {"znver2", "x86_64", 32 * KiB, 512 * KiB, 16384 * KiB},
+    {"znver3", "x86_64", 32 * KiB, 512 * KiB, 32768 * KiB},
+    {"znver4", "x86_64", 32 * KiB, 1024 * KiB, 32768 * KiB},
+    {"znver5", "x86_64", 48 * KiB, 1024 * KiB, 32768 * KiB},
+    {"x86-64-v2", "x86_64", 32 * KiB, 256 * KiB, 8192 * KiB},
+    {"x86-64-v3", "x86_64", 32 * KiB, 256 * KiB, 8192 * KiB},
+    {"x86-64-v4", "x86_64", 32 * KiB, 1024 * KiB, 22528 * KiB},
+    {"cortex-a72", "aarch64", 32 * KiB, 256 * KiB, 1024 * KiB},
+    {"cortex-a76", "aarch64", 64 * KiB, 512 * KiB, 2048 * KiB},
+    {"neoverse-n1", "aarch64", 64 * KiB, 1024 * KiB, 32768 * KiB},
+    {"apple-m1", "aarch64", 128 * KiB, 3072 * KiB, 8192 * KiB, 8},
+    {"neoverse-v1", "aarch64", 64 * KiB, 1024 * KiB, 32768 * KiB, 4, 256},
+    {"neoverse-n2", "aarch64", 64 * KiB, 1024 * KiB, 32768 * KiB, 4, 128},
+    {"neoverse-v2", "aarch64", 64 * KiB, 1024 * KiB, 65536 * KiB, 8, 128},
+    {"a64fx", "aarch64", 64 * KiB, 640 * KiB, 8192 * KiB, 8, 512},
+};
+constexpr Cpu kSmallCpu = {"", "", 32 * KiB, 256 * KiB, 8192 * KiB};
+
+/// The bits that a scalable vector has at least, and that all its lengths are multiples of.
+constexpr int kSveBits = 128;
+
+const Cpu *findCpu(llvm::StringRef name) {
+  const auto *found = llvm::find_if(kCpus, [&](const Cpu &cpu) { return name == cpu.name; });
+  return found == std::end(kCpus) ? nullptr : found;
+}
+
+const llvm::Target *targetOf(const Machine &machine) {
+  static const bool initialized = [] {
     LLVMInitializeX86TargetInfo();
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
-    std::string error;
-    return llvm::TargetRegistry::lookupTarget(llvm::Triple(kTriple), error);
+    LLVMInitializeAArch64TargetInfo();
+    LLVMInitializeAArch64Target();
+    LLVMInitializeAArch64TargetMC();
+    LLVMInitializeAArch64AsmPrinter();
+    return true;
   }();
-  return target;
+  (void)initialized;
+  std::string error;
+  return llvm::TargetRegistry::lookupTarget(llvm::Triple(machine.triple), error);
 }
 
-llvm::Error unknownCpu(llvm::StringRef cpu) {
-  return llvm::createStringError(fmt::format("unknown CPU '{}'; expected native or one of: {}",
-                                             cpu.str(), llvm::join(compilableCpus(), ", ")));
+llvm::Error unknownCpu(llvm::StringRef cpu, const Machine *machine) {
+  return llvm::createStringError(fmt::format(
+      "unknown CPU '{}'{}; expected native or one of: {}", cpu.str(),
+      machine ? fmt::format(" of {}", machine->architecture) : "",
+      llvm::join(machine ? compilableCpus(machine->architecture) : compilableCpus(), ", ")));
 }
 
 std::string bytesText(int64_t bytes) {
   if (bytes >= 1024 * KiB && bytes % (1024 * KiB) == 0)
     return fmt::format("{} MiB", bytes / (1024 * KiB));
   return fmt::format("{} KiB", bytes / KiB);
+}
+
+/// LLVM answers an unknown name with a warning on stderr: it is asked about it first.
+bool knows(const Machine &machine, llvm::StringRef cpu) {
+  const llvm::Target *target = targetOf(machine);
+  if (!target)
+    return false;
+  std::unique_ptr<llvm::MCSubtargetInfo> generic(
+      target->createMCSubtargetInfo(llvm::Triple(machine.triple), machine.genericCpu, ""));
+  return generic->isCPUStringValid(cpu);
+}
+
+/// The machine that a triple, or its first word, names.
+llvm::Expected<const Machine *> findMachine(llvm::StringRef text) {
+  const llvm::Triple triple{llvm::Triple::normalize(text)};
+  const bool isElf =
+      triple.getOS() == llvm::Triple::UnknownOS || triple.getOS() == llvm::Triple::Linux;
+  for (const Machine &machine : kMachines)
+    if (isElf && triple.getArch() == llvm::Triple(machine.triple).getArch())
+      return &machine;
+  return llvm::createStringError(fmt::format(
+      "unknown machine '{}'; expected x86_64-linux-gnu or aarch64-linux-gnu", text.str()));
+}
+
+/// The machine that a CPU belongs to.
+llvm::Expected<const Machine *> machineOf(llvm::StringRef cpu, bool native) {
+  if (native) {
+    auto host = findMachine(hostArchitecture());
+    return host;
+  }
+  for (const Machine &machine : kMachines) // generic is a word of both
+    if (cpu != "generic" && knows(machine, cpu))
+      return &machine;
+  return unknownCpu(cpu, nullptr);
 }
 
 } // namespace
@@ -74,48 +146,107 @@ bool TargetDescription::has(llvm::StringRef feature) const {
 }
 
 std::vector<std::string> TargetDescription::instructionSets() const {
+  // Those that code of normalizations can be made of: scalar minima are an extension (cssc).
+  constexpr llvm::StringRef kOfArm[] = {"bf16", "cssc",       "fp-armv8", "fullfp16", "neon",
+                                        "sve",  "sve-b16b16", "sve2",     "sve2p1"};
   constexpr llvm::StringRef kFamilies[] = {"avx", "sse",  "ssse",   "fma",   "f16c",
                                            "bmi", "gfni", "popcnt", "lzcnt", "movbe"};
-  std::vector<std::string> sets;
   // In the families, but of no use to a kernel: some machines of a kind lack them.
   constexpr llvm::StringRef kUnused[] = {"sse4a", "avx512vp2intersect"};
-  for (const std::string &feature : features)
-    if (!llvm::is_contained(kUnused, feature) &&
-        llvm::any_of(kFamilies, [&](llvm::StringRef family) {
-          return llvm::StringRef(feature).starts_with(family);
-        }))
+  std::vector<std::string> sets;
+  for (const std::string &feature : features) {
+    const bool isUsed =
+        isX86() ? !llvm::is_contained(kUnused, feature) &&
+                      llvm::any_of(kFamilies,
+                                   [&](llvm::StringRef family) {
+                                     return llvm::StringRef(feature).starts_with(family);
+                                   })
+                : llvm::is_contained(kOfArm, feature);
+    if (isUsed)
       sets.push_back(feature);
+  }
   return sets;
 }
 
 std::string TargetDescription::text() const {
-  return fmt::format("{} {} vectors {} x {} masked {} caches {} {} {} beyond {} +{} -{}", triple,
-                     cpu, vectorBits, vectorRegisters, maskedTails, l1Bytes, l2Bytes, l3Bytes,
-                     streamingBytes, llvm::join(features, ",+"), llvm::join(disabled, ",-"));
+  return fmt::format("{} {} vectors {}{} x {} flight {} fma {} masked {} {} caches {} {} {} beyond "
+                     "{} +{} -{}",
+                     triple, cpu, vectorBits, scalableVectors ? "s" : "", vectorRegisters,
+                     vectorsInFlight, fusedMultiplyAdd, maskedTails, maskedLoads, l1Bytes, l2Bytes,
+                     l3Bytes, streamingBytes.value_or(-1), llvm::join(features, ",+"),
+                     llvm::join(disabled, ",-"));
+}
+
+std::string TargetDescription::vectorsInWords() const {
+  return fmt::format("{}{}-bit", scalableVectors ? "scalable, made for " : "", vectorBits);
 }
 
 std::string TargetDescription::summary() const {
-  return fmt::format("{}, {}-bit vectors, {} tails, L1 {}, L2 {}, L3 {}, non-temporal stores "
-                     "beyond {}",
-                     cpu, vectorBits, maskedTails ? "masked" : "narrower", bytesText(l1Bytes),
-                     bytesText(l2Bytes), bytesText(l3Bytes), bytesText(streamingBytes));
+  return fmt::format("{}, {} vectors, {} tails, L1 {}, L2 {}, L3 {}, {}", cpu, vectorsInWords(),
+                     tailsInWords(), bytesText(l1Bytes), bytesText(l2Bytes), bytesText(l3Bytes),
+                     streamingBytes
+                         ? fmt::format("non-temporal stores beyond {}", bytesText(*streamingBytes))
+                         : "no non-temporal stores");
 }
 
 std::vector<std::string> compilableCpus() {
   std::vector<std::string> names;
-  for (const CpuCaches &entry : kCaches)
-    names.push_back(entry.cpu);
+  for (const Cpu &cpu : kCpus)
+    names.push_back(cpu.name);
   return names;
 }
 
-llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu) {
-  const llvm::Target *target = x86Target();
-  if (!target)
-    return llvm::createStringError("LLVM was built without its X86 target");
+std::vector<std::string> compilableCpus(llvm::StringRef architecture) {
+  std::vector<std::string> names;
+  for (const Cpu &cpu : kCpus)
+    if (architecture == cpu.architecture)
+      names.push_back(cpu.name);
+  return names;
+}
+
+/// Vectors of x86-64: AVX-512, AVX2 with FMA, or SSE4.2 with what else there is.
+static bool describeX86(TargetDescription &description) {
+  const bool avx512 = description.has("avx512f") && description.has("avx512vl") &&
+                      description.has("avx512bw") && description.has("avx512dq");
+  description.fusedMultiplyAdd = description.has("fma");
+  const bool avx2 = description.has("avx2") && description.fusedMultiplyAdd;
+  description.vectorBits = avx512 ? 512 : avx2 ? 256 : 128;
+  description.vectorRegisters = avx512 ? 32 : 16;
+  description.maskedTails = avx512;
+  description.maskedLoads = description.has("avx");
+  const bool zen = llvm::StringRef(description.cpu).starts_with("znver");
+  // Desktop parts share a fast L3 that is larger than two L2.
+  description.streamingBytes = zen || !avx512 ? description.l3Bytes : 2 * description.l2Bytes;
+  return description.has("sse4.2");
+}
+
+/// NEON, or SVE where there is any. Whether non-temporal stores win has not been measured: none are
+/// used.
+static bool describeAarch64(TargetDescription &description, int sveBits) {
+  description.scalableVectors = description.has("sve");
+  description.vectorBits = description.scalableVectors ? std::max(sveBits, kSveBits) : kSveBits;
+  description.vectorRegisters = 32;
+  description.maskedTails = description.maskedLoads = description.scalableVectors;
+  return description.has("neon");
+}
+
+llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machineText) {
   const bool native = cpu.empty() || cpu == "native";
+  auto machine = machineText.empty() ? machineOf(cpu, native) : findMachine(machineText);
+  if (!machine)
+    return machine.takeError();
+  if (native && (*machine)->architecture != hostArchitecture())
+    return llvm::createStringError(fmt::format(
+        "the native CPU is of {}, not of {}; expected one of: {}", hostArchitecture(),
+        (*machine)->architecture, llvm::join(compilableCpus((*machine)->architecture), ", ")));
+  const llvm::Target *target = targetOf(**machine);
+  if (!target)
+    return llvm::createStringError(
+        fmt::format("LLVM was built without its {} target", (*machine)->llvmTarget));
+  const llvm::Triple triple((*machine)->triple);
 
   TargetDescription description;
-  description.triple = kTriple;
+  description.triple = (*machine)->triple;
   description.cpu = native ? llvm::sys::getHostCPUName().str() : cpu.str();
 
   // The host's features win over its name: LLVM may know the name of an older CPU only.
@@ -125,15 +256,12 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu) {
       features += (features.empty() ? "" : ",") + std::string(feature.second ? "+" : "-") +
                   feature.first().str();
 
-  // LLVM answers an unknown name with a warning on stderr: ask about it first.
-  std::unique_ptr<llvm::MCSubtargetInfo> generic(
-      target->createMCSubtargetInfo(llvm::Triple(kTriple), "x86-64", ""));
-  if (!native && !generic->isCPUStringValid(description.cpu))
-    return unknownCpu(cpu);
+  if (!native && !knows(**machine, description.cpu))
+    return unknownCpu(cpu, *machine);
   std::unique_ptr<llvm::MCSubtargetInfo> subtarget(
-      target->createMCSubtargetInfo(llvm::Triple(kTriple), description.cpu, features));
+      target->createMCSubtargetInfo(triple, description.cpu, features));
   std::unique_ptr<llvm::MCSubtargetInfo> named(
-      target->createMCSubtargetInfo(llvm::Triple(kTriple), description.cpu, ""));
+      target->createMCSubtargetInfo(triple, description.cpu, ""));
   for (const llvm::SubtargetFeatureKV &feature : subtarget->getAllProcessorFeatures()) {
     const std::string enabled = "+" + std::string(feature.Key);
     if (subtarget->checkFeatures(enabled))
@@ -142,37 +270,25 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu) {
       description.disabled.push_back(feature.Key);
   }
 
-  if (!description.has("avx2") || !description.has("fma"))
-    return llvm::createStringError(fmt::format(
-        "CPU '{}' has no AVX2 and FMA, and kernels for it are not built yet; expected native or "
-        "one of: {}",
-        description.cpu, llvm::join(compilableCpus(), ", ")));
-  const bool avx512 = description.has("avx512f") && description.has("avx512vl") &&
-                      description.has("avx512bw") && description.has("avx512dq");
-  description.vectorBits = avx512 ? 512 : 256;
-  description.vectorRegisters = avx512 ? 32 : 16;
-  description.maskedTails = avx512;
-
-  description.l1Bytes = 32 * KiB;
-  description.l2Bytes = 256 * KiB;
-  description.l3Bytes = 8192 * KiB;
-  for (const CpuCaches &entry : kCaches)
-    if (description.cpu == entry.cpu) {
-      description.l1Bytes = entry.l1;
-      description.l2Bytes = entry.l2;
-      description.l3Bytes = entry.l3;
-    }
+  const Cpu *known = findCpu(description.cpu);
+  const Cpu &entry = known ? *known : kSmallCpu;
+  description.l1Bytes = entry.l1;
+  description.l2Bytes = entry.l2;
+  description.l3Bytes = entry.l3;
+  description.vectorsInFlight = entry.vectorsInFlight;
   if (native) {
     const CacheSizes host = hostCaches();
     description.l1Bytes = host.l1;
     description.l2Bytes = host.l2;
     description.l3Bytes = host.l3;
   }
-  const bool zen = llvm::StringRef(description.cpu).starts_with("znver");
-  description.streamingBytes = zen ? description.l3Bytes : 2 * description.l2Bytes;
-  // Desktop parts share a fast L3 that is larger than that.
-  if (!zen && !avx512)
-    description.streamingBytes = description.l3Bytes;
+  const bool hasVectors =
+      description.isX86() ? describeX86(description) : describeAarch64(description, entry.sveBits);
+  if (!hasVectors)
+    return llvm::createStringError(fmt::format(
+        "CPU '{}' has no {}, and kernels for it are not built; expected native or one of: {}",
+        description.cpu, description.isX86() ? "SSE4.2" : "NEON",
+        llvm::join(compilableCpus((*machine)->architecture), ", ")));
   return description;
 }
 

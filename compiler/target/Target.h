@@ -1,13 +1,15 @@
 // What a kernel is compiled for.
 //
-// Enters: a CPU's name. Leaves: a description that schedules and code generation read; no constant
-// of a machine stands anywhere else.
+// Enters: a CPU's name, and the machine it is in where the name is not enough. Leaves: a
+// description that schedules and code generation read; no constant of a machine stands anywhere
+// else.
 #pragma once
 
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,17 +21,27 @@ struct TargetDescription {
   std::vector<std::string> features; ///< enabled ones, LLVM's names without a sign
   /// Those that the CPU's name stands for and this one lacks, as a virtual machine may.
   std::vector<std::string> disabled;
-  int vectorBits = 0; ///< width of the vectors that kernels use
+  /// Width of the vectors that kernels use. Of scalable ones, the width that schedules are made
+  /// for; the code runs with any.
+  int vectorBits = 0;
+  bool scalableVectors = false; ///< SVE: the code learns the width when it runs
   int vectorRegisters = 0;
-  /// Loads and stores under a mask cost what whole ones do (AVX-512). Without it, elementwise tails
-  /// are made of narrower vectors and only loads of reductions are masked.
+  /// Sums of vectors that are made at once, so that an addition does not wait for the one before.
+  int vectorsInFlight = 4;
+  bool fusedMultiplyAdd = true;
+  /// Loads and stores under a mask cost what whole ones do (AVX-512, SVE). Without it, elementwise
+  /// tails are made of narrower vectors and only loads of reductions are masked.
   bool maskedTails = false;
+  /// There are loads under a mask at all; without them a reduction's last elements are loaded one
+  /// by one.
+  bool maskedLoads = false;
   int64_t l1Bytes = 0, l2Bytes = 0; ///< of one core
   int64_t l3Bytes = 0;              ///< shared, as reported
   /// Non-temporal stores win where x and y together are larger than this: beyond L3 on Zen, beyond
-  /// the L2 caches of two cores on Intel's servers (L3 is slow there).
-  int64_t streamingBytes = 0;
+  /// the L2 caches of two cores on Intel's servers (L3 is slow there). None: never used.
+  std::optional<int64_t> streamingBytes;
 
+  bool isX86() const { return llvm::StringRef(triple).starts_with("x86_64"); }
   bool has(llvm::StringRef feature) const;
   /// The features whose instructions a kernel may contain: vectors, bit manipulation, and what goes
   /// with them; not those that only an operating system or another kind of program uses.
@@ -40,15 +52,22 @@ struct TargetDescription {
   std::string text() const;
   /// "sapphirerapids, 512-bit vectors, masked tails, L1 48 KiB, L2 2 MiB, L3 260 MiB"
   std::string summary() const;
+  /// "512-bit", "scalable, made for 256-bit".
+  std::string vectorsInWords() const;
+  const char *tailsInWords() const { return maskedTails ? "masked" : "narrower"; }
 };
 
-/// Describes a CPU by LLVM's name ("haswell", "znver5", "x86-64-v4"), or the host as "native" or
-/// "". An unknown name, or one without AVX2 and FMA, is an error that says what can be compiled
-/// for.
-llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu);
+/// Describes a CPU by LLVM's name ("haswell", "znver5", "x86-64-v4", "neoverse-n1"), or the host as
+/// "native" or "". `machine` is a triple such as "aarch64-linux-gnu", or empty: the one that the
+/// CPU's name belongs to. Code is ELF for Linux. An unknown name, a CPU of another machine, or one
+/// without vectors that kernels can be made of (SSE4.2, NEON) is an error that says what can be
+/// compiled for.
+llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machine = "");
 
 /// Names of CPUs that kernels can be compiled for and whose caches are known here. Others that LLVM
 /// knows work too, with the caches of a small one.
 std::vector<std::string> compilableCpus();
+/// The same for one machine, "x86_64" or "aarch64".
+std::vector<std::string> compilableCpus(llvm::StringRef architecture);
 
 } // namespace normforge

@@ -26,6 +26,30 @@ bool isRegisterOrImmediate(llvm::StringRef operand) {
   return operand.starts_with("%") || operand.starts_with("$");
 }
 
+/// The same of an instruction for Arm.
+std::string faultOfArm(llvm::StringRef mnemonic, llvm::StringRef operands,
+                       const TargetDescription &target) {
+  if (mnemonic == "bl" || mnemonic == "blr" || mnemonic == "svc" || mnemonic == "brk")
+    return "a call";
+  if (mnemonic == "b" && !operands.starts_with(".L"))
+    return "a jump to a symbol";
+  if (mnemonic == "msr")
+    return "a change of the rounding mode";
+  if (operands.contains("tpidr"))
+    return "thread-local storage";
+  if (operands.contains(":got"))
+    return "a reference to another object";
+  // "z3.s", "p0/z"; also in lists: "{ z16.s }".
+  if (!target.scalableVectors) {
+    llvm::SmallVector<llvm::StringRef> words;
+    llvm::SplitString(operands, words, " ,{}[]");
+    for (llvm::StringRef word : words)
+      if (word.size() > 1 && (word[0] == 'z' || word[0] == 'p') && llvm::isDigit(word[1]))
+        return "SVE";
+  }
+  return mnemonic.starts_with("bfcvt") && !target.has("bf16") ? "bf16" : "";
+}
+
 /// What must not be in the code, one line an instruction; empty for good code.
 std::string faults(llvm::StringRef assembly, const TargetDescription &target) {
   std::string text;
@@ -33,7 +57,7 @@ std::string faults(llvm::StringRef assembly, const TargetDescription &target) {
   assembly.split(lines, '\n');
   bool instructions = false;
   for (llvm::StringRef line : lines) {
-    const auto [whole, comment] = line.split('#');
+    const auto [whole, comment] = target.isX86() ? line.split('#') : line.split("//");
     const llvm::StringRef code = whole.trim();
     if (code.empty() || code.starts_with(".") || code.ends_with(":"))
       continue;
@@ -41,7 +65,9 @@ std::string faults(llvm::StringRef assembly, const TargetDescription &target) {
     const auto [mnemonic, operandText] = llvm::getToken(code);
     const llvm::StringRef operands = operandText.trim();
     std::string fault;
-    if (mnemonic.starts_with("call") || mnemonic == "syscall" || mnemonic == "int3")
+    if (!target.isX86())
+      fault = faultOfArm(mnemonic, operands, target);
+    else if (mnemonic.starts_with("call") || mnemonic == "syscall" || mnemonic == "int3")
       fault = "a call";
     else if (mnemonic.starts_with("j") && !operands.starts_with(".L") &&
              !operands.starts_with("*%"))
@@ -61,6 +87,8 @@ std::string faults(llvm::StringRef assembly, const TargetDescription &target) {
       if (operands.contains("%zmm") || operands.contains("{%k"))
         fault = "AVX-512";
       // Masked stores are microcoded on Zen: narrower vectors take their place.
+      else if (target.vectorBits < 256 && operands.contains("%ymm"))
+        fault = "AVX";
       else if (mnemonic.starts_with("vmaskmov") &&
                !isRegisterOrImmediate(operands.rsplit(", ").second))
         fault = "a masked store";
@@ -85,6 +113,18 @@ TEST_CASE("faults are found") {
     CHECK_MESSAGE(!faults(bad, *haswell).empty(), std::string(bad));
     CHECK_MESSAGE(faults("\tretq\n" + std::string(bad), *skylake).empty(), std::string(bad));
   }
+  auto arm = describeTarget("neoverse-n1"), sve = describeTarget("neoverse-v1");
+  REQUIRE(arm);
+  REQUIRE(sve);
+  for (const char *bad : {"\tbl\tmemset", "\tb\tmemcpy", "\tmrs\tx0, tpidr_el0",
+                          "\tadrp\tx0, :got:foo", "\tmsr\tfpcr, x0"})
+    CHECK_MESSAGE(!faults(bad, *sve).empty(), std::string(bad));
+  for (const char *bad :
+       {"\tld1w\t{ z1.s }, p0/z, [x0]", "\twhilelt\tp0.s, xzr, x1", "\tbfcvtn\tv0.4h, v1.4s"}) {
+    CHECK_MESSAGE(!faults(bad, *arm).empty(), std::string(bad));
+    CHECK_MESSAGE(faults("\tret\n" + std::string(bad), *sve).empty(), std::string(bad));
+  }
+  CHECK(faults("\tb.ge\t.LBB0_1\n\tprfm\tpldl1keep, [x0]", *arm).empty());
   CHECK(faults("\tvmaskmovps\t(%rdi), %ymm0, %ymm1\n\tjmp\t.LBB0_1\n\tretq", *haswell).empty());
   CHECK_FALSE(faults("\t.text\nlabel:\n", *skylake).empty());
 }
@@ -92,7 +132,8 @@ TEST_CASE("faults are found") {
 TEST_CASE("no call is left in the kernels of specs/") {
   const auto paths = specPaths();
   REQUIRE(paths.size() >= 50);
-  for (const char *cpu : {"native", "haswell", "skylake-avx512", "znver4"}) {
+  for (const char *cpu : {"native", "haswell", "skylake-avx512", "znver4", "x86-64-v2",
+                          "neoverse-n1", "neoverse-v1"}) {
     auto target = describeTarget(cpu);
     if (!target) { // a machine without AVX2
       MESSAGE("SKIP: " << llvm::toString(target.takeError()));

@@ -35,7 +35,7 @@ const Problem problems[] = {
 
 TEST_CASE("adversarial data agree with the reference") {
   const std::string repeat = repeatCommand("adversarial data agree with the reference");
-  for (const char *cpu : {"native", "haswell"}) {
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
     Session *session = sessionOrSkip(cpu);
     if (!session)
       continue;

@@ -71,7 +71,7 @@ int runCases(const ConformanceCases &cases, const char *cpu, Session &session,
 
 TEST_CASE("kernels give what Keras and PyTorch computed") {
   const auto cases = readFrameworkCases(std::string(NORMFORGE_TEST_DATA_DIR) + "/data/frameworks");
-  for (const char *cpu : {"native", "haswell"})
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"})
     if (Session *session = sessionOrSkip(cpu))
       CHECK(runCases(cases, cpu, *session, "tf_") >= 16 + 30);
 }
@@ -82,7 +82,7 @@ TEST_CASE("kernels give what ONNX expects") {
     return;
   }
   const auto cases = readOnnxCases();
-  for (const char *cpu : {"native", "haswell"})
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"})
     if (Session *session = sessionOrSkip(cpu))
       CHECK(runCases(cases, cpu, *session, "") >= 4 + 2 + 2 * 19);
 }

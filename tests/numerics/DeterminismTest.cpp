@@ -149,3 +149,6 @@ TEST_CASE("determinism: this machine") {
 }
 
 TEST_CASE("determinism: haswell") { checkAll("haswell", repeatCommand("determinism: haswell")); }
+TEST_CASE("determinism: x86-64-v2") {
+  checkAll("x86-64-v2", repeatCommand("determinism: x86-64-v2"));
+}

@@ -60,7 +60,7 @@ std::vector<Kind> kinds() {
   for (int mode : {0, 1, 2})
     for (Phase phase : {Phase::Inference, Phase::Training})
       for (const char *dtype : {"f32", "f64"})
-        for (const char *cpu : {"native", "haswell"})
+        for (const char *cpu : {"native", "haswell", "x86-64-v2"})
           all.push_back({mode, phase, dtype, cpu});
   return all;
 }
@@ -99,7 +99,7 @@ TEST_CASE("layouts: named sizes") {
   const std::string repeat = repeatCommand("layouts: named sizes");
   size_t turn = testSeed() % 105; // every combination of fusion, preset and parameters comes round
   int ran = 0;
-  for (const char *cpu : {"native", "haswell"}) {
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
     Session *session = sessionOrSkip(cpu);
     if (!session)
       continue;

@@ -40,7 +40,7 @@ const Problem problems[] = {
 template <typename Check>
 void forEachKernel(const std::string &repeat, Phase phase, const std::string &more, Check check) {
   int ran = 0;
-  for (const char *cpu : {"native", "haswell"}) {
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
     Session *session = sessionOrSkip(cpu);
     if (!session)
       continue;

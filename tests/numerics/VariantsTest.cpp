@@ -33,7 +33,7 @@ std::string yaml(const Problem &problem, const char *dtype) {
 
 TEST_CASE("the sizes choose the variant at its guard") {
   const std::string repeat = repeatCommand("the sizes choose the variant*");
-  for (const char *cpu : {"native", "haswell"}) {
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
     Session *session = sessionOrSkip(cpu);
     if (!session)
       continue;

@@ -165,7 +165,8 @@ TEST_CASE("the heuristic's schedules are legal and do not depend on the host's t
       "shape: [N, 45, 14, 14], layout: nChw16c", "shape: [8, 64, 28, 28], layout: nchw, dtype: f64",
       "shape: [N, 7, 7, 3], layout: nhwc",       "shape: [64, 512, 7, 7], layout: nchw",
   };
-  for (const char *cpu : {"haswell", "skylake-avx512", "znver4"}) {
+  for (const char *cpu :
+       {"haswell", "skylake-avx512", "znver4", "x86-64-v2", "neoverse-n1", "a64fx"}) {
     const TargetDescription target = targetOf(cpu);
     for (const char *input : inputs)
       for (Phase phase : {Phase::Inference, Phase::Training}) {
