@@ -80,7 +80,8 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
   };
   const StageSchedule &first =
       schedule.form == Form::Elementwise ? schedule.normalize : schedule.moments;
-  fmt::print("    vectors of {} {}, tails {}{}\n", first.vector, toString(op.spec.dtype),
+  fmt::print("    vectors of {} {}, tails {}{}\n", first.vector,
+             toString(computeDType(op.spec.dtype)),
              schedule.maskedTails ? "under a mask" : "in narrower vectors",
              schedule.streamingStores ? ", y stored around the caches" : "");
   fmt::print("    moved      {}; y is written once\n", trafficInWords(schedule));

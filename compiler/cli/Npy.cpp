@@ -142,7 +142,16 @@ std::optional<DType> parseDescr(StringRef descr) {
     return DType::F32;
   if (descr == "<f8" || descr == "|f8")
     return DType::F64;
+  if (descr == "<f2" || descr == "|f2")
+    return DType::F16;
+  if (descr == "<V2" || descr == "|V2") // as the package ml_dtypes writes bf16
+    return DType::BF16;
   return std::nullopt;
+}
+
+const char *descrOf(DType dtype) {
+  constexpr const char *descrs[dtypeCount] = {"<f4", "<f8", "<V2", "<f2"};
+  return descrs[static_cast<unsigned>(dtype)];
 }
 
 } // namespace
@@ -190,7 +199,9 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
 
   const std::optional<DType> dtype = parseDescr(*header.descr);
   if (!dtype)
-    return failure(path, fmt::format("expected dtype '<f4' or '<f8', found '{}'", *header.descr));
+    return failure(path,
+                   fmt::format("expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '{}'",
+                               *header.descr));
   if (*header.fortranOrder)
     return failure(path, "expected an array in C order (fortran_order False), "
                          "found Fortran order");
@@ -214,10 +225,9 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
 }
 
 llvm::Expected<std::string> npyHead(const HostArray &array) {
-  std::string header =
-      fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}",
-                  array.dtype == DType::F32 ? "<f4" : "<f8", fmt::join(array.shape, ", "),
-                  array.shape.size() == 1 ? "," : ""); // a tuple of one: (3,)
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}",
+                                   descrOf(array.dtype), fmt::join(array.shape, ", "),
+                                   array.shape.size() == 1 ? "," : ""); // a tuple of one: (3,)
   const size_t start = llvm::alignTo(10 + header.size() + 1, dataAlignment);
   header.append(start - 10 - header.size() - 1, ' ');
   header += '\n';

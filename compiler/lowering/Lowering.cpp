@@ -88,7 +88,7 @@ private:
   /// A new workspace array, 64-byte aligned.
   WorkspaceArray allocate(std::vector<SizeExpr> shape) {
     WorkspaceArray array{workspaceBytes_, std::move(shape)};
-    SizeExpr bytes(static_cast<int64_t>(byteSize(op_.spec.dtype)));
+    SizeExpr bytes(static_cast<int64_t>(byteSize(computeDType(op_.spec.dtype))));
     for (const SizeExpr &size : array.shape)
       bytes = bytes * size;
     workspaceBytes_ = workspaceBytes_ +
@@ -284,8 +284,9 @@ private:
     const size_t beta = affine && spec.center ? input(s.argument("beta", isParameter)) : 0;
     const size_t addend = op_.fuses(Fused::Add) ? input(s.argument("addend", isParameter)) : 0;
     Value axisSize = pads() ? s.size(op_.blocked->size) : Value();
-    Operand y =
-        s.map(inputs, s.allLoops(), 1, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+    Operand y = s.map(
+        inputs, s.allLoops(), 1,
+        [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
           Arithmetic a = arithmetic(s, b, loc);
           Value value = a.fma(a.sub(v[0], v[1]), v[2], v[3]);
           if (gamma && beta)
@@ -300,7 +301,8 @@ private:
             value = arith::SelectOp::create(b, loc, exists(s, b, loc, loop, axisSize), value,
                                             a.constant(0));
           return Values{value};
-        })[0];
+        },
+        s.stored())[0];
     s.writeArgument(y, "y");
   }
 
@@ -484,7 +486,7 @@ private:
       s.writeWorkspace(n.mean, mean);
       s.writeWorkspace(n.scale, scale);
       s.writeWorkspace(n.shift, shift);
-      SizeExpr partialBytes(2 * static_cast<int64_t>(byteSize(op_.spec.dtype)));
+      SizeExpr partialBytes(2 * static_cast<int64_t>(byteSize(computeDType(op_.spec.dtype))));
       for (const Loop &loop : merged)
         partialBytes = partialBytes * loop.size;
       stages_.push_back(s.finish(partialBytes));

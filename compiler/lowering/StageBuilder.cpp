@@ -44,6 +44,20 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
     : op_(op), schedule_(schedule), symbol_(std::move(symbol)), loops_(std::move(loops)),
       stage_(stage), context_(module.getContext()), builder_(context_),
       loc_(builder_.getUnknownLoc()) {
+  switch (op.spec.dtype) {
+  case DType::F64:
+    stored_ = builder_.getF64Type();
+    break;
+  case DType::F32:
+    stored_ = builder_.getF32Type();
+    break;
+  case DType::BF16:
+    stored_ = builder_.getBF16Type();
+    break;
+  case DType::F16:
+    stored_ = builder_.getF16Type();
+    break;
+  }
   element_ = op.spec.dtype == DType::F64 ? Type(builder_.getF64Type()) : builder_.getF32Type();
   builder_.setInsertionPointToEnd(module.getBody());
   function_ = func::FuncOp::create(builder_, loc_, symbol_, builder_.getFunctionType({}, {}));
@@ -94,11 +108,11 @@ AffineMap StageBuilder::sizesMap(llvm::ArrayRef<SizeExpr> sizes) const {
   return AffineMap::get(0, static_cast<unsigned>(op_.sizes.size()), exprs, context_);
 }
 
-RankedTensorType StageBuilder::tensorType(llvm::ArrayRef<SizeExpr> shape) const {
+RankedTensorType StageBuilder::tensorType(llvm::ArrayRef<SizeExpr> shape, Type element) const {
   llvm::SmallVector<int64_t> sizes;
   for (const SizeExpr &size : shape)
     sizes.push_back(size.constant().value_or(ShapedType::kDynamic));
-  return RankedTensorType::get(sizes, element_);
+  return RankedTensorType::get(sizes, element ? element : element_);
 }
 
 AffineExpr StageBuilder::loop(int i) const {
@@ -187,9 +201,9 @@ Operand StageBuilder::argument(llvm::StringRef name, llvm::function_ref<bool(con
     }
   }
   const int index = op_.argument(name, false);
-  operand.tensor =
-      addArgument(tensorType(shape), {{attr::kArgument, builder_.getI64IntegerAttr(index)},
-                                      {attr::kShape, AffineMapAttr::get(sizesMap(shape))}});
+  operand.tensor = addArgument(tensorType(shape, data ? stored_ : element_),
+                               {{attr::kArgument, builder_.getI64IntegerAttr(index)},
+                                {attr::kShape, AffineMapAttr::get(sizesMap(shape))}});
   if (splitAxis < 0)
     return operand;
 
@@ -337,8 +351,15 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
       builder_, loc_, types, ins, outs, maps, iterators,
       [&](OpBuilder &b, Location loc, ValueRange args) {
         auto loopIndex = [&](unsigned i) -> Value { return linalg::IndexOp::create(b, loc, i); };
-        linalg::YieldOp::create(
-            b, loc, body(b, loc, reduces ? args : args.take_front(ins.size()), loopIndex));
+        llvm::SmallVector<Value> values(reduces ? args : args.take_front(ins.size()));
+        for (Value &value : values) // half precision is for memory alone
+          if (value.getType() != element_ && value.getType() == stored_)
+            value = arith::ExtFOp::create(b, loc, element_, value);
+        llvm::SmallVector<Value> yielded = body(b, loc, values, loopIndex);
+        for (Value &value : yielded)
+          if (type == stored_ && value.getType() != type)
+            value = arith::TruncFOp::create(b, loc, type, value);
+        linalg::YieldOp::create(b, loc, yielded);
       });
   op->setAttr(attr::kDomain, AffineMapAttr::get(AffineMap::get(static_cast<unsigned>(loops_.size()),
                                                                0, domain, context_)));

@@ -72,12 +72,15 @@ public:
 
   mlir::OpBuilder &builder() { return builder_; }
   mlir::Type element() const { return element_; }
+  /// The type of x, y and addend. Steps see their elements in the computation type.
+  mlir::Type stored() const { return stored_; }
 
 private:
   mlir::Value addArgument(mlir::Type type,
                           llvm::ArrayRef<std::pair<const char *, mlir::Attribute>> attributes);
   mlir::AffineMap sizesMap(llvm::ArrayRef<SizeExpr> sizes) const;
-  mlir::RankedTensorType tensorType(llvm::ArrayRef<SizeExpr> shape) const;
+  /// Of elements of the computation type, or of `element`.
+  mlir::RankedTensorType tensorType(llvm::ArrayRef<SizeExpr> shape, mlir::Type element = {}) const;
   /// Sizes of the axes of a tensor indexed by these expressions.
   std::vector<SizeExpr> shapeOf(llvm::ArrayRef<mlir::AffineExpr> index) const;
   mlir::Value empty(llvm::ArrayRef<mlir::AffineExpr> index, mlir::Type type);
@@ -100,7 +103,7 @@ private:
   mlir::OpBuilder builder_;
   mlir::Location loc_;
   mlir::func::FuncOp function_;
-  mlir::Type element_;
+  mlir::Type element_, stored_; ///< of what is computed, and of x, y and addend in memory
   llvm::SmallVector<mlir::Attribute> argumentAttributes_, resultAttributes_;
   llvm::SmallVector<mlir::Value> results_, sizeArguments_;
 };

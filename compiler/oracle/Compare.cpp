@@ -45,9 +45,16 @@ namespace normforge::oracle {
 
 namespace {
 
-double unitRoundoff(DType dtype) { return dtype == DType::F32 ? 0x1p-24 : 0x1p-53; }
-/// The absolute error of an operation whose result is denormal, twice.
-double tiny(DType dtype) { return dtype == DType::F32 ? 0x1p-148 : 0x1p-1073; }
+double unitRoundoff(DType dtype) {
+  constexpr double units[dtypeCount] = {0x1p-24, 0x1p-53, 0x1p-8, 0x1p-11};
+  return units[static_cast<unsigned>(dtype)];
+}
+/// The absolute error of an operation whose result is denormal, twice. Of bf16 it is the denormals
+/// themselves: AVX512-BF16's conversion makes them 0.
+double tiny(DType dtype) {
+  constexpr double errors[dtypeCount] = {0x1p-148, 0x1p-1073, 0x1p-126, 0x1p-24};
+  return errors[static_cast<unsigned>(dtype)];
+}
 
 /// A statistics group's values and how far off they may be.
 struct Group {
@@ -188,7 +195,8 @@ Tolerance bound(const Spec &spec, Phase phase, const std::string &output, const 
   const double epsilon = spec.epsilon.isArgument ? scalars.at("epsilon") : spec.epsilon.value;
   const bool takesMoving = spec.mode == Mode::Feature && phase == Phase::Inference;
 
-  Bounds bounds{unitRoundoff(spec.dtype), tiny(spec.dtype), n, {}};
+  const DType computed = computeDType(spec.dtype);
+  Bounds bounds{unitRoundoff(computed), tiny(computed), n, {}};
   bounds.groups.resize(at.groups());
   if (takesMoving) {
     for (int64_t i = 0; i < at.groups(); ++i) {
@@ -212,6 +220,10 @@ Tolerance bound(const Spec &spec, Phase phase, const std::string &output, const 
     result.relative = 4 * bounds.u;
     if (withOneDnn) // both sides round
       result.absolute *= takesMoving ? 2 : 1, result.relative *= 2;
+    if (computed != spec.dtype) { // y is rounded once more
+      result.absolute += result.absolute * unitRoundoff(spec.dtype) + tiny(spec.dtype);
+      result.relative += unitRoundoff(spec.dtype);
+    }
     result.zeroForNaN =
         withOneDnn && std::count(spec.fuse.begin(), spec.fuse.end(), Fused::Relu) > 0;
   } else if (output == "moving_mean" || output == "moving_variance") {
@@ -226,15 +238,17 @@ Tolerance bound(const Spec &spec, Phase phase, const std::string &output, const 
     }
     result.relative = 4 * stored;
   }
-  result.absolute = std::max(result.absolute, tiny(spec.dtype));
+  result.absolute = std::max(result.absolute, tiny(computed));
 
-  const char *unit = spec.dtype == DType::F32 ? "2^-24" : "2^-53";
+  const char *unit = computed == DType::F32 ? "2^-24" : "2^-53";
   if (takesMoving)
     result.why = fmt::format("{} x 8 roundings of the largest term", unit);
   else
     result.why = fmt::format("{} x (8 + sqrt({}) or more) of the deviation, {} x {} of the mean{}",
                              unit, at.groupSize(), unit, withOneDnn ? "growing roundings" : "8",
                              withOneDnn ? ", oneDNN's error included" : "");
+  if (output == "y" && computed != spec.dtype)
+    result.why += fmt::format(", and y's own rounding to {}", toString(spec.dtype));
   return result;
 }
 

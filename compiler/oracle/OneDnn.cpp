@@ -359,7 +359,8 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
                              const Arrays &inputs, const Numbers &scalars, int threads, Way way,
                              std::string &whyNot) {
   if (spec.dtype != DType::F32) {
-    whyNot = fmt::format("oneDNN has no {} normalization on CPUs", toString(spec.dtype));
+    whyNot = spec.dtype == DType::F64 ? "oneDNN has no f64 normalization on CPUs"
+                                      : "oneDNN is asked for f32 alone";
     return nullptr;
   }
   if (spec.epsilonPosition != EpsilonPosition::Inside) {

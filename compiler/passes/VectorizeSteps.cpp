@@ -46,10 +46,10 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   SmallVector<Value> accumulators;
   blocks_ = false;
   if (reduces_) {
-    const unsigned width =
-        getElementTypeOrSelf(step.getResultTypes().front()).getIntOrFloatBitWidth();
+    // Sums of f32 in f64 need no blocks.
+    const Type sum = getElementTypeOrSelf(step.getResultTypes().front());
     for (const Access &input : inputs_)
-      blocks_ |= input.base && getElementTypeOrSelf(input.base).getIntOrFloatBitWidth() >= width;
+      blocks_ |= input.base && (!sum.isF64() || getElementTypeOrSelf(input.base).isF64());
     for (Value init : step.getDpsInits()) {
       auto fill = init.getDefiningOp<linalg::FillOp>();
       if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))

@@ -46,7 +46,7 @@ struct Selection {
 
   Selection(const Operator &op, const TargetDescription &target)
       : op(op), target(target), element(static_cast<int64_t>(byteSize(op.spec.dtype))),
-        vector(target.lanes(byteSize(op.spec.dtype))), tiled(tileLoop(op.loops)),
+        vector(target.lanes(byteSize(computeDType(op.spec.dtype)))), tiled(tileLoop(op.loops)),
         lanesReduced(!op.loops.back().kept) {
     // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
     // knows yet whether they are longer.
@@ -290,7 +290,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const Selection selection(op, target);
   Schedule schedule;
   schedule.maskedTails = target.maskedTails;
-  schedule.maskedLoads = target.maskedLoads;
+  // AVX2 has none of 16-bit elements.
+  schedule.maskedLoads = target.maskedTails || (target.maskedLoads && selection.element > 2);
   schedule.scalable = target.scalableVectors ? target.vectorBits / 128 : 0;
 
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);

@@ -11,8 +11,7 @@ namespace normforge::spec {
 
 namespace {
 
-constexpr Choice dtypeNames[] = {{"f32"},        {"f64"},       {"bf16", false},
-                                 {"f16", false}, {"s8", false}, {"u8", false}};
+constexpr Choice dtypeNames[] = {{"f32"}, {"f64"}, {"bf16"}, {"f16"}, {"s8", false}, {"u8", false}};
 constexpr Alias dtypeAliases[] = {{"float32", "f32"}, {"float", "f32"},  {"single", "f32"},
                                   {"float64", "f64"}, {"double", "f64"}, {"bfloat16", "bf16"},
                                   {"float16", "f16"}, {"half", "f16"},   {"int8", "s8"},
@@ -43,7 +42,7 @@ void Parser::readInput() {
   Keys keys(entry->value, "input", inputKeys(), diagnostics_);
   if (const Entry *dtype = keys.find("dtype"))
     if (std::optional<DType> known = readDType(dtype->value, "input.dtype"))
-      spec_.dtype = spec_.parameterDType = *known;
+      spec_.dtype = *known, spec_.parameterDType = computeDType(*known);
   const Entry *shape = keys.find("shape");
   if (shape)
     readShape(shape->value);
@@ -81,7 +80,7 @@ std::optional<DType> Parser::readDType(const Value &value, std::string_view key)
   std::optional<size_t> index = choose(value, key, dtypeNames, diagnostics_, dtypeAliases);
   if (!index)
     return std::nullopt;
-  return *index == 0 ? DType::F32 : DType::F64;
+  return parseDType(dtypeNames[*index].name);
 }
 
 void Parser::readShape(const Value &value) {
@@ -121,7 +120,7 @@ void Parser::readShape(const Value &value) {
 }
 
 void Parser::checkBytes(const Value &shape) {
-  int64_t bytes = spec_.dtype == DType::F64 ? 8 : 4;
+  auto bytes = static_cast<int64_t>(byteSize(spec_.dtype));
   bool overflow = false;
   for (int i = 0; i < spec_.rank(); ++i) {
     int64_t size = std::max<int64_t>(spec_.shape[static_cast<size_t>(i)].value, 1);
@@ -166,7 +165,7 @@ void Parser::readOutput(const Value &value) {
         diagnostics_.unbuilt(entry->value.offset,
                              fmt::format("an output.dtype that differs from the input's is not "
                                          "built yet; expected {}",
-                                         spec_.dtype == DType::F64 ? "f64" : "f32"));
+                                         toString(spec_.dtype)));
     } else if (entry->key == "strides") {
       refuseStrides(*entry, "output", spec_.rank(), diagnostics_);
     } else if (!asNumber(entry->value)) {

@@ -157,7 +157,7 @@ void Parser::readEpsilon() {
   }
   // Kernels of f32 hold epsilon in f32, where these would be 0 or infinite.
   auto narrow = static_cast<float>(*number);
-  if (spec_.dtype == DType::F32 && (narrow == 0 || std::isinf(narrow))) {
+  if (computeDType(spec_.dtype) == DType::F32 && (narrow == 0 || std::isinf(narrow))) {
     error(entry->value, fmt::format("epsilon {} is out of the range of f32", found(entry->value)));
     return;
   }

@@ -1,5 +1,6 @@
 #include "compiler/target/LlvmLowering.h"
 
+#include "compiler/target/HalfPrecision.h"
 #include "compiler/target/PointerViews.h"
 
 #include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
@@ -78,6 +79,7 @@ struct LlvmConversion::State {
     RewritePatternSet set(&context);
     if (!cpu.fusedMultiplyAdd)
       set.add<ExpandFma>(types, &context, PatternBenefit(2));
+    populateHalfPrecisionPatterns(types, set, cpu);
     if (cpu.scalableVectors)
       set.add<ScalableMask>(types, &context, PatternBenefit(2));
     populateSCFToControlFlowConversionPatterns(set);

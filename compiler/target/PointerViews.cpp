@@ -16,6 +16,14 @@ constexpr unsigned kBenefit = 2;
 
 unsigned alignmentOf(Type element) { return element.getIntOrFloatBitWidth() / 8; }
 
+/// What fixed vectors of half-precision numbers are loaded and stored as under a mask: without
+/// AVX512-BF16, LLVM knows masks of 16-bit integers alone.
+VectorType integersOf(VectorType type) {
+  const bool half = type.getElementType().isBF16() || type.getElementType().isF16();
+  return half && !type.isScalable() ? type.clone(IntegerType::get(type.getContext(), 16))
+                                    : VectorType();
+}
+
 template <typename Op> struct ViewPattern : ConvertOpToLLVMPattern<Op> {
   explicit ViewPattern(const LLVMTypeConverter &types)
       : ConvertOpToLLVMPattern<Op>(types, PatternBenefit(kBenefit)) {}
@@ -132,9 +140,17 @@ struct MaskedLoad : ViewPattern<vector::MaskedLoadOp> {
                                 ConversionPatternRewriter &b) const override {
     Value pointer =
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
-    b.replaceOpWithNewOp<LLVM::MaskedLoadOp>(op, op.getVectorType(), pointer, adaptor.getMask(),
-                                             adaptor.getPassThru(),
-                                             alignmentOf(op.getVectorType().getElementType()));
+    const unsigned alignment = alignmentOf(op.getVectorType().getElementType());
+    auto integers = integersOf(op.getVectorType());
+    Value passThrough = adaptor.getPassThru();
+    if (integers)
+      passThrough = LLVM::BitcastOp::create(b, op.getLoc(), integers, passThrough);
+    Value loaded =
+        LLVM::MaskedLoadOp::create(b, op.getLoc(), integers ? integers : op.getVectorType(),
+                                   pointer, adaptor.getMask(), passThrough, alignment);
+    if (integers)
+      loaded = LLVM::BitcastOp::create(b, op.getLoc(), op.getVectorType(), loaded);
+    b.replaceOp(op, loaded);
     return success();
   }
 };
@@ -145,8 +161,10 @@ struct MaskedStore : ViewPattern<vector::MaskedStoreOp> {
                                 ConversionPatternRewriter &b) const override {
     Value pointer =
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
-    b.replaceOpWithNewOp<LLVM::MaskedStoreOp>(op, adaptor.getValueToStore(), pointer,
-                                              adaptor.getMask(),
+    Value stored = adaptor.getValueToStore();
+    if (auto integers = integersOf(op.getVectorType()))
+      stored = LLVM::BitcastOp::create(b, op.getLoc(), integers, stored);
+    b.replaceOpWithNewOp<LLVM::MaskedStoreOp>(op, stored, pointer, adaptor.getMask(),
                                               alignmentOf(op.getVectorType().getElementType()));
     return success();
   }

@@ -108,7 +108,8 @@ NF_API void nf_engine_release(nf_engine *engine);
 
 typedef struct nf_kernel nf_kernel;
 
-typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2 } nf_dtype;
+/* NF_BF16 is the upper half of an IEEE binary32 number, NF_F16 is IEEE binary16. */
+typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2, NF_BF16 = 3, NF_F16 = 4 } nf_dtype;
 typedef enum nf_phase { NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
 
 typedef struct nf_compile_options {

@@ -54,6 +54,8 @@ struct nf_plan : Counted {
   std::shared_ptr<const Plan> plan;
 };
 
+static_assert(static_cast<int>(DType::F16) + NF_F32 == NF_F16);
+
 namespace {
 
 /// The error for which there was no memory. Its address alone is used; nothing frees it.
@@ -270,7 +272,7 @@ const char *nf_kernel_argument_name(const nf_kernel *kernel, size_t argument) {
 }
 nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argument) {
   const Argument *a = argumentAt(kernel, argument);
-  return !a ? NF_NO_DTYPE : a->dtype == DType::F32 ? NF_F32 : NF_F64;
+  return !a ? NF_NO_DTYPE : static_cast<nf_dtype>(static_cast<int>(a->dtype) + NF_F32);
 }
 int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument) {
   const Argument *a = argumentAt(kernel, argument);

@@ -141,7 +141,7 @@ Argument readArgument(Reader &in, size_t sizeCount) {
   Argument argument;
   argument.name = in.text();
   argument.written = in.boolean();
-  argument.dtype = in.enumerator<DType>(2, "dtype");
+  argument.dtype = in.enumerator<DType>(dtypeCount, "dtype");
   for (size_t n = in.count(maxRank, "axes in an argument"); n > 0 && !in.failed(); --n)
     argument.shape.push_back(in.expr(sizeCount));
   for (size_t n = in.count(maxList, "aliases of an argument"); n > 0 && !in.failed(); --n)
@@ -195,16 +195,21 @@ bool hasRepeats(std::vector<std::string> names) {
 
 } // namespace
 
-std::string_view toString(DType dtype) { return dtype == DType::F32 ? "f32" : "f64"; }
+std::string_view toString(DType dtype) {
+  constexpr std::string_view names[dtypeCount] = {"f32", "f64", "bf16", "f16"};
+  return names[static_cast<unsigned>(dtype)];
+}
 
 std::optional<DType> parseDType(std::string_view text) {
-  for (DType dtype : {DType::F32, DType::F64})
+  for (DType dtype : {DType::F32, DType::F64, DType::BF16, DType::F16})
     if (toString(dtype) == text)
       return dtype;
   return std::nullopt;
 }
 
-size_t byteSize(DType dtype) { return dtype == DType::F32 ? 4 : 8; }
+size_t byteSize(DType dtype) { return dtype == DType::F64 ? 8 : dtype == DType::F32 ? 4 : 2; }
+
+DType computeDType(DType dtype) { return dtype == DType::F64 ? DType::F64 : DType::F32; }
 
 std::string_view toString(Phase phase) {
   return phase == Phase::Inference ? "inference" : "training";
@@ -230,7 +235,8 @@ std::string scalarProblem(const Artifact &artifact, size_t scalar, double value)
     if (!(value > 0))
       return expected("above 0");
     const auto narrow = static_cast<float>(value);
-    if (artifact.arguments[0].dtype == DType::F32 && (narrow == 0 || std::isinf(narrow)))
+    if (computeDType(artifact.arguments[0].dtype) == DType::F32 &&
+        (narrow == 0 || std::isinf(narrow)))
       return expected("in the range of f32");
   }
   if (name == "momentum" && !(value >= 0 && value <= 1))

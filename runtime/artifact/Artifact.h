@@ -16,10 +16,13 @@
 
 namespace normforge {
 
-enum class DType : uint8_t { F32, F64 };
+enum class DType : uint8_t { F32, F64, BF16, F16 };
+constexpr unsigned dtypeCount = 4;
 std::string_view toString(DType dtype);
 std::optional<DType> parseDType(std::string_view text);
 size_t byteSize(DType dtype);
+/// What is computed in: f32 for the half-precision types, otherwise the type itself.
+DType computeDType(DType dtype);
 
 enum class Phase : uint8_t { Inference, Training };
 std::string_view toString(Phase phase);

@@ -59,9 +59,12 @@ std::vector<Kind> kinds() {
   std::vector<Kind> all;
   for (int mode : {0, 1, 2})
     for (Phase phase : {Phase::Inference, Phase::Training})
-      for (const char *dtype : {"f32", "f64"})
+      for (const char *dtype : {"f32", "f64", "bf16", "f16"})
         for (const char *cpu : {"native", "haswell", "x86-64-v2"})
-          all.push_back({mode, phase, dtype, cpu});
+          // What half precision changes does not depend on the mode.
+          if (std::string_view(dtype).find("16") == std::string_view::npos ||
+              mode == (phase == Phase::Training ? 0 : 1))
+            all.push_back({mode, phase, dtype, cpu});
   return all;
 }
 

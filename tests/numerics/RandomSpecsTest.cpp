@@ -69,10 +69,15 @@ public:
     std::string axisText;
     for (int axis : axes)
       axisText += fmt::format("{}{}", axisText.empty() ? "" : ", ", axis);
-    drawn.yaml = fmt::format("name: drawn\nsemantics: {}\ninput: {{shape: [{}], layout: {}, dtype: "
-                             "{}}}\naxis: [{}]\nmode: {}\nphases: [inference, training]\n",
-                             keras ? "keras-1.2" : (chance(2) ? "pytorch" : "onnx-15"), shape,
-                             layout, chance(4) ? "f64" : "f32", axisText, mode);
+    drawn.yaml =
+        fmt::format("name: drawn\nsemantics: {}\ninput: {{shape: [{}], layout: {}, dtype: "
+                    "{}}}\naxis: [{}]\nmode: {}\nphases: [inference, training]\n",
+                    keras ? "keras-1.2" : (chance(2) ? "pytorch" : "onnx-15"), shape, layout,
+                    chance(4)   ? "f64"
+                    : chance(6) ? "bf16"
+                    : chance(6) ? "f16"
+                                : "f32",
+                    axisText, mode);
     if (chance(4))
       drawn.yaml += "center: false\n";
     if (chance(4))

@@ -89,7 +89,7 @@ const std::string good = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)
 
 TEST_CASE("npy: what is written is read again") {
   TemporaryFolder folder;
-  for (DType dtype : {DType::F32, DType::F64})
+  for (DType dtype : {DType::F32, DType::F64, DType::BF16, DType::F16})
     for (const std::vector<int64_t> &shape : std::vector<std::vector<int64_t>>{
              {}, {3}, {2, 3}, {0}, {4, 0, 2}, {1, 1, 1}, {2, 1, 2, 1, 2, 1, 2}}) {
       HostArray array(dtype, shape);
@@ -162,11 +162,11 @@ TEST_CASE("npy: bad headers") {
     return files.error(npy(dictionary, floats({1, 2})));
   };
   CHECK(error("{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}") ==
-        "expected dtype '<f4' or '<f8', found '<i8'");
+        "expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '<i8'");
   CHECK(error("{'descr': '>f4', 'fortran_order': False, 'shape': (2,)}") ==
-        "expected dtype '<f4' or '<f8', found '>f4'");
-  CHECK(error("{'descr': '<f2', 'fortran_order': False, 'shape': (4,)}") ==
-        "expected dtype '<f4' or '<f8', found '<f2'");
+        "expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '>f4'");
+  CHECK(error("{'descr': '<c8', 'fortran_order': False, 'shape': (4,)}") ==
+        "expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '<c8'");
   CHECK(error("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}") ==
         "expected an array in C order (fortran_order False), found Fortran "
         "order");

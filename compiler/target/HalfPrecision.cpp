@@ -1,0 +1,148 @@
+#include "compiler/target/HalfPrecision.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/TypeUtilities.h"
+#include "mlir/Transforms/DialectConversion.h"
+
+namespace normforge {
+
+using namespace mlir;
+
+namespace {
+
+/// Arithmetic on all lanes of a vector, or on a scalar.
+struct Lanes {
+  OpBuilder &b;
+  Location loc;
+  Type shape; ///< of the value: its lanes
+
+  Type of(Type element) const {
+    auto vector = dyn_cast<VectorType>(shape);
+    return vector ? Type(vector.clone(element)) : element;
+  }
+  Type words() const { return of(b.getI32Type()); }
+  Value splat(Type element, Attribute value) const {
+    Type type = of(element);
+    auto vector = dyn_cast<VectorType>(type);
+    return arith::ConstantOp::create(
+        b, loc, vector ? TypedAttr(DenseElementsAttr::get(vector, value)) : cast<TypedAttr>(value));
+  }
+  Value word(uint32_t value) const {
+    return splat(b.getI32Type(), b.getI32IntegerAttr(static_cast<int32_t>(value)));
+  }
+  Value number(double value) const {
+    return splat(b.getF32Type(), b.getF32FloatAttr(static_cast<float>(value)));
+  }
+  Value bits(Value x) const { return arith::BitcastOp::create(b, loc, words(), x); }
+  Value asFloat(Value x) const { return arith::BitcastOp::create(b, loc, of(b.getF32Type()), x); }
+  Value add(Value x, Value y) const { return arith::AddIOp::create(b, loc, x, y); }
+  Value sub(Value x, Value y) const { return arith::SubIOp::create(b, loc, x, y); }
+  Value both(Value x, Value y) const { return arith::AndIOp::create(b, loc, x, y); }
+  Value either(Value x, Value y) const { return arith::OrIOp::create(b, loc, x, y); }
+  Value left(Value x, uint32_t by) const { return arith::ShLIOp::create(b, loc, x, word(by)); }
+  Value right(Value x, uint32_t by) const { return arith::ShRUIOp::create(b, loc, x, word(by)); }
+  Value below(Value x, Value y) const { // both below 2^31
+    return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, x, y);
+  }
+  Value choose(Value condition, Value x, Value y) const {
+    return arith::SelectOp::create(b, loc, condition, x, y);
+  }
+  /// The half-precision number whose bits are the low 16 of each word, and back.
+  Value narrow(Value x, Type element) const {
+    Value halves = arith::TruncIOp::create(b, loc, of(b.getI16Type()), x);
+    return arith::BitcastOp::create(b, loc, of(element), halves);
+  }
+  Value widen(Value x) const {
+    Value halves = arith::BitcastOp::create(b, loc, of(b.getI16Type()), x);
+    return arith::ExtUIOp::create(b, loc, words(), halves);
+  }
+};
+
+Value widenBf16(const Lanes &l, Value x) { return l.asFloat(l.left(l.widen(x), 16)); }
+
+Value narrowBf16(const Lanes &l, Value x, Type element) {
+  Value bits = l.bits(x);
+  // Half of the last place, or just below where the kept part is even: ties go to even.
+  Value odd = l.both(l.right(bits, 16), l.word(1));
+  Value rounded = l.right(l.add(bits, l.add(odd, l.word(0x7FFF))), 16);
+  Value quiet = l.either(l.right(bits, 16), l.word(0x40));
+  Value isNan = arith::CmpFOp::create(l.b, l.loc, arith::CmpFPredicate::UNO, x, x);
+  return l.narrow(l.choose(isNan, quiet, rounded), element);
+}
+
+/// Exponent and mantissa where f32 has them make a number 2^-112 times too small, denormals
+/// included; the largest exponent, of infinities and NaN, becomes f32's.
+Value widenF16(const Lanes &l, Value x) {
+  Value half = l.widen(x);
+  Value sign = l.left(l.both(half, l.word(0x8000)), 16);
+  Value magnitude = l.both(half, l.word(0x7FFF));
+  Value small = l.asFloat(l.left(magnitude, 13));
+  Value scaled = l.bits(arith::MulFOp::create(l.b, l.loc, small, l.number(0x1p112)));
+  Value isFinite = l.below(magnitude, l.word(0x7C00));
+  Value result = l.choose(isFinite, scaled, l.either(scaled, l.word(0x7F800000)));
+  return l.asFloat(l.either(result, sign));
+}
+
+/// Normal results round like those of bf16, after the exponent's offset has changed from 127 to 15.
+/// Denormal ones are rounded by adding 0.5, whose last place is theirs (2^-24). From 65520 on, what
+/// rounds to an exponent too large for f16 is infinite; 65536 and more would wrap around.
+Value narrowF16(const Lanes &l, Value x, Type element) {
+  Value bits = l.bits(x);
+  Value sign = l.right(l.both(bits, l.word(0x80000000)), 16);
+  Value magnitude = l.both(bits, l.word(0x7FFFFFFF));
+  Value odd = l.both(l.right(magnitude, 13), l.word(1));
+  Value offset = l.word(static_cast<uint32_t>((15 - 127) * (1 << 23) + 0xFFF));
+  Value normal = l.right(l.add(l.add(magnitude, offset), odd), 13);
+  Value sum = arith::AddFOp::create(l.b, l.loc, l.asFloat(magnitude), l.number(0.5));
+  Value denormal = l.sub(l.bits(sum), l.word(0x3F000000));
+  Value result = l.choose(l.below(magnitude, l.word(0x38800000)), denormal, normal);
+  Value isNan = l.below(l.word(0x7F800000), magnitude);
+  Value large = l.choose(isNan, l.word(0x7E00), l.word(0x7C00));
+  result = l.choose(l.below(magnitude, l.word(0x47800000)), result, large);
+  return l.narrow(l.either(result, sign), element);
+}
+
+/// Which conversions are made of integer arithmetic.
+struct Expanded {
+  bool widensBf16, narrowsBf16, f16;
+};
+
+template <typename Op> struct Expand : OpConversionPattern<Op> {
+  Expanded expanded;
+  Expand(const LLVMTypeConverter &types, MLIRContext *context, Expanded expanded)
+      : OpConversionPattern<Op>(types, context, PatternBenefit(2)), expanded(expanded) {}
+
+  LogicalResult matchAndRewrite(Op op, typename Op::Adaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    const Type from = getElementTypeOrSelf(op.getIn().getType());
+    const Type to = getElementTypeOrSelf(op.getType());
+    const Lanes lanes{b, op.getLoc(), op.getType()};
+    Value value = adaptor.getIn(), result;
+    if (from.isBF16() && to.isF32() && expanded.widensBf16)
+      result = widenBf16(lanes, value);
+    else if (from.isF32() && to.isBF16() && expanded.narrowsBf16)
+      result = narrowBf16(lanes, value, to);
+    else if (from.isF16() && to.isF32() && expanded.f16)
+      result = widenF16(lanes, value);
+    else if (from.isF32() && to.isF16() && expanded.f16)
+      result = narrowF16(lanes, value, to);
+    if (!result)
+      return failure();
+    b.replaceOp(op, result);
+    return success();
+  }
+};
+
+} // namespace
+
+void populateHalfPrecisionPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns,
+                                   const TargetDescription &target) {
+  Expanded expanded;
+  expanded.widensBf16 = true; // a shift, everywhere
+  expanded.narrowsBf16 = !target.has(target.isX86() ? "avx512bf16" : "bf16");
+  expanded.f16 = target.isX86() && !target.has("f16c");
+  patterns.add<Expand<arith::ExtFOp>, Expand<arith::TruncFOp>>(types, patterns.getContext(),
+                                                               expanded);
+}
+
+} // namespace normforge

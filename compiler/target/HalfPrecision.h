@@ -1,0 +1,18 @@
+// bf16 and f16 for CPUs that have no instructions for them.
+#pragma once
+
+#include "compiler/target/Target.h"
+
+#include "mlir/Conversion/LLVMCommon/TypeConverter.h"
+#include "mlir/IR/PatternMatch.h"
+
+namespace normforge {
+
+/// Patterns for conversions between f32 and the two half-precision types that the target has no
+/// instruction for: integer arithmetic in the lanes of f32, rounded to the nearest, ties to even,
+/// NaN to NaN. LLVM would call functions of a library.
+void populateHalfPrecisionPatterns(mlir::LLVMTypeConverter &types,
+                                   mlir::RewritePatternSet &patterns,
+                                   const TargetDescription &target);
+
+} // namespace normforge
