@@ -29,48 +29,6 @@ struct Options {
 /// Sizes that nobody gave, by the names that the specs of this project have for them.
 const std::pair<const char *, int64_t> defaultSizes[] = {{"N", 8}, {"T", 128}};
 
-/// The files named, and every *.yaml below the directories named, ascending.
-llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths) {
-  namespace fs = llvm::sys::fs;
-  std::vector<std::string> specs;
-  for (const std::string &path : paths) {
-    if (!fs::is_directory(path)) {
-      specs.push_back(path);
-      continue;
-    }
-    std::vector<std::string> found;
-    std::error_code code;
-    for (fs::recursive_directory_iterator it(path, code), end; it != end && !code;
-         it.increment(code))
-      if (llvm::sys::path::extension(it->path()) == ".yaml" && !fs::is_directory(it->path()))
-        found.push_back(it->path());
-    if (code)
-      return located(llvm::createStringError(
-          fmt::format("{}: error: cannot be read: {}", path, code.message())));
-    if (found.empty())
-      return located(llvm::createStringError(
-          fmt::format("{}: error: expected specs in this directory, found no *.yaml file", path)));
-    std::sort(found.begin(), found.end());
-    specs.insert(specs.end(), found.begin(), found.end());
-  }
-  return specs;
-}
-
-/// The specs, or the errors of all of them.
-llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths) {
-  std::vector<Spec> specs;
-  llvm::Error errors = llvm::Error::success();
-  for (const std::string &path : paths) {
-    if (auto spec = readSpec(path))
-      specs.push_back(std::move(*spec));
-    else
-      errors = llvm::joinErrors(std::move(errors), spec.takeError());
-  }
-  if (errors)
-    return errors;
-  return specs;
-}
-
 /// Values for the numbers that a spec leaves to the call.
 double drawScalar(const Spec &spec, const std::string &name) {
   if (name == "epsilon")

@@ -2,6 +2,8 @@
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <fmt/format.h>
@@ -125,11 +127,41 @@ llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::
                               path.str(), fmt::join(listed, ", ")));
 }
 
-llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu) {
-  auto target = describeTarget(cpu);
+llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::StringRef machine) {
+  auto target = describeTarget(cpu, machine);
   if (!target)
-    return badInput("--cpu: " + llvm::toString(target.takeError()));
+    return badInput((machine.empty() ? "--cpu: " : "--target and --cpu: ") +
+                    llvm::toString(target.takeError()));
   return target;
+}
+
+llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<std::string> &cpus,
+                                                             llvm::StringRef machine) {
+  std::vector<TargetDescription> targets;
+  for (const std::string &cpu : cpus.empty() ? std::vector<std::string>{"native"} : cpus) {
+    auto target = chooseTarget(cpu, machine);
+    if (!target)
+      return target.takeError();
+    for (const TargetDescription &other : targets) {
+      if (other.cpu == target->cpu)
+        return badInput(fmt::format("--cpu: {} is given twice", target->cpu));
+      if (other.triple != target->triple)
+        return badInput(
+            fmt::format("--cpu: {} and {} are of different machines", other.cpu, target->cpu));
+    }
+    targets.push_back(std::move(*target));
+  }
+  return targets;
+}
+
+llvm::Expected<std::vector<Phase>> choosePhases(const Spec &spec, llvm::StringRef path,
+                                                llvm::StringRef word) {
+  if (word.empty())
+    return spec.phases;
+  auto phase = choosePhase(spec, path, word);
+  if (!phase)
+    return phase.takeError();
+  return std::vector<Phase>{*phase};
 }
 
 std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const NamedSizes &sizes,
@@ -142,6 +174,48 @@ std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const Nam
     values.push_back(found == sizes.end() ? 0 : found->second);
   }
   return values;
+}
+
+// ---- Specs --------------------------------------------------------------------------------------
+
+llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths) {
+  namespace fs = llvm::sys::fs;
+  std::vector<std::string> specs;
+  for (const std::string &path : paths) {
+    if (!fs::is_directory(path)) {
+      specs.push_back(path);
+      continue;
+    }
+    std::vector<std::string> found;
+    std::error_code code;
+    for (fs::recursive_directory_iterator it(path, code), end; it != end && !code;
+         it.increment(code))
+      if (llvm::sys::path::extension(it->path()) == ".yaml" && !fs::is_directory(it->path()))
+        found.push_back(it->path());
+    if (code)
+      return located(llvm::createStringError(
+          fmt::format("{}: error: cannot be read: {}", path, code.message())));
+    if (found.empty())
+      return located(llvm::createStringError(
+          fmt::format("{}: error: expected specs in this directory, found no *.yaml file", path)));
+    std::sort(found.begin(), found.end());
+    specs.insert(specs.end(), found.begin(), found.end());
+  }
+  return specs;
+}
+
+llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths) {
+  std::vector<Spec> specs;
+  llvm::Error errors = llvm::Error::success();
+  for (const std::string &path : paths) {
+    if (auto spec = readSpec(path))
+      specs.push_back(std::move(*spec));
+    else
+      errors = llvm::joinErrors(std::move(errors), spec.takeError());
+  }
+  if (errors)
+    return errors;
+  return specs;
 }
 
 // ---- Text ---------------------------------------------------------------------------------------

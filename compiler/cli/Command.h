@@ -65,8 +65,19 @@ llvm::Expected<NamedText> parseNamedText(llvm::StringRef word, llvm::StringRef w
 llvm::Expected<int> parseThreads(llvm::StringRef word);
 /// The phase that --phase asks for; the spec's first where it is empty.
 llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::StringRef word);
-/// describeTarget, its error as one of --cpu.
-llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu);
+/// The same where all phases are wanted when none is asked for.
+llvm::Expected<std::vector<Phase>> choosePhases(const Spec &spec, llvm::StringRef path,
+                                                llvm::StringRef word);
+/// describeTarget, its error as one of --cpu and --target.
+llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::StringRef machine = "");
+/// Several, of one machine, each once; the native one where none is named.
+llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<std::string> &cpus,
+                                                             llvm::StringRef machine);
+
+/// The files named, and every *.yaml below the directories named, ascending.
+llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths);
+/// The specs, or the errors of all of them.
+llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths);
 
 /// Values of the kernel's sizes in its order. `missing` gets the names that have none.
 std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const NamedSizes &sizes,

@@ -1,6 +1,9 @@
-// `normforge compile`: a kernel's text or code at any stage of the compilation.
-#include "compiler/cli/Command.h"
+// `normforge compile`: a kernel's text at any stage of the compilation, and files for other
+// programs.
+#include "compiler/cli/Export.h"
 #include "compiler/cli/Files.h"
+
+#include "llvm/Support/FileSystem.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -9,14 +12,14 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
-#include <unistd.h>
 
 namespace normforge::cli {
 
 namespace {
 
 struct Options {
-  std::string spec, emit, cpu, phase, output, variant;
+  std::vector<std::string> specs, emit, cpus;
+  std::string machine, phase, output, variant;
   bool time = false;
 };
 
@@ -31,13 +34,34 @@ const char *commentMark(EmitStage stage) {
   }
 }
 
-llvm::Expected<EmitStage> chooseStage(const std::string &word) {
-  const std::optional<EmitStage> stage = parseEmitStage(word);
-  if (stage)
-    return *stage;
-  const std::string expected = fmt::format("expected one of: {}", emitStageNames());
-  return badInput(word.empty() ? fmt::format("--emit is missing: {}", expected)
-                               : fmt::format("--emit: {}, found '{}'", expected, word));
+std::string expectedKinds() {
+  return fmt::format("expected a stage of the compilation ({}), or kinds of files ({})",
+                     emitStageNames(), fileKindNames());
+}
+
+/// The one stage that --emit names, or nothing where it names kinds of files.
+llvm::Expected<std::optional<EmitStage>> chooseStage(const Options &options,
+                                                     std::vector<FileKind> &kinds) {
+  if (options.emit.empty())
+    return badInput("--emit is missing: " + expectedKinds());
+  std::optional<EmitStage> stage;
+  for (const std::string &word : options.emit) {
+    const auto kind = parseFileKind(word);
+    if (kind)
+      kinds.push_back(*kind);
+    if (const auto found = parseEmitStage(word))
+      stage = *found;
+    else if (!kind)
+      return badInput(fmt::format("--emit: {}, found '{}'", expectedKinds(), word));
+  }
+  const bool isDirectory =
+      llvm::StringRef(options.output).ends_with("/") || llvm::sys::fs::is_directory(options.output);
+  if (options.emit.size() == 1)
+    return stage && (kinds.empty() || !isDirectory) ? stage : std::nullopt;
+  if (kinds.size() < options.emit.size())
+    return badInput("--emit: a stage of the compilation is printed alone; only files (" +
+                    std::string(fileKindNames()) + ") go together");
+  return std::optional<EmitStage>();
 }
 
 /// The median of each step and of the sums over some compilations.
@@ -92,18 +116,32 @@ llvm::Error printTimes(const Operator &op, const std::vector<ScheduleVariant> &v
 llvm::Error run(const Options &options) {
   if (options.time && !(options.emit.empty() && options.output.empty()))
     return badInput("--time prints times; leave out --emit and -o, or --time");
-  llvm::Expected<EmitStage> stage = EmitStage::Object;
-  if (!options.time)
-    stage = chooseStage(options.emit);
-  if (!stage)
-    return stage.takeError();
-  auto target = chooseTarget(options.cpu);
+  std::optional<EmitStage> stage;
+  if (!options.time) {
+    std::vector<FileKind> kinds;
+    auto chosen = chooseStage(options, kinds);
+    if (!chosen)
+      return chosen.takeError();
+    stage = *chosen;
+    if (!stage) {
+      if (!options.variant.empty())
+        return badInput("--variant: a file holds all variants; leave it out, or print a stage");
+      return exportKernels({options.specs, options.cpus, options.machine, options.phase,
+                            std::move(kinds), options.output});
+    }
+  }
+  if (options.specs.size() > 1 || options.cpus.size() > 1)
+    return badInput(fmt::format("{} {} of one spec for one CPU; files ({}) may be of several",
+                                options.time ? "--time" : "--emit=" + options.emit.front(), "is",
+                                fileKindNames()));
+  const std::string &path = options.specs.front();
+  auto target = chooseTarget(options.cpus.empty() ? "" : options.cpus.front(), options.machine);
   if (!target)
     return target.takeError();
-  auto spec = readSpec(options.spec);
+  auto spec = readSpec(path);
   if (!spec)
     return spec.takeError();
-  auto phase = choosePhase(*spec, options.spec, options.phase);
+  auto phase = choosePhase(*spec, path, options.phase);
   if (!phase)
     return phase.takeError();
 
@@ -123,18 +161,6 @@ llvm::Error run(const Options &options) {
       chosen.push_back(i);
   if (options.time)
     return printTimes(op, variants, chosen, *target);
-  // Variants are objects of their own: their functions have the same names.
-  if (*stage == EmitStage::Object && count > 1 && !*which) {
-    std::string text = fmt::format("the kernel has {} variants, each an object file of its own; "
-                                   "choose one with --variant",
-                                   count);
-    for (size_t i = 0; i < count; ++i)
-      text += "\n  " + title(i);
-    return badInput(text);
-  }
-  if (*stage == EmitStage::Object && options.output.empty() && isatty(STDOUT_FILENO))
-    return badInput("an object file is not for a terminal; name a file with -o, or a pipe");
-
   std::vector<ScheduleVariant> emitted;
   for (size_t i : chosen)
     emitted.push_back(variants[i]);
@@ -149,10 +175,10 @@ llvm::Error run(const Options &options) {
     // mlir-opt's mark between the modules of one file (--split-input-file).
     if (i > 0 && std::string_view(commentMark(*stage)) == "//")
       all += "// -----\n";
-    if (*stage != EmitStage::Object && count > 1)
+    if (count > 1)
       all += fmt::format("{} {}\n", commentMark(*stage), title(chosen[i]));
     all += (*texts)[i];
-    if (*stage != EmitStage::Object && !all.empty() && all.back() != '\n')
+    if (!all.empty() && all.back() != '\n')
       all += '\n';
   }
   if (!options.output.empty()) {
@@ -168,15 +194,30 @@ llvm::Error run(const Options &options) {
 void declareCompile(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
   CLI::App *sub = app.add_subcommand(
-      "compile", "Print a kernel at a stage of its compilation, or what each costs");
-  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required()->type_name("PATH");
-  sub->add_option("--emit", options->emit, fmt::format("One of: {}", emitStageNames()))
-      ->type_name("STAGE");
-  sub->add_option("--cpu", options->cpu,
-                  "LLVM's name of the CPU; `normforge targets` lists them "
-                  "(default: native)")
-      ->type_name("CPU");
-  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
+      "compile", "Write kernels as files for other programs, or print one at a stage of its "
+                 "compilation, or what each costs");
+  sub->add_option("SPECS", options->specs,
+                  "Specs, YAML files; directories of them for files for other programs")
+      ->required()
+      ->type_name("PATH");
+  sub->add_option("--emit", options->emit,
+                  fmt::format("Files, one or several: {}; or a stage, printed: {}", fileKindNames(),
+                              emitStageNames()))
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("KIND[,KIND]");
+  sub->add_option("--cpu", options->cpus,
+                  "LLVM's name of the CPU; `normforge targets` lists them (default: native). "
+                  "Several for a library, which chooses when it is loaded")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("CPU[,CPU]");
+  sub->add_option("--target", options->machine,
+                  "The machine, x86_64-linux-gnu or aarch64-linux-gnu (default: the CPU's)")
+      ->type_name("TRIPLE");
+  sub->add_option(
+         "--phase", options->phase,
+         "inference or training (default: all of the spec's in a file; the first, printed)")
       ->type_name("PHASE");
   sub->add_option("--variant", options->variant,
                   "The number of one variant, as `normforge explain` shows them (default: all, one "
@@ -184,8 +225,10 @@ void declareCompile(CLI::App &app, int &status) {
       ->type_name("NUMBER");
   sub->add_flag("--time", options->time,
                 "Print how long each step of the compilation takes, instead of a stage");
-  sub->add_option("-o", options->output, "Write this file instead of standard output")
-      ->type_name("FILE");
+  sub->add_option("-o", options->output,
+                  "Write this file instead of standard output; a directory (with / at its end, or "
+                  "there already) gets files named after each spec")
+      ->type_name("PATH");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

@@ -20,8 +20,10 @@
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
 #include "llvm/IR/Verifier.h"
+#include "llvm/Linker/Linker.h"
 #include "llvm/Support/raw_ostream.h"
 #include "llvm/Target/TargetMachine.h"
+#include "llvm/Transforms/Utils/Cloning.h"
 
 #include <chrono>
 #include <cstdlib>
@@ -35,7 +37,6 @@ constexpr std::pair<EmitStage, std::string_view> kEmitStages[] = {
     {EmitStage::Linalg, "linalg"}, {EmitStage::Scheduled, "scheduled"},
     {EmitStage::Vector, "vector"}, {EmitStage::LlvmMlir, "llvm-mlir"},
     {EmitStage::Llvm, "llvm"},     {EmitStage::Assembly, "asm"},
-    {EmitStage::Object, "obj"},
 };
 
 /// Adds the time since its making to a figure.
@@ -73,7 +74,7 @@ std::optional<EmitStage> parseEmitStage(std::string_view text) {
   return std::nullopt;
 }
 
-std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir, llvm, asm, obj"; }
+std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir, llvm, asm"; }
 
 std::string kernelSymbol(const Operator &op) {
   const char *kind = op.spec.mode == Mode::Sample ? "ln" : "bn";
@@ -83,13 +84,43 @@ std::string kernelSymbol(const Operator &op) {
 
 namespace {
 
-/// What one variant is at the stage asked for.
+/// What one variant is at the stage asked for: text up to the LLVM dialect, then an llvm::Module.
 struct Compiled {
   std::string text;
   std::vector<StageInfo> stages;
   SizeExpr workspaceBytes;
-  llvm::SmallVector<char, 0> object;
+  std::unique_ptr<llvm::Module> module;
 };
+
+/// All that a manifest has before the code.
+Artifact manifestOf(const Operator &op, const TargetDescription &target) {
+  Artifact artifact;
+  artifact.name = op.spec.name;
+  artifact.phase = op.phase;
+  artifact.triple = target.triple;
+  artifact.cpu = target.cpu;
+  artifact.requiredFeatures = target.instructionSets();
+  artifact.sizes = op.sizes;
+  artifact.scalars = op.scalars;
+  artifact.arguments = op.arguments;
+  return artifact;
+}
+
+/// The same of a variant. Its stages' entries are those of `functions`.
+llvm::Expected<Variant> describe(const ScheduleVariant &variant, const Compiled &compiled,
+                                 const std::map<std::string, uint64_t> &functions) {
+  Variant out;
+  out.schedule = variant.schedule.text();
+  out.guard = variant.guard;
+  out.workspaceBytes = compiled.workspaceBytes;
+  for (const StageInfo &stage : compiled.stages) {
+    const auto function = functions.find(stage.symbol);
+    if (function == functions.end())
+      return llvm::make_error<InternalError>("no code for stage " + stage.symbol);
+    out.stages.push_back({stage.symbol, function->second, stage.tasks, stage.bytesPerTask});
+  }
+  return out;
+}
 
 template <typename T> std::string printed(T &&value) {
   std::string text;
@@ -131,9 +162,9 @@ struct Session::State {
     return llvm::make_error<InternalError>(fmt::format("{}: {}", step, diagnostics));
   }
 
-  /// Runs the steps up to `stage`.
-  llvm::Expected<Compiled> run(const Operator &op, const Schedule &schedule, EmitStage stage,
-                               CompileTimes &times);
+  /// Runs the steps up to `stage`, at most to an optimized llvm::Module.
+  llvm::Expected<Compiled> run(const Operator &op, const Schedule &schedule,
+                               const std::string &symbol, EmitStage stage, CompileTimes &times);
 };
 
 char InternalError::ID = 0;
@@ -161,13 +192,14 @@ Session::State &Session::state() {
 }
 
 llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule &schedule,
-                                             EmitStage stage, CompileTimes &times) {
+                                             const std::string &symbol, EmitStage stage,
+                                             CompileTimes &times) {
   diagnostics.clear();
   Compiled result;
   LoweredKernel kernel;
   {
     Stopwatch watch(times.lower);
-    kernel = lowerToLinalg(context, op, schedule, kernelSymbol(op));
+    kernel = lowerToLinalg(context, op, schedule, symbol);
     result.stages = kernel.stages;
     result.workspaceBytes = kernel.workspaceBytes;
     if (verify && mlir::failed(mlir::verify(*kernel.module)))
@@ -217,16 +249,7 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
     if (verify && llvm::verifyModule(*llvmModule, &stream))
       return llvm::make_error<InternalError>("LLVM IR: " + text);
   }
-  if (stage == EmitStage::Llvm) {
-    llvm::raw_string_ostream stream(result.text);
-    llvmModule->print(stream, nullptr);
-    return result;
-  }
-  Stopwatch watch(times.codegen);
-  if (stage == EmitStage::Assembly)
-    result.text = emitAssembly(*llvmModule, *machine);
-  else
-    result.object = objects.emit(*llvmModule);
+  result.module = std::move(llvmModule);
   return result;
 }
 
@@ -236,12 +259,16 @@ Session::emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, Emit
   std::vector<std::string> texts;
   CompileTimes times;
   for (const ScheduleVariant &variant : variants) {
-    auto compiled = current.run(op, variant.schedule, stage, times);
+    auto compiled = current.run(op, variant.schedule, kernelSymbol(op), stage, times);
     if (!compiled)
       return compiled.takeError();
-    texts.push_back(stage == EmitStage::Object
-                        ? std::string(compiled->object.begin(), compiled->object.end())
-                        : std::move(compiled->text));
+    if (stage == EmitStage::Llvm) {
+      llvm::raw_string_ostream stream(compiled->text);
+      compiled->module->print(stream, nullptr);
+    } else if (stage == EmitStage::Assembly) {
+      compiled->text = emitAssembly(*compiled->module, *current.machine);
+    }
+    texts.push_back(std::move(compiled->text));
   }
   return texts;
 }
@@ -254,41 +281,74 @@ llvm::Expected<Artifact> Session::compile(const Spec &spec, Phase phase, Compile
 llvm::Expected<Artifact> Session::compile(const Operator &op,
                                           llvm::ArrayRef<ScheduleVariant> variants,
                                           CompileTimes *times) {
-  Artifact artifact;
-  artifact.name = op.spec.name;
-  artifact.phase = op.phase;
-  artifact.triple = target_.triple;
-  artifact.cpu = target_.cpu;
-  artifact.requiredFeatures = target_.instructionSets();
-  artifact.sizes = op.sizes;
-  artifact.scalars = op.scalars;
-  artifact.arguments = op.arguments;
-
+  Artifact artifact = manifestOf(op, target_);
   State &current = state();
   CompileTimes ignored;
   CompileTimes &spent = times ? *times : ignored;
   for (const ScheduleVariant &variant : variants) {
-    auto compiled = current.run(op, variant.schedule, EmitStage::Object, spent);
+    auto compiled = current.run(op, variant.schedule, kernelSymbol(op), EmitStage::Assembly, spent);
     if (!compiled)
       return compiled.takeError();
+    llvm::SmallVector<char, 0> object;
+    {
+      Stopwatch watch(spent.codegen);
+      object = current.objects.emit(*compiled->module);
+    }
     Stopwatch watch(spent.image);
-    auto linked = linkImage(compiled->object);
+    auto linked = linkImage(object);
     if (!linked)
       return llvm::make_error<InternalError>(llvm::toString(linked.takeError()));
-    Variant out;
-    out.schedule = variant.schedule.text();
-    out.guard = variant.guard;
-    out.workspaceBytes = compiled->workspaceBytes;
-    out.image = std::move(linked->image);
-    for (const StageInfo &stage : compiled->stages) {
-      const auto function = linked->functions.find(stage.symbol);
-      if (function == linked->functions.end())
-        return llvm::make_error<InternalError>("no code for stage " + stage.symbol);
-      out.stages.push_back({stage.symbol, function->second, stage.tasks, stage.bytesPerTask});
-    }
-    artifact.variants.push_back(std::move(out));
+    auto out = describe(variant, *compiled, linked->functions);
+    if (!out)
+      return out.takeError();
+    out->image = std::move(linked->image);
+    artifact.variants.push_back(std::move(*out));
   }
   return artifact;
+}
+
+llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel> kernels,
+                                                    bool withAssembly) {
+  State &current = state();
+  CompileTimes times;
+  std::vector<std::vector<Compiled>> compiled;
+  std::unique_ptr<llvm::Module> all;
+  for (const ObjectKernel &kernel : kernels) {
+    auto &variants = compiled.emplace_back();
+    for (size_t i = 0; i < kernel.variants.size(); ++i) {
+      const std::string symbol =
+          kernel.variants.size() == 1 ? kernel.symbol : fmt::format("{}_v{}", kernel.symbol, i + 1);
+      auto one =
+          current.run(kernel.op, kernel.variants[i].schedule, symbol, EmitStage::Assembly, times);
+      if (!one)
+        return one.takeError();
+      variants.push_back(std::move(*one));
+      std::unique_ptr<llvm::Module> module = std::move(variants.back().module);
+      if (!all)
+        all = std::move(module);
+      else if (llvm::Linker::linkModules(*all, std::move(module)))
+        return llvm::make_error<InternalError>("modules of variants cannot be joined");
+    }
+  }
+  KernelObject result;
+  if (withAssembly) // of a copy: code generation changes what it is given
+    result.assembly = emitAssembly(*llvm::CloneModule(*all), *current.machine);
+  const llvm::SmallVector<char, 0> object = current.objects.emit(*all);
+  result.object.assign(object.begin(), object.end());
+  auto linked = linkImage(object);
+  if (!linked)
+    return llvm::make_error<InternalError>(llvm::toString(linked.takeError()));
+  result.codeBytes = linked->image.bytes.size();
+  for (size_t k = 0; k < kernels.size(); ++k) {
+    Artifact &artifact = result.kernels.emplace_back(manifestOf(kernels[k].op, target_));
+    for (size_t v = 0; v < compiled[k].size(); ++v) {
+      auto out = describe(kernels[k].variants[v], compiled[k][v], linked->functions);
+      if (!out)
+        return out.takeError();
+      artifact.variants.push_back(std::move(*out));
+    }
+  }
+  return result;
 }
 
 } // namespace normforge

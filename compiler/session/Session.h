@@ -13,7 +13,7 @@
 namespace normforge {
 
 /// What `compile --emit` can show, in the order in which it comes to be.
-enum class EmitStage : uint8_t { Linalg, Scheduled, Vector, LlvmMlir, Llvm, Assembly, Object };
+enum class EmitStage : uint8_t { Linalg, Scheduled, Vector, LlvmMlir, Llvm, Assembly };
 std::optional<EmitStage> parseEmitStage(std::string_view text);
 std::string_view emitStageNames(); ///< "linalg, scheduled, ..."
 
@@ -35,6 +35,21 @@ private:
   std::string text_;
 };
 
+/// One kernel to be compiled into an object.
+struct ObjectKernel {
+  Operator op;
+  std::vector<ScheduleVariant> variants;
+  std::string symbol; ///< what the names of its functions begin with
+};
+
+/// Kernels as a relocatable object: nothing in it is undefined.
+struct KernelObject {
+  std::vector<Artifact> kernels; ///< the manifests, without images
+  std::string object;            ///< the ELF file's bytes; the same for the same kernels
+  std::string assembly;          ///< where it was asked for
+  uint64_t codeBytes = 0;        ///< of text and constants
+};
+
 /// Not thread-safe: one session a thread. Making one costs some 5 ms; a session that is used again
 /// saves them. What MLIR and LLVM keep for good is let go of after some hundreds of kernels.
 class Session {
@@ -52,9 +67,12 @@ public:
   /// The same for schedules chosen by the caller, the guard of the last one always holding.
   llvm::Expected<Artifact> compile(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
                                    CompileTimes *times = nullptr);
-  /// The text (or object's bytes) of a stage for each variant.
+  /// The text of a stage for each variant.
   llvm::Expected<std::vector<std::string>>
   emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, EmitStage stage);
+  /// Kernels as one object, all their variants in it, and as assembly too.
+  llvm::Expected<KernelObject> compileObject(llvm::ArrayRef<ObjectKernel> kernels,
+                                             bool withAssembly);
 
 private:
   struct State;

@@ -1,5 +1,6 @@
 #include "runtime/artifact/Artifact.h"
 
+#include "runtime/artifact/Bytes.h"
 #include "runtime/artifact/Checksum.h"
 
 #include <algorithm>
@@ -17,113 +18,29 @@ constexpr std::array<char, 8> magic = {'N', 'F', 'K', 'E', 'R', 'N', 'E', 'L'};
 constexpr uint32_t formatVersion = 1;
 constexpr size_t headerBytes = magic.size() + 4 + 8 + 8;
 
-// Far above what any kernel needs, and low enough that counts can be trusted with memory.
-constexpr size_t maxText = 1 << 16;
-constexpr size_t maxList = 256;
 constexpr size_t maxRank = 16;
 constexpr size_t maxNodes = 1024;
 constexpr size_t maxImage = size_t(1) << 28;
 
-class Writer {
-public:
-  std::vector<std::byte> bytes;
+void write(Writer &out, const SizeExpr &expr) {
+  out.count(expr.nodes().size());
+  for (const SizeExpr::Node &node : expr.nodes()) {
+    out.integer(static_cast<uint8_t>(node.op));
+    out.integer(node.value);
+  }
+}
 
-  template <typename T> void integer(T value) {
-    for (size_t i = 0; i < sizeof(T); ++i)
-      bytes.push_back(static_cast<std::byte>(static_cast<uint64_t>(value) >> (8 * i)));
+SizeExpr readExpr(Reader &in, size_t sizeCount) {
+  std::vector<SizeExpr::Node> nodes;
+  for (size_t n = in.count(maxNodes, "nodes in an expression"); n > 0 && !in.failed(); --n) {
+    auto op = static_cast<SizeExpr::Op>(in.integer<uint8_t>());
+    nodes.push_back({op, in.integer<int64_t>()});
   }
-  void count(size_t n) { integer(static_cast<uint32_t>(n)); }
-  void text(std::string_view text) {
-    count(text.size());
-    auto *data = reinterpret_cast<const std::byte *>(text.data());
-    bytes.insert(bytes.end(), data, data + text.size());
-  }
-  void texts(const std::vector<std::string> &list) {
-    count(list.size());
-    for (const std::string &item : list)
-      text(item);
-  }
-  void expr(const SizeExpr &expr) {
-    count(expr.nodes().size());
-    for (const SizeExpr::Node &node : expr.nodes()) {
-      integer(static_cast<uint8_t>(node.op));
-      integer(node.value);
-    }
-  }
-};
-
-/// Reads fields in the order they were written. After the first error every read gives a neutral
-/// value and `error` says what was wrong.
-class Reader {
-public:
-  Reader(std::span<const std::byte> bytes, std::string &error) : rest_(bytes), error_(error) {}
-
-  bool failed() const { return failed_; }
-  bool atEnd() const { return rest_.empty(); }
-  void fail(std::string message) {
-    if (!std::exchange(failed_, true))
-      error_ = std::move(message);
-  }
-
-  template <typename T> T integer() {
-    std::span<const std::byte> raw = take(sizeof(T));
-    uint64_t value = 0;
-    for (size_t i = 0; i < raw.size(); ++i)
-      value |= static_cast<uint64_t>(raw[i]) << (8 * i);
-    return static_cast<T>(value);
-  }
-  size_t count(size_t most, const char *what) {
-    size_t n = integer<uint32_t>();
-    if (n <= most)
-      return failed_ ? 0 : n;
-    fail("artifact has " + std::to_string(n) + " " + what + "; at most " + std::to_string(most) +
-         " are allowed");
-    return 0;
-  }
-  std::string text() {
-    std::span<const std::byte> raw = take(count(maxText, "characters in a text"));
-    return std::string(reinterpret_cast<const char *>(raw.data()), raw.size());
-  }
-  std::vector<std::string> texts(const char *what) {
-    std::vector<std::string> list;
-    for (size_t n = count(maxList, what); n > 0 && !failed_; --n)
-      list.push_back(text());
-    return list;
-  }
-  SizeExpr expr(size_t sizeCount) {
-    std::vector<SizeExpr::Node> nodes;
-    for (size_t n = count(maxNodes, "nodes in an expression"); n > 0 && !failed_; --n) {
-      auto op = static_cast<SizeExpr::Op>(integer<uint8_t>());
-      nodes.push_back({op, integer<int64_t>()});
-    }
-    std::optional<SizeExpr> expr = SizeExpr::fromNodes(std::move(nodes), sizeCount);
-    if (!expr)
-      fail("artifact has a malformed size expression");
-    return expr.value_or(SizeExpr());
-  }
-  /// An enumerator of `values` of them.
-  template <typename E> E enumerator(unsigned values, const char *what) {
-    unsigned value = integer<uint8_t>();
-    if (value >= values)
-      fail(std::string("artifact has an unknown ") + what);
-    return failed_ ? E() : static_cast<E>(value);
-  }
-  bool boolean() { return enumerator<uint8_t>(2, "truth value") != 0; }
-  std::span<const std::byte> take(size_t n) {
-    if (n > rest_.size())
-      fail("artifact is truncated");
-    if (failed_)
-      return {};
-    std::span<const std::byte> taken = rest_.first(n);
-    rest_ = rest_.subspan(n);
-    return taken;
-  }
-
-private:
-  std::span<const std::byte> rest_;
-  std::string &error_;
-  bool failed_ = false;
-};
+  std::optional<SizeExpr> expr = SizeExpr::fromNodes(std::move(nodes), sizeCount);
+  if (!expr)
+    in.fail("artifact has a malformed size expression");
+  return expr.value_or(SizeExpr());
+}
 
 void write(Writer &out, const Argument &argument) {
   out.text(argument.name);
@@ -131,7 +48,7 @@ void write(Writer &out, const Argument &argument) {
   out.integer(static_cast<uint8_t>(argument.dtype));
   out.count(argument.shape.size());
   for (const SizeExpr &size : argument.shape)
-    out.expr(size);
+    write(out, size);
   out.count(argument.mayAlias.size());
   for (uint32_t index : argument.mayAlias)
     out.integer(index);
@@ -143,7 +60,7 @@ Argument readArgument(Reader &in, size_t sizeCount) {
   argument.written = in.boolean();
   argument.dtype = in.enumerator<DType>(dtypeCount, "dtype");
   for (size_t n = in.count(maxRank, "axes in an argument"); n > 0 && !in.failed(); --n)
-    argument.shape.push_back(in.expr(sizeCount));
+    argument.shape.push_back(readExpr(in, sizeCount));
   for (size_t n = in.count(maxList, "aliases of an argument"); n > 0 && !in.failed(); --n)
     argument.mayAlias.push_back(in.integer<uint32_t>());
   return argument;
@@ -151,15 +68,15 @@ Argument readArgument(Reader &in, size_t sizeCount) {
 
 void write(Writer &out, const Variant &variant) {
   out.text(variant.schedule);
-  out.expr(variant.guard.value);
+  write(out, variant.guard.value);
   out.integer(variant.guard.limit);
-  out.expr(variant.workspaceBytes);
+  write(out, variant.workspaceBytes);
   out.count(variant.stages.size());
   for (const Stage &stage : variant.stages) {
     out.text(stage.symbol);
     out.integer(stage.entry);
-    out.expr(stage.tasks);
-    out.expr(stage.bytesPerTask);
+    write(out, stage.tasks);
+    write(out, stage.bytesPerTask);
   }
   out.count(variant.image.bytes.size());
   out.bytes.insert(out.bytes.end(), variant.image.bytes.begin(), variant.image.bytes.end());
@@ -168,15 +85,15 @@ void write(Writer &out, const Variant &variant) {
 Variant readVariant(Reader &in, size_t sizeCount) {
   Variant variant;
   variant.schedule = in.text();
-  variant.guard.value = in.expr(sizeCount);
+  variant.guard.value = readExpr(in, sizeCount);
   variant.guard.limit = in.integer<int64_t>();
-  variant.workspaceBytes = in.expr(sizeCount);
+  variant.workspaceBytes = readExpr(in, sizeCount);
   for (size_t n = in.count(maxList, "stages"); n > 0 && !in.failed(); --n) {
     Stage stage;
     stage.symbol = in.text();
     stage.entry = in.integer<uint64_t>();
-    stage.tasks = in.expr(sizeCount);
-    stage.bytesPerTask = in.expr(sizeCount);
+    stage.tasks = readExpr(in, sizeCount);
+    stage.bytesPerTask = readExpr(in, sizeCount);
     variant.stages.push_back(std::move(stage));
   }
   std::span<const std::byte> image = in.take(in.count(maxImage, "bytes in an image"));
@@ -349,7 +266,7 @@ std::optional<Artifact> deserialize(std::span<const std::byte> bytes, std::strin
     error = "these bytes are not a Normforge kernel";
     return std::nullopt;
   }
-  Reader in(bytes.subspan(magic.size()), error);
+  Reader in(bytes.subspan(magic.size()), "artifact", error);
   uint32_t version = in.integer<uint32_t>();
   uint64_t length = in.integer<uint64_t>();
   uint64_t sum = in.integer<uint64_t>();

@@ -11,7 +11,8 @@
 namespace normforge {
 
 /// The host has this feature and the operating system saves its registers. Names are LLVM's:
-/// "avx2", "avx512f". Unknown names give false; so does every name on a CPU other than x86-64.
+/// "avx2", "avx512f". Unknown names give false; so does every name on a CPU other than x86-64 and
+/// aarch64.
 bool hostHasFeature(std::string_view name);
 
 /// Every feature that the host has, ascending.

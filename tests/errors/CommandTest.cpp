@@ -305,12 +305,14 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
                  "normforge: error: --seed: expected a whole number from 0 to "
                  "18446744073709551615, found '-1'");
   folder.refuses({"compile", "bn.yaml"},
-                 "normforge: error: --emit is missing: expected one of: linalg, scheduled, vector, "
-                 "llvm-mlir, llvm, asm, obj");
+                 "normforge: error: --emit is missing: expected a stage of the compilation (linalg, "
+                 "scheduled, vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, "
+                 "header, manifest)");
   folder.refuses({"compile", "bn.yaml", "--emit=wasm"},
-                 "normforge: error: --emit: expected one of: linalg, scheduled, vector, "
-                 "llvm-mlir, llvm, asm, obj, found 'wasm'");
-  folder.refuses({"compile", "bn.yaml", "--emit=asm", "-o", "folder"},
+                 "normforge: error: --emit: expected a stage of the compilation (linalg, scheduled, "
+                 "vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, header, "
+                 "manifest), found 'wasm'");
+  folder.refuses({"compile", "bn.yaml", "--emit=vector", "-o", "folder"},
                  "folder: error: expected a file to write, found a directory");
   folder.refuses({}, "normforge: error: A subcommand is required; normforge --help lists what it "
                      "takes");
@@ -493,8 +495,7 @@ TEST_CASE("compile prints every stage, and writes files whole") {
     CHECK(outcome.err == "");
     CHECK(contains(outcome.out, expected));
   }
-  const Outcome object =
-      folder.run({"compile", "bn.yaml", "--emit=obj", "--variant", "1", "-o", "bn.o"});
+  const Outcome object = folder.run({"compile", "bn.yaml", "--emit=obj", "-o", "bn.o"});
   CHECK(object.status == 0);
   CHECK(object.out == "");
   CHECK(slurp(folder.path() / "bn.o")
@@ -503,7 +504,7 @@ TEST_CASE("compile prints every stage, and writes files whole") {
                    0) == 0);
 }
 
-TEST_CASE("variants are printed one after another, and are objects of their own") {
+TEST_CASE("variants are printed one after another or one alone") {
   const Folder folder;
   folder.write("large.yaml", "name: large\n"
                              "input: {shape: [N, 8, 112, 112], layout: nchw}\n"
@@ -517,16 +518,14 @@ TEST_CASE("variants are printed one after another, and are objects of their own"
   CHECK(contains(text.out, "\n# variant 2 of "));
   CHECK(contains(text.out, ", otherwise: "));
 
-  const Outcome both =
-      folder.run({"compile", "large.yaml", "--emit=obj", "--cpu", "haswell", "-o", "large.o"});
-  CHECK(both.status == 2);
-  CHECK(both.err.rfind("normforge: error: the kernel has ", 0) == 0);
-  CHECK(contains(both.err, " variants, each an object file of its own; choose one with --variant\n"
-                           "  variant 1 of "));
-  CHECK(!fs::exists(folder.path() / "large.o"));
-  CHECK(folder.run({"compile", "large.yaml", "--emit=obj", "--variant", "2", "-o", "large.o"})
-            .status == 0);
-  CHECK(fs::exists(folder.path() / "large.o"));
+  const Outcome one =
+      folder.run({"compile", "large.yaml", "--emit=asm", "--cpu", "haswell", "--variant", "2"});
+  CHECK(one.status == 0);
+  CHECK(one.out.rfind("# variant 2 of ", 0) == 0);
+  CHECK(!contains(one.out, "variant 1 of"));
+  folder.refuses({"compile", "large.yaml", "--emit=obj", "--variant", "2", "-o", "large.o"},
+                 "normforge: error: --variant: a file holds all variants; leave it out, or print a "
+                 "stage");
 }
 
 TEST_CASE("check --adversarial prints our errors beside oneDNN's") {

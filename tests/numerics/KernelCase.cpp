@@ -74,7 +74,13 @@ std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes) {
 std::string wrongResults(const TestKernel &kernel, const Spec &spec, Phase phase,
                          const oracle::Sizes &sizes, const oracle::Arrays &inputs,
                          const oracle::Numbers &scalars, const RunOptions &options) {
-  const oracle::Arrays outputs = kernel.run(sizes, inputs, scalars, options);
+  return wrongOutputs(spec, phase, sizes, inputs, kernel.run(sizes, inputs, scalars, options),
+                      scalars);
+}
+
+std::string wrongOutputs(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
+                         const oracle::Arrays &inputs, const oracle::Arrays &outputs,
+                         const oracle::Numbers &scalars) {
   std::string wrong = disagreement(spec, phase, sizes, inputs, outputs, scalars);
   if (spec.layout.isBlocked()) {
     const std::vector<int64_t> groups = groupsOf(spec, sizes);

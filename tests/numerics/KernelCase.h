@@ -32,6 +32,11 @@ std::string wrongResults(const TestKernel &kernel, const Spec &spec, Phase phase
                          const oracle::Sizes &sizes, const oracle::Arrays &inputs,
                          const oracle::Numbers &scalars = {}, const RunOptions &options = {});
 
+/// The same of outputs that are there.
+std::string wrongOutputs(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
+                         const oracle::Arrays &inputs, const oracle::Arrays &outputs,
+                         const oracle::Numbers &scalars = {});
+
 /// For each element in memory of x, the index of its statistics group; -1 for padding.
 std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes);
 

@@ -1,0 +1,155 @@
+// Kernels for aarch64 give the right results: NEON on a CPU without SVE and bf16, which dies of
+// their instructions; scalable vectors at three lengths, from one program.
+#include "tests/cross/CrossProgram.h"
+#include "tests/numerics/FrameworkCases.h"
+#include "tests/numerics/KernelCase.h"
+#include "tests/numerics/LayoutCases.h"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+using namespace normforge;
+using namespace normforge::test;
+
+namespace {
+
+struct Expectation {
+  std::string what; ///< the spec and its sizes, for messages
+  Spec spec;
+  Phase phase;
+};
+
+/// Every form of the kernel, each called with these sizes.
+void addCalls(CrossProgram &program, const std::string &text, const Spec &spec, Phase phase,
+              const std::vector<oracle::Sizes> &sizes, const std::vector<oracle::Arrays> &inputs,
+              std::vector<Expectation> &expectations) {
+  const Operator op = makeOperator(spec, phase);
+  for (const ScheduleVariant &form : forms(op, program.target())) {
+    const size_t kernel = program.add(op, {form});
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      program.add(CrossCall{kernel, sizes[i], inputs[i], i % 3 == 1});
+      expectations.push_back(
+          {fmt::format("{}{}\n{}", text, describeSizes(sizes[i]), form.schedule.text()), spec,
+           phase});
+    }
+  }
+}
+
+/// All layouts, modes, phases and dtypes; sizes and data are drawn.
+void addLayouts(CrossProgram &program, const char *cpu, std::vector<Expectation> &expectations) {
+  std::mt19937_64 random(testSeed());
+  size_t turn = testSeed() % 105;
+  for (const Shape &shape : layoutShapes())
+    for (const Kind &kind : kinds({cpu})) {
+      ++turn;
+      if (!exists(shape, kind))
+        continue;
+      const bool isStatic = turn % 4 == 0;
+      auto draw = [&] { return oddSizes[random() % std::size(oddSizes)]; };
+      const bool hasSmall = std::string_view(shape.shape).find('M') != std::string_view::npos;
+      std::string sizesText = shape.shape;
+      if (isStatic)
+        sizesText = replaced(replaced(sizesText, 'S', std::to_string(draw())), 'M', "3");
+      const std::string text = layoutYaml(shape, kind, sizesText, turn);
+      const Spec spec = specOf(text);
+      std::vector<oracle::Sizes> sizes;
+      std::vector<oracle::Arrays> inputs;
+      for (int i = 0; i < (isStatic ? 2 : 4); ++i) {
+        oracle::Sizes &drawn = sizes.emplace_back();
+        if (!isStatic) {
+          drawn["S"] = draw();
+          if (hasSmall)
+            drawn["M"] = random() % 2 ? 5 : 1;
+        }
+        const oracle::Data data[] = {oracle::Data::Normal, oracle::Data::Offset,
+                                     oracle::Data::Constant, oracle::Data::Normal};
+        // 1e4 deviations are not in the digits of half precision.
+        const bool half = byteSize(spec.dtype) == 2;
+        inputs.push_back(oracle::drawInputs(spec, kind.phase, drawn, random(),
+                                            half ? oracle::Data::Normal : data[i]));
+      }
+      addCalls(program, text, spec, kind.phase, sizes, inputs, expectations);
+    }
+}
+
+/// What Keras and PyTorch were given.
+void addFrameworks(CrossProgram &program, std::vector<Expectation> &expectations) {
+  const auto cases = readFrameworkCases(std::string(NORMFORGE_TEST_DATA_DIR) + "/data/frameworks");
+  int added = 0;
+  for (const ConformanceCase &item : cases.cases) {
+    auto spec = parseSpec(item.spec, item.sourceName);
+    if (!spec) { // not built yet
+      llvm::consumeError(spec.takeError());
+      continue;
+    }
+    oracle::Arrays inputs;
+    for (const std::string &name : oracle::inputNames(*spec, item.phase))
+      inputs.emplace(name, item.inputs.at(name));
+    addCalls(program, item.name, *spec, item.phase, {item.sizes}, {inputs}, expectations);
+    ++added;
+  }
+  CHECK(added >= 46);
+}
+
+/// Rows and columns beyond the blocks that long sums are made of, and tasks of several chunks.
+void addLong(CrossProgram &program, std::vector<Expectation> &expectations) {
+  for (const char *input :
+       {"shape: [N, 3, 57, 57], layout: nchw", "shape: [N, 57, 57, 20], layout: nhwc",
+        "shape: [N, 40, 31, 31], layout: nChw16c", "shape: [N, 3000], layout: nc"}) {
+    const std::string text =
+        fmt::format("name: long\nsemantics: pytorch\ninput: {{{}}}\naxis: {}\n"
+                    "mode: {}\nphases: [training]\n",
+                    input, "c", std::string_view(input).ends_with("nc") ? 1 : 0);
+    const Spec spec = specOf(text);
+    const oracle::Sizes sizes = {{"N", 3}};
+    addCalls(program, text, spec, Phase::Training, {sizes},
+             {oracle::drawInputs(spec, Phase::Training, sizes, testSeed(), oracle::Data::Offset)},
+             expectations);
+  }
+}
+
+void check(const char *cpu, const std::vector<std::string> &emulated) {
+  if (const std::string why = CrossProgram::whyNot(); !why.empty()) {
+    MESSAGE("SKIP: " << why);
+    return;
+  }
+  try {
+    CrossProgram program(cpu, NORMFORGE_BUILD_DIR "/cross/" + std::string(cpu));
+    std::vector<Expectation> expectations;
+    addLayouts(program, cpu, expectations);
+    addFrameworks(program, expectations);
+    addLong(program, expectations);
+    program.build();
+    std::vector<std::vector<oracle::Arrays>> results;
+    for (const std::string &machine : emulated) {
+      INFO("NORMFORGE_TEST_SEED=", testSeed(), " build/bin/test_cross, ", std::string(cpu), " on ",
+           machine);
+      results.push_back(program.run(machine, testSeed()));
+      REQUIRE(results.back().size() == expectations.size());
+      for (size_t i = 0; i < expectations.size(); ++i) {
+        INFO(expectations[i].what);
+        const CrossCall &call = program.calls()[i];
+        const std::string wrong = wrongOutputs(expectations[i].spec, expectations[i].phase,
+                                               call.sizes, call.inputs, results.back()[i]);
+        CHECK_MESSAGE(wrong.empty(), wrong);
+      }
+    }
+    CHECK(expectations.size() > 1000);
+  } catch (const std::exception &error) {
+    FAIL_CHECK(error.what());
+  }
+}
+
+} // namespace
+
+TEST_CASE("aarch64: NEON kernels on a CPU that has nothing more") {
+  check("neoverse-n1", {"neoverse-n1"});
+}
+
+TEST_CASE("aarch64: scalable vectors of 128, 256 and 512 bits") {
+  check("neoverse-v1", {"max,sve128=on,sve256=off", "max,sve256=on,sve512=off", "max,sve512=on"});
+}
+
+TEST_CASE("aarch64: schedules for 512 bits, on other lengths") {
+  check("a64fx", {"max,sve128=on,sve256=off", "max,sve512=on"});
+}

@@ -1,0 +1,85 @@
+#include "tests/numerics/LayoutCases.h"
+
+#include <fmt/format.h>
+
+namespace normforge::test {
+
+namespace {
+
+const Shape shapes[] = {
+    {"c", "S", "c"},
+    {"nc", "M, S", "c"},
+    {"nc", "S, M", "c"},
+    {"nc", "S, M", "n"},
+    {"ncw", "M, 3, S", "c"},
+    {"ncw", "M, S, 3", "c"},
+    {"nwc", "M, 3, S", "c"},
+    {"nwc", "M, S, 3", "c"},
+    {"tnc", "M, 2, S", "c"},
+    {"tnc", "M, S, 5", "[t, c]"},
+    {"tnc", "S, M, 5", "n"},
+    {"nchw", "M, 3, 1, S", "c"},
+    {"nchw", "M, S, 3, 2", "c"},
+    {"nchw", "M, 3, 2, S", "[c, h, w]"},
+    {"nchw", "M, 3, S, 2", "[n, c]"},
+    {"nhwc", "M, 2, 3, S", "c"},
+    {"nhwc", "M, S, 3, 5", "c"},
+    {"nhwc", "M, 3, 2, S", "[h, c]"},
+    {"ncdhw", "M, 3, 2, 2, S", "c"},
+    {"ndhwc", "M, 2, 2, 3, S", "c"},
+    {"ndhwc", "M, 2, S, 2, 3", "[d, c]"},
+    {"ntcdhw", "M, 2, 3, 2, 1, S", "c"},
+    {"ntdhwc", "M, 2, 1, 2, 2, S", "[t, c]"},
+    {"nChw8c", "M, S, 3, 2", "c"},
+    {"nChw8c", "M, 11, 1, S", "c"},
+    {"nChw16c", "M, S, 2, 3", "c"},
+    {"nChw16c", "M, 19, 1, S", "[c, w]"},
+};
+
+const char *const fusions[] = {"[]", "[add]", "[relu]", "[add, relu]", "[relu, add]"};
+
+} // namespace
+
+std::span<const Shape> layoutShapes() { return shapes; }
+
+std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
+  std::vector<Kind> all;
+  for (int mode : {0, 1, 2})
+    for (Phase phase : {Phase::Inference, Phase::Training})
+      for (const char *dtype : {"f32", "f64", "bf16", "f16"})
+        for (const char *cpu : cpus)
+          // What half precision changes does not depend on the mode.
+          if (std::string_view(dtype).find("16") == std::string_view::npos ||
+              mode == (phase == Phase::Training ? 0 : 1))
+            all.push_back({mode, phase, dtype, cpu});
+  return all;
+}
+
+bool exists(const Shape &shape, const Kind &kind) {
+  return kind.mode == 1 || std::string_view(shape.layout) != "c";
+}
+
+std::string replaced(std::string text, char letter, const std::string &by) {
+  for (size_t at; (at = text.find(letter)) != std::string::npos;)
+    text.replace(at, 1, by);
+  return text;
+}
+
+std::string layoutYaml(const Shape &shape, const Kind &kind, const std::string &sizes,
+                       size_t turn) {
+  const char *const presets[] = {"pytorch", "onnx-15", "keras-1.2"};
+  // Keras' mode 1 takes the last axis alone.
+  const char *preset = presets[turn % (kind.mode == 1 ? 2 : 3)];
+  std::string text = fmt::format(
+      "name: layouts\nsemantics: {}\ninput: {{shape: [{}], layout: {}, dtype: {}}}\naxis: {}\n"
+      "mode: {}\nphases: [{}]\nfuse: {}\n",
+      preset, sizes, shape.layout, kind.dtype, shape.axis, kind.mode, toString(kind.phase),
+      fusions[turn % std::size(fusions)]);
+  if (turn % 7 == 3)
+    text += "center: false\n";
+  if (turn % 7 == 5)
+    text += "scale: false\n";
+  return text;
+}
+
+} // namespace normforge::test
