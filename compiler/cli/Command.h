@@ -35,6 +35,7 @@ void declareCheck(CLI::App &app, int &status);
 void declareCompile(CLI::App &app, int &status);
 void declareRun(CLI::App &app, int &status);
 void declareExplain(CLI::App &app, int &status);
+void declarePack(CLI::App &app, int &status);
 void declareTargets(CLI::App &app, int &status);
 
 /// "normforge: error: TEXT".

@@ -54,6 +54,7 @@ int parseAndRun(int argc, char **argv) {
              "defect of normforge.");
   cli::declareCheck(app, status);
   cli::declareCompile(app, status);
+  cli::declarePack(app, status);
   cli::declareRun(app, status);
   cli::declareExplain(app, status);
   cli::declareTargets(app, status);

@@ -59,7 +59,8 @@ typedef enum nf_code {
   NF_WRONG_MACHINE = 5,    /* the kernel needs a CPU or a feature that this machine lacks */
   NF_OUT_OF_MEMORY = 6,
   NF_SYSTEM_ERROR = 7, /* the operating system refused */
-  NF_INTERNAL = 8      /* a defect of Normforge */
+  NF_INTERNAL = 8,     /* a defect of Normforge */
+  NF_NO_KERNEL = 9     /* a pack holds no kernel of this name and phase */
 } nf_code;
 
 typedef struct nf_status nf_status;
@@ -71,6 +72,31 @@ NF_API nf_code nf_status_code(const nf_status *status);
 NF_API const char *nf_status_message(const nf_status *status);
 /* Frees an error. NULL is allowed. */
 NF_API void nf_status_free(nf_status *status);
+
+/* ---- What a host lends ----------------------------------------------------------------------- */
+
+/* Runs tasks first to last - 1 of what nf_run handed out; `data` is nf_run's. */
+typedef void nf_body_fn(void *data, uint64_t first, uint64_t last);
+
+/* Calls `body` so that each of `tasks` tasks is in exactly one range, on any threads, in any order,
+ * and returns when all calls have ended, with what they wrote visible to the caller. Must not
+ * throw. Results do not depend on how the tasks are split, to the bit. */
+typedef void nf_parallel_for_fn(void *user, uint64_t tasks, nf_body_fn *body, void *data);
+
+/* The threads of the host. normforge/openmp.h makes one of OpenMP. */
+typedef struct nf_executor {
+  nf_parallel_for_fn *parallel_for; /* NULL: the calling thread runs everything */
+  void *user;
+} nf_executor;
+
+/* The host's memory. `allocate` gives `bytes` bytes aligned to `alignment`, a power of 2, or NULL;
+ * `release` takes back what it gave. Both may be called from several threads at once, and must not
+ * throw. */
+typedef struct nf_allocator {
+  void *(*allocate)(void *user, size_t bytes, size_t alignment); /* NULL: malloc and free */
+  void (*release)(void *user, void *memory, size_t bytes, size_t alignment);
+  void *user;
+} nf_allocator;
 
 /* ---- Engine ---------------------------------------------------------------------------------- */
 
@@ -97,9 +123,18 @@ typedef struct nf_engine_options {
   uint64_t cache_bytes;
   nf_log_fn *log; /* NULL: nobody listens */
   void *log_user;
+  /* Tell GDB and LLDB the names of kernels, so that breakpoints and backtraces know them; 0: no. */
+  uint32_t debugger;
+  /* The threads that nf_run uses where it is given none, copied. Its `user` outlives the engine and
+   * all that came of it. */
+  nf_executor executor;
+  /* Where nf_run takes a workspace from where it is given none, copied: the one memory that grows
+   * with the sizes. `user` as above. Objects, which are small, are malloc's. */
+  nf_allocator allocator;
 } nf_engine_options;
 
-/* Makes an engine: where kernels come from. `options` may be NULL. Opens no library yet. */
+/* Makes an engine: where kernels come from. `options` may be NULL. Opens no library yet.
+ * Errors: NF_INVALID_ARGUMENT (an allocator with one function of two), NF_OUT_OF_MEMORY. */
 NF_API nf_status *nf_engine_create(const nf_engine_options *options, nf_engine **engine);
 NF_API void nf_engine_retain(nf_engine *engine);
 NF_API void nf_engine_release(nf_engine *engine);
@@ -132,6 +167,12 @@ typedef struct nf_compile_options {
  * NF_OUT_OF_MEMORY, and NF_INTERNAL for a defect of the compiler. */
 NF_API nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
                              const nf_compile_options *options, nf_kernel **kernel);
+
+/* The same of a file: reads it whole. Its name is what errors begin with, and a spec without a name
+ * is named after it, where options->source_name is NULL.
+ * Errors: as nf_compile, and NF_SYSTEM_ERROR where the file cannot be read. */
+NF_API nf_status *nf_compile_file(nf_engine *engine, const char *path,
+                                  const nf_compile_options *options, nf_kernel **kernel);
 
 /* Makes a kernel from what nf_kernel_save gave, on any machine. The bytes are checked as a whole
  * (lengths, offsets, checksum), copied, and not kept; they hold machine code that will run here, so
@@ -178,6 +219,37 @@ NF_API const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar)
 NF_API size_t nf_kernel_variant_count(const nf_kernel *kernel);
 NF_API const char *nf_kernel_variant_schedule(const nf_kernel *kernel, size_t variant);
 
+/* ---- Packs ----------------------------------------------------------------------------------- */
+
+/* Kernels in one file, compiled ahead of time for several CPUs by `normforge pack`. Needs no
+ * compiler. A pack is an object as an engine is: see Threads above. */
+typedef struct nf_pack nf_pack;
+
+/* Maps a pack's file. All that is in its table of contents is checked now, some microseconds, each
+ * kernel when it is loaded. Machine code is in it that will run here: it must come from a source
+ * that is trusted. The file must not be changed while the pack is open; replace it by renaming
+ * another over it.
+ * Errors: NF_SYSTEM_ERROR where the file cannot be opened, NF_BAD_ARTIFACT where it is no whole
+ * pack of a version that is understood. */
+NF_API nf_status *nf_pack_open(nf_engine *engine, const char *path, nf_pack **pack);
+/* The same over bytes of the host, such as an array in its program; not copied: they outlive the
+ * pack and do not change. */
+NF_API nf_status *nf_pack_open_bytes(nf_engine *engine, const void *bytes, size_t size,
+                                     nf_pack **pack);
+NF_API void nf_pack_retain(nf_pack *pack);
+NF_API void nf_pack_release(nf_pack *pack);
+
+/* The kernels in it, by name and then phase. */
+NF_API size_t nf_pack_kernel_count(const nf_pack *pack);
+NF_API const char *nf_pack_kernel_name(const nf_pack *pack, size_t kernel);
+NF_API nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel);
+
+/* Loads a kernel: of the CPUs that it was packed for, the one that asks for most of the features
+ * that this machine has. Some 20 us; loading it again gives the same code at once.
+ * Errors: NF_NO_KERNEL where the pack has none of this name and phase, NF_WRONG_MACHINE where it
+ * has it for other CPUs alone, NF_BAD_ARTIFACT where it is damaged. */
+NF_API nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel);
+
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
 typedef struct nf_plan nf_plan;
@@ -213,32 +285,24 @@ NF_API nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t a
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* Runs tasks first to last - 1 of what nf_run handed out; `data` is nf_run's. */
-typedef void nf_body_fn(void *data, uint64_t first, uint64_t last);
-
-/* Calls `body` so that each of `tasks` tasks is in exactly one range, on any threads, in any order,
- * and returns when all calls have ended, with what they wrote visible to the caller. Must not
- * throw. Results do not depend on how the tasks are split, to the bit. */
-typedef void nf_parallel_for_fn(void *user, uint64_t tasks, nf_body_fn *body, void *data);
-
-/* The threads of the host. normforge/openmp.h makes one of OpenMP. */
-typedef struct nf_executor {
-  nf_parallel_for_fn *parallel_for; /* NULL: the calling thread runs everything */
-  void *user;
-} nf_executor;
-
 /* Computes. Blocks until the result is written.
- *   args       base pointers in the kernel's order, each aligned to its element. Arrays that are
- *              read are not written, though the type is void *.
- *   scalars    run-time numbers in the kernel's order; NULL when there are none.
- *              An epsilon is above 0, in f32 too where that is the dtype; a momentum is from 0 to
- * 1; a count, which is that of the batches so far with this one, is at least 1. workspace
- * nf_plan_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT, for this call alone while it
- * runs; contents do not matter. NULL: allocated and freed by this call where the plan needs any.
- * With a workspace nothing is allocated. executor   NULL: the calling thread. A stage of one task,
- * or that moves less than 64 KiB, runs on the calling thread in any case. One plan may run in
- * several threads at once, each with its own workspace and outputs. Errors: NF_INVALID_ARGUMENT as
- * nf_plan_check, NF_OUT_OF_MEMORY; nothing was written then. */
+ *
+ * args: base pointers in the kernel's order, each aligned to its element. Arrays that are read are
+ * not written, though the type is void *.
+ *
+ * scalars: run-time numbers in the kernel's order; NULL when there are none. An epsilon is above 0,
+ * in f32 too where that is what is computed in; a momentum is from 0 to 1; a count, which is that
+ * of the batches so far with this one, is at least 1.
+ *
+ * workspace: nf_plan_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT, for this call alone
+ * while it runs; contents do not matter. NULL: this call takes it from the engine's allocator,
+ * where the plan needs any, and gives it back. With a workspace nothing is allocated.
+ *
+ * executor: NULL: the engine's, or where it has none the calling thread. A stage of one task, or
+ * that moves less than 64 KiB, runs on the calling thread in any case.
+ *
+ * One plan may run in several threads at once, each with its own workspace and outputs.
+ * Errors: NF_INVALID_ARGUMENT as nf_plan_check, NF_OUT_OF_MEMORY; nothing was written then. */
 NF_API nf_status *nf_run(const nf_plan *plan, void *const *args, size_t arg_count,
                          const nf_scalar *scalars, size_t scalar_count, void *workspace,
                          const nf_executor *executor);

@@ -169,6 +169,37 @@ private:
   static std::string_view text(const char *text) { return text ? text : std::string_view(); }
 };
 
+/// Kernels in a file, compiled ahead of time.
+class Pack : public detail::Handle<nf_pack, nf_pack_retain, nf_pack_release> {
+public:
+  using Handle::Handle;
+
+  size_t size() const { return nf_pack_kernel_count(get()); }
+  std::string_view name(size_t i) const {
+    const char *text = nf_pack_kernel_name(get(), i);
+    return text ? text : std::string_view();
+  }
+  nf_phase phase(size_t i) const { return nf_pack_kernel_phase(get(), i); }
+
+  Kernel load(const std::string &name, nf_phase phase = NF_INFERENCE) const {
+    nf_kernel *kernel = nullptr;
+    detail::check(nf_pack_load(get(), name.c_str(), phase, &kernel));
+    return Kernel(kernel);
+  }
+  /// Nothing where the pack has no such kernel, or has it for other machines alone.
+  std::optional<Kernel> find(const std::string &name, nf_phase phase = NF_INFERENCE) const {
+    nf_kernel *kernel = nullptr;
+    nf_status *status = nf_pack_load(get(), name.c_str(), phase, &kernel);
+    const nf_code code = nf_status_code(status);
+    if (code == NF_NO_KERNEL || code == NF_WRONG_MACHINE) {
+      nf_status_free(status);
+      return std::nullopt;
+    }
+    detail::check(status);
+    return Kernel(kernel);
+  }
+};
+
 /// Where kernels come from.
 class Engine : public detail::Handle<nf_engine, nf_engine_retain, nf_engine_release> {
 public:
@@ -182,6 +213,9 @@ public:
     uint64_t cacheBytes = 0;                     ///< 0: the default
     nf_log_fn *log = nullptr;
     void *logUser = nullptr;
+    bool debugger = false;
+    nf_executor executor{};
+    nf_allocator allocator{};
   };
   Engine() : Engine(Options()) {}
   explicit Engine(const Options &options) : Handle(make(options)) {}
@@ -191,16 +225,18 @@ public:
     std::string phase, cpu, sourceName;
   };
   Kernel compile(std::string_view spec, const CompileOptions &options) const {
-    auto orNull = [](const std::string &text) { return text.empty() ? nullptr : text.c_str(); };
-    nf_compile_options o = {};
-    o.struct_size = sizeof o;
-    o.phase = orNull(options.phase);
-    o.cpu = orNull(options.cpu);
-    o.source_name = orNull(options.sourceName);
+    const nf_compile_options o = cOptions(options);
     nf_kernel *kernel = nullptr;
     detail::check(nf_compile(get(), spec.data(), spec.size(), &o, &kernel));
     return Kernel(kernel);
   }
+  Kernel compileFile(const std::string &path, const CompileOptions &options) const {
+    const nf_compile_options o = cOptions(options);
+    nf_kernel *kernel = nullptr;
+    detail::check(nf_compile_file(get(), path.c_str(), &o, &kernel));
+    return Kernel(kernel);
+  }
+  Kernel compileFile(const std::string &path) const { return compileFile(path, CompileOptions()); }
   Kernel compile(std::string_view spec) const { return compile(spec, CompileOptions()); }
 
   Kernel load(std::span<const std::byte> artifact) const {
@@ -209,7 +245,29 @@ public:
     return Kernel(kernel);
   }
 
+  Pack openPack(const std::string &path) const {
+    nf_pack *pack = nullptr;
+    detail::check(nf_pack_open(get(), path.c_str(), &pack));
+    return Pack(pack);
+  }
+  /// `bytes` outlive the pack.
+  Pack openPack(std::span<const std::byte> bytes) const {
+    nf_pack *pack = nullptr;
+    detail::check(nf_pack_open_bytes(get(), bytes.data(), bytes.size(), &pack));
+    return Pack(pack);
+  }
+
 private:
+  /// Over the texts of `options`.
+  static nf_compile_options cOptions(const CompileOptions &options) {
+    auto orNull = [](const std::string &text) { return text.empty() ? nullptr : text.c_str(); };
+    nf_compile_options o = {};
+    o.struct_size = sizeof o;
+    o.phase = orNull(options.phase);
+    o.cpu = orNull(options.cpu);
+    o.source_name = orNull(options.sourceName);
+    return o;
+  }
   static nf_engine *make(const Options &given) {
     nf_engine_options options = {};
     options.struct_size = sizeof options;
@@ -220,6 +278,9 @@ private:
     options.cache_bytes = given.cacheBytes;
     options.log = given.log;
     options.log_user = given.logUser;
+    options.debugger = given.debugger;
+    options.executor = given.executor;
+    options.allocator = given.allocator;
     nf_engine *engine = nullptr;
     detail::check(nf_engine_create(&options, &engine));
     return engine;

@@ -5,13 +5,18 @@
 #include "runtime/Failure.h"
 #include "runtime/cache/KernelCache.h"
 #include "runtime/kernel/Plan.h"
+#include "runtime/pack/Pack.h"
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <new>
 
 using namespace normforge;
@@ -39,24 +44,45 @@ template <typename T> void release(T *object) {
 
 } // namespace
 
+namespace {
+
+/// What a host lends, to an engine and to all that comes of it.
+struct Host {
+  LoadOptions loading;
+  nf_executor executor = {};
+  nf_allocator allocator = {};
+};
+
+} // namespace
+
 struct nf_engine : Counted {
-  nf_engine(std::string compilerPath, LoadOptions loading, std::unique_ptr<DiskCache> disk)
-      : loading(loading), compiler(std::move(compilerPath)),
-        kernels(compiler, std::move(disk), loading) {}
-  const LoadOptions loading;
+  nf_engine(std::string compilerPath, const Host &lent, std::unique_ptr<DiskCache> disk)
+      : host(std::make_shared<const Host>(lent)), compiler(std::move(compilerPath)),
+        kernels(compiler, std::move(disk), lent.loading) {}
+  const std::shared_ptr<const Host> host;
   CompilerLibrary compiler;
   KernelCache kernels;
 };
+struct nf_pack : Counted {
+  std::shared_ptr<const Host> host;
+  std::shared_ptr<const Pack> pack;
+  std::mutex mutex; ///< of the following
+  std::map<const Pack::Entry *, std::shared_ptr<const Kernel>> loaded;
+};
 struct nf_kernel : Counted {
+  std::shared_ptr<const Host> host;
   std::shared_ptr<const Kernel> kernel;
 };
 struct nf_plan : Counted {
+  std::shared_ptr<const Host> host;
   std::shared_ptr<const Plan> plan;
 };
 
 static_assert(static_cast<int>(DType::F16) + NF_F32 == NF_F16);
 
 namespace {
+
+constexpr size_t mostSpecBytes = 16 << 20;
 
 /// The error for which there was no memory. Its address alone is used; nothing frees it.
 constexpr char outOfMemoryTag = 0;
@@ -105,13 +131,64 @@ template <typename T> bool readOptions(const T *given, T &options, Failure &fail
   return true;
 }
 
-bool makeKernel(Artifact artifact, nf_engine *engine, nf_kernel **kernel, Failure &failure) {
-  auto handle = std::make_unique<nf_kernel>();
-  handle->kernel = Kernel::load(std::move(artifact), engine->loading, failure);
-  if (!handle->kernel)
+/// A handle of what `kernel` gives; false where that is none.
+bool makeHandle(std::shared_ptr<const Host> host, std::shared_ptr<const Kernel> kernel,
+                nf_kernel **handle) {
+  if (!kernel)
     return false;
-  *kernel = handle.release();
+  auto made = std::make_unique<nf_kernel>();
+  made->host = std::move(host);
+  made->kernel = std::move(kernel);
+  *handle = made.release();
   return true;
+}
+
+bool compile(nf_engine *engine, std::string_view spec, const nf_compile_options &options,
+             const char *sourceName, nf_kernel **kernel, Failure &failure) {
+  nf_compiler_request request = {};
+  request.spec = spec.data() ? spec.data() : "";
+  request.spec_bytes = spec.size();
+  request.source_name = options.source_name ? options.source_name : sourceName;
+  request.phase = options.phase;
+  request.cpu = options.cpu;
+  return makeHandle(engine->host, engine->kernels.get(request, failure), kernel);
+}
+
+/// The file's text, or false with `failure` set.
+bool readFile(const char *path, std::string &text, Failure &failure) {
+  auto fail = [&] {
+    return failure.set(NF_SYSTEM_ERROR,
+                       std::string(path) + ": cannot be read: " + std::strerror(errno));
+  };
+  struct Close {
+    void operator()(std::FILE *file) const { std::fclose(file); }
+  };
+  const std::unique_ptr<std::FILE, Close> file(std::fopen(path, "rbe"));
+  if (!file)
+    return fail();
+  char buffer[4096];
+  for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, file.get())) > 0;) {
+    text.append(buffer, n);
+    if (text.size() > mostSpecBytes) // a device, perhaps, that has no end
+      return failure.set(NF_INVALID_ARGUMENT, std::string(path) + ": expected a spec, found more "
+                                                                  "than 16 MiB");
+  }
+  return !std::ferror(file.get()) || fail();
+}
+
+bool openPack(nf_engine *engine, std::shared_ptr<const Pack> pack, nf_pack **handle) {
+  if (!pack)
+    return false;
+  auto made = std::make_unique<nf_pack>();
+  made->host = engine->host;
+  made->pack = std::move(pack);
+  *handle = made.release();
+  return true;
+}
+
+const Pack::Entry *entryAt(const nf_pack *pack, size_t kernel) {
+  const auto kernels = pack->pack->kernels();
+  return kernel < kernels.size() ? &pack->pack->entries()[kernels[kernel]] : nullptr;
 }
 
 const Artifact &artifactOf(const nf_kernel *kernel) { return kernel->kernel->artifact(); }
@@ -164,8 +241,14 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     nf_engine_options options;
     if (!readOptions(given, options, failure))
       return false;
-    LoadOptions loading;
-    loading.perfMap = options.perf_map != 0;
+    if (!options.allocator.allocate != !options.allocator.release)
+      return failure.set(NF_INVALID_ARGUMENT,
+                         "the allocator has one of allocate and release; expected both or none");
+    Host host;
+    host.loading.perfMap = options.perf_map != 0;
+    host.loading.debugger = options.debugger != 0;
+    host.executor = options.executor;
+    host.allocator = options.allocator;
     const std::string directory =
         options.cache_directory ? options.cache_directory : DiskCache::defaultDirectory();
     std::unique_ptr<DiskCache> disk;
@@ -179,7 +262,7 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
           directory, options.cache_bytes ? options.cache_bytes : DiskCache::defaultBytes,
           std::move(log));
     }
-    *engine = new nf_engine(options.compiler_library ? options.compiler_library : "", loading,
+    *engine = new nf_engine(options.compiler_library ? options.compiler_library : "", host,
                             std::move(disk));
     return true;
   });
@@ -200,18 +283,88 @@ nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
     nf_compile_options options;
     if (!readOptions(given, options, failure))
       return false;
-    nf_compiler_request request = {};
-    request.spec = spec ? spec : "";
-    request.spec_bytes = bytes;
-    request.source_name = options.source_name ? options.source_name : "<spec>";
-    request.phase = options.phase;
-    request.cpu = options.cpu;
-    auto handle = std::make_unique<nf_kernel>();
-    handle->kernel = engine->kernels.get(request, failure);
-    if (!handle->kernel)
+    return compile(engine, {spec, bytes}, options, "<spec>", kernel, failure);
+  });
+}
+
+nf_status *nf_compile_file(nf_engine *engine, const char *path, const nf_compile_options *given,
+                           nf_kernel **kernel) {
+  return guarded([&](Failure &failure) {
+    if (!kernel)
+      return failNull("kernel", failure);
+    *kernel = nullptr;
+    if (!engine)
+      return failNull("engine", failure);
+    if (!path)
+      return failNull("path", failure);
+    nf_compile_options options;
+    std::string text;
+    return readOptions(given, options, failure) && readFile(path, text, failure) &&
+           compile(engine, text, options, path, kernel, failure);
+  });
+}
+
+nf_status *nf_pack_open(nf_engine *engine, const char *path, nf_pack **pack) {
+  return guarded([&](Failure &failure) {
+    if (!pack)
+      return failNull("pack", failure);
+    *pack = nullptr;
+    if (!engine)
+      return failNull("engine", failure);
+    if (!path)
+      return failNull("path", failure);
+    return openPack(engine, Pack::open(std::string(path), failure), pack);
+  });
+}
+
+nf_status *nf_pack_open_bytes(nf_engine *engine, const void *bytes, size_t size, nf_pack **pack) {
+  return guarded([&](Failure &failure) {
+    if (!pack)
+      return failNull("pack", failure);
+    *pack = nullptr;
+    if (!engine)
+      return failNull("engine", failure);
+    if (!bytes && size > 0)
+      return failNull("bytes", failure);
+    const std::span<const std::byte> all(static_cast<const std::byte *>(bytes), size);
+    return openPack(engine, Pack::open(all, failure), pack);
+  });
+}
+void nf_pack_retain(nf_pack *pack) { retain(pack); }
+void nf_pack_release(nf_pack *pack) { release(pack); }
+
+size_t nf_pack_kernel_count(const nf_pack *pack) { return pack->pack->kernels().size(); }
+const char *nf_pack_kernel_name(const nf_pack *pack, size_t kernel) {
+  const Pack::Entry *entry = entryAt(pack, kernel);
+  return entry ? entry->name.c_str() : nullptr;
+}
+nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel) {
+  const Pack::Entry *entry = entryAt(pack, kernel);
+  return entry && entry->phase == Phase::Training ? NF_TRAINING : NF_INFERENCE;
+}
+
+nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel) {
+  return guarded([&](Failure &failure) {
+    if (!kernel)
+      return failNull("kernel", failure);
+    *kernel = nullptr;
+    if (!pack)
+      return failNull("pack", failure);
+    if (!name)
+      return failNull("name", failure);
+    const Pack::Entry *entry = pack->pack->choose(
+        name, phase == NF_TRAINING ? Phase::Training : Phase::Inference, failure);
+    if (!entry)
       return false;
-    *kernel = handle.release();
-    return true;
+    std::lock_guard lock(pack->mutex);
+    std::shared_ptr<const Kernel> &loaded = pack->loaded[entry];
+    if (!loaded) {
+      Artifact artifact;
+      if (!pack->pack->read(*entry, artifact, failure))
+        return false;
+      loaded = Kernel::load(std::move(artifact), pack->host->loading, failure);
+    }
+    return makeHandle(pack->host, loaded, kernel);
   });
 }
 
@@ -230,7 +383,8 @@ nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
         deserialize({static_cast<const std::byte *>(artifact), bytes}, error);
     if (!read)
       return failure.set(NF_BAD_ARTIFACT, std::move(error));
-    return makeKernel(std::move(*read), engine, kernel, failure);
+    return makeHandle(engine->host, Kernel::load(std::move(*read), engine->host->loading, failure),
+                      kernel);
   });
 }
 
@@ -320,6 +474,7 @@ nf_status *nf_plan_create(const nf_kernel *kernel, const int64_t *sizes, size_t 
     if (!sizes && count > 0)
       return failNull("sizes", failure);
     auto handle = std::make_unique<nf_plan>();
+    handle->host = kernel->host;
     handle->plan = Plan::make(kernel->kernel, {sizes, count}, failure);
     if (!handle->plan)
       return false;
@@ -360,8 +515,9 @@ nf_status *nf_run(const nf_plan *plan, void *const *args, size_t argCount, const
   return guarded([&](Failure &failure) {
     if (!plan)
       return failNull("plan", failure);
-    return plan->plan->run({{args, argCount}, {scalars, scalarCount}, workspace}, executor,
-                           failure);
+    const Host &host = *plan->host;
+    return plan->plan->run({{args, argCount}, {scalars, scalarCount}, workspace},
+                           executor ? executor : &host.executor, failure, &host.allocator);
   });
 }
 

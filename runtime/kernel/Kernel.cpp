@@ -3,22 +3,22 @@
 #include "runtime/cpu_info/CpuInfo.h"
 
 namespace normforge {
-namespace {
 
-/// The architecture that a triple such as "x86_64-pc-linux-gnu" begins with.
-std::string_view architecture(std::string_view triple) {
+std::string_view architectureOf(std::string_view triple) {
   std::string_view name = triple.substr(0, triple.find('-'));
   return name == "amd64" ? "x86_64" : name == "arm64" ? "aarch64" : name;
 }
+
+namespace {
 
 bool fitsHost(const Artifact &artifact, Failure &failure) {
   if (artifact.abiVersion != NF_ABI_VERSION)
     return failure.set(NF_BAD_ARTIFACT,
                        "kernel has ABI version " + std::to_string(artifact.abiVersion) +
                            "; this library runs " + std::to_string(NF_ABI_VERSION));
-  if (architecture(artifact.triple) != hostArchitecture())
+  if (architectureOf(artifact.triple) != hostArchitecture())
     return failure.set(NF_WRONG_MACHINE,
-                       "kernel is code for " + std::string(architecture(artifact.triple)) +
+                       "kernel is code for " + std::string(architectureOf(artifact.triple)) +
                            "; this machine is " + std::string(hostArchitecture()));
   std::string missing;
   for (const std::string &feature : artifact.requiredFeatures)
@@ -42,14 +42,17 @@ std::shared_ptr<const Kernel> Kernel::load(Artifact artifact, const LoadOptions 
     return nullptr;
   auto kernel = std::make_shared<Kernel>();
   kernel->artifact_ = std::move(artifact);
-  auto images = std::make_shared<std::vector<LoadedImage>>();
+  auto code = std::make_shared<std::vector<Code>>();
   for (const Variant &variant : kernel->artifact_.variants) {
-    if (!LoadedImage::load(variant.image, images->emplace_back(), failure))
+    Code &one = code->emplace_back();
+    if (!LoadedImage::load(variant.image, one.image, failure))
       return nullptr;
     if (options.perfMap)
-      appendPerfMap(images->back(), variant.image, variant.stages);
+      appendPerfMap(one.image, variant.image, variant.stages);
+    if (options.debugger)
+      one.debugger = std::make_unique<DebuggerEntry>(one.image, variant.image, variant.stages);
   }
-  kernel->images_ = std::move(images);
+  kernel->code_ = std::move(code);
   return kernel;
 }
 
@@ -63,7 +66,7 @@ std::shared_ptr<const Kernel> Kernel::named(const std::shared_ptr<const Kernel> 
 }
 
 nf_stage_fn *Kernel::function(size_t variant, size_t stage) const {
-  return (*images_)[variant].function(artifact_.variants[variant].stages[stage].entry);
+  return (*code_)[variant].image.function(artifact_.variants[variant].stages[stage].entry);
 }
 
 } // namespace normforge

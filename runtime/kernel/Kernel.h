@@ -3,6 +3,7 @@
 
 #include "runtime/Failure.h"
 #include "runtime/artifact/Artifact.h"
+#include "runtime/loader/DebuggerInterface.h"
 #include "runtime/loader/LoadedImage.h"
 
 #include <memory>
@@ -11,8 +12,12 @@
 namespace normforge {
 
 struct LoadOptions {
-  bool perfMap = false; ///< tell perf the names of the stages
+  bool perfMap = false;  ///< tell perf the names of the stages
+  bool debugger = false; ///< tell debuggers
 };
+
+/// The architecture that a triple such as "x86_64-pc-linux-gnu" begins with.
+std::string_view architectureOf(std::string_view triple);
 
 /// Immutable; shared by its plans.
 class Kernel {
@@ -30,8 +35,12 @@ public:
   nf_stage_fn *function(size_t variant, size_t stage) const;
 
 private:
+  struct Code {
+    LoadedImage image;
+    std::unique_ptr<DebuggerEntry> debugger; ///< where debuggers are told; ends before the image
+  };
   Artifact artifact_;
-  std::shared_ptr<const std::vector<LoadedImage>> images_; ///< one a variant
+  std::shared_ptr<const std::vector<Code>> code_; ///< one a variant
 };
 
 } // namespace normforge

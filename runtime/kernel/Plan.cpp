@@ -196,20 +196,35 @@ bool Plan::checkOverlaps(const CallArguments &call, Failure &failure) const {
   return true;
 }
 
-bool Plan::run(const CallArguments &call, const nf_executor *executor, Failure &failure) const {
+bool Plan::run(const CallArguments &call, const nf_executor *executor, Failure &failure,
+               const nf_allocator *allocator) const {
   if (!check(call, failure))
     return false;
   struct Owned {
-    void *memory = nullptr;
-    ~Owned() { std::free(memory); }
-  } owned;
+    const nf_allocator *allocator;
+    void *memory;
+    uint64_t bytes;
+    ~Owned() {
+      if (allocator && memory)
+        allocator->release(allocator->user, memory, bytes, NF_WORKSPACE_ALIGNMENT);
+      else
+        std::free(memory);
+    }
+  } owned{allocator && allocator->allocate ? allocator : nullptr, nullptr, workspaceBytes_};
   void *workspace = call.workspace;
   if (!workspace && workspaceBytes_ > 0) {
-    if (posix_memalign(&owned.memory, NF_WORKSPACE_ALIGNMENT, workspaceBytes_) != 0) {
+    if (owned.allocator)
+      owned.memory = allocator->allocate(allocator->user, workspaceBytes_, NF_WORKSPACE_ALIGNMENT);
+    else if (posix_memalign(&owned.memory, NF_WORKSPACE_ALIGNMENT, workspaceBytes_) != 0)
       owned.memory = nullptr;
+    if (!owned.memory)
       return failure.set(NF_OUT_OF_MEMORY, "no memory for a workspace of " +
                                                std::to_string(workspaceBytes_) + " bytes");
-    }
+    if (reinterpret_cast<uintptr_t>(owned.memory) % NF_WORKSPACE_ALIGNMENT != 0)
+      return failure.set(NF_INVALID_ARGUMENT, "the engine's allocator gave memory that is not "
+                                              "aligned to " +
+                                                  std::to_string(NF_WORKSPACE_ALIGNMENT) +
+                                                  " bytes");
     workspace = owned.memory;
   }
   nf_call kernelCall = {};

@@ -46,8 +46,10 @@ public:
   /// Counts, null pointers, run-time numbers, alignment and overlap. Allocates nothing unless it
   /// fails.
   bool check(const CallArguments &call, Failure &failure) const;
-  /// Checks, then runs all steps. `executor` may be null: the calling thread.
-  bool run(const CallArguments &call, const nf_executor *executor, Failure &failure) const;
+  /// Checks, then runs all steps. `executor` may be null: the calling thread; so may `allocator`,
+  /// which a workspace is taken from where the call has none: malloc.
+  bool run(const CallArguments &call, const nf_executor *executor, Failure &failure,
+           const nf_allocator *allocator = nullptr) const;
 
 private:
   bool checkSizes(Failure &failure) const;

@@ -304,14 +304,16 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
   folder.refuses({"check", "bn.yaml", "--seed", "-1"},
                  "normforge: error: --seed: expected a whole number from 0 to "
                  "18446744073709551615, found '-1'");
-  folder.refuses({"compile", "bn.yaml"},
-                 "normforge: error: --emit is missing: expected a stage of the compilation (linalg, "
-                 "scheduled, vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, "
-                 "header, manifest)");
-  folder.refuses({"compile", "bn.yaml", "--emit=wasm"},
-                 "normforge: error: --emit: expected a stage of the compilation (linalg, scheduled, "
-                 "vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, header, "
-                 "manifest), found 'wasm'");
+  folder.refuses(
+      {"compile", "bn.yaml"},
+      "normforge: error: --emit is missing: expected a stage of the compilation (linalg, "
+      "scheduled, vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, "
+      "header, manifest)");
+  folder.refuses(
+      {"compile", "bn.yaml", "--emit=wasm"},
+      "normforge: error: --emit: expected a stage of the compilation (linalg, scheduled, "
+      "vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, header, "
+      "manifest), found 'wasm'");
   folder.refuses({"compile", "bn.yaml", "--emit=vector", "-o", "folder"},
                  "folder: error: expected a file to write, found a directory");
   folder.refuses({}, "normforge: error: A subcommand is required; normforge --help lists what it "
@@ -358,7 +360,7 @@ TEST_CASE("compile --time prints a row for each variant") {
 TEST_CASE("unknown commands and empty words are named") {
   const Folder folder;
   folder.refuses({"chek", "bn.yaml"}, "normforge: error: unknown command 'chek'; expected one of "
-                                      "check, compile, run, explain, targets, cache");
+                                      "check, compile, pack, run, explain, targets, cache");
   folder.refuses({"check", ""}, "normforge: error: argument 2 is empty");
   folder.refuses({"check", "bn.yaml", "--threads="}, "normforge: error: --threads has no value");
 }
@@ -600,7 +602,7 @@ TEST_CASE("explain, targets, help and version say what they should") {
   CHECK(version.out.rfind("normforge ", 0) == 0);
   CHECK(contains(version.out, "\nLLVM 22."));
   CHECK(contains(version.out, "\noneDNN "));
-  for (const char *sub : {"check", "compile", "run", "explain", "targets"}) {
+  for (const char *sub : {"check", "compile", "pack", "run", "explain", "targets"}) {
     CAPTURE(sub);
     CHECK(contains(folder.run({"--help"}).out, std::string("\n  ") + sub + " "));
     const Outcome help = folder.run({sub, "--help"});

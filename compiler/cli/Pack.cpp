@@ -1,0 +1,141 @@
+// `normforge pack`: all kernels of a model in one file, and what is in such a file.
+#include "runtime/pack/Pack.h"
+#include "compiler/cli/Command.h"
+#include "compiler/cli/Files.h"
+#include "runtime/kernel/Kernel.h"
+
+#include "llvm/ADT/STLExtras.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <map>
+#include <memory>
+
+namespace normforge::cli {
+
+namespace {
+
+struct Options {
+  std::vector<std::string> specs, cpus;
+  std::string phase, output, list;
+};
+
+/// What a file of kernels is, a line a kernel and CPU; every artifact is read.
+llvm::Error list(const std::string &path) {
+  Failure failure;
+  const auto pack = Pack::open(path, failure);
+  if (!pack)
+    return badInput(failure.message);
+  llvm::Error errors = llvm::Error::success();
+  std::map<uint64_t, uint64_t> distinct; // bytes by offset
+  fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {}\n", "kernel", "phase", "machine", "cpu", "bytes",
+             "code");
+  for (const Pack::Entry &entry : pack->entries()) {
+    Artifact artifact;
+    if (!pack->read(entry, artifact, failure)) {
+      errors = llvm::joinErrors(std::move(errors), badInput(path + ": " + failure.message));
+      continue;
+    }
+    const bool isNew = distinct.emplace(entry.offset, entry.bytes).second;
+    size_t code = 0;
+    for (const Variant &variant : artifact.variants)
+      code += variant.image.bytes.size();
+    fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {} in {} variant{}{}\n", entry.name,
+               toString(entry.phase), architectureOf(entry.triple), entry.cpu, entry.bytes, code,
+               artifact.variants.size(), artifact.variants.size() == 1 ? "" : "s",
+               isNew ? "" : ", shared with another");
+  }
+  uint64_t bytes = 0;
+  for (const auto &[offset, size] : distinct)
+    bytes += size;
+  fmt::print("{} kernels, {} of them distinct code, {} bytes\n", pack->entries().size(),
+             distinct.size(), bytes);
+  return errors;
+}
+
+llvm::Error run(const Options &options) {
+  if (!options.list.empty()) {
+    if (!options.specs.empty() || !options.output.empty() || !options.cpus.empty())
+      return badInput("--list shows a pack; leave out specs, --cpu and -o, or --list");
+    return list(options.list);
+  }
+  if (options.specs.empty())
+    return badInput("specs are missing; expected files or directories of them, or --list FILE");
+  if (options.output.empty())
+    return badInput("-o is missing; expected the pack's file, such as -o model.nfk");
+  std::vector<std::unique_ptr<Session>> sessions;
+  for (const std::string &cpu :
+       options.cpus.empty() ? std::vector<std::string>{"native"} : options.cpus) {
+    auto target = chooseTarget(cpu);
+    if (!target)
+      return target.takeError();
+    for (const auto &other : sessions)
+      if (other->target().cpu == target->cpu)
+        return badInput(fmt::format("--cpu: {} is given twice", target->cpu));
+    sessions.push_back(std::make_unique<Session>(std::move(*target)));
+  }
+  auto paths = findSpecs(options.specs);
+  if (!paths)
+    return paths.takeError();
+  auto specs = readSpecs(*paths);
+  if (!specs)
+    return specs.takeError();
+
+  std::vector<PackedKernel> kernels;
+  std::map<std::string, std::string> seen;  // path by name
+  std::map<std::string, Artifact> compiled; // by all that the code depends on
+  for (size_t i = 0; i < specs->size(); ++i) {
+    const Spec &spec = (*specs)[i];
+    if (auto [earlier, isNew] = seen.emplace(spec.name, (*paths)[i]); !isNew)
+      return badInput(fmt::format("{} and {} are both named {}; a pack's kernels are found by name",
+                                  earlier->second, (*paths)[i], spec.name));
+    auto phases = choosePhases(spec, (*paths)[i], options.phase);
+    if (!phases)
+      return phases.takeError();
+    for (Phase phase : *phases)
+      for (const auto &session : sessions) {
+        const std::string key =
+            fmt::format("{} {}\n{}", toString(phase), session->target().cpu, canonicalText(spec));
+        auto found = compiled.find(key);
+        if (found == compiled.end()) {
+          auto artifact = session->compile(spec, phase);
+          if (!artifact)
+            return internalError(artifact.takeError());
+          found = compiled.emplace(key, std::move(*artifact)).first;
+        }
+        kernels.push_back({spec.name, found->second});
+      }
+  }
+  const std::vector<std::byte> bytes = writePack(kernels);
+  llvm::Error error = writeFiles(FileToWrite{
+      options.output, "", {reinterpret_cast<const char *>(bytes.data()), bytes.size()}});
+  return error ? located(std::move(error)) : llvm::Error::success();
+}
+
+} // namespace
+
+void declarePack(CLI::App &app, int &status) {
+  auto options = std::make_shared<Options>();
+  CLI::App *sub = app.add_subcommand(
+      "pack", "Compile kernels into one file that a program loads without the compiler");
+  sub->add_option("SPECS", options->specs, "Specs, YAML files, or directories of them")
+      ->type_name("PATH");
+  sub->add_option("--cpu", options->cpus,
+                  "LLVM's names of CPUs, of any machines; the one that fits best is chosen when a "
+                  "kernel is loaded (default: native)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("CPU[,CPU]");
+  sub->add_option("--phase", options->phase, "inference or training (default: all of each spec)")
+      ->type_name("PHASE");
+  sub->add_option("-o", options->output, "The file to write, such as model.nfk")->type_name("FILE");
+  sub->add_option("--list", options->list, "Show and check what a pack holds")->type_name("FILE");
+  sub->callback([options, &status] {
+    if (llvm::Error error = run(*options))
+      status = report(std::move(error));
+  });
+}
+
+} // namespace normforge::cli
