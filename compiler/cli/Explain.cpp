@@ -14,7 +14,7 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::string spec, cpu, phase;
+  std::string spec, cpu, machine, phase;
   std::vector<std::string> sizes;
 };
 
@@ -197,6 +197,15 @@ void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
                  "    each moves {} bytes\n",
                  stage.symbol, describe(stage.tasks, op.sizes, values),
                  describe(stage.bytesPerTask, op.sizes, values));
+    const Image &image = artifact.variants[i].image;
+    fmt::print("  image      {} bytes of code and constants, loaded as one\n", image.bytes.size());
+    for (const Stage &stage : artifact.variants[i].stages) {
+      uint64_t end = image.bytes.size();
+      for (const Stage &other : artifact.variants[i].stages)
+        if (other.entry > stage.entry)
+          end = std::min(end, other.entry);
+      fmt::print("    {:#06x}     {}, {} bytes\n", stage.entry, stage.symbol, end - stage.entry);
+    }
     fmt::print("  workspace  {} bytes\n",
                describe(artifact.variants[i].workspaceBytes, op.sizes, values));
   }
@@ -233,7 +242,7 @@ llvm::Error run(const Options &options) {
   auto given = parseSizes(options.sizes);
   if (!given)
     return given.takeError();
-  auto target = chooseTarget(options.cpu);
+  auto target = chooseTarget(options.cpu, options.machine);
   if (!target)
     return target.takeError();
   auto spec = readSpec(options.spec);
@@ -290,6 +299,9 @@ void declareExplain(CLI::App &app, int &status) {
       ->allow_extra_args(false);
   sub->add_option("--cpu", options->cpu, "Explain the kernel for this CPU (default: native)")
       ->type_name("CPU");
+  sub->add_option("--target", options->machine,
+                  "The machine, x86_64-linux-gnu or aarch64-linux-gnu (default: the CPU's)")
+      ->type_name("TRIPLE");
   sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
       ->type_name("PHASE");
   sub->callback([options, &status] {

@@ -75,52 +75,6 @@ struct Fields {
   }
 };
 
-std::vector<std::byte> pack(const CacheEntry &entry) {
-  std::vector<std::byte> body;
-  put(body, entry.key);
-  put(body, entry.madeFrom.size());
-  for (const FileIdentity &file : entry.madeFrom) {
-    put(body, file.path);
-    put(body, file.bytes);
-    put(body, static_cast<uint64_t>(file.modified));
-  }
-  put(body, entry.payload);
-  std::vector<std::byte> bytes;
-  for (char c : magic)
-    bytes.push_back(static_cast<std::byte>(c));
-  put(bytes, checksum(body));
-  bytes.insert(bytes.end(), body.begin(), body.end());
-  return bytes;
-}
-
-std::optional<CacheEntry> unpack(std::span<const std::byte> bytes, std::string &problem) {
-  auto fail = [&](const char *why) {
-    problem = why;
-    return std::nullopt;
-  };
-  if (bytes.size() < headerBytes || std::memcmp(bytes.data(), magic.data(), magic.size()) != 0)
-    return fail("not an entry of this version");
-  Fields header{bytes.subspan(magic.size()), true};
-  if (header.number() != checksum(bytes.subspan(headerBytes)))
-    return fail("damaged: its checksum is wrong");
-  Fields fields{bytes.subspan(headerBytes), true};
-  CacheEntry entry;
-  entry.key = fields.text();
-  const uint64_t files = fields.number();
-  for (uint64_t i = 0; i < std::min(files, mostFiles) && fields.ok; ++i) {
-    FileIdentity file;
-    file.path = fields.text();
-    file.bytes = fields.number();
-    file.modified = static_cast<int64_t>(fields.number());
-    entry.madeFrom.push_back(std::move(file));
-  }
-  auto payload = fields.data();
-  entry.payload.assign(payload.begin(), payload.end());
-  if (!fields.ok || files > mostFiles || !fields.rest.empty())
-    return fail("damaged: its fields do not add up");
-  return entry;
-}
-
 /// 128 bits of a key, as 32 digits. A collision is seen, for entries carry their keys.
 std::string fileName(CacheKind kind, const std::string &key) {
   const auto bytes = std::as_bytes(std::span(key));
@@ -176,6 +130,53 @@ std::vector<std::string> namesIn(int folder) {
 }
 
 } // namespace
+
+std::vector<std::byte> DiskCache::toBytes(const CacheEntry &entry) {
+  std::vector<std::byte> body;
+  put(body, entry.key);
+  put(body, entry.madeFrom.size());
+  for (const FileIdentity &file : entry.madeFrom) {
+    put(body, file.path);
+    put(body, file.bytes);
+    put(body, static_cast<uint64_t>(file.modified));
+  }
+  put(body, entry.payload);
+  std::vector<std::byte> bytes;
+  for (char c : magic)
+    bytes.push_back(static_cast<std::byte>(c));
+  put(bytes, checksum(body));
+  bytes.insert(bytes.end(), body.begin(), body.end());
+  return bytes;
+}
+
+std::optional<CacheEntry> DiskCache::fromBytes(std::span<const std::byte> bytes,
+                                               std::string &problem) {
+  auto fail = [&](const char *why) {
+    problem = why;
+    return std::nullopt;
+  };
+  if (bytes.size() < headerBytes || std::memcmp(bytes.data(), magic.data(), magic.size()) != 0)
+    return fail("not an entry of this version");
+  Fields header{bytes.subspan(magic.size()), true};
+  if (header.number() != checksum(bytes.subspan(headerBytes)))
+    return fail("damaged: its checksum is wrong");
+  Fields fields{bytes.subspan(headerBytes), true};
+  CacheEntry entry;
+  entry.key = fields.text();
+  const uint64_t files = fields.number();
+  for (uint64_t i = 0; i < std::min(files, mostFiles) && fields.ok; ++i) {
+    FileIdentity file;
+    file.path = fields.text();
+    file.bytes = fields.number();
+    file.modified = static_cast<int64_t>(fields.number());
+    entry.madeFrom.push_back(std::move(file));
+  }
+  auto payload = fields.data();
+  entry.payload.assign(payload.begin(), payload.end());
+  if (!fields.ok || files > mostFiles || !fields.rest.empty())
+    return fail("damaged: its fields do not add up");
+  return entry;
+}
 
 std::optional<FileIdentity> FileIdentity::of(const std::string &path) {
   struct stat status;
@@ -285,7 +286,7 @@ std::optional<CacheEntry> DiskCache::readFile(int folder, const std::string &nam
       return fail("damaged: it is cut short");
     done += static_cast<size_t>(got);
   }
-  auto entry = unpack(bytes, problem);
+  auto entry = fromBytes(bytes, problem);
   if (entry && touch && std::time(nullptr) - status.st_mtim.tv_sec > secondsBetweenTouches)
     futimens(file.fd, nullptr); // used now; without it, only the order of leaving is worse
   return entry;
@@ -345,7 +346,7 @@ bool DiskCache::writeFile(int folder, const std::string &name,
 }
 
 bool DiskCache::write(CacheKind kind, const CacheEntry &entry) {
-  const std::vector<std::byte> bytes = pack(entry);
+  const std::vector<std::byte> bytes = toBytes(entry);
   // Twice where the directory was removed since it was opened.
   for (int attempt = 0; attempt < 2; ++attempt) {
     std::string problem;

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,11 @@ public:
   std::optional<CacheEntry> read(CacheKind kind, const std::string &key);
   /// Whether the entry was written.
   bool write(CacheKind kind, const CacheEntry &entry);
+
+  /// An entry as its file holds it, and back; `problem` says why bytes are none.
+  static std::vector<std::byte> toBytes(const CacheEntry &entry);
+  static std::optional<CacheEntry> fromBytes(std::span<const std::byte> bytes,
+                                             std::string &problem);
 
   struct File {
     std::string name;

@@ -1,5 +1,6 @@
-// Kernels for aarch64 give the right results: NEON on a CPU without SVE and bf16, which dies of
-// their instructions; scalable vectors at three lengths, from one program.
+// The cases of the tests of other machines.
+#include "tests/cross/CrossSuite.h"
+
 #include "tests/cross/CrossProgram.h"
 #include "tests/numerics/FrameworkCases.h"
 #include "tests/numerics/KernelCase.h"
@@ -108,7 +109,9 @@ void addLong(CrossProgram &program, std::vector<Expectation> &expectations) {
   }
 }
 
-void check(const char *cpu, const std::vector<std::string> &emulated) {
+} // namespace
+
+void normforge::test::checkOnEmulator(const char *cpu, const std::vector<std::string> &emulated) {
   if (const std::string why = CrossProgram::whyNot(); !why.empty()) {
     MESSAGE("SKIP: " << why);
     return;
@@ -138,18 +141,4 @@ void check(const char *cpu, const std::vector<std::string> &emulated) {
   } catch (const std::exception &error) {
     FAIL_CHECK(error.what());
   }
-}
-
-} // namespace
-
-TEST_CASE("aarch64: NEON kernels on a CPU that has nothing more") {
-  check("neoverse-n1", {"neoverse-n1"});
-}
-
-TEST_CASE("aarch64: scalable vectors of 128, 256 and 512 bits") {
-  check("neoverse-v1", {"max,sve128=on,sve256=off", "max,sve256=on,sve512=off", "max,sve512=on"});
-}
-
-TEST_CASE("aarch64: schedules for 512 bits, on other lengths") {
-  check("a64fx", {"max,sve128=on,sve256=off", "max,sve512=on"});
 }

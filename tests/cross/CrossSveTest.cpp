@@ -1,0 +1,9 @@
+// Scalable vectors at three lengths, from one program.
+#include "tests/cross/CrossSuite.h"
+
+#include <doctest/doctest.h>
+
+TEST_CASE("aarch64: scalable vectors of 128, 256 and 512 bits") {
+  normforge::test::checkOnEmulator(
+      "neoverse-v1", {"max,sve128=on,sve256=off", "max,sve256=on,sve512=off", "max,sve512=on"});
+}

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# What is installed works from where it lies, and nothing is left of it afterwards:
+#   install.sh SOURCE BUILD FOLDER
+set -euo pipefail
+source=$1 build=$2 folder=$3
+rm -rf "$folder"
+mkdir -p "$folder/consumer"
+export NORMFORGE_CACHE_DIR=$folder/cache
+
+fail() { echo "install.sh: $*" >&2; exit 1; }
+
+echo "-- install"
+cmake --install "$build" --prefix "$folder/prefix" >"$folder/log" || { cat "$folder/log"; exit 1; }
+library=$(find "$folder/prefix" -name 'libnormforge.so')
+[ -n "$library" ] || fail "no libnormforge.so is installed"
+[ -x "$folder/prefix/bin/normforge" ] || fail "no command is installed"
+for header in abi.h normforge.h normforge.hpp openmp.h; do
+  [ -f "$folder/prefix/include/normforge/$header" ] || fail "$header is not installed"
+done
+
+echo "-- the installed command"
+(cd "$folder" && prefix/bin/normforge compile "$source/examples/ahead.yaml" --emit=obj,header -o ahead.o)
+cc -I"$folder" "$source/examples/ahead.c" "$folder/ahead.o" -lm -o "$folder/ahead"
+"$folder/ahead"
+
+echo "-- a CMake project that finds the package"
+cp "$source/examples/embed.c" "$source/examples/thread_pool.cpp" "$folder/consumer"
+cat >"$folder/consumer/CMakeLists.txt" <<'TEXT'
+cmake_minimum_required(VERSION 3.25)
+project(Consumer LANGUAGES C CXX)
+set(CMAKE_CXX_STANDARD 20)
+find_package(Normforge 0.1 REQUIRED)
+find_package(Threads REQUIRED)
+add_executable(embed embed.c)
+target_link_libraries(embed PRIVATE Normforge::runtime)
+add_executable(pool thread_pool.cpp)
+target_link_libraries(pool PRIVATE Normforge::runtime Threads::Threads)
+TEXT
+cmake -S "$folder/consumer" -B "$folder/consumer/build" -DCMAKE_PREFIX_PATH="$folder/prefix" \
+  >"$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
+cmake --build "$folder/consumer/build" >"$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
+"$folder/consumer/build/embed"
+"$folder/consumer/build/pool"
+
+if command -v pkg-config >/dev/null; then
+  echo "-- pkg-config"
+  PKG_CONFIG_PATH=$(dirname "$library")/pkgconfig
+  export PKG_CONFIG_PATH
+  # shellcheck disable=SC2046
+  cc "$source/examples/embed.c" $(pkg-config --cflags --libs normforge) \
+    -Wl,-rpath,"$(dirname "$library")" -o "$folder/embed"
+  "$folder/embed"
+else
+  echo "SKIP: pkg-config is not installed"
+fi
+
+echo "-- uninstall"
+# What `cmake --build BUILD --target uninstall` does, without a look at what else is to be built.
+cmake -DMANIFEST="$build/install_manifest.txt" -P "$source/runtime/package/Uninstall.cmake"
+left=$(find "$folder/prefix" -mindepth 1)
+[ -z "$left" ] || fail "uninstalling leaves $left"
+
+if command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null; then
+  echo "-- Debian packages"
+  (cd "$folder" && cpack -G DEB --config "$build/CPackConfig.cmake") >"$folder/log" 2>&1 ||
+    { cat "$folder/log"; exit 1; }
+  for package in libnormforge0 libnormforge-dev normforge; do
+    file=$(find "$folder" -maxdepth 1 -name "${package}_*.deb")
+    [ -n "$file" ] || fail "no package $package"
+    echo "$package: $(dpkg-deb -f "$file" Installed-Size) KiB, needs $(dpkg-deb -f "$file" Depends)"
+    dpkg-deb -x "$file" "$folder/root"
+  done
+  # The runtime's package needs no LLVM, the compiler's does.
+  dpkg-deb -f "$folder"/libnormforge0_*.deb Depends | grep -q -i llvm && fail "the runtime needs LLVM"
+  dpkg-deb -f "$folder"/normforge_*.deb Depends | grep -q -i llvm || fail "the compiler needs LLVM"
+  cc "$source/examples/embed.c" -I"$folder/root/usr/include" \
+    -L"$(dirname "$(find "$folder/root" -name libnormforge.so)")" -lnormforge \
+    -Wl,-rpath,"$(dirname "$(find "$folder/root" -name libnormforge.so)")" -o "$folder/packaged"
+  "$folder/packaged"
+else
+  echo "SKIP: dpkg-deb and dpkg-shlibdeps (Debian's dpkg-dev) are not both installed"
+fi
+echo "all is well"
