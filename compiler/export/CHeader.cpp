@@ -13,17 +13,22 @@ namespace normforge {
 
 namespace {
 
-/// What a name in C must not be, of C99 and C++20, as far as the spec language lets it through.
+/// What a parameter's name must not be, of what the spec language lets through: keywords of C99 and
+/// C++20, names that the header uses, and macros that compilers and <stddef.h> define.
 constexpr std::string_view kReserved[] = {
-    "alignas", "alignof",   "and",       "asm",      "auto",     "bool",     "break",    "case",
-    "catch",   "char",      "class",     "compl",    "concept",  "const",    "continue", "default",
-    "delete",  "do",        "double",    "else",     "enum",     "explicit", "export",   "extern",
-    "false",   "float",     "for",       "friend",   "goto",     "if",       "inline",   "int",
-    "long",    "mutable",   "namespace", "new",      "not",      "nullptr",  "operator", "or",
-    "private", "protected", "public",    "register", "requires", "restrict", "return",   "short",
-    "signed",  "sizeof",    "static",    "struct",   "switch",   "template", "this",     "throw",
-    "true",    "try",       "typedef",   "typeid",   "typename", "union",    "unsigned", "using",
-    "virtual", "void",      "volatile",  "wchar_t",  "while",    "xor"};
+    "alignas",   "alignof",   "and",         "argument",  "args",     "asm",       "auto",
+    "bool",      "break",     "call",        "case",      "catch",    "char",      "class",
+    "compl",     "concept",   "const",       "continue",  "default",  "delete",    "do",
+    "double",    "else",      "enum",        "explicit",  "export",   "extern",    "false",
+    "float",     "for",       "friend",      "goto",      "i386",     "if",        "inline",
+    "int",       "int64_t",   "linux",       "long",      "mutable",  "namespace", "new",
+    "nf_call",   "nf_scalar", "nf_stage_fn", "not",       "nullptr",  "NULL",      "operator",
+    "or",        "private",   "protected",   "public",    "register", "requires",  "restrict",
+    "return",    "scalars",   "short",       "signed",    "sizeof",   "sizes",     "stage",
+    "static",    "struct",    "switch",      "template",  "this",     "throw",     "true",
+    "try",       "typedef",   "typeid",      "typename",  "uint16_t", "uint32_t",  "uint64_t",
+    "uintptr_t", "union",     "unix",        "unsigned",  "using",    "virtual",   "void",
+    "volatile",  "wchar_t",   "while",       "workspace", "xor"};
 
 const char *cType(DType dtype) {
   constexpr const char *types[dtypeCount] = {"float", "double", "uint16_t", "uint16_t"};
@@ -79,10 +84,11 @@ public:
   KernelWriter(const ExportedKernel &kernel, const std::string &cpuFunction, std::string &out)
       : kernel_(kernel), manifest_(kernel.variants.front()), name_(kernel.symbol),
         cpuFunction_(cpuFunction), out_(out) {
-    std::set<std::string> used = {"workspace", "stage", "call", "args", "sizes", "scalars"};
+    std::set<std::string, std::less<>> used(std::begin(kReserved), std::end(kReserved));
     auto unique = [&](std::string name) {
-      while (std::find(std::begin(kReserved), std::end(kReserved), name) != std::end(kReserved) ||
-             !used.insert(name).second)
+      if (name.starts_with(name_ + "_")) // a function's
+        name = "_" + name;
+      while (!used.insert(name).second)
         name += "_";
       return name;
     };

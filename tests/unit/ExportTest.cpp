@@ -31,7 +31,8 @@ public:
     write("bn.yaml", "name: bn\ninput: {shape: [N, 3, 7, 9], layout: nchw, dtype: f32}\naxis: c\n"
                      "phases: [inference, training]\nfuse: [relu]\n");
     // Names that C and C++ do not let through, numbers at the call, no named size.
-    write("odd.yaml", "name: odd\ninput: {shape: [class, x, 4], layout: ncw, dtype: f64}\naxis: c\n"
+    write("odd.yaml", "name: odd\ninput: {shape: [class, x, odd_training_stages, argument], "
+                      "layout: nchw, dtype: f64}\naxis: c\n"
                       "epsilon: argument\nmomentum: argument\nphases: [training]\n");
     write("half.yaml", "name: half\ninput: {shape: [6, 70], layout: nc, dtype: bf16}\naxis: c\n"
                        "mode: 1\nphases: [inference]\n");
@@ -167,7 +168,7 @@ TEST_CASE("export: headers are C99 and C++, without a warning") {
     folder.write("use.c",
                  "#include \"all.h\"\n#include \"all.h\"\n"
                  "int use(void *w) { double d[64] = {0}; return odd_training(d, d, d, d, d, "
-                 "d, d, d, d, d, 1, 2, 1e-3, 0.9, w); }\n");
+                 "d, d, d, d, d, 1, 2, 3, 4, 1e-3, 0.9, w); }\n");
     CHECK_MESSAGE(folder.run("cc -std=c99 -pedantic -Wall -Wextra -Wconversion -Werror -c use.c") ==
                       0,
                   folder.log());
