@@ -17,7 +17,7 @@ static void run_range(nf_stage_fn *stage, const nf_call *call, uint64_t first, u
 int main(void) {
   enum { C = 20, SIZE = 7 * 7 };
   int64_t n = 4;
-  size_t count = (size_t)ahead_inference_bytes(AHEAD_INFERENCE_X, n) / sizeof(float), i;
+  size_t count = (size_t)ahead_inference_bytes(ahead_inference_X, n) / sizeof(float), i;
   float *x = malloc(count * sizeof *x), *y = malloc(count * sizeof *y);
   float *z = malloc(count * sizeof *z);
   float gamma[C], beta[C], mean[C], variance[C], new_mean[C], new_variance[C], batch_mean[C],
@@ -51,19 +51,19 @@ int main(void) {
 
   /* Training, its tasks handed out one range after the other: stages are the barriers. */
   {
-    void *args[AHEAD_TRAINING_ARGUMENTS];
+    void *args[ahead_training_ARGUMENTS];
     nf_call call = {0};
     uint32_t stage;
-    args[AHEAD_TRAINING_X] = x;
-    args[AHEAD_TRAINING_GAMMA] = gamma;
-    args[AHEAD_TRAINING_BETA] = beta;
-    args[AHEAD_TRAINING_MOVING_MEAN] = mean;
-    args[AHEAD_TRAINING_MOVING_VARIANCE] = variance;
-    args[AHEAD_TRAINING_Y] = z;
-    args[AHEAD_TRAINING_NEW_MOVING_MEAN] = new_mean;
-    args[AHEAD_TRAINING_NEW_MOVING_VARIANCE] = new_variance;
-    args[AHEAD_TRAINING_BATCH_MEAN] = batch_mean;
-    args[AHEAD_TRAINING_BATCH_VARIANCE] = batch_variance;
+    args[ahead_training_X] = x;
+    args[ahead_training_GAMMA] = gamma;
+    args[ahead_training_BETA] = beta;
+    args[ahead_training_MOVING_MEAN] = mean;
+    args[ahead_training_MOVING_VARIANCE] = variance;
+    args[ahead_training_Y] = z;
+    args[ahead_training_NEW_MOVING_MEAN] = new_mean;
+    args[ahead_training_NEW_MOVING_VARIANCE] = new_variance;
+    args[ahead_training_BATCH_MEAN] = batch_mean;
+    args[ahead_training_BATCH_VARIANCE] = batch_variance;
     call.struct_size = sizeof call;
     call.args = args;
     call.sizes = &n;

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -28,19 +29,23 @@ public:
     for (std::thread &thread : threads_)
       thread.join();
   }
-  /// Calls `job(member)` for every member of the pool, 0 the caller, and waits for all.
+  /// Calls `job(member)` for every member of the pool, 0 the caller, and waits for all; then throws
+  /// what one of them threw.
   void run(const std::function<void(size_t)> &job) {
     std::lock_guard one(users_); // a job at a time
     {
       std::lock_guard lock(mutex_);
       job_ = &job;
       left_ = threads_.size();
+      failure_ = nullptr;
       ++turn_;
     }
     begins_.notify_all();
-    job(0);
+    attempt(job, 0);
     std::unique_lock lock(mutex_);
     finished_.wait(lock, [this] { return left_ == 0; });
+    if (failure_)
+      std::rethrow_exception(failure_);
   }
   size_t members() const { return threads_.size() + 1; }
 
@@ -61,6 +66,14 @@ public:
   }
 
 private:
+  void attempt(const std::function<void(size_t)> &job, size_t member) {
+    try {
+      job(member);
+    } catch (...) {
+      std::lock_guard lock(mutex_);
+      failure_ = std::current_exception();
+    }
+  }
   void work(size_t member) {
     for (uint64_t seen = 0;;) {
       const std::function<void(size_t)> *job;
@@ -72,7 +85,7 @@ private:
         seen = turn_;
         job = job_;
       }
-      (*job)(member);
+      attempt(*job, member);
       std::lock_guard lock(mutex_);
       if (--left_ == 0)
         finished_.notify_one();
@@ -84,15 +97,18 @@ private:
   const std::function<void(size_t)> *job_ = nullptr;
   uint64_t turn_ = 0;
   size_t left_ = 0;
+  std::exception_ptr failure_;
   bool ends_ = false;
   std::vector<std::thread> threads_;
 };
 
 } // namespace
 
-int main() try {
+int main(int argc, char **argv) try {
   Pool pool(3);
   nf::Engine::Options options;
+  if (argc > 1)
+    options.compilerLibrary = argv[1];
   options.executor = pool.executor(); // for every call that names no other
   const nf::Engine engine(options);
 

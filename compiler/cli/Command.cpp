@@ -1,5 +1,7 @@
 #include "compiler/cli/Command.h"
 
+#include "compiler/export/CHeader.h"
+
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
@@ -143,7 +145,8 @@ llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<s
     if (!target)
       return target.takeError();
     for (const TargetDescription &other : targets) {
-      if (other.cpu == target->cpu)
+      // LLVM knows some under two names, which differ by more than letters and digits alone.
+      if (identifierOf(other.cpu) == identifierOf(target->cpu))
         return badInput(fmt::format("--cpu: {} is given twice", target->cpu));
       if (other.triple != target->triple)
         return badInput(

@@ -3,8 +3,6 @@
 #include "compiler/cli/Export.h"
 #include "compiler/cli/Files.h"
 
-#include "llvm/Support/FileSystem.h"
-
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
@@ -54,10 +52,10 @@ llvm::Expected<std::optional<EmitStage>> chooseStage(const Options &options,
     else if (!kind)
       return badInput(fmt::format("--emit: {}, found '{}'", expectedKinds(), word));
   }
-  const bool isDirectory =
-      llvm::StringRef(options.output).ends_with("/") || llvm::sys::fs::is_directory(options.output);
+  // Assembly is both: printed for people, a variant after the other; and a file that assembles.
+  const bool isFile = !kinds.empty() && !options.output.empty() && options.variant.empty();
   if (options.emit.size() == 1)
-    return stage && (kinds.empty() || !isDirectory) ? stage : std::nullopt;
+    return stage && !isFile ? stage : std::nullopt;
   if (kinds.size() < options.emit.size())
     return badInput("--emit: a stage of the compilation is printed alone; only files (" +
                     std::string(fileKindNames()) + ") go together");

@@ -168,7 +168,7 @@ llvm::Error Exporter::compile(const FileSet &set) {
     std::vector<std::string> all = objects;
     auto selector = selectorObject(header.cpuFunction, targets_);
     if (!selector)
-      return internalError(selector.takeError());
+      return badInput("--emit=so: " + llvm::toString(selector.takeError()));
     all.push_back(std::move(*selector));
     const std::string path = pathOf(set, FileKind::SharedLibrary);
     auto library = linkSharedLibrary(all, llvm::sys::path::filename(path).str());

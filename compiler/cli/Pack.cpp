@@ -4,11 +4,8 @@
 #include "compiler/cli/Files.h"
 #include "runtime/kernel/Kernel.h"
 
-#include "llvm/ADT/STLExtras.h"
-
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <map>
 #include <memory>
@@ -57,8 +54,9 @@ llvm::Error list(const std::string &path) {
 
 llvm::Error run(const Options &options) {
   if (!options.list.empty()) {
-    if (!options.specs.empty() || !options.output.empty() || !options.cpus.empty())
-      return badInput("--list shows a pack; leave out specs, --cpu and -o, or --list");
+    if (!options.specs.empty() || !options.output.empty() || !options.cpus.empty() ||
+        !options.phase.empty())
+      return badInput("--list shows a pack; leave out specs, --cpu, --phase and -o, or --list");
     return list(options.list);
   }
   if (options.specs.empty())

@@ -54,9 +54,9 @@ int run() {
                                  : fmt::format("no: lacks {}", fmt::join(missing, ", ")));
   }
   fmt::print("  native, the default, is this machine. Other CPUs that LLVM knows by name are "
-             "compiled for as well, from SSE4.2 or NEON on, with the smallest of these caches.\n"
+             "compiled for as well, from SSE4.2 or NEON on, as if their caches were haswell's.\n"
              "  512 bit+: scalable vectors; schedules are made for this length, the code runs with "
-             "any.\n");
+             "any power of two from 128 to 2048.\n");
   return Success;
 }
 

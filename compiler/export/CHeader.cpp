@@ -7,28 +7,10 @@
 #include <cctype>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <set>
 
 namespace normforge {
 
 namespace {
-
-/// What a parameter's name must not be, of what the spec language lets through: keywords of C99 and
-/// C++20, names that the header uses, and macros that compilers and <stddef.h> define.
-constexpr std::string_view kReserved[] = {
-    "alignas",   "alignof",   "and",         "argument",  "args",     "asm",       "auto",
-    "bool",      "break",     "call",        "case",      "catch",    "char",      "class",
-    "compl",     "concept",   "const",       "continue",  "default",  "delete",    "do",
-    "double",    "else",      "enum",        "explicit",  "export",   "extern",    "false",
-    "float",     "for",       "friend",      "goto",      "i386",     "if",        "inline",
-    "int",       "int64_t",   "linux",       "long",      "mutable",  "namespace", "new",
-    "nf_call",   "nf_scalar", "nf_stage_fn", "not",       "nullptr",  "NULL",      "operator",
-    "or",        "private",   "protected",   "public",    "register", "requires",  "restrict",
-    "return",    "scalars",   "short",       "signed",    "sizeof",   "sizes",     "stage",
-    "static",    "struct",    "switch",      "template",  "this",     "throw",     "true",
-    "try",       "typedef",   "typeid",      "typename",  "uint16_t", "uint32_t",  "uint64_t",
-    "uintptr_t", "union",     "unix",        "unsigned",  "using",    "virtual",   "void",
-    "volatile",  "wchar_t",   "while",       "workspace", "xor"};
 
 const char *cType(DType dtype) {
   constexpr const char *types[dtypeCount] = {"float", "double", "uint16_t", "uint16_t"};
@@ -84,22 +66,19 @@ public:
   KernelWriter(const ExportedKernel &kernel, const std::string &cpuFunction, std::string &out)
       : kernel_(kernel), manifest_(kernel.variants.front()), name_(kernel.symbol),
         cpuFunction_(cpuFunction), out_(out) {
-    std::set<std::string, std::less<>> used(std::begin(kReserved), std::end(kReserved));
-    auto unique = [&](std::string name) {
-      if (name.starts_with(name_ + "_")) // a function's
-        name = "_" + name;
-      while (!used.insert(name).second)
-        name += "_";
-      return name;
-    };
     for (const Argument &argument : manifest_.arguments) {
       const bool isNew = argument.written && argument.name.starts_with("moving_");
-      arguments_.push_back(unique((isNew ? "new_" : "") + argument.name));
+      arguments_.push_back((isNew ? "new_" : "") + argument.name);
     }
+    // Arguments and numbers have names of ours, sizes any: with an ending they are no keyword,
+    // macro or name of ours. One letter, as most are, is none either, but for the macro of
+    // <complex.h>.
     for (const std::string &size : manifest_.sizes)
-      sizes_.push_back(unique(size));
-    for (const std::string &scalar : manifest_.scalars)
-      scalars_.push_back(unique(scalar));
+      sizes_.push_back(size.size() == 1 && std::isupper(static_cast<unsigned char>(size[0])) &&
+                               size != "I"
+                           ? size
+                           : size + "_size");
+    scalars_ = manifest_.scalars;
   }
 
   void write() {
@@ -139,8 +118,8 @@ private:
   void writeEnum() {
     std::vector<std::string> names;
     for (size_t i = 0; i < arguments_.size(); ++i)
-      names.push_back(fmt::format("  {}_{} = {}", upper(name_), upper(arguments_[i]), i));
-    names.push_back(fmt::format("  {}_ARGUMENTS = {}", upper(name_), arguments_.size()));
+      names.push_back(fmt::format("  {}_{} = {}", name_, upper(arguments_[i]), i));
+    names.push_back(fmt::format("  {}_ARGUMENTS = {}", name_, arguments_.size()));
     line("enum {{\n{}\n}};", fmt::join(names, ",\n"));
   }
 
@@ -317,7 +296,7 @@ std::string cHeader(const ExportedHeader &header) {
   std::vector<std::string> cpus;
   for (const Artifact &artifact : header.kernels.front().variants)
     cpus.push_back(artifact.cpu);
-  const std::string guard = upper(identifierOf(header.name)) + "_H";
+  const std::string guard = "NF_KERNELS_" + identifierOf(header.name) + "_H";
   std::string out = fmt::format(
       "/* Kernels compiled by normforge {}.{}.{} for {} ({}).\n"
       " *\n"
@@ -342,7 +321,7 @@ std::string cHeader(const ExportedHeader &header) {
   out += kAbiHeader;
   out += "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n";
   if (!header.cpuFunction.empty()) {
-    out += "/* Which of these the library runs here, chosen when it is loaded:";
+    out += "/* Which of these the library runs here, chosen by the dynamic loader:";
     for (size_t i = 0; i < cpus.size(); ++i)
       out += fmt::format("{} {} {}", i ? "," : "", i, cpus[i]);
     out +=

@@ -29,7 +29,7 @@ using Masks = std::map<std::string, uint64_t>;
 
 std::string x86Word(x86::Word word) { return fmt::format("word{}", static_cast<int>(word)); }
 
-Masks masksOf(const TargetDescription &target) {
+llvm::Expected<Masks> masksOf(const TargetDescription &target) {
   Masks masks;
   for (const std::string &name : target.instructionSets()) {
     bool found = false;
@@ -47,8 +47,11 @@ Masks masksOf(const TargetDescription &target) {
           masks[fmt::format("word{}", feature.word)] |= uint64_t(1) << feature.bit;
         }
     }
-    if (!found) // unknown to us: no machine is known to have it
-      masks["nowhere"] = 1;
+    // AVX10's version is in a leaf that others lack.
+    if (!found || name.starts_with("avx10"))
+      return llvm::createStringError(
+          fmt::format("no code is known that asks a machine for {}, which kernels for {} need",
+                      name, target.cpu));
   }
   return masks;
 }
@@ -76,8 +79,6 @@ std::string readX86() {
     else
       ir += fmt::format("  %word{0} = add i64 %wide{0}, 0\n", i);
   }
-  // AVX10's version is in a leaf that others lack; no CPU that has it is in the table of CPUs yet.
-  ir += fmt::format("  %{} = add i64 0, 0\n", x86Word(x86::Word::Avx10));
   // XGETBV is there where OSXSAVE says so.
   ir += R"(
   %osxsave = and i64 %word0, 134217728
@@ -117,12 +118,17 @@ llvm::Error missingLinker() {
 
 } // namespace
 
-std::string selectorIr(const std::string &name, const std::vector<TargetDescription> &targets) {
+llvm::Expected<std::string> selectorIr(const std::string &name,
+                                       const std::vector<TargetDescription> &targets) {
   const bool isX86 = targets.front().isX86();
   std::string ir = fmt::format("target triple = \"{}\"\n", targets.front().triple);
   std::vector<Masks> masks;
-  for (const TargetDescription &target : targets)
-    masks.push_back(masksOf(target));
+  for (const TargetDescription &target : targets) {
+    auto found = masksOf(target);
+    if (!found)
+      return found.takeError();
+    masks.push_back(std::move(*found));
+  }
   for (size_t i = 0; i <= targets.size(); ++i)
     ir += fmt::format("define internal i32 @{}.{}() nounwind {{\n  ret i32 {}\n}}\n", name, i,
                       i == targets.size() ? -1 : static_cast<int>(i));
@@ -130,7 +136,6 @@ std::string selectorIr(const std::string &name, const std::vector<TargetDescript
                     "define internal ptr @{0}.resolve({1}) nounwind {{\nentry:\n",
                     name, isX86 ? "" : "i64 %hwcap, ptr %more.words");
   ir += isX86 ? readX86() : kReadAarch64;
-  ir += "  %nowhere = add i64 0, 0\n";
   // From the one that asks for least to the one that asks for most, the last that fits stays.
   std::vector<size_t> order(targets.size());
   std::iota(order.begin(), order.end(), 0);
@@ -166,8 +171,10 @@ llvm::Expected<std::string> selectorObject(const std::string &name,
   auto machine = createMachine(baseline);
   llvm::LLVMContext context;
   llvm::SMDiagnostic problem;
-  const std::string ir = selectorIr(name, targets);
-  auto module = llvm::parseAssemblyString(ir, problem, context);
+  auto ir = selectorIr(name, targets);
+  if (!ir)
+    return ir.takeError();
+  auto module = llvm::parseAssemblyString(*ir, problem, context);
   if (!module)
     return llvm::createStringError("the selector is no LLVM IR: " + problem.getMessage().str());
   module->setDataLayout(machine->createDataLayout());
@@ -216,9 +223,12 @@ llvm::Expected<std::string> linkSharedLibrary(const std::vector<std::string> &ob
     llvm::raw_fd_ostream file(words.back(), code);
     file << objects[i];
     file.close();
-    if (code || file.error())
-      return llvm::createStringError(fmt::format("{} cannot be written: {}", words.back(),
-                                                 (code ? code : file.error()).message()));
+    if (!code)
+      code = file.error();
+    file.clear_error(); // else its end would be the process'
+    if (code)
+      return llvm::createStringError(
+          fmt::format("{} cannot be written: {}", words.back(), code.message()));
   }
   std::vector<llvm::StringRef> arguments(words.begin(), words.end());
   const std::optional<llvm::StringRef> streams[] = {llvm::StringRef(""), llvm::StringRef(log),

@@ -13,10 +13,12 @@ namespace normforge {
 
 /// LLVM IR of a function `name`, `uint32_t name(void)`, that returns the index of the CPU whose
 /// kernels this machine runs: of those of which it has all features, the one that asks for most of
-/// them, the first of equals. UINT32_MAX where it runs none. The choice is made when the library is
-/// loaded (an indirect function, resolved by the dynamic loader) and needs no other symbol. All
-/// targets are of one machine.
-std::string selectorIr(const std::string &name, const std::vector<TargetDescription> &targets);
+/// them, the first of equals. UINT32_MAX where it runs none. The choice is made by the dynamic
+/// loader, when it first resolves the function for a module (an indirect function, as glibc has
+/// them), and needs no other symbol. All targets are of one machine. Errors: a feature that no
+/// instruction tells of.
+llvm::Expected<std::string> selectorIr(const std::string &name,
+                                       const std::vector<TargetDescription> &targets);
 
 /// The object of such a function.
 llvm::Expected<std::string> selectorObject(const std::string &name,

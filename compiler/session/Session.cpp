@@ -338,7 +338,6 @@ llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel>
   auto linked = linkImage(object);
   if (!linked)
     return llvm::make_error<InternalError>(llvm::toString(linked.takeError()));
-  result.codeBytes = linked->image.bytes.size();
   for (size_t k = 0; k < kernels.size(); ++k) {
     Artifact &artifact = result.kernels.emplace_back(manifestOf(kernels[k].op, target_));
     for (size_t v = 0; v < compiled[k].size(); ++v) {

@@ -47,7 +47,6 @@ struct KernelObject {
   std::vector<Artifact> kernels; ///< the manifests, without images
   std::string object;            ///< the ELF file's bytes; the same for the same kernels
   std::string assembly;          ///< where it was asked for
-  uint64_t codeBytes = 0;        ///< of text and constants
 };
 
 /// Not thread-safe: one session a thread. Making one costs some 5 ms; a session that is used again

@@ -12,6 +12,7 @@
 #include "llvm/InitializePasses.h"
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Object/ELFObjectFile.h"
+#include "llvm/Support/Endian.h"
 #include "llvm/Support/LEB128.h"
 #include "llvm/Support/MathExtras.h"
 #include "llvm/Support/raw_ostream.h"
@@ -86,9 +87,22 @@ template <typename... Args> Error imageError(fmt::format_string<Args...> format,
 /// What abi.h promises of a stage's stack.
 constexpr uint64_t kMostStackBytes = 16 * 1024;
 
+/// Bytes of stack that a function of aarch64 takes in scalable vectors of the longest kind:
+/// `addvl sp, sp, #-n`, which .stack_sizes leaves out.
+uint64_t scalableStackBytes(ArrayRef<uint8_t> text) {
+  constexpr uint64_t kLongestVectorBytes = 256;
+  uint64_t vectors = 0;
+  for (size_t at = 0; at + 4 <= text.size(); at += 4) {
+    const uint32_t word = support::endian::read32le(text.data() + at);
+    if ((word & 0xFFFFF81F) == 0x047F501F && SignExtend64<6>(word >> 5) < 0)
+      vectors += static_cast<uint64_t>(-SignExtend64<6>(word >> 5));
+  }
+  return vectors * kLongestVectorBytes;
+}
+
 /// Checks a .stack_sizes section: for each function its address and, as ULEB128, its bytes of
-/// stack.
-Error checkStackSizes(ArrayRef<uint8_t> section) {
+/// stack. `largest` becomes the most of them.
+Error checkStackSizes(ArrayRef<uint8_t> section, uint64_t &largest) {
   const uint8_t *at = section.begin(), *end = section.end();
   while (end - at > 8) {
     unsigned length = 0;
@@ -98,6 +112,7 @@ Error checkStackSizes(ArrayRef<uint8_t> section) {
       return imageError("malformed .stack_sizes");
     if (bytes > kMostStackBytes)
       return imageError("{} bytes of stack, more than {}", bytes, kMostStackBytes);
+    largest = std::max(largest, bytes);
     at += 8 + length;
   }
   return Error::success();
@@ -226,6 +241,7 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
   if (Error error = place(false))
     return error;
 
+  uint64_t fixedStack = 0;
   for (const auto &section : *sections) {
     auto name = file->getSectionName(section);
     if (!name)
@@ -235,7 +251,7 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
     auto contents = file->getSectionContents(section);
     if (!contents)
       return contents.takeError();
-    if (Error error = checkStackSizes(*contents))
+    if (Error error = checkStackSizes(*contents, fixedStack))
       return error;
   }
 
@@ -253,7 +269,17 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
         auto name = symbol.getName(*names);
         if (!name)
           return name.takeError();
-        linked.functions[name->str()] = placed[symbol.st_shndx] + symbol.st_value;
+        const uint64_t begin = placed[symbol.st_shndx] + symbol.st_value;
+        linked.functions[name->str()] = begin;
+        if (file->getHeader().e_machine != elf::EM_AARCH64)
+          continue;
+        if (begin + symbol.st_size > bytes.size())
+          return imageError("a function outside of its section");
+        const ArrayRef<uint8_t> code(reinterpret_cast<const uint8_t *>(bytes.data()) + begin,
+                                     symbol.st_size);
+        if (const uint64_t stack = fixedStack + scalableStackBytes(code); stack > kMostStackBytes)
+          return imageError("{} bytes of stack in vectors of 2048 bits, more than {}", stack,
+                            kMostStackBytes);
       }
   }
 

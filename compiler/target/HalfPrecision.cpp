@@ -70,16 +70,20 @@ Value narrowBf16(const Lanes &l, Value x, Type element) {
   return l.narrow(l.choose(isNan, quiet, rounded), element);
 }
 
-/// Exponent and mantissa where f32 has them make a number 2^-112 times too small, denormals
-/// included; the largest exponent, of infinities and NaN, becomes f32's.
+/// Exponent and mantissa go where f32 has them, and the exponent's offset from 15 to 127; the
+/// largest one, of infinities and NaN, becomes f32's. A denormal number is its mantissa times
+/// 2^-24: no step has a denormal f32, which a caller's flush mode would make 0.
 Value widenF16(const Lanes &l, Value x) {
   Value half = l.widen(x);
   Value sign = l.left(l.both(half, l.word(0x8000)), 16);
   Value magnitude = l.both(half, l.word(0x7FFF));
-  Value small = l.asFloat(l.left(magnitude, 13));
-  Value scaled = l.bits(arith::MulFOp::create(l.b, l.loc, small, l.number(0x1p112)));
-  Value isFinite = l.below(magnitude, l.word(0x7C00));
-  Value result = l.choose(isFinite, scaled, l.either(scaled, l.word(0x7F800000)));
+  Value moved = l.left(magnitude, 13);
+  Value normal = l.add(moved, l.word((127 - 15) << 23));
+  Value counted = arith::SIToFPOp::create(l.b, l.loc, l.of(l.b.getF32Type()), magnitude);
+  Value denormal = l.bits(arith::MulFOp::create(l.b, l.loc, counted, l.number(0x1p-24)));
+  Value result = l.choose(l.below(magnitude, l.word(0x0400)), denormal, normal);
+  result =
+      l.choose(l.below(magnitude, l.word(0x7C00)), result, l.either(moved, l.word(0x7F800000)));
   return l.asFloat(l.either(result, sign));
 }
 

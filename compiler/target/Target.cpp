@@ -67,7 +67,7 @@ constexpr Cpu kCpus[] = {
 };
 constexpr Cpu kSmallCpu = {"", "", 32 * KiB, 256 * KiB, 8192 * KiB};
 
-/// The bits that a scalable vector has at least, and that all its lengths are multiples of.
+/// The bits that a scalable vector has at least; its length is this times a power of two.
 constexpr int kSveBits = 128;
 
 const Cpu *findCpu(llvm::StringRef name) {
@@ -119,8 +119,11 @@ bool knows(const Machine &machine, llvm::StringRef cpu) {
 /// The machine that a triple, or its first word, names.
 llvm::Expected<const Machine *> findMachine(llvm::StringRef text) {
   const llvm::Triple triple{llvm::Triple::normalize(text)};
+  // x32 and ILP32 have other pointers, other systems other files.
   const bool isElf =
-      triple.getOS() == llvm::Triple::UnknownOS || triple.getOS() == llvm::Triple::Linux;
+      (triple.getOS() == llvm::Triple::UnknownOS || triple.getOS() == llvm::Triple::Linux) &&
+      (triple.getEnvironment() == llvm::Triple::UnknownEnvironment ||
+       triple.getEnvironment() == llvm::Triple::GNU);
   for (const Machine &machine : kMachines)
     if (isElf && triple.getArch() == llvm::Triple(machine.triple).getArch())
       return &machine;

@@ -22,7 +22,7 @@ struct TargetDescription {
   /// Those that the CPU's name stands for and this one lacks, as a virtual machine may.
   std::vector<std::string> disabled;
   /// Width of the vectors that kernels use. Of scalable ones, the width that schedules are made
-  /// for; the code runs with any.
+  /// for; the code runs with any power of two from 128 to 2048.
   int vectorBits = 0;
   bool scalableVectors = false; ///< SVE: the code learns the width when it runs
   int vectorRegisters = 0;

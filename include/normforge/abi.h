@@ -7,7 +7,9 @@
  *
  * A stage function cannot fail, allocate, block, unwind or use thread-local storage. It is
  * reentrant, uses at most 16 KiB of stack, runs in the caller's rounding and flush mode without
- * changing it, and all its stores are visible when it returns.
+ * changing it, and all its stores are visible when it returns. (Results in bf16 and f16 may be
+ * rounded to the nearest in any mode, and denormal ones in bf16 be 0, as the CPU's instructions
+ * have it.)
  */
 #ifndef NORMFORGE_ABI_H
 #define NORMFORGE_ABI_H

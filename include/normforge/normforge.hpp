@@ -109,8 +109,8 @@ public:
   size_t stageCount() const { return nf_plan_stage_count(get()); }
   uint64_t tasks(size_t stage) const { return nf_plan_stage_tasks(get(), stage); }
 
-  /// Without a workspace, one is allocated where the plan needs any; without an executor, the
-  /// calling thread does it all.
+  /// Without a workspace, one is taken from the engine's allocator where the plan needs any;
+  /// without an executor, the engine's is used, or where it has none the calling thread.
   void run(std::span<void *const> args, std::span<const double> scalars = {},
            void *workspace = nullptr, const nf_executor *executor = nullptr) const {
     detail::check(nf_run(get(), args.data(), args.size(), scalars.data(), scalars.size(), workspace,

@@ -69,10 +69,8 @@ std::vector<std::byte> writePack(const std::vector<PackedKernel> &kernels) {
   std::vector<size_t> sorted(entries.size());
   for (size_t i = 0; i < sorted.size(); ++i)
     sorted[i] = i;
-  std::sort(sorted.begin(), sorted.end(), [&](size_t a, size_t b) {
-    return std::tuple(order(entries[a]), entries[a].cpu) <
-           std::tuple(order(entries[b]), entries[b].cpu);
-  });
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [&](size_t a, size_t b) { return order(entries[a]) < order(entries[b]); });
 
   auto tableOf = [&] {
     Writer table;
@@ -118,7 +116,7 @@ std::shared_ptr<const Pack> Pack::open(const std::string &path, Failure &failure
       if (descriptor >= 0)
         close(descriptor);
     }
-  } file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  } file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)}; // a pipe is not waited for
   struct stat status;
   if (file.descriptor < 0 || fstat(file.descriptor, &status) != 0)
     return fail("cannot be opened");

@@ -20,13 +20,14 @@
 
 namespace normforge {
 
-/// A kernel to be packed: the serialized artifacts for its CPUs, under a name of its own.
+/// A kernel for one CPU, to be packed under a name that need not be its spec's.
 struct PackedKernel {
   std::string name;
   Artifact artifact;
 };
 
-/// The file's bytes, the same for the same kernels in any order.
+/// The file's bytes: the same for the same kernels in any order, but for that of the CPUs of one
+/// kernel, by which equals are told apart when one is chosen.
 std::vector<std::byte> writePack(const std::vector<PackedKernel> &kernels);
 
 /// Immutable; all functions may be called from several threads.

@@ -2,6 +2,7 @@
 // libFuzzer's; the first byte of an input says what the rest is to be read as.
 #include "runtime/artifact/Checksum.h"
 #include "runtime/cache/DiskCache.h"
+#include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/kernel/Plan.h"
 #include "runtime/pack/Pack.h"
 
@@ -25,22 +26,32 @@ void sealArtifact(Bytes &bytes) { // magic, version 4, length 8, checksum 8
     put(bytes, 20, checksum(std::span(bytes).subspan(28)));
 }
 
-/// What a loaded kernel would be asked: sizes small, large and absurd. Nothing of it is run.
-void plan(const Artifact &artifact) {
-  for (int64_t size : {int64_t(0), int64_t(1), int64_t(7), INT64_MAX}) {
-    const std::vector<int64_t> sizes(artifact.sizes.size(), size);
-    for (const Argument &argument : artifact.arguments)
-      for (const SizeExpr &expr : argument.shape)
-        (void)expr.evaluate(sizes);
-    for (const Variant &variant : artifact.variants) {
-      (void)variant.guard.holds(sizes);
-      (void)variant.workspaceBytes.evaluate(sizes);
-      for (const Stage &stage : variant.stages) {
-        (void)stage.tasks.evaluate(sizes);
-        if (stage.entry >= variant.image.bytes.size())
-          std::abort();
-      }
-    }
+/// Loads a kernel as if it were this machine's and plans it for sizes small, large and absurd.
+/// Nothing of it is run.
+void plan(Artifact artifact) {
+  artifact.abiVersion = NF_ABI_VERSION;
+  artifact.triple = std::string(hostArchitecture()) + "-linux-gnu";
+  artifact.requiredFeatures.clear();
+  size_t images = 0;
+  for (const Variant &variant : artifact.variants)
+    images += variant.image.bytes.size();
+  if (images > 1 << 20)
+    return;
+  const size_t sizeCount = artifact.sizes.size();
+  LoadOptions options;
+  options.debugger = true;
+  Failure failure;
+  const auto kernel = Kernel::load(std::move(artifact), options, failure);
+  if (!kernel)
+    return;
+  for (int64_t size : {int64_t(0), int64_t(1), int64_t(7), int64_t(1) << 40, INT64_MAX}) {
+    const std::vector<int64_t> sizes(sizeCount, size);
+    const auto plan = Plan::make(kernel, sizes, failure);
+    if (!plan && failure.message.empty())
+      std::abort();
+    const std::vector<void *> args(plan ? plan->arrays().size() : 0);
+    if (plan) // pointers that are null: refused, or nothing to do
+      (void)plan->check({args, {}, nullptr}, failure);
   }
 }
 

@@ -10,6 +10,11 @@ compiler=$(command -v clang++-22 || command -v clang++) || {
   exit 0
 }
 mkdir -p "$folder/objects" "$folder/corpus"
+echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char *, unsigned long) { return 0; }' |
+  "$compiler" -x c++ - -fsanitize=fuzzer,address,undefined -o "$folder/probe" 2>/dev/null || {
+  echo "SKIP: clang's libFuzzer (Debian's libclang-rt-22-dev) is not installed"
+  exit 0
+}
 flags=(-std=c++20 -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
   -I"$source" -I"$source/include")
 launcher=$(command -v ccache || true)
@@ -23,10 +28,7 @@ for file in "${sources[@]}"; do
   $launcher "$compiler" "${flags[@]}" -c "$source/$file" -o "$object"
   objects+=("$object")
 done
-"$compiler" -fsanitize=fuzzer,address,undefined "${objects[@]}" -o "$folder/fuzzer" || {
-  echo "SKIP: clang's libFuzzer (Debian's libclang-rt-22-dev) is not installed"
-  exit 0
-}
+"$compiler" -fsanitize=fuzzer,address,undefined "${objects[@]}" -o "$folder/fuzzer"
 if [ -n "$command" ]; then
   "$command" pack "$source/examples/ahead.yaml" --cpu x86-64-v2,neoverse-n1 -o "$folder/seed.nfk"
   { printf '\003'; cat "$folder/seed.nfk"; } >"$folder/corpus/pack"
