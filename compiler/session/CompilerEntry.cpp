@@ -78,6 +78,19 @@ llvm::Expected<Request> read(const nf_compiler_request &request) {
   return result;
 }
 
+/// Reads the request and calls `use(request, session)` with a session for its CPU.
+template <typename Use> llvm::Error withSession(const nf_compiler_request &given, Use use) {
+  auto request = read(given);
+  if (!request)
+    return request.takeError();
+  auto session = pool().take(request->cpu);
+  if (!session)
+    return session.takeError();
+  llvm::Error error = use(*request, **session);
+  pool().give(request->cpu, std::move(*session));
+  return error;
+}
+
 /// The file that an address was loaded from.
 std::string fileOf(const void *address) {
   Dl_info info;
@@ -94,47 +107,37 @@ char *copied(const std::string &text) {
 /// All that the code depends on: the spec but for its name, the schedules, the machine, and who
 /// compiles.
 llvm::Error identify(const nf_compiler_request &given, nf_compiler_reply &reply) {
-  auto request = read(given);
-  if (!request)
-    return request.takeError();
-  auto session = pool().take(request->cpu);
-  if (!session)
-    return session.takeError();
-  const TargetDescription target = (*session)->target();
-  pool().give(request->cpu, std::move(*session));
-  const Operator op = makeOperator(request->spec, request->phase);
-  std::string key = fmt::format(
-      "normforge {}, ABI {}, LLVM {}\nspec {}\nphase {}\ntarget {}\n", nf_version(), NF_ABI_VERSION,
-      LLVM_VERSION_STRING, canonicalText(request->spec), toString(request->phase), target.text());
-  for (const ScheduleVariant &variant : selectSchedules(op, target))
-    key += fmt::format("variant {} <= {}: {}\n", variant.guard.value.text(op.sizes),
-                       variant.guard.limit, variant.schedule.text());
-  reply.name = copied(request->spec.name);
-  reply.key = copied(key);
-  reply.files = copied(fileOf(reinterpret_cast<const void *>(&pool)) + "\n" +
-                       fileOf(reinterpret_cast<const void *>(&llvm::sys::getHostCPUName)) + "\n" +
-                       fileOf(reinterpret_cast<const void *>(&mlir::verify)) + "\n");
-  return llvm::Error::success();
+  return withSession(given, [&](const Request &request, const Session &session) -> llvm::Error {
+    const Operator op = makeOperator(request.spec, request.phase);
+    std::string key =
+        fmt::format("normforge {}, ABI {}, LLVM {}\nspec {}\nphase {}\ntarget {}\n", nf_version(),
+                    NF_ABI_VERSION, LLVM_VERSION_STRING, canonicalText(request.spec),
+                    toString(request.phase), session.target().text());
+    for (const ScheduleVariant &variant : selectSchedules(op, session.target()))
+      key += fmt::format("variant {} <= {}: {}\n", variant.guard.value.text(op.sizes),
+                         variant.guard.limit, variant.schedule.text());
+    reply.name = copied(request.spec.name);
+    reply.key = copied(key);
+    reply.files = copied(fileOf(reinterpret_cast<const void *>(&pool)) + "\n" +
+                         fileOf(reinterpret_cast<const void *>(&llvm::sys::getHostCPUName)) + "\n" +
+                         fileOf(reinterpret_cast<const void *>(&mlir::verify)) + "\n");
+    return llvm::Error::success();
+  });
 }
 
 llvm::Error compile(const nf_compiler_request &given, nf_compiler_reply &reply) {
-  auto request = read(given);
-  if (!request)
-    return request.takeError();
-  auto session = pool().take(request->cpu);
-  if (!session)
-    return session.takeError();
-  auto artifact = (*session)->compile(request->spec, request->phase);
-  pool().give(request->cpu, std::move(*session));
-  if (!artifact)
-    return artifact.takeError();
-  const std::vector<std::byte> bytes = serialize(*artifact);
-  reply.artifact = static_cast<uint8_t *>(std::malloc(bytes.size()));
-  if (!reply.artifact)
-    throw std::bad_alloc();
-  std::memcpy(reply.artifact, bytes.data(), bytes.size());
-  reply.artifact_bytes = bytes.size();
-  return llvm::Error::success();
+  return withSession(given, [&](const Request &request, Session &session) -> llvm::Error {
+    auto artifact = session.compile(request.spec, request.phase);
+    if (!artifact)
+      return artifact.takeError();
+    const std::vector<std::byte> bytes = serialize(*artifact);
+    reply.artifact = static_cast<uint8_t *>(std::malloc(bytes.size()));
+    if (!reply.artifact)
+      throw std::bad_alloc();
+    std::memcpy(reply.artifact, bytes.data(), bytes.size());
+    reply.artifact_bytes = bytes.size();
+    return llvm::Error::success();
+  });
 }
 
 /// What `answer` gives, its errors and exceptions as C knows them.
