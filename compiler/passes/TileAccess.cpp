@@ -26,6 +26,8 @@ Value TileVectorizer::existing(const Access &access, OpFoldResult index, OpFoldR
 }
 
 Value TileVectorizer::maskBelow(Value count, Width width) {
+  if (auto known = getConstantIntValue(count); known && !width.scalable)
+    return constantMask(std::clamp<int64_t>(*known, 0, width.lanes), width);
   return vector::CreateMaskOp::create(b_, loc_, width.vector(b_.getI1Type()), ValueRange{count});
 }
 
@@ -291,6 +293,14 @@ void TileVectorizer::store(Access &access, int loop, OpFoldResult index, OpFoldR
   }
   mask = existing(access, index, plus, slot, width, mask);
   if (getConstantIntValue(stride) == 1) {
+    // One lane is an element. (LLVM 22 would store twice its bytes where it has been narrowed: its
+    // x86 backend makes a store of the wide element of a masked store under such a constant mask.)
+    auto known = mask ? mask.getDefiningOp<vector::ConstantMaskOp>() : nullptr;
+    if (known && known.getMaskDimSizes()[0] == 1) {
+      Value first = vector::ExtractOp::create(b_, loc_, value, ArrayRef<int64_t>{0});
+      memref::StoreOp::create(b_, loc_, first, access.view, at);
+      return;
+    }
     if (mask)
       vector::MaskedStoreOp::create(b_, loc_, access.view, at, mask, value);
     else

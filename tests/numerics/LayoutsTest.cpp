@@ -12,12 +12,12 @@ TEST_CASE("layouts: named sizes") {
   const std::string repeat = repeatCommand("layouts: named sizes");
   size_t turn = testSeed() % 105; // every combination of fusion, preset and parameters comes round
   int ran = 0;
-  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
+  for (const char *cpu : {"native", "haswell", "x86-64-v2", "skylake-avx512"}) {
     Session *session = sessionOrSkip(cpu);
     if (!session)
       continue;
     for (const Shape &shape : layoutShapes())
-      for (const Kind &kind : kinds({"native", "haswell", "x86-64-v2"})) {
+      for (const Kind &kind : kinds({"native", "haswell", "x86-64-v2", "skylake-avx512"})) {
         ++turn;
         if (!exists(shape, kind) || std::string_view(kind.cpu) != cpu)
           continue;
@@ -53,7 +53,7 @@ TEST_CASE("layouts: static sizes") {
   size_t turn = testSeed() % 105;
   int ran = 0;
   for (const Shape &shape : layoutShapes())
-    for (const Kind &kind : kinds({"native", "haswell", "x86-64-v2"})) {
+    for (const Kind &kind : kinds({"native", "haswell", "x86-64-v2", "skylake-avx512"})) {
       if (!exists(shape, kind))
         continue;
       std::string whyNot;
