@@ -203,7 +203,7 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
         return compared;
       takeNotes(
           fmt::format("{}: oneDNN errs by {:.1e} where {:.1e} is allowed, and is not compared",
-                      name, own.comparison.largestError, own.allowed()),
+                      name, own.comparison.worstError, own.allowed()),
           result.oneDnnNotes);
       return std::nullopt;
     };

@@ -97,9 +97,9 @@ public:
     ++finished_;
     row(check.path, toString(check.phase), sizesText(check), result.targetCpu,
         fmt::format("{:.1f}", result.compileMilliseconds),
-        theirs ? errorText(byOneDnn(*theirs).comparison.largestError) : "-",
+        theirs ? errorText(byOneDnn(*theirs).comparison.worstError) : "-",
         theirs ? errorText(byOneDnn(*theirs).allowed()) : "-",
-        errorText(worst.reference.comparison.largestError), errorText(worst.reference.allowed()),
+        errorText(worst.reference.comparison.worstError), errorText(worst.reference.allowed()),
         fmt::format("{:.1f}", result.timeMicroseconds),
         result.oneDnnMicroseconds ? fmt::format("{:.1f}", *result.oneDnnMicroseconds) : "-",
         fmt::format("{} [{}]", verdict(agrees), fmt::join(notes, " ")));
@@ -120,7 +120,7 @@ public:
       return;
     for (size_t i = 0; i < notes_.size(); ++i)
       fmt::print("[{}] {}\n", i + 1, notes_[i]);
-    fmt::print("Errors are of the output nearest to its tolerance. Times are medians of a few "
+    fmt::print("Errors are of the element nearest to its tolerance. Times are medians of a few "
                "calls: a check, no benchmark.\n");
     if (complete)
       fmt::print("{} of {} agree.\n", finished_ - disagreements_, finished_);
@@ -235,13 +235,13 @@ public:
       const OutputResult &worst = result.worstByReference();
       const OutputResult *theirs = result.worstByOneDnn();
       if (theirs) {
-        number(json, "error_onednn", byOneDnn(*theirs).comparison.largestError);
+        number(json, "error_onednn", byOneDnn(*theirs).comparison.worstError);
         number(json, "tolerance_onednn", byOneDnn(*theirs).allowed());
       } else {
         json.attribute("error_onednn", nullptr);
         json.attribute("tolerance_onednn", nullptr);
       }
-      number(json, "error_reference", worst.reference.comparison.largestError);
+      number(json, "error_reference", worst.reference.comparison.worstError);
       number(json, "tolerance_reference", worst.reference.allowed());
       json.attribute("tolerance_reference_why", worst.reference.tolerance.why);
       json.attributeArray("outputs", [&] {

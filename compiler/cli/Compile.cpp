@@ -180,6 +180,9 @@ llvm::Error run(const Options &options) {
       all += '\n';
   }
   if (!options.output.empty()) {
+    if (!overwritten(path, options.output).empty())
+      return badInput(
+          fmt::format("-o: {} is the spec that was read; it is left as it is", options.output));
     llvm::Error error = writeFiles(FileToWrite{options.output, "", all});
     return error ? located(std::move(error)) : llvm::Error::success();
   }

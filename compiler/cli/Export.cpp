@@ -68,6 +68,7 @@ private:
   std::vector<TargetDescription> targets_;
   std::vector<std::unique_ptr<Session>> sessions_; ///< by target
   std::map<std::string, std::string> texts_;       ///< by path
+  std::vector<std::string> paths_;                 ///< of the specs
 };
 
 llvm::Error Exporter::checkKinds() const {
@@ -99,6 +100,7 @@ llvm::Expected<std::vector<FileSet>> Exporter::readSets() {
   auto paths = findSpecs(request_.specs);
   if (!paths)
     return paths.takeError();
+  paths_ = *paths;
   auto specs = readSpecs(*paths);
   if (!specs)
     return specs.takeError();
@@ -212,8 +214,13 @@ llvm::Error Exporter::run() {
     if (std::error_code code = llvm::sys::fs::create_directories(request_.output))
       return badInput(fmt::format("-o {}: cannot be made: {}", request_.output, code.message()));
   std::vector<FileToWrite> files;
-  for (const auto &[path, text] : texts_)
+  std::vector<std::string> written;
+  for (const auto &[path, text] : texts_) {
     files.push_back({path, "", text});
+    written.push_back(path);
+  }
+  if (const std::string path = overwritten(paths_, written); !path.empty())
+    return badInput(fmt::format("-o: {} is a spec that was read; it is left as it is", path));
   llvm::Error error = writeFiles(files);
   return error ? located(std::move(error)) : llvm::Error::success();
 }

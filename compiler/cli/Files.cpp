@@ -51,6 +51,14 @@ std::string fileOf(const std::string &path) {
   return code ? path : file.string();
 }
 
+std::string overwritten(llvm::ArrayRef<std::string> read, llvm::ArrayRef<std::string> written) {
+  for (const std::string &path : written)
+    for (const std::string &input : read)
+      if (fileOf(path) == fileOf(input) || (fs::exists(path) && fs::equivalent(path, input)))
+        return path;
+  return {};
+}
+
 llvm::Error writeFiles(llvm::ArrayRef<FileToWrite> files) {
   std::vector<Place> places;
   auto failure = [&](const FileToWrite &file, const std::string &why) {

@@ -12,6 +12,10 @@ namespace normforge {
 /// The file that a path names: absolute, symbolic links followed, whether it exists or not.
 std::string fileOf(const std::string &path);
 
+/// The first of the files to be written that is one of those that were read, as itself or through a
+/// link; empty where none is.
+std::string overwritten(llvm::ArrayRef<std::string> read, llvm::ArrayRef<std::string> written);
+
 /// What a file is to hold: one text after the other. `body` is the caller's.
 struct FileToWrite {
   std::string path, head;

@@ -77,6 +77,8 @@ llvm::Error run(const Options &options) {
   auto paths = findSpecs(options.specs);
   if (!paths)
     return paths.takeError();
+  if (const std::string path = overwritten(*paths, options.output); !path.empty())
+    return badInput(fmt::format("-o: {} is a spec that was read; it is left as it is", path));
   auto specs = readSpecs(*paths);
   if (!specs)
     return specs.takeError();

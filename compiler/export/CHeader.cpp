@@ -243,8 +243,10 @@ private:
     for (const std::string &scalar : scalars_)
       parameters.push_back("double " + scalar);
     parameters.push_back("void *workspace");
-    line("/* Runs every task on the calling thread. Returns 0{}. */",
-         cpuFunction_.empty() ? "" : ", or 1 where this machine runs none of the code");
+    line("/* Runs every task on the calling thread. The workspace has\n"
+         " * {}_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT; it may be a\n"
+         " * null pointer where that is 0. Returns 0{}. */",
+         name_, cpuFunction_.empty() ? "" : ", or 1 where this machine runs none of the code");
     line("static inline int {}({}) {{", name_, fmt::join(parameters, ",\n    "));
     line("  void *args[{}];", arguments_.size());
     for (size_t i = 0; i < arguments_.size(); ++i)
@@ -297,27 +299,32 @@ std::string cHeader(const ExportedHeader &header) {
   for (const Artifact &artifact : header.kernels.front().variants)
     cpus.push_back(artifact.cpu);
   const std::string guard = "NF_KERNELS_" + identifierOf(header.name) + "_H";
+  const std::string forCpus =
+      guard + "_FOR_" + identifierOf(fmt::format("{}", fmt::join(cpus, "_")));
+  const std::string needs =
+      header.cpuFunction.empty()
+          ? fmt::format("The code does not ask the machine, which must have: {}.",
+                        fmt::join(header.kernels.front().variants.front().requiredFeatures, " "))
+          : fmt::format("{}() tells which CPU's code the library runs on this machine.",
+                        header.cpuFunction);
   std::string out = fmt::format(
-      "/* Kernels compiled by normforge {}.{}.{} for {} ({}).\n"
-      " *\n"
-      " * For each kernel: NAME() computes everything on the calling thread. To spread the work "
-      "over\n"
-      " * threads, fill an nf_call and run all tasks of stage 0, then of stage 1, and so on:\n"
-      " * NAME_stage(s, sizes...)(&call, first, last) for ranges that cover 0 to NAME_tasks(s,\n"
-      " * sizes...), on any threads, each task once. Results are the same bits for any split.\n"
-      " *\n"
-      " * Sizes are at least 1 (0 does nothing in inference), and no array has 2^63 bytes or "
-      "more.\n"
-      " * Pointers are aligned to their element. Arrays do not overlap, except for those that may "
-      "be\n"
-      " * one buffer. bf16 and f16 are uint16_t. Everything here may be called from several "
-      "threads;\n"
-      " * a workspace is for one call at a time. No function allocates, fails otherwise, or needs "
-      "a\n"
-      " * library. */\n"
-      "#ifndef {}\n#define {}\n\n",
-      NF_VERSION_MAJOR, NF_VERSION_MINOR, NF_VERSION_PATCH, fmt::join(cpus, ", "),
-      header.kernels.front().variants.front().triple, guard, guard);
+      "/* Kernels compiled by normforge {}.{}.{} for {} ({}).", NF_VERSION_MAJOR, NF_VERSION_MINOR,
+      NF_VERSION_PATCH, fmt::join(cpus, ", "), header.kernels.front().variants.front().triple);
+  out += R"(
+ *
+ * For each kernel: NAME() computes everything on the calling thread. To spread the work over
+ * threads, fill an nf_call and run all tasks of stage 0, then of stage 1, and so on:
+ * NAME_stage(s, sizes...)(&call, first, last) for ranges that cover 0 to NAME_tasks(s, sizes...),
+ * on any threads, each task once. Results are the same bits for any split.
+ *
+ * Sizes are at least 1 (0 does nothing in inference), and no array has 2^63 bytes or more. Pointers
+ * are aligned to their element. Arrays do not overlap, except for those that may be one buffer. bf16
+ * and f16 are uint16_t. Everything here may be called from several threads; a workspace is for one
+ * call at a time. Nothing here allocates or needs a library.
+ *
+)";
+  out +=
+      fmt::format(" * {} */\n#ifndef {}\n#define {}\n#define {}\n\n", needs, guard, guard, forCpus);
   out += kAbiHeader;
   out += "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n";
   if (!header.cpuFunction.empty()) {
@@ -329,7 +336,11 @@ std::string cHeader(const ExportedHeader &header) {
   }
   for (const ExportedKernel &kernel : header.kernels)
     KernelWriter(kernel, header.cpuFunction, out).write();
-  out += "#ifdef __cplusplus\n}\n#endif\n#endif\n";
+  out +=
+      fmt::format("#ifdef __cplusplus\n}}\n#endif\n\n#elif !defined({})\n"
+                  "#error \"two headers of kernels named {} for different CPUs: make a library of "
+                  "them, or name the specs differently\"\n#endif\n",
+                  forCpus, header.name);
   return out;
 }
 

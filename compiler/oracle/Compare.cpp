@@ -271,7 +271,7 @@ Comparison compare(const HostArray &actual, const HostArray &expected, const Tol
   constexpr double infinite = std::numeric_limits<double>::infinity();
   Comparison result;
   if (actual.count() != expected.count()) {
-    result.largestError = result.largestExcess = infinite;
+    result.largestError = result.worstError = result.largestExcess = infinite;
     return result;
   }
   for (int64_t i = 0, n = actual.count(); i < n; ++i) {
@@ -290,6 +290,7 @@ Comparison compare(const HostArray &actual, const HostArray &expected, const Tol
     result.largestError = std::max(result.largestError, error);
     if (result.worst < 0 || excess > result.largestExcess) {
       result.largestExcess = excess;
+      result.worstError = error;
       result.worst = i;
       result.actual = a;
       result.expected = b;

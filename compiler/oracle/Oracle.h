@@ -67,6 +67,7 @@ Tolerance oneDnnTolerance(const Spec &spec, Phase phase, const std::string &outp
 
 struct Comparison {
   double largestError = 0;         ///< |a - b|; infinite where only one of them is NaN
+  double worstError = 0;           ///< |a - b| of the largest excess
   double largestExcess = 0;        ///< |a - b| / allowed; agrees when at most 1
   int64_t worst = -1;              ///< index in memory order of the largest excess
   double actual = 0, expected = 0; ///< there

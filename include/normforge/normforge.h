@@ -13,14 +13,15 @@
  * Threads. Engines, kernels and plans do not change once made: every function may be called from
  * several threads at once on the same object, releasing included, as long as each thread that uses
  * an object holds a reference. An object is made with one reference; *_retain adds one, *_release
- * takes one away and the last frees the object. *_release(NULL) does nothing. A kernel outlives its
- * engine and a plan its kernel: each holds what it needs.
+ * takes one away and the last frees the object. *_retain(NULL) and *_release(NULL) do nothing;
+ * other functions take no NULL but where they say so. A kernel outlives its engine or pack, and a
+ * plan its kernel: each holds what it needs.
  *
  * Strings are UTF-8, zero-terminated, and live as long as the object they were asked of. A name or
  * list asked for with an index out of range is NULL or 0.
  *
  * Structs with struct_size: set every field to 0, then struct_size to sizeof of the struct. Later
- * versions add fields at the end only.
+ * versions add fields at the end only; those that this version does not know are ignored.
  */
 #ifndef NORMFORGE_NORMFORGE_H
 #define NORMFORGE_NORMFORGE_H
@@ -80,7 +81,9 @@ typedef void nf_body_fn(void *data, uint64_t first, uint64_t last);
 
 /* Calls `body` so that each of `tasks` tasks is in exactly one range, on any threads, in any order,
  * and returns when all calls have ended, with what they wrote visible to the caller. Must not
- * throw. Results do not depend on how the tasks are split, to the bit. */
+ * throw. Results do not depend on how the tasks are split, to the bit.
+ * It is called from every thread that is in nf_run: from several at once where there are several.
+ */
 typedef void nf_parallel_for_fn(void *user, uint64_t tasks, nf_body_fn *body, void *data);
 
 /* The threads of the host. normforge/openmp.h makes one of OpenMP. */
@@ -159,12 +162,14 @@ typedef struct nf_compile_options {
  * What this engine has compiled it does not compile again, also where specs differ in their names
  * alone; the handle is a new one. Several threads that ask at once share one compilation. Else the
  * kernel is read from the cache directory, in some 200 us and without the compiler, if this text
- * was compiled there by the same compiler for the same machine; of another text for the same kernel
- * the compiler is asked which it is. Else it is compiled: some 3 to 20 ms for each of up to three
- * variants, and some 40 ms more the first time in a process, when the compiler library is opened.
- * Errors: NF_NO_COMPILER with all paths that were tried, NF_COMPILE_FAILED with file, line and
- * column, NF_WRONG_MACHINE where options->cpu has what this machine lacks, NF_INVALID_ARGUMENT,
- * NF_OUT_OF_MEMORY, and NF_INTERNAL for a defect of the compiler. */
+ * was compiled there by the same compiler for the same machine (whose library must lie where it
+ * lay, though it is not opened); of another text for the same kernel the compiler is asked which it
+ * is. Else it is compiled: some 3 to 20 ms for each of up to three variants, and some 40 ms more
+ * the first time in a process, when the compiler library is opened. Errors: NF_NO_COMPILER with all
+ * paths that were tried, NF_COMPILE_FAILED with file, line and column, NF_WRONG_MACHINE where
+ * options->cpu has what this machine lacks, NF_INVALID_ARGUMENT, NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR
+ * where the system refuses memory that is written first and made executable then (mmap, mprotect),
+ * and NF_INTERNAL for a defect of the compiler. */
 NF_API nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
                              const nf_compile_options *options, nf_kernel **kernel);
 
@@ -177,7 +182,8 @@ NF_API nf_status *nf_compile_file(nf_engine *engine, const char *path,
 /* Makes a kernel from what nf_kernel_save gave, on any machine. The bytes are checked as a whole
  * (lengths, offsets, checksum), copied, and not kept; they hold machine code that will run here, so
  * they must come from a source that is trusted. Takes some 20 us; needs no compiler.
- * Errors: NF_BAD_ARTIFACT, NF_WRONG_MACHINE ("kernel needs avx512f, which this machine lacks"). */
+ * Errors: NF_BAD_ARTIFACT, NF_WRONG_MACHINE ("kernel needs avx512f, which this machine lacks"),
+ * NF_SYSTEM_ERROR as nf_compile. */
 NF_API nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
                                  nf_kernel **kernel);
 
@@ -233,7 +239,7 @@ typedef struct nf_pack nf_pack;
  * pack of a version that is understood. */
 NF_API nf_status *nf_pack_open(nf_engine *engine, const char *path, nf_pack **pack);
 /* The same over bytes of the host, such as an array in its program; not copied: they outlive the
- * pack and do not change. */
+ * pack and do not change. Kernels that were loaded do not need them any more. */
 NF_API nf_status *nf_pack_open_bytes(nf_engine *engine, const void *bytes, size_t size,
                                      nf_pack **pack);
 NF_API void nf_pack_retain(nf_pack *pack);
@@ -247,7 +253,8 @@ NF_API nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel);
 /* Loads a kernel: of the CPUs that it was packed for, the one that asks for most of the features
  * that this machine has. Some 20 us; loading it again gives the same code at once.
  * Errors: NF_NO_KERNEL where the pack has none of this name and phase, NF_WRONG_MACHINE where it
- * has it for other CPUs alone, NF_BAD_ARTIFACT where it is damaged. */
+ * has it for other CPUs alone, NF_BAD_ARTIFACT where it is damaged,
+ * NF_SYSTEM_ERROR as nf_compile. */
 NF_API nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel);
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -277,7 +284,8 @@ NF_API size_t nf_plan_variant(const nf_plan *plan);
 
 /* Checks pointers: none NULL (but where the array has no bytes), each aligned to its element, no
  * overlap that the kernel does not allow, counts as the kernel has them. nf_run makes these checks
- * too. `workspace` may be NULL. Allocates nothing unless it fails.
+ * too. `workspace` may be NULL, and is not looked at then: a host that runs the stages itself needs
+ * one of nf_plan_workspace_bytes bytes where these are not 0. Allocates nothing unless it fails.
  * Errors: NF_INVALID_ARGUMENT. */
 NF_API nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t arg_count,
                                 const nf_scalar *scalars, size_t scalar_count,
@@ -307,9 +315,13 @@ NF_API nf_status *nf_run(const nf_plan *plan, void *const *args, size_t arg_coun
                          const nf_scalar *scalars, size_t scalar_count, void *workspace,
                          const nf_executor *executor);
 
-/* For a host that schedules the tasks itself: run the stages in order, all tasks of one before the
- * next begins, each task once, with an nf_call whose sizes are nf_plan_sizes and whose pointers
- * nf_plan_check accepts. The functions live as long as the plan. */
+/* For a host that schedules the tasks itself. It fills an nf_call: struct_size its size, flags 0,
+ * args and scalars as nf_run takes them and nf_plan_check accepts them, sizes nf_plan_sizes,
+ * workspace nf_plan_workspace_bytes bytes for this call alone, aligned to NF_WORKSPACE_ALIGNMENT.
+ * Then it runs the stages in order, all tasks of one before the next begins, each task once:
+ *   for (s = 0; s < nf_plan_stage_count(plan); ++s)
+ *     nf_plan_stage_function(plan, s)(&call, 0, nf_plan_stage_tasks(plan, s));
+ * The functions live as long as the plan. */
 NF_API size_t nf_plan_stage_count(const nf_plan *plan);
 NF_API nf_stage_fn *nf_plan_stage_function(const nf_plan *plan, size_t stage);
 NF_API const char *nf_plan_stage_name(const nf_plan *plan, size_t stage);

@@ -108,6 +108,16 @@ public:
   size_t variant() const { return nf_plan_variant(get()); }
   size_t stageCount() const { return nf_plan_stage_count(get()); }
   uint64_t tasks(size_t stage) const { return nf_plan_stage_tasks(get(), stage); }
+  uint64_t bytesPerTask(size_t stage) const { return nf_plan_stage_bytes_per_task(get(), stage); }
+  /// For hosts that run the stages themselves, as normforge.h says.
+  nf_stage_fn *stage(size_t stage) const { return nf_plan_stage_function(get(), stage); }
+  const char *stageName(size_t stage) const { return nf_plan_stage_name(get(), stage); }
+  const int64_t *sizes() const { return nf_plan_sizes(get()); }
+  void check(std::span<void *const> args, std::span<const double> scalars = {},
+             const void *workspace = nullptr) const {
+    detail::check(
+        nf_plan_check(get(), args.data(), args.size(), scalars.data(), scalars.size(), workspace));
+  }
 
   /// Without a workspace, one is taken from the engine's allocator where the plan needs any;
   /// without an executor, the engine's is used, or where it has none the calling thread.
@@ -134,6 +144,10 @@ public:
   size_t findArgument(const std::string &name, bool written) const {
     return nf_kernel_find_argument(get(), name.c_str(), written);
   }
+  bool mayAlias(size_t written, size_t read) const {
+    return nf_kernel_may_alias(get(), written, read) != 0;
+  }
+  size_t variantCount() const { return nf_kernel_variant_count(get()); }
   size_t sizeCount() const { return nf_kernel_size_count(get()); }
   std::string_view sizeName(size_t i) const { return text(nf_kernel_size_name(get(), i)); }
   size_t scalarCount() const { return nf_kernel_scalar_count(get()); }

@@ -31,6 +31,26 @@ bool fitsHost(const Artifact &artifact, Failure &failure) {
 
 } // namespace
 
+namespace {
+
+/// The stages as perf and debuggers show them: "NAME_PHASE_v2_moments", so that the layers of
+/// a network, and the variants of each, are told apart.
+std::vector<Stage> namedStages(const Artifact &artifact, size_t variant) {
+  std::vector<Stage> stages = artifact.variants[variant].stages;
+  if (artifact.name.empty())
+    return stages;
+  for (Stage &stage : stages) {
+    const std::string number =
+        artifact.variants.size() > 1 ? "_v" + std::to_string(variant + 1) : std::string();
+    const size_t last = stage.symbol.rfind('_'); // "nf_bn_training_f32_nchw_moments"
+    stage.symbol = artifact.name + "_" + std::string(toString(artifact.phase)) + number + "_" +
+                   stage.symbol.substr(last == std::string::npos ? 0 : last + 1);
+  }
+  return stages;
+}
+
+} // namespace
+
 std::shared_ptr<const Kernel> Kernel::load(Artifact artifact, const LoadOptions &options,
                                            Failure &failure) {
   std::string error;
@@ -47,10 +67,13 @@ std::shared_ptr<const Kernel> Kernel::load(Artifact artifact, const LoadOptions 
     Code &one = code->emplace_back();
     if (!LoadedImage::load(variant.image, one.image, failure))
       return nullptr;
+    if (!options.perfMap && !options.debugger)
+      continue;
+    const std::vector<Stage> stages = namedStages(kernel->artifact_, code->size() - 1);
     if (options.perfMap)
-      appendPerfMap(one.image, variant.image, variant.stages);
+      appendPerfMap(one.image, variant.image, stages);
     if (options.debugger)
-      one.debugger = std::make_unique<DebuggerEntry>(one.image, variant.image, variant.stages);
+      one.debugger = std::make_unique<DebuggerEntry>(one.image, variant.image, stages);
   }
   kernel->code_ = std::move(code);
   return kernel;

@@ -177,6 +177,16 @@ TEST_CASE("export: headers are C99 and C++, without a warning") {
   }
 }
 
+TEST_CASE("export: headers of one name for two CPUs do not hide each other") {
+  const Folder folder;
+  REQUIRE(folder.normforge("compile bn.yaml --cpu haswell --emit=header -o one/") == 0);
+  REQUIRE(folder.normforge("compile bn.yaml --cpu znver4 --emit=header -o two/") == 0);
+  folder.write("both.c", "#include \"one/bn.h\"\n#include \"one/bn.h\"\n#include \"two/bn.h\"\n");
+  CHECK(folder.run("cc -c both.c") != 0);
+  CHECK(folder.log().find("two headers of kernels named bn for different CPUs") !=
+        std::string::npos);
+}
+
 TEST_CASE("export: a library chooses the CPU when it is loaded") {
   const std::vector<std::string> cpus = {"x86-64-v3", "x86-64-v2", "x86-64-v4", "znver5"};
   if (!hasLinker() || hostArchitecture() != "x86_64") {
@@ -281,6 +291,13 @@ TEST_CASE("export: what cannot be is said") {
   says("pack --list bn.yaml --phase training", "leave out specs");
   CHECK(folder.run("mkfifo pipe && timeout 10 " NORMFORGE_COMMAND " pack --list pipe") == 2);
   CHECK(folder.run("rm pipe") == 0);
+  CHECK(folder.run("ln -s bn.yaml link.o") == 0);
+  for (const char *words :
+       {"compile bn.yaml --emit=obj -o bn.yaml", "compile bn.yaml --emit=obj -o link.o",
+        "compile bn.yaml --emit=vector -o ./bn.yaml", "pack bn.yaml -o bn.yaml"})
+    says(words, "that was read; it is left as it is");
+  CHECK(folder.read("bn.yaml").starts_with("name: bn"));
+  CHECK(folder.run("rm link.o") == 0);
   says("pack bn.yaml", "-o is missing");
   says("pack -o a.nfk", "specs are missing");
   says("pack --list bn.yaml", "bn.yaml: these bytes are not a Normforge pack");

@@ -248,11 +248,11 @@ TEST_CASE("host: GDB knows kernels by their names") {
     MESSAGE("SKIP: Debian's package gdb is not installed");
     return;
   }
-  const int status = run(
-      "gdb -nx -batch -ex 'set debuginfod enabled off' -ex 'set breakpoint pending on' "
-      "-ex 'break nf_bn_inference_f32_ncw_normalize' -ex run -ex backtrace -ex 'info symbol $pc' "
-      "-ex continue --args " NORMFORGE_DEBUGGED_PROGRAM,
-      log);
+  const int status =
+      run("gdb -nx -batch -ex 'set debuginfod enabled off' -ex 'set breakpoint pending on' "
+          "-ex 'break debugged_inference_v1_normalize' -ex run -ex backtrace -ex 'info symbol $pc' "
+          "-ex continue --args " NORMFORGE_DEBUGGED_PROGRAM,
+          log);
   INFO(log);
   if (log.find("ptrace: Operation not permitted") != std::string::npos ||
       log.find("Could not trace the inferior process") != std::string::npos) {
@@ -262,6 +262,6 @@ TEST_CASE("host: GDB knows kernels by their names") {
   CHECK(status == 0);
   CHECK(log.find("Breakpoint 1") != std::string::npos);
   CHECK(log.find("#0 ") != std::string::npos);
-  CHECK(log.find("in nf_bn_inference_f32_ncw_normalize ()") != std::string::npos);
+  CHECK(log.find("in debugged_inference_v1_normalize ()") != std::string::npos);
   CHECK(log.find("exited normally") != std::string::npos);
 }
