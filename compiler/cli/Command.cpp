@@ -148,9 +148,6 @@ llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<s
       // LLVM knows some under two names, which differ by more than letters and digits alone.
       if (identifierOf(other.cpu) == identifierOf(target->cpu))
         return badInput(fmt::format("--cpu: {} is given twice", target->cpu));
-      if (other.triple != target->triple)
-        return badInput(
-            fmt::format("--cpu: {} and {} are of different machines", other.cpu, target->cpu));
     }
     targets.push_back(std::move(*target));
   }
@@ -219,6 +216,18 @@ llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &path
   if (errors)
     return errors;
   return specs;
+}
+
+llvm::Error checkDistinctNames(const std::vector<std::string> &paths,
+                               const std::vector<Spec> &specs) {
+  std::map<std::string, std::string> seen; // path by name
+  for (size_t i = 0; i < specs.size(); ++i)
+    if (auto [earlier, isNew] = seen.emplace(specs[i].name, paths[i]); !isNew)
+      return badInput(
+          fmt::format("{} and {} are both named {}; kernels are told apart by the names "
+                      "of their specs",
+                      earlier->second, paths[i], specs[i].name));
+  return llvm::Error::success();
 }
 
 // ---- Text ---------------------------------------------------------------------------------------

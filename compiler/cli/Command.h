@@ -71,14 +71,17 @@ llvm::Expected<std::vector<Phase>> choosePhases(const Spec &spec, llvm::StringRe
                                                 llvm::StringRef word);
 /// describeTarget, its error as one of --cpu and --target.
 llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::StringRef machine = "");
-/// Several, of one machine, each once; the native one where none is named.
+/// Several, each once; the native one where none is named.
 llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<std::string> &cpus,
-                                                             llvm::StringRef machine);
+                                                             llvm::StringRef machine = "");
 
 /// The files named, and every *.yaml below the directories named, ascending.
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths);
 /// The specs, or the errors of all of them.
 llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths);
+/// That no two specs, read from `paths`, have one name.
+llvm::Error checkDistinctNames(const std::vector<std::string> &paths,
+                               const std::vector<Spec> &specs);
 
 /// Values of the kernel's sizes in its order. `missing` gets the names that have none.
 std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const NamedSizes &sizes,

@@ -72,6 +72,10 @@ private:
 };
 
 llvm::Error Exporter::checkKinds() const {
+  for (const TargetDescription &target : targets_)
+    if (target.triple != targets_.front().triple)
+      return badInput(fmt::format("--cpu: {} and {} are of different machines",
+                                  targets_.front().cpu, target.cpu));
   // Only a library can choose between CPUs.
   for (FileKind kind : request_.kinds) {
     const bool mayChoose =
@@ -104,15 +108,11 @@ llvm::Expected<std::vector<FileSet>> Exporter::readSets() {
   auto specs = readSpecs(*paths);
   if (!specs)
     return specs.takeError();
+  if (llvm::Error error = checkDistinctNames(*paths, *specs))
+    return error;
   std::vector<FileSet> sets;
-  std::map<std::string, std::string> seen;
   for (size_t i = 0; i < specs->size(); ++i) {
     Spec &spec = (*specs)[i];
-    auto [earlier, isNew] = seen.emplace(spec.name, (*paths)[i]);
-    if (!isNew)
-      return badInput(fmt::format("{} and {} are both named {}; names of kernels are from names of "
-                                  "specs",
-                                  earlier->second, (*paths)[i], spec.name));
     auto phases = choosePhases(spec, (*paths)[i], request_.phase);
     if (!phases)
       return phases.takeError();

@@ -63,17 +63,12 @@ llvm::Error run(const Options &options) {
     return badInput("specs are missing; expected files or directories of them, or --list FILE");
   if (options.output.empty())
     return badInput("-o is missing; expected the pack's file, such as -o model.nfk");
+  auto targets = chooseTargets(options.cpus);
+  if (!targets)
+    return targets.takeError();
   std::vector<std::unique_ptr<Session>> sessions;
-  for (const std::string &cpu :
-       options.cpus.empty() ? std::vector<std::string>{"native"} : options.cpus) {
-    auto target = chooseTarget(cpu);
-    if (!target)
-      return target.takeError();
-    for (const auto &other : sessions)
-      if (other->target().cpu == target->cpu)
-        return badInput(fmt::format("--cpu: {} is given twice", target->cpu));
-    sessions.push_back(std::make_unique<Session>(std::move(*target)));
-  }
+  for (TargetDescription &target : *targets)
+    sessions.push_back(std::make_unique<Session>(std::move(target)));
   auto paths = findSpecs(options.specs);
   if (!paths)
     return paths.takeError();
@@ -82,15 +77,13 @@ llvm::Error run(const Options &options) {
   auto specs = readSpecs(*paths);
   if (!specs)
     return specs.takeError();
+  if (llvm::Error error = checkDistinctNames(*paths, *specs))
+    return error;
 
   std::vector<PackedKernel> kernels;
-  std::map<std::string, std::string> seen;  // path by name
   std::map<std::string, Artifact> compiled; // by all that the code depends on
   for (size_t i = 0; i < specs->size(); ++i) {
     const Spec &spec = (*specs)[i];
-    if (auto [earlier, isNew] = seen.emplace(spec.name, (*paths)[i]); !isNew)
-      return badInput(fmt::format("{} and {} are both named {}; a pack's kernels are found by name",
-                                  earlier->second, (*paths)[i], spec.name));
     auto phases = choosePhases(spec, (*paths)[i], options.phase);
     if (!phases)
       return phases.takeError();

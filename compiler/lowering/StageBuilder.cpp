@@ -44,21 +44,10 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
     : op_(op), schedule_(schedule), symbol_(std::move(symbol)), loops_(std::move(loops)),
       stage_(stage), context_(module.getContext()), builder_(context_),
       loc_(builder_.getUnknownLoc()) {
-  switch (op.spec.dtype) {
-  case DType::F64:
-    stored_ = builder_.getF64Type();
-    break;
-  case DType::F32:
-    stored_ = builder_.getF32Type();
-    break;
-  case DType::BF16:
-    stored_ = builder_.getBF16Type();
-    break;
-  case DType::F16:
-    stored_ = builder_.getF16Type();
-    break;
-  }
-  element_ = op.spec.dtype == DType::F64 ? Type(builder_.getF64Type()) : builder_.getF32Type();
+  const Type types[dtypeCount] = {builder_.getF32Type(), builder_.getF64Type(),
+                                  builder_.getBF16Type(), builder_.getF16Type()};
+  stored_ = types[static_cast<unsigned>(op.spec.dtype)];
+  element_ = types[static_cast<unsigned>(computeDType(op.spec.dtype))];
   builder_.setInsertionPointToEnd(module.getBody());
   function_ = func::FuncOp::create(builder_, loc_, symbol_, builder_.getFunctionType({}, {}));
   function_.addEntryBlock();

@@ -292,7 +292,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   schedule.maskedTails = target.maskedTails;
   // AVX2 has none of 16-bit elements.
   schedule.maskedLoads = target.maskedTails || (target.maskedLoads && selection.element > 2);
-  schedule.scalable = target.scalableVectors ? target.vectorBits / 128 : 0;
+  schedule.scalable = target.vectorScale();
 
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
   auto streaming = [&](Schedule schedule) {

@@ -46,6 +46,9 @@ struct TargetDescription {
   /// The features whose instructions a kernel may contain: vectors, bit manipulation, and what goes
   /// with them; not those that only an operating system or another kind of program uses.
   std::vector<std::string> instructionSets() const;
+  /// How many times the least length of scalable vectors, 128 bits, schedules are made for; 0 for
+  /// others.
+  int64_t vectorScale() const { return scalableVectors ? vectorBits / 128 : 0; }
   /// Vector lanes of an element of this many bytes.
   int lanes(size_t elementBytes) const { return vectorBits / 8 / static_cast<int>(elementBytes); }
   /// Every field, for keys of caches.

@@ -118,6 +118,17 @@ bool failNull(const char *what, Failure &failure) {
   return failure.set(NF_INVALID_ARGUMENT, std::string(what) + " is null");
 }
 
+/// Clears the place for what is to be made, and checks that it and the `owner` it is made from are
+/// there.
+template <typename T, typename Owner>
+bool begin(T **made, const char *what, const Owner *owner, const char *ownersName,
+           Failure &failure) {
+  if (!made)
+    return failNull(what, failure);
+  *made = nullptr;
+  return owner || failNull(ownersName, failure);
+}
+
 /// The caller's struct in this version's size: fields that the caller does not know are 0, those
 /// that this version does not know are ignored.
 template <typename T> bool readOptions(const T *given, T &options, Failure &failure) {
@@ -273,11 +284,8 @@ void nf_engine_release(nf_engine *engine) { release(engine); }
 nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
                       const nf_compile_options *given, nf_kernel **kernel) {
   return guarded([&](Failure &failure) {
-    if (!kernel)
-      return failNull("kernel", failure);
-    *kernel = nullptr;
-    if (!engine)
-      return failNull("engine", failure);
+    if (!begin(kernel, "kernel", engine, "engine", failure))
+      return false;
     if (!spec && bytes > 0)
       return failNull("spec", failure);
     nf_compile_options options;
@@ -290,11 +298,8 @@ nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
 nf_status *nf_compile_file(nf_engine *engine, const char *path, const nf_compile_options *given,
                            nf_kernel **kernel) {
   return guarded([&](Failure &failure) {
-    if (!kernel)
-      return failNull("kernel", failure);
-    *kernel = nullptr;
-    if (!engine)
-      return failNull("engine", failure);
+    if (!begin(kernel, "kernel", engine, "engine", failure))
+      return false;
     if (!path)
       return failNull("path", failure);
     nf_compile_options options;
@@ -306,11 +311,8 @@ nf_status *nf_compile_file(nf_engine *engine, const char *path, const nf_compile
 
 nf_status *nf_pack_open(nf_engine *engine, const char *path, nf_pack **pack) {
   return guarded([&](Failure &failure) {
-    if (!pack)
-      return failNull("pack", failure);
-    *pack = nullptr;
-    if (!engine)
-      return failNull("engine", failure);
+    if (!begin(pack, "pack", engine, "engine", failure))
+      return false;
     if (!path)
       return failNull("path", failure);
     return openPack(engine, Pack::open(std::string(path), failure), pack);
@@ -319,11 +321,8 @@ nf_status *nf_pack_open(nf_engine *engine, const char *path, nf_pack **pack) {
 
 nf_status *nf_pack_open_bytes(nf_engine *engine, const void *bytes, size_t size, nf_pack **pack) {
   return guarded([&](Failure &failure) {
-    if (!pack)
-      return failNull("pack", failure);
-    *pack = nullptr;
-    if (!engine)
-      return failNull("engine", failure);
+    if (!begin(pack, "pack", engine, "engine", failure))
+      return false;
     if (!bytes && size > 0)
       return failNull("bytes", failure);
     const std::span<const std::byte> all(static_cast<const std::byte *>(bytes), size);
@@ -345,11 +344,8 @@ nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel) {
 
 nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel) {
   return guarded([&](Failure &failure) {
-    if (!kernel)
-      return failNull("kernel", failure);
-    *kernel = nullptr;
-    if (!pack)
-      return failNull("pack", failure);
+    if (!begin(kernel, "kernel", pack, "pack", failure))
+      return false;
     if (!name)
       return failNull("name", failure);
     const Pack::Entry *entry = pack->pack->choose(
@@ -371,11 +367,8 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
 nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
                           nf_kernel **kernel) {
   return guarded([&](Failure &failure) {
-    if (!kernel)
-      return failNull("kernel", failure);
-    *kernel = nullptr;
-    if (!engine)
-      return failNull("engine", failure);
+    if (!begin(kernel, "kernel", engine, "engine", failure))
+      return false;
     if (!artifact && bytes > 0)
       return failNull("artifact", failure);
     std::string error;
@@ -466,11 +459,8 @@ const char *nf_kernel_variant_schedule(const nf_kernel *kernel, size_t variant) 
 nf_status *nf_plan_create(const nf_kernel *kernel, const int64_t *sizes, size_t count,
                           nf_plan **plan) {
   return guarded([&](Failure &failure) {
-    if (!plan)
-      return failNull("plan", failure);
-    *plan = nullptr;
-    if (!kernel)
-      return failNull("kernel", failure);
+    if (!begin(plan, "plan", kernel, "kernel", failure))
+      return false;
     if (!sizes && count > 0)
       return failNull("sizes", failure);
     auto handle = std::make_unique<nf_plan>();
