@@ -6,6 +6,7 @@
 #include "compiler/cli/Npy.h"
 
 #include "compiler/cli/Files.h"
+#include "compiler/spec/Diagnostics.h"
 
 #include "llvm/Support/Endian.h"
 #include "llvm/Support/FileSystem.h"
@@ -16,6 +17,7 @@
 #include <fmt/ranges.h>
 
 #include <optional>
+#include <span>
 
 namespace normforge {
 
@@ -65,7 +67,7 @@ public:
         if (!tuple(header.shape.emplace()))
           return false;
       } else {
-        return fail(fmt::format("'descr', 'fortran_order' or 'shape', not '{}'", key));
+        return fail(fmt::format("'descr', 'fortran_order' or 'shape', not {}", spec::quoted(key)));
       }
       if (!peek('}') && !take(','))
         return false;
@@ -154,6 +156,13 @@ const char *descrOf(DType dtype) {
   return descrs[static_cast<unsigned>(dtype)];
 }
 
+/// "2, 3"; of a shape longer than any array's, its first sizes.
+std::string shapeText(std::span<const int64_t> shape) {
+  constexpr size_t most = 8;
+  return fmt::format("{}{}", fmt::join(shape.first(std::min(shape.size(), most)), ", "),
+                     shape.size() > most ? ", ..." : "");
+}
+
 } // namespace
 
 llvm::Expected<HostArray> readNpy(StringRef path) {
@@ -200,8 +209,8 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
   const std::optional<DType> dtype = parseDescr(*header.descr);
   if (!dtype)
     return failure(path,
-                   fmt::format("expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '{}'",
-                               *header.descr));
+                   fmt::format("expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found {}",
+                               spec::quoted(*header.descr)));
   if (*header.fortranOrder)
     return failure(path, "expected an array in C order (fortran_order False), "
                          "found Fortran order");
@@ -209,14 +218,13 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
   for (int64_t extent : *header.shape)
     if (llvm::MulOverflow(size, extent, size))
       return failure(path, fmt::format("expected a size in bytes below 2^63, found shape ({})",
-                                       fmt::join(*header.shape, ", ")));
+                                       shapeText(*header.shape)));
   if (bytes.size() != static_cast<uint64_t>(size))
-    return failure(path,
-                   fmt::format("expected {} bytes of data for shape ({}) of {}, found {}: {}", size,
-                               fmt::join(*header.shape, ", "), toString(*dtype), bytes.size(),
-                               bytes.size() < static_cast<uint64_t>(size)
-                                   ? "the file is truncated"
-                                   : "there is something behind the array"));
+    return failure(path, fmt::format("expected {} bytes of data for shape ({}) of {}, found {}: {}",
+                                     size, shapeText(*header.shape), toString(*dtype), bytes.size(),
+                                     bytes.size() < static_cast<uint64_t>(size)
+                                         ? "the file is truncated"
+                                         : "there is something behind the array"));
 
   HostArray array(*dtype, *header.shape);
   if (size > 0)

@@ -34,7 +34,8 @@ constexpr int64_t kRowRunBytes = 8 * 1024;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
-int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/// Of a size up to INT64_MAX: a + b - 1 could overflow.
+int64_t ceilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 struct Selection {
   const Operator &op;

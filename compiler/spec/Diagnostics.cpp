@@ -43,6 +43,21 @@ size_t characterLength(std::string_view text) {
   return llvm::isLegalUTF8Sequence(begin, begin + length) ? length : 1;
 }
 
+/// Whether a terminal shows a character: no control character (C0, DEL, C1), and none that turns
+/// the direction of what follows, so that what is read is what is there.
+bool isPrintable(std::string_view character) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(character[i]); };
+  if (character.size() == 1)
+    return byte(0) >= 0x20 && byte(0) < 0x7f;
+  if (character.size() == 2)
+    return byte(0) != 0xC2 || byte(1) >= 0xA0;
+  if (character.size() != 3 || byte(0) != 0xE2)
+    return true;
+  const unsigned code = (byte(1) & 0x3Fu) << 6 | (byte(2) & 0x3Fu); // U+2000 and this
+  return !(code == 0x0E || code == 0x0F || (code >= 0x2A && code <= 0x2E) ||
+           (code >= 0x66 && code <= 0x69));
+}
+
 } // namespace
 
 void Diagnostics::error(size_t offset, std::string message) {
@@ -60,49 +75,34 @@ void Diagnostics::note(size_t offset, std::string message) {
 }
 
 void Diagnostics::render(const Line &line, std::string_view kind, std::string &out) const {
-  Place place = findPlace(text_, line.offset);
-  std::string shown, indent;
-  std::vector<size_t> characters; // where each character up to the place begins in `shown`
+  const Place place = findPlace(text_, line.offset);
+  const size_t end = std::max(place.lineEnd, line.offset);
+  // Columns count characters. A line may be as long as a spec: no more of it is read than is shown.
   size_t column = 1;
-  std::string_view rest =
-      text_.substr(place.lineBegin, std::max(place.lineEnd, line.offset) - place.lineBegin);
-  size_t at = place.lineBegin, caret = 0, shownFrom = 0;
-  while (!rest.empty()) {
-    if (at <= line.offset) {
-      characters.push_back(shown.size());
-      caret = characters.size() - 1;
-    }
-    size_t length = characterLength(rest);
-    auto first = static_cast<unsigned char>(rest.front());
-    bool printable = length > 1 || first == '\t' || (first >= 0x20 && first < 0x7f);
-    shown += printable ? rest.substr(0, length) : std::string_view("?");
+  for (size_t i = place.lineBegin; i < line.offset; ++i)
+    column += !isContinuation(text_[i]);
+  size_t begin = place.lineBegin;
+  if (end - begin > maxShownColumns && column > columnsBeforePlace + 1) {
+    begin = line.offset;
+    for (size_t characters = 0; characters < columnsBeforePlace;
+         characters += !isContinuation(text_[begin]))
+      --begin;
+  }
+  std::string shown, indent;
+  for (size_t at = begin; at < end;) {
+    const std::string_view rest = text_.substr(at, end - at);
+    const size_t length = characterLength(rest);
+    if (shown.size() + length > maxShownColumns)
+      break;
+    const bool isShown = rest.front() == '\t' || isPrintable(rest.substr(0, length));
+    shown += isShown ? rest.substr(0, length) : std::string_view("?");
+    if (at < line.offset)
+      indent += rest.front() == '\t' ? '\t' : ' ';
     at += length;
-    rest.remove_prefix(length);
-  }
-  if (line.offset >= at && line.offset > place.lineBegin) { // the end of the line
-    characters.push_back(shown.size());
-    caret = characters.size() - 1;
-  }
-  column = caret + 1;
-  if (shown.size() > maxShownColumns) {
-    size_t firstCharacter = caret > columnsBeforePlace ? caret - columnsBeforePlace : 0;
-    shownFrom = characters.empty() ? 0 : characters[firstCharacter];
-    characters.erase(characters.begin(),
-                     characters.begin() + std::min(firstCharacter, characters.size()));
-    caret -= firstCharacter;
-    shown = shown.substr(shownFrom);
-    size_t end = std::min(maxShownColumns, shown.size());
-    while (end < shown.size() && isContinuation(shown[end]))
-      --end;
-    shown.resize(end);
-    for (size_t &character : characters)
-      character -= shownFrom;
   }
   out += fmt::format("{}:{}:{}: {}: {}\n", sourceName_, place.line, column, kind, line.message);
   if (shown.find_first_not_of(" \t") == std::string::npos)
     return;
-  for (size_t i = 0; i < caret; ++i)
-    indent += shown[characters[i]] == '\t' ? '\t' : ' ';
   out += fmt::format("{}\n{}^\n", shown, indent);
 }
 
@@ -126,25 +126,27 @@ std::string Diagnostics::render() const {
   return out;
 }
 
-std::string quoted(std::string_view text) {
+std::string quoted(std::string_view text) { return "'" + shortened(text) + "'"; }
+
+std::string shortened(std::string_view text) {
   constexpr size_t maxCharacters = 40;
-  std::string out = "'";
+  std::string out;
   for (size_t shown = 0; !text.empty(); ++shown) {
     if (shown == maxCharacters) {
       out += "...";
       break;
     }
     size_t length = characterLength(text);
-    auto first = static_cast<unsigned char>(text.front());
     if (text.front() == '\n')
       out += "\\n";
-    else if (length == 1 && (first < 0x20 || first >= 0x7f))
-      out += fmt::format("\\x{:02x}", first);
-    else
+    else if (isPrintable(text.substr(0, length)))
       out += text.substr(0, length);
+    else
+      for (char byte : text.substr(0, length))
+        out += fmt::format("\\x{:02x}", static_cast<unsigned char>(byte));
     text.remove_prefix(length);
   }
-  return out + "'";
+  return out;
 }
 
 std::string listed(std::span<const std::string_view> words, std::string_view last) {

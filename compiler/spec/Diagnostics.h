@@ -48,6 +48,8 @@ private:
   std::vector<Entry> entries_;
 };
 
+/// Text shortened as in quotes, without them.
+std::string shortened(std::string_view text);
 /// 'text' in quotes, shortened, what cannot be printed escaped.
 std::string quoted(std::string_view text);
 /// "a, b or c".

@@ -20,6 +20,8 @@ namespace yaml = llvm::yaml;
 /// A spec needs 4. The bound keeps the reader's recursion, and LLVM's, off the end of the stack.
 constexpr int maxDepth = 16;
 constexpr size_t maxBytes = 1 << 20;
+/// Far above any spec; keeps the tree, and the errors about it, small beside the text.
+constexpr size_t maxValues = 1 << 16;
 
 /// What makes the text unreadable before YAML is looked at.
 bool checkBytes(std::string_view text, Diagnostics &diagnostics) {
@@ -75,6 +77,24 @@ bool checkRepetitions(std::string_view text, Diagnostics &diagnostics) {
   return true;
 }
 
+/// LLVM's scanner looks through all that a folded scalar (>) has gathered at each of its lines, as
+/// long as that is blank: quadratic in a run of blanks, of which no spec has many.
+bool checkBlanks(std::string_view text, Diagnostics &diagnostics) {
+  constexpr size_t maxBlanks = 1024;
+  if (text.find('>') == std::string_view::npos)
+    return true;
+  constexpr std::string_view blanks = " \t\r\n";
+  for (size_t begin = text.find_first_of(blanks); begin < text.size();) {
+    const size_t end = std::min(text.find_first_not_of(blanks, begin), text.size());
+    if (end - begin > maxBlanks) {
+      diagnostics.error(begin, fmt::format("more than {} blanks in a row", maxBlanks));
+      return false;
+    }
+    begin = text.find_first_of(blanks, end);
+  }
+  return true;
+}
+
 class DocumentReader {
 public:
   DocumentReader(std::string_view text, Diagnostics &diagnostics)
@@ -93,7 +113,7 @@ public:
       return reportEmpty();
     yaml::Node *node = document->getRoot();
     if (!node || !readValue(*node, root, 0) || stream.failed())
-      return diagnostics_.empty() ? reportEmpty() : false;
+      return reportEmpty();
     if (root.kind == Value::Kind::Null)
       return reportEmpty();
     size_t rootEnd = cursor_;
@@ -168,6 +188,10 @@ private:
   /// False when reading cannot go on.
   bool readValue(yaml::Node &node, Value &value, int depth) {
     value.offset = findStart(cursor_);
+    if (++values_ > maxValues) {
+      diagnostics_.error(value.offset, fmt::format("more than {} values in a spec", maxValues));
+      return false;
+    }
     if (depth > maxDepth) {
       diagnostics_.error(value.offset, fmt::format("more than {} levels of nesting", maxDepth));
       return false;
@@ -247,6 +271,7 @@ private:
   Diagnostics &diagnostics_;
   llvm::SourceMgr sourceManager_;
   size_t cursor_ = 0; ///< the end of what has been read
+  size_t values_ = 0;
   bool malformed_ = false;
 };
 
@@ -254,7 +279,7 @@ private:
 
 bool readDocument(std::string_view text, Diagnostics &diagnostics, Value &root) {
   return checkBytes(text, diagnostics) && checkRepetitions(text, diagnostics) &&
-         DocumentReader(text, diagnostics).read(root);
+         checkBlanks(text, diagnostics) && DocumentReader(text, diagnostics).read(root);
 }
 
 } // namespace normforge::spec

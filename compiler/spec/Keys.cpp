@@ -2,9 +2,8 @@
 
 #include "compiler/spec/Values.h"
 
-#include "llvm/ADT/StringMap.h"
-
 #include <algorithm>
+#include <map>
 
 namespace normforge::spec {
 namespace {
@@ -132,7 +131,8 @@ std::span<const std::string_view> outputKeys() { return outputKeyNames; }
 
 Keys::Keys(const Value &mapping, std::string_view path, std::span<const std::string_view> known,
            Diagnostics &diagnostics) {
-  llvm::StringMap<size_t> firstOffsets;
+  // Ordered: keys of one hash are easily made, and would take quadratic time.
+  std::map<std::string_view, size_t> firstOffsets;
   for (const Entry &entry : mapping.entries) {
     auto [first, isNew] = firstOffsets.try_emplace(entry.key, entry.offset);
     if (!isNew) {

@@ -28,7 +28,7 @@ std::string parse(std::string_view text, Layout &layout) {
     return "has no axes";
   bool allUpper = std::all_of(axes.begin(), axes.end(), isUpper);
   std::string lowered = llvm::StringRef(axes).lower();
-  if (allUpper && suffix.empty() && axes.size() > 1 &&
+  if (allUpper && suffix.empty() && axes.size() > 1 && axes.size() <= letters.size() &&
       lowered.find_first_not_of(letters) == std::string::npos)
     return fmt::format("is in upper case; did you mean '{}'?", lowered);
   for (size_t i = 0; i < axes.size(); ++i) {

@@ -40,9 +40,9 @@ void Parser::readAxis() {
       continue;
     }
     error(item, item.text == same->second->text
-                    ? fmt::format("axis {} is listed twice", item.text)
-                    : fmt::format("axis {} is listed twice: {} is the same axis", item.text,
-                                  same->second->text));
+                    ? fmt::format("axis {} is listed twice", shortened(item.text))
+                    : fmt::format("axis {} is listed twice: {} is the same axis",
+                                  shortened(item.text), shortened(same->second->text)));
     right = false;
   }
   if (!right || !layoutKnown_)
@@ -107,7 +107,8 @@ std::optional<int> Parser::readOneAxis(const Value &item) {
   if (index != std::string::npos)
     return static_cast<int>(index);
   std::string_view letters = spec_.layout.axes;
-  bool several = word->size() > 1 && word->find_first_not_of(letters) == std::string_view::npos;
+  bool several = word->size() > 1 && word->size() <= maxRank &&
+                 word->find_first_not_of(letters) == std::string_view::npos;
   error(item, fmt::format("axis {} is not in layout '{}'; {}", quoted(*word), spec_.layout.text,
                           several ? fmt::format("did you mean [{}]?",
                                                 fmt::join(word->begin(), word->end(), ", "))

@@ -100,7 +100,10 @@ void Parser::readShape(const Value &value) {
     std::optional<std::string_view> word = asWord(item);
     std::optional<Integer> integer = asInteger(item);
     std::string problem;
-    if (word && isIdentifier(*word))
+    if (word && isIdentifier(*word) && word->size() > maxName)
+      problem = fmt::format("the name of a size has {} characters; expected at most {}",
+                            word->size(), maxName);
+    else if (word && isIdentifier(*word))
       size.name = *word;
     else if (!integer)
       problem =

@@ -80,13 +80,13 @@ void Parser::error(const Value &value, std::string message) {
 void Parser::readName(std::string_view sourceName) {
   if (const Entry *entry = keys_.find("name")) {
     std::optional<std::string_view> word = asWord(entry->value);
-    if (word && isIdentifier(*word) && word->size() <= 255)
+    if (word && isIdentifier(*word) && word->size() <= maxName)
       spec_.name = *word;
     else
       error(entry->value,
-            fmt::format("name must be a C identifier of at most 255 characters "
+            fmt::format("name must be a C identifier of at most {} characters "
                         "(letters, digits and _, not starting with a digit); found {}",
-                        found(entry->value)));
+                        maxName, found(entry->value)));
     return;
   }
   size_t slash = sourceName.find_last_of('/');
@@ -98,6 +98,7 @@ void Parser::readName(std::string_view sourceName) {
     spec_.name += isIdentifier(std::string{'_', c}) ? c : '_';
   if (!isIdentifier(spec_.name))
     spec_.name.insert(spec_.name.begin(), '_');
+  spec_.name.resize(std::min(spec_.name.size(), maxName));
 }
 
 void Parser::readSemantics() {

@@ -14,6 +14,8 @@
 namespace normforge::spec {
 
 constexpr int maxRank = 6; ///< [c2]
+/// Characters of a name, of a spec or a size: C compilers and file systems take as many.
+constexpr size_t maxName = 255;
 
 class Parser {
 public:

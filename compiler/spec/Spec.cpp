@@ -121,6 +121,10 @@ std::string canonicalText(const Spec &spec) {
                   spec.center, spec.scale);
   for (Fused fused : spec.fuse)
     text += std::string(toString(fused)) + ",";
+  text += " phases=";
+  for (Phase phase : {Phase::Inference, Phase::Training})
+    if (spec.hasPhase(phase))
+      text += std::string(toString(phase)) + ",";
   return text;
 }
 

@@ -108,8 +108,8 @@ private:
   std::string text_;
 };
 
-/// Everything in a spec but its name and the list of its phases, in one line: equal for specs that
-/// mean the same.
+/// Everything in a spec but its name, in one line: equal for specs that mean the same. The phases
+/// are in it, in any order one text: what one phase keeps for another depends on both.
 std::string canonicalText(const Spec &spec);
 
 /// Parses and checks a spec. `sourceName` is the file's name as errors show it; its stem is the

@@ -73,6 +73,16 @@ std::optional<std::string_view> readStep(const Value &item, std::string_view lis
   return choices[*index].name;
 }
 
+/// Each step is code in every loop of a kernel.
+bool checkCount(const Value &list, const char *what, Diagnostics &diagnostics) {
+  constexpr size_t maxSteps = 32;
+  if (list.items.size() <= maxSteps)
+    return true;
+  diagnostics.error(list.offset, fmt::format("{} has {} steps; expected at most {}", what,
+                                             list.items.size(), maxSteps));
+  return false;
+}
+
 } // namespace
 
 std::vector<Fused> readFuse(const Value &value, Diagnostics &diagnostics) {
@@ -86,10 +96,14 @@ std::vector<Fused> readFuse(const Value &value, Diagnostics &diagnostics) {
   for (const Step &step : steps)
     if (step.name != "bias")
       choices.push_back({step.name, step.name == "add" || step.name == "relu"});
+  if (!checkCount(value, "fuse", diagnostics))
+    return fuse;
   const Value *firstAdd = nullptr;
   for (const Value &item : value.items) {
     std::optional<std::string_view> step = readStep(item, "fuse", choices, diagnostics);
-    if (step == "relu")
+    if (step == "relu" && !fuse.empty() && fuse.back() == Fused::Relu)
+      diagnostics.error(item.offset, "fuse has 'relu' after 'relu', which leaves it as it is");
+    else if (step == "relu")
       fuse.push_back(Fused::Relu);
     if (step != "add")
       continue;
@@ -114,9 +128,9 @@ bool checkPrologue(const Value &value, Diagnostics &diagnostics) {
   for (const Step &step : steps)
     if (step.name != "mul")
       choices.push_back({step.name});
-  bool right = true;
-  for (const Value &item : value.items)
-    right &= readStep(item, "prologue", choices, diagnostics).has_value();
+  bool right = checkCount(value, "prologue", diagnostics);
+  for (size_t i = 0; right && i < value.items.size(); ++i)
+    right &= readStep(value.items[i], "prologue", choices, diagnostics).has_value();
   return right;
 }
 

@@ -85,8 +85,8 @@ bool checkFused(const Entry &entry, std::string_view semantics, Diagnostics &dia
   }
   if (semantics == "tf-keras")
     return true;
-  diagnostics.error(entry.offset,
-                    fmt::format("'fused' belongs to semantics tf-keras; found {}", semantics));
+  diagnostics.error(entry.offset, fmt::format("'fused' belongs to semantics tf-keras; found {}",
+                                              quoted(semantics)));
   diagnostics.note(entry.offset, "steps after gamma and beta are written under 'fuse'");
   return false;
 }
@@ -96,7 +96,7 @@ bool checkWeights(const Entry &entry, std::string_view semantics, Diagnostics &d
     diagnostics.error(
         entry.offset,
         fmt::format("'weights' belongs to semantics keras-1.2 and keras-1.0.4; found {}",
-                    semantics));
+                    quoted(semantics)));
     return false;
   }
   if (entry.value.isList() && entry.value.items.size() == 4)
