@@ -27,7 +27,7 @@ struct Options {
   std::vector<int64_t> batches; ///< empty: 1 and the list's own
   std::vector<std::string> layouts{"nchw", "nhwc", "nChw16c"};
   std::vector<std::string> phases{"inference", "training"};
-  int threads = 2;
+  int threads = std::min(2, usableProcessors());
   double seconds = 0.3; ///< a case
   std::string json;
   bool quick = false;
@@ -404,7 +404,8 @@ int main(int argc, char **argv) {
   app.add_option("--phases", options.phases, "inference,training")
       ->delimiter(',')
       ->allow_extra_args(false);
-  app.add_option("--threads", options.threads, "Threads of all contenders")
+  app.add_option("--threads", options.threads,
+                 "Threads of all contenders (default: 2, or the one processor that may be used)")
       ->check(CLI::Range(1, 1024));
   app.add_option("--seconds", options.seconds, "Seconds to spend on a case (default: 0.3)")
       ->check(CLI::Range(0.001, 3600.0));

@@ -184,7 +184,11 @@ class CompileOptions(ctypes.Structure):
 
 
 class Executor(ctypes.Structure):
-    _fields_ = [("parallel_for", ctypes.c_void_p), ("user", ctypes.c_void_p)]
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("parallel_for", ctypes.c_void_p),
+        ("user", ctypes.c_void_p),
+    ]
 
 
 def library_paths(build: Path) -> tuple[Path, Path]:
@@ -258,7 +262,9 @@ def make_normforge(problem: Problem, layout: str) -> Contender:
     workspace = aligned_copy(np.zeros(library.nf_plan_workspace_bytes(plan) + 1, np.uint8))
     parallel_for = ctypes.CDLL(str(openmp_path.resolve())).nf_bench_parallel_for
     executor = Executor(
-        ctypes.cast(parallel_for, ctypes.c_void_p), ctypes.c_void_p(problem.threads)
+        ctypes.sizeof(Executor),
+        ctypes.cast(parallel_for, ctypes.c_void_p),
+        ctypes.c_void_p(problem.threads),
     )
 
     run = library.nf_run

@@ -51,7 +51,8 @@ public:
 
   /// What Normforge is given: tasks in equal runs, one a member. Results do not depend on it.
   nf_executor executor() {
-    nf_executor executor;
+    nf_executor executor = {};
+    executor.struct_size = sizeof executor;
     executor.user = this;
     executor.parallel_for = [](void *user, uint64_t tasks, nf_body_fn *body, void *data) {
       auto &pool = *static_cast<Pool *>(user);
@@ -134,7 +135,8 @@ int main(int argc, char **argv) try {
 
   plan.run(args, {}, workspace.get());
   const std::vector<float> onPool = arrays[y];
-  const nf_executor alone = {}; // no function: the calling thread
+  nf_executor alone = {}; // no function: the calling thread
+  alone.struct_size = sizeof alone;
   plan.run(args, {}, workspace.get(), &alone);
   const bool same =
       std::memcmp(onPool.data(), arrays[y].data(), onPool.size() * sizeof(float)) == 0;

@@ -3,10 +3,16 @@
 
 #include "normforge/normforge.h"
 
+#include <cerrno>
 #include <string>
 #include <utility>
 
 namespace normforge {
+
+/// The code of what the operating system refused with this errno.
+inline nf_code codeOfErrno(int error) {
+  return error == ENOMEM ? NF_OUT_OF_MEMORY : NF_SYSTEM_ERROR;
+}
 
 struct Failure {
   nf_code code = NF_OK;

@@ -1,6 +1,7 @@
 // `normforge cache`: what the directory of compiled kernels holds.
 #include "compiler/cli/Command.h"
 #include "runtime/cache/DiskCache.h"
+#include "runtime/loader/CompilerPath.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -98,7 +99,11 @@ void declareCache(CLI::App &app, int &status) {
         "The directory (default: $NORMFORGE_CACHE_DIR, else $XDG_CACHE_HOME/normforge,"
         " else ~/.cache/normforge)");
     action->callback([directory, &status, run] {
-      const std::string path = directory->empty() ? DiskCache::defaultDirectory() : *directory;
+      std::string ignored;
+      const std::string path =
+          directory->empty() ? DiskCache::defaultDirectory(ignored) : absolutePath(*directory);
+      if (!ignored.empty())
+        fmt::print(stderr, "normforge: note: {}\n", ignored);
       if (path.empty()) {
         status = report(badInput("no cache directory: NORMFORGE_CACHE_DIR, XDG_CACHE_HOME and HOME "
                                  "are not set; name one with --dir"));

@@ -163,7 +163,7 @@ llvm::Expected<ExitStatus> run(const Options &options) {
 
   const std::vector<CheckCase> &cases = planner.cases;
   const std::string cpu = target->cpu;
-  Session session(std::move(*target));
+  Session session(std::move(*target), environmentVerifies());
   ExitStatus status = Success;
   if (options.adversarial) {
     for (const CheckCase &check : cases) {

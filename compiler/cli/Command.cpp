@@ -1,6 +1,7 @@
 #include "compiler/cli/Command.h"
 
 #include "compiler/export/CHeader.h"
+#include "runtime/cpu_info/CpuInfo.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
@@ -8,10 +9,10 @@
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-
-#include <thread>
 
 namespace normforge::cli {
 
@@ -113,7 +114,12 @@ llvm::Expected<int> parseThreads(llvm::StringRef word) {
   auto threads = parseNumber("--threads", word, 1, 1024);
   if (!threads)
     return threads.takeError();
-  return static_cast<int>(threads->value_or(std::max(1u, std::thread::hardware_concurrency())));
+  return static_cast<int>(threads->value_or(static_cast<uint64_t>(usableProcessors())));
+}
+
+bool environmentVerifies() {
+  const char *word = std::getenv("NORMFORGE_VERIFY");
+  return word && llvm::StringRef(word) == "1";
 }
 
 llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::StringRef word) {

@@ -69,6 +69,8 @@ llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::
 /// The same where all phases are wanted when none is asked for.
 llvm::Expected<std::vector<Phase>> choosePhases(const Spec &spec, llvm::StringRef path,
                                                 llvm::StringRef word);
+/// Whether every session of the command verifies: the environment's NORMFORGE_VERIFY=1, for tests.
+bool environmentVerifies();
 /// describeTarget, its error as one of --cpu and --target.
 llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::StringRef machine = "");
 /// Several, each once; the native one where none is named.

@@ -83,7 +83,7 @@ llvm::Error printTimes(const Operator &op, const std::vector<ScheduleVariant> &v
   constexpr int kRounds = 11;
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
-  Session session(target);
+  Session session(target, environmentVerifies());
   const std::chrono::duration<double, std::milli> made = Clock::now() - start;
   auto row = [](const std::string &name, const CompileTimes &t) {
     fmt::print("{:<16} {:>7.2f} {:>7.2f} {:>7.2f} {:>9.2f} {:>8.2f} {:>7.2f} {:>7.2f} {:>7.2f}\n",

@@ -267,7 +267,7 @@ llvm::Error run(const Options &options) {
     values = ordered;
 
   const std::vector<ScheduleVariant> variants = selectSchedules(op, *target);
-  Session session(*target);
+  Session session(*target, environmentVerifies());
   auto artifact = session.compile(op, variants);
   if (!artifact)
     return internalError(artifact.takeError());

@@ -137,6 +137,20 @@ std::string Exporter::pathOf(const FileSet &set, FileKind kind) const {
   return set.stem + std::string(namesOf(kind).extension);
 }
 
+/// That a manifest is one that a runtime would take: what the header and the JSON text are made of.
+static llvm::Error readBack(Artifact manifest) {
+  for (Variant &variant : manifest.variants) // an object has the code, and entries are symbols
+    variant.image.bytes.resize(1);
+  for (Variant &variant : manifest.variants)
+    for (Stage &stage : variant.stages)
+      stage.entry = 0;
+  std::string problem;
+  return deserialize(serialize(manifest), problem)
+             ? llvm::Error::success()
+             : llvm::createStringError(
+                   "internal error: the manifest that was made cannot be read: " + problem);
+}
+
 llvm::Error Exporter::compile(const FileSet &set) {
   ExportedHeader header;
   const std::string stem = llvm::sys::path::filename(set.stem).str();
@@ -160,8 +174,11 @@ llvm::Error Exporter::compile(const FileSet &set) {
     auto object = sessions_[t]->compileObject(kernels, has(FileKind::Assembly));
     if (!object)
       return internalError(object.takeError());
-    for (size_t k = 0; k < kernels.size(); ++k)
+    for (size_t k = 0; k < kernels.size(); ++k) {
+      if (llvm::Error error = readBack(object->kernels[k]))
+        return internalError(std::move(error));
       header.kernels[k].variants.push_back(std::move(object->kernels[k]));
+    }
     if (has(FileKind::Assembly))
       texts_[pathOf(set, FileKind::Assembly)] = object->assembly;
     objects.push_back(std::move(object->object));

@@ -52,6 +52,20 @@ llvm::Error list(const std::string &path) {
   return errors;
 }
 
+/// That what is about to be written can be read: every kernel of it.
+llvm::Error readBack(const std::vector<std::byte> &bytes, size_t kernels) {
+  Failure failure;
+  const auto pack = Pack::open(bytes, failure);
+  bool isWhole = pack && pack->entries().size() == kernels;
+  for (size_t i = 0; isWhole && i < kernels; ++i) {
+    Artifact artifact;
+    isWhole = pack->read(pack->entries()[i], artifact, failure);
+  }
+  return isWhole ? llvm::Error::success()
+                 : llvm::createStringError(
+                       "internal error: the pack that was made cannot be read: " + failure.message);
+}
+
 llvm::Error run(const Options &options) {
   if (!options.list.empty()) {
     if (!options.specs.empty() || !options.output.empty() || !options.cpus.empty() ||
@@ -68,7 +82,7 @@ llvm::Error run(const Options &options) {
     return targets.takeError();
   std::vector<std::unique_ptr<Session>> sessions;
   for (TargetDescription &target : *targets)
-    sessions.push_back(std::make_unique<Session>(std::move(target)));
+    sessions.push_back(std::make_unique<Session>(std::move(target), environmentVerifies()));
   auto paths = findSpecs(options.specs);
   if (!paths)
     return paths.takeError();
@@ -102,6 +116,8 @@ llvm::Error run(const Options &options) {
       }
   }
   const std::vector<std::byte> bytes = writePack(kernels);
+  if (llvm::Error error = readBack(bytes, kernels.size()))
+    return internalError(std::move(error));
   llvm::Error error = writeFiles(FileToWrite{
       options.output, "", {reinterpret_cast<const char *>(bytes.data()), bytes.size()}});
   return error ? located(std::move(error)) : llvm::Error::success();

@@ -185,7 +185,7 @@ llvm::Error run(const Options &options) {
   if (!sizes)
     return sizes.takeError();
 
-  Session session(*target);
+  Session session(*target, environmentVerifies());
   auto artifact = session.compile(*spec, *phase);
   if (!artifact)
     return internalError(artifact.takeError());

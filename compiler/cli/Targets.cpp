@@ -18,8 +18,7 @@ int run() {
              "  name      {}\n"
              "  threads   {}\n"
              "  caches    L1 {}, L2 {} of one core; L3 {}, shared by {} hardware threads\n",
-             hostCpuName(), std::max(1u, std::thread::hardware_concurrency()),
-             describeBytes(static_cast<double>(caches.l1)),
+             hostCpuName(), usableProcessors(), describeBytes(static_cast<double>(caches.l1)),
              describeBytes(static_cast<double>(caches.l2)),
              describeBytes(static_cast<double>(caches.l3)), caches.l3Threads);
   auto host = describeTarget("native");

@@ -97,8 +97,22 @@ choose:
 
 /// The words as the loader hands them to a resolver (sys/ifunc.h): hwcap, with bit 62 set where a
 /// struct of its size, hwcap and hwcap2 follows.
+/// Where SVE's vectors are not a power of two of bits long, no kernel is right, and SVE counts as
+/// missing: bit 22 of hwcap. The length is `rdvl x0, #1`.
 const char *const kReadAarch64 = R"(
-  %word1 = add i64 %hwcap, 0
+  %sve.bit = and i64 %hwcap, 4194304
+  %has.sve = icmp ne i64 %sve.bit, 0
+  br i1 %has.sve, label %length, label %words
+length:
+  %bytes = call i64 asm ".inst 0x04bf5020", "={x0}"()
+  %less = sub i64 %bytes, 1
+  %shared = and i64 %bytes, %less
+  %is.power = icmp eq i64 %shared, 0
+  %without = and i64 %hwcap, -4194305
+  %measured = select i1 %is.power, i64 %hwcap, i64 %without
+  br label %words
+words:
+  %word1 = phi i64 [ %hwcap, %entry ], [ %measured, %length ]
   %flag = and i64 %hwcap, 4611686018427387904
   %more = icmp ne i64 %flag, 0
   br i1 %more, label %read, label %choose
@@ -107,7 +121,7 @@ read:
   %hwcap2 = load i64, ptr %place
   br label %choose
 choose:
-  %word2 = phi i64 [ %hwcap2, %read ], [ 0, %entry ]
+  %word2 = phi i64 [ %hwcap2, %read ], [ 0, %words ]
 )";
 
 llvm::Error missingLinker() {
@@ -178,6 +192,8 @@ llvm::Expected<std::string> selectorObject(const std::string &name,
   if (!module)
     return llvm::createStringError("the selector is no LLVM IR: " + problem.getMessage().str());
   module->setDataLayout(machine->createDataLayout());
+  protectBranches(*module);
+  noteProtection(*module);
   const llvm::SmallVector<char, 0> object = ObjectEmitter(*machine).emit(*module);
   return std::string(object.begin(), object.end());
 }

@@ -1,5 +1,5 @@
 // The compiler library's functions (runtime/loader/CompilerInterface.h).
-#include "compiler/session/Session.h"
+#include "compiler/session/SessionPool.h"
 #include "runtime/loader/CompilerInterface.h"
 
 #include "mlir/IR/Verifier.h"
@@ -10,41 +10,11 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <fmt/format.h>
-#include <map>
-#include <mutex>
 #include <new>
 
 using namespace normforge;
 
 namespace {
-
-/// Sessions at rest, by target, so that each call takes one of its own.
-class SessionPool {
-public:
-  llvm::Expected<std::unique_ptr<Session>> take(const std::string &cpu) {
-    {
-      std::lock_guard lock(mutex_);
-      auto &resting = sessions_[cpu];
-      if (!resting.empty()) {
-        auto session = std::move(resting.back());
-        resting.pop_back();
-        return session;
-      }
-    }
-    auto target = describeTarget(cpu);
-    if (!target)
-      return target.takeError();
-    return std::make_unique<Session>(std::move(*target));
-  }
-  void give(const std::string &cpu, std::unique_ptr<Session> session) {
-    std::lock_guard lock(mutex_);
-    sessions_[cpu].push_back(std::move(session));
-  }
-
-private:
-  std::mutex mutex_;
-  std::map<std::string, std::vector<std::unique_ptr<Session>>> sessions_;
-};
 
 SessionPool &pool() {
   static SessionPool *sessions = new SessionPool; // outlives every host's last call
@@ -54,7 +24,7 @@ SessionPool &pool() {
 struct Request {
   Spec spec;
   Phase phase = Phase::Inference;
-  std::string cpu;
+  SessionPool::Kind session;
 };
 
 llvm::Expected<Request> read(const nf_compiler_request &request) {
@@ -62,7 +32,8 @@ llvm::Expected<Request> read(const nf_compiler_request &request) {
                         request.source_name ? request.source_name : "<spec>");
   if (!spec)
     return spec.takeError();
-  Request result{std::move(*spec), Phase::Inference, request.cpu ? request.cpu : "native"};
+  const char *cpu = request.cpu && *request.cpu ? request.cpu : "native";
+  Request result{std::move(*spec), Phase::Inference, {cpu, request.verify != 0}};
   result.phase = result.spec.phases.front();
   if (request.phase) {
     auto parsed = parsePhase(request.phase);
@@ -83,12 +54,19 @@ template <typename Use> llvm::Error withSession(const nf_compiler_request &given
   auto request = read(given);
   if (!request)
     return request.takeError();
-  auto session = pool().take(request->cpu);
+  auto session = pool().take(request->session);
   if (!session)
     return session.takeError();
-  llvm::Error error = use(*request, **session);
-  pool().give(request->cpu, std::move(*session));
-  return error;
+  try {
+    llvm::Error error = use(*request, **session);
+    pool().give(request->session, std::move(*session));
+    return error;
+  } catch (...) {
+    // Memory ran out within LLVM, which is written for no exception: what it was at is in no state
+    // to be destroyed.
+    (void)session->release();
+    throw;
+  }
 }
 
 /// The file that an address was loaded from.
@@ -131,6 +109,9 @@ llvm::Error compile(const nf_compiler_request &given, nf_compiler_reply &reply) 
     if (!artifact)
       return artifact.takeError();
     const std::vector<std::byte> bytes = serialize(*artifact);
+    std::string problem;
+    if (!deserialize(bytes, problem))
+      return llvm::make_error<InternalError>("the kernel that was made cannot be read: " + problem);
     reply.artifact = static_cast<uint8_t *>(std::malloc(bytes.size()));
     if (!reply.artifact)
       throw std::bad_alloc();
@@ -163,17 +144,17 @@ template <typename Answer> int reply(nf_compiler_reply *reply, Answer answer) tr
 } // namespace
 
 extern "C" __attribute__((visibility("default"))) int
-nf_compiler_identify_v2(const nf_compiler_request *request, nf_compiler_reply *answer) {
+nf_compiler_identify_v3(const nf_compiler_request *request, nf_compiler_reply *answer) {
   return reply(answer, [&] { return identify(*request, *answer); });
 }
 
 extern "C" __attribute__((visibility("default"))) int
-nf_compiler_compile_v2(const nf_compiler_request *request, nf_compiler_reply *answer) {
+nf_compiler_compile_v3(const nf_compiler_request *request, nf_compiler_reply *answer) {
   return reply(answer, [&] { return compile(*request, *answer); });
 }
 
 extern "C" __attribute__((visibility("default"))) void
-nf_compiler_release_v2(nf_compiler_reply *reply) {
+nf_compiler_release_v3(nf_compiler_reply *reply) {
   for (char *text : {reply->name, reply->key, reply->files, reply->error})
     std::free(text);
   std::free(reply->artifact);

@@ -26,7 +26,6 @@
 #include "llvm/Transforms/Utils/Cloning.h"
 
 #include <chrono>
-#include <cstdlib>
 #include <fmt/format.h>
 
 namespace normforge {
@@ -170,13 +169,8 @@ struct Session::State {
 char InternalError::ID = 0;
 void InternalError::log(llvm::raw_ostream &os) const { os << "internal error: " << text_; }
 
-static bool environmentVerifies() {
-  const char *word = std::getenv("NORMFORGE_VERIFY");
-  return word && llvm::StringRef(word) == "1";
-}
-
 Session::Session(TargetDescription target, bool verify)
-    : target_(std::move(target)), verify_(verify || environmentVerifies()),
+    : target_(std::move(target)), verify_(verify),
       state_(std::make_unique<State>(target_, verify_)) {}
 Session::~Session() = default;
 
@@ -330,10 +324,11 @@ llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel>
         return llvm::make_error<InternalError>("modules of variants cannot be joined");
     }
   }
+  noteProtection(*all);
   KernelObject result;
   if (withAssembly) // of a copy: code generation changes what it is given
     result.assembly = emitAssembly(*llvm::CloneModule(*all), *current.machine);
-  const llvm::SmallVector<char, 0> object = current.objects.emit(*all);
+  const llvm::SmallVector<char, 0> object = ObjectEmitter(*current.machine).emit(*all);
   result.object.assign(object.begin(), object.end());
   auto linked = linkImage(object);
   if (!linked)

@@ -53,8 +53,7 @@ struct KernelObject {
 /// saves them. What MLIR and LLVM keep for good is let go of after some hundreds of kernels.
 class Session {
 public:
-  /// `verify` runs the MLIR and LLVM verifiers after every step; the environment's
-  /// NORMFORGE_VERIFY=1 does so for all sessions.
+  /// `verify` runs the MLIR and LLVM verifiers after every step.
   explicit Session(TargetDescription target, bool verify = false);
   ~Session();
 

@@ -39,6 +39,10 @@ std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
     words.push_back("-" + feature);
   for (const std::string &feature : target.features)
     words.push_back("+" + feature);
+  // Return addresses are signed (protectBranches) by hints, which older CPUs pass over, and not by
+  // the instructions that a CPU's name may promise and a virtual machine on it lack.
+  if (triple.isAArch64())
+    words.push_back("-pauth");
   const std::string features = join(words, ",");
   TargetOptions options;
   // A trapping integer or contracted operation is never ours to make: FMAs are explicit.
@@ -49,7 +53,36 @@ std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
                                  CodeModel::Small, CodeGenOptLevel::Default));
 }
 
+void protectBranches(Module &module) {
+  if (module.getTargetTriple().isX86()) {
+    module.addModuleFlag(Module::Min, "cf-protection-branch", 1);
+    module.addModuleFlag(Module::Min, "cf-protection-return", 1);
+    return;
+  }
+  for (Function &function : module) {
+    if (function.isDeclaration())
+      continue;
+    function.addFnAttr("branch-target-enforcement");
+    function.addFnAttr("sign-return-address", "non-leaf");
+    function.addFnAttr("sign-return-address-key", "a_key");
+  }
+}
+
+void noteProtection(Module &module) {
+  if (module.getTargetTriple().isX86())
+    return; // protectBranches' flags say so too
+  for (StringRef flag : {"branch-target-enforcement", "sign-return-address"})
+    module.addModuleFlag(Module::Min, flag, uint32_t(1));
+  for (StringRef flag : {"sign-return-address-all", "sign-return-address-with-bkey"})
+    module.addModuleFlag(Module::Min, flag, uint32_t(0));
+}
+
 namespace {
+
+/// Before the first function, so that a stage never is at the beginning of a page: Clang's
+/// -fsanitize=function reads the 8 bytes before a function that a host calls. As large as a cache
+/// line, so that functions stay aligned as they are.
+constexpr size_t kBytesBeforeCode = 64;
 
 /// Names the protected step of TargetPassConfig that selects instructions.
 struct CoreISelPasses : TargetPassConfig {
@@ -210,6 +243,7 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
   // Lay out what is loaded: code, then read-only data.
   LinkedImage linked;
   std::vector<std::byte> &bytes = linked.image.bytes;
+  bytes.resize(kBytesBeforeCode);
   std::map<size_t, uint64_t> placed; // by section
   auto place = [&](bool code) -> Error {
     for (size_t i = 0; i < sections->size(); ++i) {
@@ -220,7 +254,7 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
       auto name = file->getSectionName(section);
       if (!name)
         return name.takeError();
-      if (name->starts_with(".eh_frame"))
+      if (name->starts_with(".eh_frame") || *name == ".note.gnu.property")
         continue;
       if (section.sh_flags & (elf::SHF_WRITE | elf::SHF_TLS) ||
           section.sh_type != elf::SHT_PROGBITS)

@@ -17,6 +17,16 @@ namespace normforge {
 /// A machine for kernels: position-independent, small code model. Not thread-safe.
 std::unique_ptr<llvm::TargetMachine> createMachine(const TargetDescription &target);
 
+/// Marks a module's functions as ways in for indirect branches (endbr64; bti c), and on aarch64
+/// their return addresses as signed. Hosts that enforce this can call them, others pass over the
+/// instructions.
+void protectBranches(llvm::Module &module);
+
+/// Has the module's object say, in a property note, that all of it is protected so: for linkers,
+/// which say it of what they link where all of its objects do. For an emitter of its own: LLVM 22's
+/// writer of aarch64's note keeps what belonged to the module before, and crashes.
+void noteProtection(llvm::Module &module);
+
 /// Makes relocatable ELF objects, one after the other, with one pipeline: setting it up takes some
 /// 0.4 ms. Not thread-safe.
 class ObjectEmitter {
@@ -35,8 +45,8 @@ private:
 std::string emitAssembly(llvm::Module &module, llvm::TargetMachine &machine);
 
 /// An image of text and read-only data with all relocations applied, and the offsets of its
-/// functions. Anything undefined, writable or of an unknown relocation is an error, for a kernel
-/// calls nothing; so is a function that takes more stack than abi.h promises.
+/// functions, none of which is 0. Anything undefined, writable or of an unknown relocation is an
+/// error, for a kernel calls nothing; so is a function that takes more stack than abi.h promises.
 struct LinkedImage {
   Image image;
   std::map<std::string, uint64_t> functions;

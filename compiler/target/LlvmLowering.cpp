@@ -1,5 +1,6 @@
 #include "compiler/target/LlvmLowering.h"
 
+#include "compiler/target/CodeGen.h"
 #include "compiler/target/HalfPrecision.h"
 #include "compiler/target/PointerViews.h"
 
@@ -141,6 +142,7 @@ std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &cont
     if (target.scalableVectors) // 128 to 2048 bits
       function.addFnAttr(llvm::Attribute::getWithVScaleRangeArgs(context, 1, 16));
   }
+  protectBranches(*llvmModule);
   return llvmModule;
 }
 

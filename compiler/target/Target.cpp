@@ -81,11 +81,12 @@ const llvm::Target *targetOf(const Machine &machine) {
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
-    LLVMInitializeX86AsmParser(); // of the assembly in what chooses a CPU
     LLVMInitializeAArch64TargetInfo();
     LLVMInitializeAArch64Target();
     LLVMInitializeAArch64TargetMC();
     LLVMInitializeAArch64AsmPrinter();
+    LLVMInitializeX86AsmParser(); // of the assembly in what chooses a CPU
+    LLVMInitializeAArch64AsmParser();
     return true;
   }();
   (void)initialized;
@@ -256,9 +257,12 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::Stri
   // The host's features win over its name: LLVM may know the name of an older CPU only.
   std::string features;
   if (native)
-    for (const auto &feature : llvm::sys::getHostCPUFeatures())
-      features += (features.empty() ? "" : ",") + std::string(feature.second ? "+" : "-") +
-                  feature.first().str();
+    for (const auto &feature : llvm::sys::getHostCPUFeatures()) {
+      // SVE may be there in a length that kernels are not right for: see hostFeatures.
+      const bool isUsable = !feature.first().starts_with("sve") || hostHasFeature("sve");
+      features += (features.empty() ? "" : ",") +
+                  std::string(feature.second && isUsable ? "+" : "-") + feature.first().str();
+    }
 
   if (!native && !knows(**machine, description.cpu))
     return unknownCpu(cpu, *machine);

@@ -31,8 +31,11 @@ extern "C" {
 typedef double nf_scalar;
 
 typedef struct nf_call {
-  uint32_t struct_size; /* sizeof(nf_call) of the caller */
-  uint32_t flags;       /* 0 */
+  /* sizeof(nf_call) of the caller. A kernel of this version reads the fields below; one that needs
+   * a field of a later version is of a later NF_ABI_VERSION, which this one's runtime does not
+   * load. nf_plan_check_call reads it. */
+  uint32_t struct_size;
+  uint32_t flags; /* 0 */
   /* Base pointers in the manifest's order, each aligned to its element. Arguments do not overlap,
    * except for the in-place pairs that the manifest names, which may be the same pointer. */
   void *const *args;

@@ -8,7 +8,12 @@
  *
  * Errors. A function that can fail returns an nf_status *: NULL is success, anything else is an
  * error that the caller frees with nf_status_free. On failure, what the function would have made is
- * set to NULL and nothing else has happened. No function prints, raises a signal or throws.
+ * set to NULL and nothing else has happened. No function prints, raises a signal or throws, with
+ * one exception: nf_compile and nf_compile_file, where the compiler runs in this process and memory
+ * runs out, or the compiler has a defect. LLVM and MLIR do not check every allocation, and end the
+ * process then (SIGABRT, SIGSEGV). Everything else never does: engines, packs, kernels that are
+ * found in memory or on disk, plans, runs. A host that must not be ended ships packs, or sets
+ * compile_in_child, with which nf_compile never does either.
  *
  * Threads. Engines, kernels and plans do not change once made: every function may be called from
  * several threads at once on the same object, releasing included, as long as each thread that uses
@@ -16,6 +21,12 @@
  * takes one away and the last frees the object. *_retain(NULL) and *_release(NULL) do nothing;
  * other functions take no NULL but where they say so. A kernel outlives its engine or pack, and a
  * plan its kernel: each holds what it needs.
+ *
+ * fork. A child may use all that its parent had made, engines included: fork waits, where other
+ * threads are in these functions (nf_run and what follows it excepted), until they are out; a
+ * compilation takes milliseconds. What does not wait: vfork, posix_spawn and system, whose child
+ * uses nothing of ours; a fork from within nf_log_fn, whose child must not use Normforge; and clone
+ * called directly. A child of compile_in_child is not shared: the fork starts its own.
  *
  * Strings are UTF-8, zero-terminated, and live as long as the object they were asked of. A name or
  * list asked for with an index out of range is NULL or 0.
@@ -61,7 +72,9 @@ typedef enum nf_code {
   NF_OUT_OF_MEMORY = 6,
   NF_SYSTEM_ERROR = 7, /* the operating system refused */
   NF_INTERNAL = 8,     /* a defect of Normforge */
-  NF_NO_KERNEL = 9     /* a pack holds no kernel of this name and phase */
+  NF_NO_KERNEL = 9,    /* a pack holds no kernel of this name and phase */
+  NF_COMPILER_ENDED =
+      10 /* the compiler's process died, or was ended for its time, before it answered */
 } nf_code;
 
 typedef struct nf_status nf_status;
@@ -88,6 +101,7 @@ typedef void nf_parallel_for_fn(void *user, uint64_t tasks, nf_body_fn *body, vo
 
 /* The threads of the host. normforge/openmp.h makes one of OpenMP. */
 typedef struct nf_executor {
+  uint32_t struct_size;
   nf_parallel_for_fn *parallel_for; /* NULL: the calling thread runs everything */
   void *user;
 } nf_executor;
@@ -96,6 +110,7 @@ typedef struct nf_executor {
  * `release` takes back what it gave. Both may be called from several threads at once, and must not
  * throw. */
 typedef struct nf_allocator {
+  uint32_t struct_size;
   void *(*allocate)(void *user, size_t bytes, size_t alignment); /* NULL: malloc and free */
   void (*release)(void *user, void *memory, size_t bytes, size_t alignment);
   void *user;
@@ -106,21 +121,27 @@ typedef struct nf_allocator {
 typedef struct nf_engine nf_engine;
 
 /* Takes a line of text about what an engine does without: a cache directory that cannot be used.
- * May be called from several threads at once, from within nf_compile; must not throw, nor use the
- * engine. `user` outlives the engine. */
+ * May be called from several threads at once, from within nf_engine_create and nf_compile; must not
+ * throw, nor use the engine. `user` outlives the engine. */
 typedef void nf_log_fn(void *user, const char *text);
 
 typedef struct nf_engine_options {
   uint32_t struct_size;
   /* Write the addresses and names of kernels to /tmp/perf-PID.map for perf; 0: no. */
   uint32_t perf_map;
-  /* Path of libnormforge-compiler.so, copied. NULL: looked for beside this library, then in ../lib
-   * of its folder, then where the loader finds libraries. */
+  /* Path of libnormforge-compiler.so, copied; a relative one with a slash is taken from the working
+   * directory of now, one without a slash the loader looks for. NULL: looked for beside the file
+   * that this library was loaded from, then in ../lib of its folder, then where the loader finds
+   * libraries; the working directory plays no part. */
   const char *compiler_library;
   /* Where compiled kernels are kept between processes, copied. NULL: $NORMFORGE_CACHE_DIR, else
-   * $XDG_CACHE_HOME/normforge, else $HOME/.cache/normforge. "": nowhere. It is made when the first
-   * kernel is kept. It must belong to this user and not be writable by others; where it cannot be
-   * used, `log` hears of it once and kernels are compiled each time. */
+   * $XDG_CACHE_HOME/normforge, else $HOME/.cache/normforge, of which relative paths are ignored.
+   * "": nowhere. It is made when the first kernel is kept. What lies there is run, so nobody else
+   * may have put it there: the path is absolute; the directory belongs to this user and others
+   * cannot write to it; each directory above it belongs to root or this user, and others cannot
+   * write to it unless it is sticky, as /tmp is; it is no symbolic link itself, and links above it
+   * are root's or this user's. Where it cannot be used, `log` hears of it once and kernels are
+   * compiled each time. */
   const char *cache_directory;
   /* Bytes of the kernels kept there, at most; those not used for longest go first. 0: 256 MiB. */
   uint64_t cache_bytes;
@@ -128,16 +149,29 @@ typedef struct nf_engine_options {
   void *log_user;
   /* Tell GDB and LLDB the names of kernels, so that breakpoints and backtraces know them; 0: no. */
   uint32_t debugger;
-  /* The threads that nf_run uses where it is given none, copied. Its `user` outlives the engine and
-   * all that came of it. */
-  nf_executor executor;
+  /* The threads that nf_run uses where it is given none, copied; NULL: the calling thread. Its
+   * `user` outlives the engine and all that came of it. */
+  const nf_executor *executor;
   /* Where nf_run takes a workspace from where it is given none, copied: the one memory that grows
-   * with the sizes. `user` as above. Objects, which are small, are malloc's. */
-  nf_allocator allocator;
+   * with the sizes. `user` as above. NULL: malloc. Objects, which are small, are malloc's. */
+  const nf_allocator *allocator;
+  /* Compile in a process of its own, the program normforge-compile beside the compiler library, so
+   * that nothing that happens to the compiler happens to the host; 0: in this process. The first
+   * compilation costs some 10 ms more, others 0.1 ms. A host that waits for all of its children
+   * itself may; SIGCHLD arrives for each that ends. */
+  uint32_t compile_in_child;
+  /* Seconds after which such a process that has not answered is ended; 0: 60. */
+  uint32_t compile_seconds;
+  /* Bytes of address space that such a process may have; LLVM alone takes some 400 MiB. 0: no
+   * limit. */
+  uint64_t compile_bytes;
+  /* Run MLIR's and LLVM's verifiers after every step of every compilation; 0: no. */
+  uint32_t verify;
 } nf_engine_options;
 
 /* Makes an engine: where kernels come from. `options` may be NULL. Opens no library yet.
- * Errors: NF_INVALID_ARGUMENT (an allocator with one function of two), NF_OUT_OF_MEMORY. */
+ * Errors: NF_INVALID_ARGUMENT (an allocator with one function of two, a struct without its
+ * struct_size), NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR (a relative path, and no working directory). */
 NF_API nf_status *nf_engine_create(const nf_engine_options *options, nf_engine **engine);
 NF_API void nf_engine_retain(nf_engine *engine);
 NF_API void nf_engine_release(nf_engine *engine);
@@ -153,7 +187,7 @@ typedef enum nf_phase { NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
 typedef struct nf_compile_options {
   uint32_t struct_size;
   const char *phase;       /* "inference" or "training"; NULL: the first that the spec lists */
-  const char *cpu;         /* LLVM's name of a CPU, such as "haswell"; NULL or "native": this one */
+  const char *cpu;         /* LLVM's name of a CPU: "haswell"; NULL, "" or "native": this one */
   const char *source_name; /* the text's name in errors; NULL: "<spec>" */
 } nf_compile_options;
 
@@ -168,22 +202,25 @@ typedef struct nf_compile_options {
  * the first time in a process, when the compiler library is opened. Errors: NF_NO_COMPILER with all
  * paths that were tried, NF_COMPILE_FAILED with file, line and column, NF_WRONG_MACHINE where
  * options->cpu has what this machine lacks, NF_INVALID_ARGUMENT, NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR
- * where the system refuses memory that is written first and made executable then (mmap, mprotect),
- * and NF_INTERNAL for a defect of the compiler. */
+ * where the system refuses memory that is written first and made executable then (mmap, mprotect;
+ * where it has no memory, NF_OUT_OF_MEMORY), NF_COMPILER_ENDED with compile_in_child, and
+ * NF_INTERNAL for a defect of the compiler. What memory that runs out does: Errors, above. */
 NF_API nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
                              const nf_compile_options *options, nf_kernel **kernel);
 
 /* The same of a file: reads it whole. Its name is what errors begin with, and a spec without a name
  * is named after it, where options->source_name is NULL.
- * Errors: as nf_compile, and NF_SYSTEM_ERROR where the file cannot be read. */
+ * Errors: as nf_compile, and NF_SYSTEM_ERROR where the file cannot be read (NF_OUT_OF_MEMORY where
+ * that is for lack of memory). */
 NF_API nf_status *nf_compile_file(nf_engine *engine, const char *path,
                                   const nf_compile_options *options, nf_kernel **kernel);
 
 /* Makes a kernel from what nf_kernel_save gave, on any machine. The bytes are checked as a whole
  * (lengths, offsets, checksum), copied, and not kept; they hold machine code that will run here, so
  * they must come from a source that is trusted. Takes some 20 us; needs no compiler.
- * Errors: NF_BAD_ARTIFACT, NF_WRONG_MACHINE ("kernel needs avx512f, which this machine lacks"),
- * NF_SYSTEM_ERROR as nf_compile. */
+ * Errors: NF_BAD_ARTIFACT, NF_WRONG_MACHINE ("kernel needs avx512f, which this machine lacks"; SVE
+ * kernels also need vectors of a power of two of bits), NF_OUT_OF_MEMORY and NF_SYSTEM_ERROR as
+ * nf_compile. */
 NF_API nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
                                  nf_kernel **kernel);
 
@@ -236,7 +273,7 @@ typedef struct nf_pack nf_pack;
  * that is trusted. The file must not be changed while the pack is open; replace it by renaming
  * another over it.
  * Errors: NF_SYSTEM_ERROR where the file cannot be opened, NF_BAD_ARTIFACT where it is no whole
- * pack of a version that is understood. */
+ * pack of a version that is understood, NF_OUT_OF_MEMORY. */
 NF_API nf_status *nf_pack_open(nf_engine *engine, const char *path, nf_pack **pack);
 /* The same over bytes of the host, such as an array in its program; not copied: they outlive the
  * pack and do not change. Kernels that were loaded do not need them any more. */
@@ -253,8 +290,8 @@ NF_API nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel);
 /* Loads a kernel: of the CPUs that it was packed for, the one that asks for most of the features
  * that this machine has. Some 20 us; loading it again gives the same code at once.
  * Errors: NF_NO_KERNEL where the pack has none of this name and phase, NF_WRONG_MACHINE where it
- * has it for other CPUs alone, NF_BAD_ARTIFACT where it is damaged,
- * NF_SYSTEM_ERROR as nf_compile. */
+ * has it for other CPUs alone, NF_BAD_ARTIFACT where it is damaged, NF_INVALID_ARGUMENT for a phase
+ * that is none, NF_OUT_OF_MEMORY and NF_SYSTEM_ERROR as nf_compile. */
 NF_API nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel);
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
@@ -291,6 +328,12 @@ NF_API nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t a
                                 const nf_scalar *scalars, size_t scalar_count,
                                 const void *workspace);
 
+/* The same for a host that runs the stages itself, of the struct that they will be given: what
+ * nf_plan_check says, as many args and scalars as the kernel has, and that struct_size and flags
+ * are of a version that this kernel can be called by, sizes those of the plan, and a workspace
+ * there where one is needed. Errors: NF_INVALID_ARGUMENT. */
+NF_API nf_status *nf_plan_check_call(const nf_plan *plan, const nf_call *call);
+
 /* ---- Running --------------------------------------------------------------------------------- */
 
 /* Computes. Blocks until the result is written.
@@ -316,8 +359,9 @@ NF_API nf_status *nf_run(const nf_plan *plan, void *const *args, size_t arg_coun
                          const nf_executor *executor);
 
 /* For a host that schedules the tasks itself. It fills an nf_call: struct_size its size, flags 0,
- * args and scalars as nf_run takes them and nf_plan_check accepts them, sizes nf_plan_sizes,
- * workspace nf_plan_workspace_bytes bytes for this call alone, aligned to NF_WORKSPACE_ALIGNMENT.
+ * args and scalars as nf_run takes them, sizes nf_plan_sizes, workspace nf_plan_workspace_bytes
+ * bytes for this call alone, aligned to NF_WORKSPACE_ALIGNMENT. nf_plan_check_call checks all that
+ * can be, once or each time; a stage checks nothing.
  * Then it runs the stages in order, all tasks of one before the next begins, each task once:
  *   for (s = 0; s < nf_plan_stage_count(plan); ++s)
  *     nf_plan_stage_function(plan, s)(&call, 0, nf_plan_stage_tasks(plan, s));

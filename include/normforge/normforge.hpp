@@ -119,6 +119,8 @@ public:
         nf_plan_check(get(), args.data(), args.size(), scalars.data(), scalars.size(), workspace));
   }
 
+  void check(const nf_call &call) const { detail::check(nf_plan_check_call(get(), &call)); }
+
   /// Without a workspace, one is taken from the engine's allocator where the plan needs any;
   /// without an executor, the engine's is used, or where it has none the calling thread.
   void run(std::span<void *const> args, std::span<const double> scalars = {},
@@ -228,8 +230,12 @@ public:
     nf_log_fn *log = nullptr;
     void *logUser = nullptr;
     bool debugger = false;
-    nf_executor executor{};
-    nf_allocator allocator{};
+    nf_executor executor{};   ///< its struct_size is set here
+    nf_allocator allocator{}; ///< so is its
+    bool compileInChild = false;
+    uint32_t compileSeconds = 0;
+    uint64_t compileBytes = 0;
+    bool verify = false;
   };
   Engine() : Engine(Options()) {}
   explicit Engine(const Options &options) : Handle(make(options)) {}
@@ -293,8 +299,16 @@ private:
     options.log = given.log;
     options.log_user = given.logUser;
     options.debugger = given.debugger;
-    options.executor = given.executor;
-    options.allocator = given.allocator;
+    nf_executor executor = given.executor;
+    executor.struct_size = sizeof executor;
+    options.executor = &executor;
+    nf_allocator allocator = given.allocator;
+    allocator.struct_size = sizeof allocator;
+    options.allocator = &allocator;
+    options.compile_in_child = given.compileInChild;
+    options.compile_seconds = given.compileSeconds;
+    options.compile_bytes = given.compileBytes;
+    options.verify = given.verify;
     nf_engine *engine = nullptr;
     detail::check(nf_engine_create(&options, &engine));
     return engine;

@@ -45,6 +45,7 @@ static inline void nf_openmp_parallel_for(void *user, uint64_t tasks, nf_body_fn
 static inline nf_executor nf_openmp_executor(int threads) {
   nf_executor executor;
   int most = 4 * omp_get_num_procs();
+  executor.struct_size = sizeof executor;
   executor.parallel_for = nf_openmp_parallel_for;
   executor.user = (void *)(intptr_t)(threads <= 0 ? 0 : threads < most ? threads : most);
   return executor;

@@ -4,8 +4,12 @@
 
 #include "runtime/Failure.h"
 #include "runtime/cache/KernelCache.h"
+#include "runtime/fork/ForkGate.h"
 #include "runtime/kernel/Plan.h"
+#include "runtime/loader/CompilerLibrary.h"
+#include "runtime/loader/CompilerPath.h"
 #include "runtime/pack/Pack.h"
+#include "runtime/process/CompilerProcess.h"
 
 #include <algorithm>
 #include <atomic>
@@ -38,8 +42,10 @@ template <typename T> void retain(T *object) {
 }
 
 template <typename T> void release(T *object) {
-  if (object && object->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
-    delete object;
+  if (!object || object->references.fetch_sub(1, std::memory_order_acq_rel) != 1)
+    return;
+  const ForkGate gate; // what an object takes to its end has locks
+  delete object;
 }
 
 } // namespace
@@ -49,6 +55,7 @@ namespace {
 /// What a host lends, to an engine and to all that comes of it.
 struct Host {
   LoadOptions loading;
+  bool verify = false;
   nf_executor executor = {};
   nf_allocator allocator = {};
 };
@@ -56,11 +63,11 @@ struct Host {
 } // namespace
 
 struct nf_engine : Counted {
-  nf_engine(std::string compilerPath, const Host &lent, std::unique_ptr<DiskCache> disk)
-      : host(std::make_shared<const Host>(lent)), compiler(std::move(compilerPath)),
-        kernels(compiler, std::move(disk), lent.loading) {}
+  nf_engine(std::unique_ptr<Compiler> compiler, const Host &lent, std::unique_ptr<DiskCache> disk)
+      : host(std::make_shared<const Host>(lent)), compiler(std::move(compiler)),
+        kernels(*this->compiler, std::move(disk), lent.loading) {}
   const std::shared_ptr<const Host> host;
-  CompilerLibrary compiler;
+  const std::unique_ptr<Compiler> compiler;
   KernelCache kernels;
 };
 struct nf_pack : Counted {
@@ -131,15 +138,56 @@ bool begin(T **made, const char *what, const Owner *owner, const char *ownersNam
 
 /// The caller's struct in this version's size: fields that the caller does not know are 0, those
 /// that this version does not know are ignored.
-template <typename T> bool readOptions(const T *given, T &options, Failure &failure) {
+template <typename T>
+bool readOptions(const T *given, T &options, const char *what, Failure &failure) {
   options = {};
   if (!given)
     return true;
   if (given->struct_size < sizeof given->struct_size)
-    return failure.set(NF_INVALID_ARGUMENT, "struct_size of the options is not set");
+    return failure.set(NF_INVALID_ARGUMENT,
+                       std::string("struct_size of the ") + what + " is not set");
   std::memcpy(static_cast<void *>(&options), given,
               std::min<size_t>(given->struct_size, sizeof options));
   return true;
+}
+
+/// Who compiles for an engine; empty with `failure` set where its path means no file.
+std::unique_ptr<Compiler> makeCompiler(const nf_engine_options &options, Failure &failure) {
+  const std::string given = options.compiler_library ? options.compiler_library : "";
+  std::string path = absolutePath(given);
+  if (path.empty() && !given.empty()) {
+    failure.set(NF_SYSTEM_ERROR, given +
+                                     ": the working directory, which this path begins at, "
+                                     "cannot be told: " +
+                                     std::strerror(errno));
+    return nullptr;
+  }
+  if (!options.compile_in_child)
+    return std::make_unique<CompilerLibrary>(std::move(path));
+  CompilerProcess::Limits limits;
+  if (options.compile_seconds)
+    limits.seconds = options.compile_seconds;
+  limits.bytes = options.compile_bytes;
+  return std::make_unique<CompilerProcess>(std::move(path), limits);
+}
+
+/// Where an engine keeps kernels between processes; null: nowhere.
+std::unique_ptr<DiskCache> makeDiskCache(const nf_engine_options &options) {
+  std::string ignored;
+  const std::string directory =
+      options.cache_directory ? options.cache_directory : DiskCache::defaultDirectory(ignored);
+  if (!ignored.empty() && options.log)
+    options.log(options.log_user, ignored.c_str());
+  if (directory.empty())
+    return nullptr;
+  DiskCache::Log log;
+  if (options.log)
+    log = [log = options.log, user = options.log_user](const std::string &text) {
+      log(user, text.c_str());
+    };
+  return std::make_unique<DiskCache>(
+      directory, options.cache_bytes ? options.cache_bytes : DiskCache::defaultBytes,
+      std::move(log));
 }
 
 /// A handle of what `kernel` gives; false where that is none.
@@ -162,13 +210,15 @@ bool compile(nf_engine *engine, std::string_view spec, const nf_compile_options 
   request.source_name = options.source_name ? options.source_name : sourceName;
   request.phase = options.phase;
   request.cpu = options.cpu;
+  request.verify = engine->host->verify;
+  const ForkGate gate;
   return makeHandle(engine->host, engine->kernels.get(request, failure), kernel);
 }
 
 /// The file's text, or false with `failure` set.
 bool readFile(const char *path, std::string &text, Failure &failure) {
   auto fail = [&] {
-    return failure.set(NF_SYSTEM_ERROR,
+    return failure.set(codeOfErrno(errno),
                        std::string(path) + ": cannot be read: " + std::strerror(errno));
   };
   struct Close {
@@ -250,31 +300,22 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
       return failNull("engine", failure);
     *engine = nullptr;
     nf_engine_options options;
-    if (!readOptions(given, options, failure))
+    Host host;
+    if (!readOptions(given, options, "options", failure) ||
+        !readOptions(options.executor, host.executor, "executor", failure) ||
+        !readOptions(options.allocator, host.allocator, "allocator", failure))
       return false;
-    if (!options.allocator.allocate != !options.allocator.release)
+    if (!host.allocator.allocate != !host.allocator.release)
       return failure.set(NF_INVALID_ARGUMENT,
                          "the allocator has one of allocate and release; expected both or none");
-    Host host;
     host.loading.perfMap = options.perf_map != 0;
     host.loading.debugger = options.debugger != 0;
-    host.executor = options.executor;
-    host.allocator = options.allocator;
-    const std::string directory =
-        options.cache_directory ? options.cache_directory : DiskCache::defaultDirectory();
-    std::unique_ptr<DiskCache> disk;
-    if (!directory.empty()) {
-      DiskCache::Log log;
-      if (options.log)
-        log = [log = options.log, user = options.log_user](const std::string &text) {
-          log(user, text.c_str());
-        };
-      disk = std::make_unique<DiskCache>(
-          directory, options.cache_bytes ? options.cache_bytes : DiskCache::defaultBytes,
-          std::move(log));
-    }
-    *engine = new nf_engine(options.compiler_library ? options.compiler_library : "", host,
-                            std::move(disk));
+    host.verify = options.verify != 0;
+    watchForks();
+    std::unique_ptr<Compiler> compiler = makeCompiler(options, failure);
+    if (!compiler)
+      return false;
+    *engine = new nf_engine(std::move(compiler), host, makeDiskCache(options));
     return true;
   });
 }
@@ -289,7 +330,7 @@ nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
     if (!spec && bytes > 0)
       return failNull("spec", failure);
     nf_compile_options options;
-    if (!readOptions(given, options, failure))
+    if (!readOptions(given, options, "options", failure))
       return false;
     return compile(engine, {spec, bytes}, options, "<spec>", kernel, failure);
   });
@@ -304,7 +345,7 @@ nf_status *nf_compile_file(nf_engine *engine, const char *path, const nf_compile
       return failNull("path", failure);
     nf_compile_options options;
     std::string text;
-    return readOptions(given, options, failure) && readFile(path, text, failure) &&
+    return readOptions(given, options, "options", failure) && readFile(path, text, failure) &&
            compile(engine, text, options, path, kernel, failure);
   });
 }
@@ -348,10 +389,14 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
       return false;
     if (!name)
       return failNull("name", failure);
+    if (phase != NF_INFERENCE && phase != NF_TRAINING)
+      return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(int(phase)) +
+                                                  " is none: expected NF_INFERENCE or NF_TRAINING");
     const Pack::Entry *entry = pack->pack->choose(
         name, phase == NF_TRAINING ? Phase::Training : Phase::Inference, failure);
     if (!entry)
       return false;
+    const ForkGate gate; // of the lock, and of that of the debugger's list
     std::lock_guard lock(pack->mutex);
     std::shared_ptr<const Kernel> &loaded = pack->loaded[entry];
     if (!loaded) {
@@ -376,6 +421,7 @@ nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
         deserialize({static_cast<const std::byte *>(artifact), bytes}, error);
     if (!read)
       return failure.set(NF_BAD_ARTIFACT, std::move(error));
+    const ForkGate gate; // of the lock of the debugger's list
     return makeHandle(engine->host, Kernel::load(std::move(*read), engine->host->loading, failure),
                       kernel);
   });
@@ -500,11 +546,23 @@ nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t argCount
   });
 }
 
+nf_status *nf_plan_check_call(const nf_plan *plan, const nf_call *call) {
+  return guarded([&](Failure &failure) {
+    if (!plan)
+      return failNull("plan", failure);
+    if (!call)
+      return failNull("call", failure);
+    return plan->plan->checkCall(*call, failure);
+  });
+}
+
 nf_status *nf_run(const nf_plan *plan, void *const *args, size_t argCount, const nf_scalar *scalars,
                   size_t scalarCount, void *workspace, const nf_executor *executor) {
   return guarded([&](Failure &failure) {
     if (!plan)
       return failNull("plan", failure);
+    if (executor && executor->struct_size < sizeof *executor)
+      return failure.set(NF_INVALID_ARGUMENT, "struct_size of the executor is not set");
     const Host &host = *plan->host;
     return plan->plan->run({{args, argCount}, {scalars, scalarCount}, workspace},
                            executor ? executor : &host.executor, failure, &host.allocator);

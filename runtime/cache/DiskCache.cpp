@@ -1,6 +1,8 @@
 #include "runtime/cache/DiskCache.h"
 
 #include "runtime/artifact/Checksum.h"
+#include "runtime/artifact/Fields.h"
+#include "runtime/cache/TrustedDirectory.h"
 
 #include <algorithm>
 #include <array>
@@ -21,8 +23,8 @@ namespace normforge {
 namespace {
 
 // An entry: magic, checksum of what follows, then texts as a length and their bytes: the key, the
-// number of files and for each its path, bytes and time, the payload.
-constexpr std::array<char, 8> magic = {'N', 'F', 'C', 'A', 'C', 'H', 'E', '1'};
+// number of files and for each its path, bytes and version, the payload.
+constexpr std::array<char, 8> magic = {'N', 'F', 'C', 'A', 'C', 'H', 'E', '2'};
 constexpr size_t headerBytes = magic.size() + 8;
 constexpr uint64_t mostEntryBytes = uint64_t(64) << 20; ///< far above any kernel
 constexpr uint64_t mostFiles = 64;
@@ -30,50 +32,6 @@ constexpr int64_t secondsBetweenTouches = 3600;
 constexpr int64_t secondsOfWriting = 600; ///< far more than any write takes
 constexpr std::string_view kernelPrefix = "kernel-", requestPrefix = "request-",
                            temporaryPrefix = ".writing-";
-
-void put(std::vector<std::byte> &bytes, uint64_t value) {
-  for (int shift = 0; shift < 64; shift += 8)
-    bytes.push_back(static_cast<std::byte>(value >> shift));
-}
-void put(std::vector<std::byte> &bytes, std::span<const std::byte> data) {
-  put(bytes, data.size());
-  bytes.insert(bytes.end(), data.begin(), data.end());
-}
-void put(std::vector<std::byte> &bytes, std::string_view text) {
-  put(bytes, std::as_bytes(std::span(text)));
-}
-
-/// Takes fields from the front; `ok` is false once one is cut short.
-struct Fields {
-  std::span<const std::byte> rest;
-  bool ok = true;
-
-  uint64_t number() {
-    uint64_t value = 0;
-    if (rest.size() < 8) {
-      ok = false;
-      return 0;
-    }
-    for (size_t i = 0; i < 8; ++i)
-      value |= static_cast<uint64_t>(rest[i]) << (8 * i);
-    rest = rest.subspan(8);
-    return value;
-  }
-  std::span<const std::byte> data() {
-    const uint64_t size = number();
-    if (!ok || size > rest.size()) {
-      ok = false;
-      return {};
-    }
-    auto taken = rest.first(size);
-    rest = rest.subspan(size);
-    return taken;
-  }
-  std::string text() {
-    auto raw = data();
-    return {reinterpret_cast<const char *>(raw.data()), raw.size()};
-  }
-};
 
 /// 128 bits of a key, as 32 digits. A collision is seen, for entries carry their keys.
 std::string fileName(CacheKind kind, const std::string &key) {
@@ -103,15 +61,6 @@ bool isAbandoned(std::string_view name, const struct stat &status) {
 
 std::string systemError() { return std::generic_category().message(errno); }
 
-/// Makes a directory and those around it, for this user alone.
-bool makeDirectories(const std::string &path) {
-  for (size_t slash = path.find('/', 1); slash != std::string::npos;
-       slash = path.find('/', slash + 1))
-    if (mkdir(path.substr(0, slash).c_str(), 0700) != 0 && errno != EEXIST)
-      return false;
-  return mkdir(path.c_str(), 0700) == 0 || errno == EEXIST;
-}
-
 /// Names in a directory; another position than that of `folder` itself.
 std::vector<std::string> namesIn(int folder) {
   std::vector<std::string> names;
@@ -133,18 +82,18 @@ std::vector<std::string> namesIn(int folder) {
 
 std::vector<std::byte> DiskCache::toBytes(const CacheEntry &entry) {
   std::vector<std::byte> body;
-  put(body, entry.key);
-  put(body, entry.madeFrom.size());
+  putField(body, entry.key);
+  putField(body, entry.madeFrom.size());
   for (const FileIdentity &file : entry.madeFrom) {
-    put(body, file.path);
-    put(body, file.bytes);
-    put(body, static_cast<uint64_t>(file.modified));
+    putField(body, file.path);
+    putField(body, file.bytes);
+    putField(body, file.version);
   }
-  put(body, entry.payload);
+  putField(body, entry.payload);
   std::vector<std::byte> bytes;
   for (char c : magic)
     bytes.push_back(static_cast<std::byte>(c));
-  put(bytes, checksum(body));
+  putField(bytes, checksum(body));
   bytes.insert(bytes.end(), body.begin(), body.end());
   return bytes;
 }
@@ -168,7 +117,7 @@ std::optional<CacheEntry> DiskCache::fromBytes(std::span<const std::byte> bytes,
     FileIdentity file;
     file.path = fields.text();
     file.bytes = fields.number();
-    file.modified = static_cast<int64_t>(fields.number());
+    file.version = fields.text();
     entry.madeFrom.push_back(std::move(file));
   }
   auto payload = fields.data();
@@ -178,35 +127,19 @@ std::optional<CacheEntry> DiskCache::fromBytes(std::span<const std::byte> bytes,
   return entry;
 }
 
-std::optional<FileIdentity> FileIdentity::of(const std::string &path) {
-  struct stat status;
-  if (stat(path.c_str(), &status) != 0)
-    return std::nullopt;
-  return FileIdentity{path, static_cast<uint64_t>(status.st_size),
-                      int64_t(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec};
-}
-
 DiskCache::DiskCache(std::string directory, uint64_t mostBytes, Log log)
     : path_(std::move(directory)), mostBytes_(mostBytes), log_(std::move(log)) {}
 
 DiskCache::~DiskCache() = default;
 
-/// Closes a descriptor at the end of its life.
-struct DiskCache::Descriptor {
-  int fd = -1;
-  explicit Descriptor(int fd) : fd(fd) {}
-  Descriptor(const Descriptor &) = delete;
-  Descriptor &operator=(const Descriptor &) = delete;
-  ~Descriptor() {
-    if (fd >= 0)
-      ::close(fd);
-  }
-};
-
-std::string DiskCache::defaultDirectory() {
+std::string DiskCache::defaultDirectory(std::string &ignored) {
   // A program with more rights than its caller does not let the caller say where it writes.
-  if (const char *own = secure_getenv("NORMFORGE_CACHE_DIR"); own && *own)
-    return own;
+  if (const char *own = secure_getenv("NORMFORGE_CACHE_DIR"); own && *own) {
+    if (*own == '/')
+      return own;
+    ignored = "NORMFORGE_CACHE_DIR: expected an absolute path, found '" + std::string(own) +
+              "', which is ignored";
+  }
   if (const char *cache = secure_getenv("XDG_CACHE_HOME"); cache && *cache == '/')
     return std::string(cache) + "/normforge";
   if (const char *home = secure_getenv("HOME"); home && *home == '/')
@@ -225,32 +158,12 @@ void DiskCache::warn(const std::string &text) {
     log_("kernel cache " + path_ + ": " + text);
 }
 
-std::shared_ptr<const DiskCache::Descriptor> DiskCache::open(bool create, std::string &problem) {
+std::shared_ptr<const FileDescriptor> DiskCache::open(bool create, std::string &problem) {
   std::lock_guard lock(mutex_);
-  if (folder_)
+  if (folder_ || path_.empty())
     return folder_;
-  problem = refusal_;
-  if (!refusal_.empty() || path_.empty())
-    return nullptr;
-  if (create && !makeDirectories(path_)) {
-    problem = "it cannot be made: " + systemError();
-    return nullptr;
-  }
-  auto folder =
-      std::make_shared<Descriptor>(::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  struct stat status;
-  if (folder->fd < 0 || fstat(folder->fd, &status) != 0) {
-    if (errno != ENOENT)
-      problem = systemError();
-    return nullptr;
-  }
-  if (status.st_uid != geteuid())
-    refusal_ = "it belongs to another user and is not used";
-  else if (status.st_mode & (S_IWGRP | S_IWOTH))
-    refusal_ = "others can write to it, so it is not used; chmod go-w makes it safe";
-  problem = refusal_;
-  if (refusal_.empty())
-    folder_ = std::move(folder);
+  if (FileDescriptor folder = openTrustedDirectory(path_, create, problem))
+    folder_ = std::make_shared<const FileDescriptor>(std::move(folder));
   return folder_;
 }
 
@@ -261,15 +174,15 @@ std::optional<CacheEntry> DiskCache::readFile(int folder, const std::string &nam
     return std::nullopt;
   };
   // No link is followed, and a pipe does not make us wait.
-  const Descriptor file{
+  const FileDescriptor file{
       openat(folder, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
-  if (file.fd < 0)
+  if (!file)
     return fail(systemError());
   struct stat status;
-  if (fstat(file.fd, &status) != 0)
+  if (fstat(file.get(), &status) != 0)
     return fail(systemError());
   if (!S_ISREG(status.st_mode))
-    return fail("not a file");
+    return fail(S_ISDIR(status.st_mode) ? "a directory, not an entry" : "not a file");
   if (status.st_uid != geteuid())
     return fail("belongs to another user");
   if (status.st_mode & (S_IWGRP | S_IWOTH))
@@ -279,7 +192,7 @@ std::optional<CacheEntry> DiskCache::readFile(int folder, const std::string &nam
   std::vector<std::byte> bytes(static_cast<size_t>(status.st_size));
   size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t got = ::read(file.fd, bytes.data() + done, bytes.size() - done);
+    const ssize_t got = ::read(file.get(), bytes.data() + done, bytes.size() - done);
     if (got < 0 && errno == EINTR)
       continue;
     if (got <= 0)
@@ -288,7 +201,7 @@ std::optional<CacheEntry> DiskCache::readFile(int folder, const std::string &nam
   }
   auto entry = fromBytes(bytes, problem);
   if (entry && touch && std::time(nullptr) - status.st_mtim.tv_sec > secondsBetweenTouches)
-    futimens(file.fd, nullptr); // used now; without it, only the order of leaving is worse
+    futimens(file.get(), nullptr); // used now; without it, only the order of leaving is worse
   return entry;
 }
 
@@ -300,7 +213,7 @@ std::optional<CacheEntry> DiskCache::read(CacheKind kind, const std::string &key
       warn(problem);
     return std::nullopt;
   }
-  auto entry = readFile(folder->fd, fileName(kind, key), problem, /*touch=*/true);
+  auto entry = readFile(folder->get(), fileName(kind, key), problem, /*touch=*/true);
   if (!entry || entry->key != key)
     return std::nullopt;
   for (const FileIdentity &file : entry->madeFrom)
@@ -356,9 +269,15 @@ bool DiskCache::write(CacheKind kind, const CacheEntry &entry) {
         warn(problem);
       return false;
     }
-    if (writeFile(folder->fd, fileName(kind, entry.key), bytes)) {
-      trim(folder->fd, bytes.size());
+    const std::string name = fileName(kind, entry.key);
+    if (writeFile(folder->get(), name, bytes)) {
+      trim(folder->get(), bytes.size());
       return true;
+    }
+    if (errno == EISDIR) {
+      warn(name + " in it is a directory where an entry belongs, so that this kernel is compiled "
+                  "by every process; remove it");
+      return false;
     }
     if (errno != ENOENT || attempt > 0) {
       warn("it takes no more kernels: " + systemError());
@@ -416,13 +335,13 @@ std::vector<DiskCache::File> DiskCache::list(std::string &problem) {
   const auto folder = open(/*create=*/false, problem);
   if (!folder)
     return files;
-  for (const std::string &name : namesIn(folder->fd)) {
+  for (const std::string &name : namesIn(folder->get())) {
     const auto kind = kindOf(name);
     struct stat status;
-    if (!kind || fstatat(folder->fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
+    if (!kind || fstatat(folder->get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
       continue;
     File file{name, *kind, static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec, {}, {}};
-    file.entry = readFile(folder->fd, name, file.problem, /*touch=*/false);
+    file.entry = readFile(folder->get(), name, file.problem, /*touch=*/false);
     if (file.entry) {
       if (fileName(*kind, file.entry->key) != name)
         file.problem = "named by another key than its own";
@@ -440,12 +359,12 @@ size_t DiskCache::clear(std::string &problem) {
   const auto folder = open(/*create=*/false, problem);
   if (!folder)
     return removed;
-  for (const std::string &name : namesIn(folder->fd)) {
+  for (const std::string &name : namesIn(folder->get())) {
     struct stat status;
-    if (fstatat(folder->fd, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 ||
+    if (fstatat(folder->get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 ||
         !(kindOf(name) || isAbandoned(name, status)))
       continue;
-    if (unlinkat(folder->fd, name.c_str(), 0) == 0)
+    if (unlinkat(folder->get(), name.c_str(), S_ISDIR(status.st_mode) ? AT_REMOVEDIR : 0) == 0)
       ++removed;
     else
       problem = name + ": " + systemError();

@@ -7,6 +7,7 @@
 // done without.
 #pragma once
 
+#include "runtime/FileDescriptor.h"
 #include "runtime/cache/FileIdentity.h"
 
 #include <cstddef>
@@ -36,17 +37,18 @@ class DiskCache {
 public:
   using Log = std::function<void(const std::string &)>;
 
-  /// `directory` is made, readable by this user alone, when the first entry is written; it must
-  /// belong to this user and not be writable by others. `mostBytes` bounds the entries together:
-  /// those not used for longest go first.
+  /// `directory` is made, readable by this user alone, when the first entry is written; it is used
+  /// where openTrustedDirectory opens it. `mostBytes` bounds the entries together: those not used
+  /// for longest go first. `log` hears, once, of a directory that cannot be used.
   DiskCache(std::string directory, uint64_t mostBytes, Log log);
   ~DiskCache();
   DiskCache(const DiskCache &) = delete;
   DiskCache &operator=(const DiskCache &) = delete;
 
-  /// $NORMFORGE_CACHE_DIR, else $XDG_CACHE_HOME/normforge, else $HOME/.cache/normforge; empty where
-  /// none is set.
-  static std::string defaultDirectory();
+  /// $NORMFORGE_CACHE_DIR, else $XDG_CACHE_HOME/normforge, else $HOME/.cache/normforge, of those
+  /// that are absolute paths; empty where none is. `ignored` tells of a NORMFORGE_CACHE_DIR that is
+  /// relative.
+  static std::string defaultDirectory(std::string &ignored);
   static constexpr uint64_t defaultBytes = uint64_t(256) << 20;
 
   const std::string &directory() const { return path_; }
@@ -78,10 +80,9 @@ public:
   size_t clear(std::string &problem);
 
 private:
-  struct Descriptor;
   /// The directory; null with `problem` set where it must not or cannot be used, without where
   /// there is none.
-  std::shared_ptr<const Descriptor> open(bool create, std::string &problem);
+  std::shared_ptr<const FileDescriptor> open(bool create, std::string &problem);
   static std::optional<CacheEntry> readFile(int folder, const std::string &name,
                                             std::string &problem, bool touch);
   /// errno tells why not.
@@ -93,8 +94,7 @@ private:
   const uint64_t mostBytes_;
   const Log log_;
   std::mutex mutex_; ///< of the following
-  std::shared_ptr<const Descriptor> folder_;
-  std::string refusal_;          ///< why the directory must not be used
+  std::shared_ptr<const FileDescriptor> folder_;
   std::optional<uint64_t> seen_; ///< bytes of all entries as far as this process knows
   bool warned_ = false;
 };

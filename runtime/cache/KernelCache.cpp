@@ -25,7 +25,7 @@ std::string requestKey(const nf_compiler_request &request, const std::string &co
   };
   field("compiler", compilerPath);
   optional("cpu", request.cpu);
-  if (!request.cpu || std::string_view(request.cpu) == "native")
+  if (!request.cpu || !*request.cpu || std::string_view(request.cpu) == "native")
     field("host", hostIdentity());
   optional("phase", request.phase);
   optional("source", request.source_name); // a spec without a name is named after it
@@ -90,8 +90,7 @@ void KernelCache::Memory::makeRoom() {
   }
 }
 
-KernelCache::KernelCache(CompilerLibrary &compiler, std::unique_ptr<DiskCache> disk,
-                         LoadOptions loading)
+KernelCache::KernelCache(Compiler &compiler, std::unique_ptr<DiskCache> disk, LoadOptions loading)
     : compiler_(compiler), disk_(std::move(disk)), loading_(loading) {}
 
 std::shared_ptr<const Kernel> KernelCache::get(const nf_compiler_request &request,
@@ -137,8 +136,7 @@ KernelCache::Outcome KernelCache::find(const nf_compiler_request &request,
   if (!identity->isCurrent)
     disk = nullptr; // replaced since it was opened: others would not compile the same
   for (const FileIdentity &file : identity->madeFrom)
-    identity->key += "made from " + file.path + " " + std::to_string(file.bytes) + " " +
-                     std::to_string(file.modified) + "\n";
+    identity->key += "made from " + file.text() + "\n";
   bool isKept = disk != nullptr;
   Outcome outcome;
   do // a thread that was waited for may have looked on disk alone
@@ -163,9 +161,14 @@ KernelCache::Outcome KernelCache::find(const nf_compiler_request &request,
 
 KernelCache::Outcome KernelCache::compile(const nf_compiler_request &request) {
   Outcome outcome;
-  auto artifact = compiler_.compile(request, outcome.failure);
-  if (artifact)
+  const auto bytes = compiler_.compile(request, outcome.failure);
+  if (!bytes)
+    return outcome;
+  std::string error;
+  if (auto artifact = deserialize(*bytes, error))
     outcome.kernel = Kernel::load(std::move(*artifact), loading_, outcome.failure);
+  else
+    outcome.failure.set(NF_INTERNAL, "the compiler's result cannot be read: " + error);
   return outcome;
 }
 

@@ -3,7 +3,7 @@
 
 #include "runtime/cache/DiskCache.h"
 #include "runtime/kernel/Kernel.h"
-#include "runtime/loader/CompilerLibrary.h"
+#include "runtime/loader/Compiler.h"
 
 #include <future>
 #include <memory>
@@ -19,7 +19,7 @@ namespace normforge {
 class KernelCache {
 public:
   /// `disk` may be null. `compiler` outlives this.
-  KernelCache(CompilerLibrary &compiler, std::unique_ptr<DiskCache> disk, LoadOptions loading);
+  KernelCache(Compiler &compiler, std::unique_ptr<DiskCache> disk, LoadOptions loading);
 
   /// Empty with `failure` set when the kernel cannot be had. Failures are not remembered.
   std::shared_ptr<const Kernel> get(const nf_compiler_request &request, Failure &failure);
@@ -51,7 +51,7 @@ private:
   Outcome compile(const nf_compiler_request &request);
   std::shared_ptr<const Kernel> loadStored(const CacheEntry &entry);
 
-  CompilerLibrary &compiler_;
+  Compiler &compiler_;
   const std::unique_ptr<DiskCache> disk_;
   const LoadOptions loading_;
   Memory byRequest_, byKey_;

@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <sched.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -13,6 +17,7 @@
 #include <cpuid.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #endif
 
 namespace normforge {
@@ -136,7 +141,8 @@ std::vector<std::string_view> readFeatures() {
   const unsigned long words[] = {0, getauxval(AT_HWCAP), getauxval(AT_HWCAP2)};
   std::vector<std::string_view> names;
   for (const aarch64::Feature &feature : aarch64::features)
-    if (words[feature.word] >> feature.bit & 1)
+    if ((words[feature.word] >> feature.bit & 1) &&
+        (!feature.name.starts_with("sve") || std::has_single_bit(unsigned(hostSveBits()))))
       names.push_back(feature.name);
   std::sort(names.begin(), names.end());
   return names;
@@ -183,6 +189,66 @@ std::span<const std::string_view> hostFeatures() {
 bool hostHasFeature(std::string_view name) {
   std::span<const std::string_view> names = hostFeatures();
   return std::binary_search(names.begin(), names.end(), name);
+}
+
+std::string hostLacks(std::span<const std::string> features) {
+  std::string text;
+  for (const std::string &feature : features) {
+    if (hostHasFeature(feature))
+      continue;
+    text += (text.empty() ? "" : ", ") + feature;
+    if (feature == "sve" && hostSveBits() != 0)
+      text += " with vectors of a power of two of bits (they have " +
+              std::to_string(hostSveBits()) + " here)";
+  }
+  return text;
+}
+
+int hostSveBits() {
+#if defined(__aarch64__)
+  constexpr unsigned long hwcapSve = 1ul << 22; // asm/hwcap.h
+  if (!(getauxval(AT_HWCAP) & hwcapSve))
+    return 0;
+  const int answer = prctl(PR_SVE_GET_VL);
+  return answer < 0 ? 0 : (answer & PR_SVE_VL_LEN_MASK) * 8;
+#else
+  return 0;
+#endif
+}
+
+namespace {
+
+/// The least quota of time, in processors, of this process' control group and those above it
+/// (cgroup v2, file cpu.max: "QUOTA PERIOD" in microseconds, or "max PERIOD"); 0: none.
+double quotaOfTime() {
+  std::ifstream membership("/proc/self/cgroup");
+  std::string group;
+  for (std::string line; std::getline(membership, line);)
+    if (line.starts_with("0::/"))
+      group = line.substr(3);
+  double least = 0;
+  while (true) {
+    std::ifstream file("/sys/fs/cgroup" + group + "/cpu.max");
+    double quota, period;
+    if (file >> quota >> period && quota > 0 && period > 0)
+      least = least > 0 ? std::min(least, quota / period) : quota / period;
+    const size_t slash = group.rfind('/');
+    if (slash == std::string::npos)
+      return least;
+    group.resize(slash);
+  }
+}
+
+} // namespace
+
+int usableProcessors() {
+  int processors = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  cpu_set_t allowed; // of the first 1024 processors; the system refuses where there are more
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+    processors = std::max(1, CPU_COUNT(&allowed));
+  if (const double quota = quotaOfTime(); quota > 0)
+    processors = std::min(processors, std::max(1, static_cast<int>(std::ceil(quota))));
+  return processors;
 }
 
 CacheSizes hostCaches() {

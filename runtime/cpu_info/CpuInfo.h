@@ -15,7 +15,19 @@ namespace normforge {
 /// aarch64.
 bool hostHasFeature(std::string_view name);
 
-/// Every feature that the host has, ascending.
+/// Those of `features` that the host lacks, in words: "avx512f, avx512bw". Empty: it has them all.
+std::string hostLacks(std::span<const std::string> features);
+
+/// The bits of an SVE vector, which the system may set for each process; 0 without SVE.
+int hostSveBits();
+
+/// The processors that this process may use: those that its affinity names, and no more than its
+/// control group's quota of time pays for. At least 1. Asked of the system at each call.
+int usableProcessors();
+
+/// Every feature that the host has, ascending. SVE only where its vectors are of a length that
+/// kernels are right for, a power of two of bits: LLVM 22 computes remainders by the length with
+/// masks.
 std::span<const std::string_view> hostFeatures();
 
 /// Data caches that one core uses. Where neither the CPU nor the system tells, a size that every

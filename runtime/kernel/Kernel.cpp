@@ -20,13 +20,9 @@ bool fitsHost(const Artifact &artifact, Failure &failure) {
     return failure.set(NF_WRONG_MACHINE,
                        "kernel is code for " + std::string(architectureOf(artifact.triple)) +
                            "; this machine is " + std::string(hostArchitecture()));
-  std::string missing;
-  for (const std::string &feature : artifact.requiredFeatures)
-    if (!hostHasFeature(feature))
-      missing += (missing.empty() ? "" : ", ") + feature;
-  if (!missing.empty())
-    return failure.set(NF_WRONG_MACHINE, "kernel needs " + missing + ", which this machine lacks");
-  return true;
+  const std::string missing = hostLacks(artifact.requiredFeatures);
+  return missing.empty() ||
+         failure.set(NF_WRONG_MACHINE, "kernel needs " + missing + ", which this machine lacks");
 }
 
 } // namespace
@@ -65,7 +61,7 @@ std::shared_ptr<const Kernel> Kernel::load(Artifact artifact, const LoadOptions 
   auto code = std::make_shared<std::vector<Code>>();
   for (const Variant &variant : kernel->artifact_.variants) {
     Code &one = code->emplace_back();
-    if (!LoadedImage::load(variant.image, one.image, failure))
+    if (!LoadedImage::load(variant.image, variant.stages, one.image, failure))
       return nullptr;
     if (!options.perfMap && !options.debugger)
       continue;

@@ -1,6 +1,7 @@
 #include "runtime/kernel/Plan.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 
 namespace normforge {
@@ -194,6 +195,26 @@ bool Plan::checkOverlaps(const CallArguments &call, Failure &failure) const {
     }
   }
   return true;
+}
+
+bool Plan::checkCall(const nf_call &call, Failure &failure) const {
+  auto fail = [&](std::string text) { return failure.set(NF_INVALID_ARGUMENT, std::move(text)); };
+  constexpr size_t least = offsetof(nf_call, workspace) + sizeof call.workspace;
+  if (call.struct_size < least)
+    return fail("struct_size of the call is " + std::to_string(call.struct_size) +
+                "; expected at least " + std::to_string(least));
+  if (call.flags != 0)
+    return fail("flags of the call are " + std::to_string(call.flags) + "; expected 0");
+  if (!sizes_.empty() && (!call.sizes || !std::equal(sizes_.begin(), sizes_.end(), call.sizes)))
+    return fail("sizes of the call are not those that the plan was made for");
+  if (workspaceBytes_ > 0 && !call.workspace)
+    return fail("the call has no workspace; the plan needs one of " +
+                std::to_string(workspaceBytes_) + " bytes");
+  const Artifact &artifact = kernel_->artifact();
+  return check({{call.args, artifact.arguments.size()},
+                {call.scalars, artifact.scalars.size()},
+                call.workspace},
+               failure);
 }
 
 bool Plan::run(const CallArguments &call, const nf_executor *executor, Failure &failure,

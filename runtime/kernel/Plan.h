@@ -46,6 +46,8 @@ public:
   /// Counts, null pointers, run-time numbers, alignment and overlap. Allocates nothing unless it
   /// fails.
   bool check(const CallArguments &call, Failure &failure) const;
+  /// The same of what the stages themselves are given; see nf_plan_check_call.
+  bool checkCall(const nf_call &call, Failure &failure) const;
   /// Checks, then runs all steps. `executor` may be null: the calling thread; so may `allocator`,
   /// which a workspace is taken from where the call has none: malloc.
   bool run(const CallArguments &call, const nf_executor *executor, Failure &failure,

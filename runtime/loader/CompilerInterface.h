@@ -17,7 +17,8 @@ typedef struct nf_compiler_request {
   size_t spec_bytes;
   const char *source_name; /* for messages */
   const char *phase;       /* "inference", "training"; NULL: the spec's first */
-  const char *cpu;         /* NULL or "native": the host */
+  const char *cpu;         /* NULL, "" or "native": the host */
+  uint32_t verify;         /* 1: run MLIR's and LLVM's verifiers after every step */
 } nf_compiler_request;
 
 typedef struct nf_compiler_reply {
@@ -38,9 +39,9 @@ typedef int nf_compiler_fn(const nf_compiler_request *, nf_compiler_reply *);
 typedef void nf_compiler_release_fn(nf_compiler_reply *);
 
 /* The names under which libnormforge-compiler.so exports them. */
-#define NF_COMPILER_IDENTIFY "nf_compiler_identify_v2"
-#define NF_COMPILER_COMPILE "nf_compiler_compile_v2"
-#define NF_COMPILER_RELEASE "nf_compiler_release_v2"
+#define NF_COMPILER_IDENTIFY "nf_compiler_identify_v3"
+#define NF_COMPILER_COMPILE "nf_compiler_compile_v3"
+#define NF_COMPILER_RELEASE "nf_compiler_release_v3"
 
 #ifdef __cplusplus
 }

@@ -1,18 +1,13 @@
 #include "runtime/loader/CompilerLibrary.h"
 
+#include "runtime/loader/CompilerPath.h"
+
 #include <algorithm>
-#include <cstdlib>
 #include <dlfcn.h>
 #include <string_view>
-#include <unistd.h>
 
 namespace normforge {
 namespace {
-
-constexpr const char *fileName = "libnormforge-compiler.so";
-
-/// An address within this library, or within the program that it is linked into.
-void marker() {}
 
 std::string lastLoaderError() {
   const char *text = dlerror();
@@ -21,28 +16,12 @@ std::string lastLoaderError() {
 
 } // namespace
 
-std::vector<std::string> CompilerLibrary::candidates() const {
-  if (!path_.empty())
-    return {path_};
-  std::vector<std::string> paths;
-  Dl_info here;
-  if (dladdr(reinterpret_cast<void *>(&marker), &here) && here.dli_fname) {
-    std::string file = here.dli_fname;
-    size_t slash = file.rfind('/');
-    std::string folder = slash == std::string::npos ? "." : file.substr(0, slash);
-    paths.push_back(folder + "/" + fileName);
-    paths.push_back(folder + "/../lib/" + fileName);
-  }
-  paths.push_back(fileName); // the loader's own path
-  return paths;
-}
-
 bool CompilerLibrary::open(Failure &failure) {
   std::lock_guard lock(mutex_);
   if (compile_)
     return true;
   std::string tried;
-  for (const std::string &path : candidates()) {
+  for (const std::string &path : compilerCandidates(path_)) {
     // Never unloaded: LLVM leaves thread-local and static state behind that outlives dlclose.
     void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!library) {
@@ -68,19 +47,17 @@ bool CompilerLibrary::open(Failure &failure) {
   return failure.set(NF_NO_COMPILER, "the compiler library cannot be opened; tried:" + tried);
 }
 
-std::string CompilerLibrary::path() const {
-  for (const std::string &path : candidates()) {
+std::string findCompilerFile(const std::string &given) {
+  for (const std::string &path : compilerCandidates(given)) {
     if (path.find('/') == std::string::npos)
       return {}; // the loader's to find
-    char *real = realpath(path.c_str(), nullptr);
-    if (!real)
-      continue;
-    std::string result = real;
-    std::free(real);
-    return result;
+    if (std::string real = realPath(path); !real.empty())
+      return real;
   }
   return {};
 }
+
+std::string CompilerLibrary::path() const { return findCompilerFile(path_); }
 
 /// What the library answers, freed by it.
 struct CompilerLibrary::Reply : nf_compiler_reply {
@@ -106,34 +83,35 @@ CompilerLibrary::identify(const nf_compiler_request &request, Failure &failure) 
   Identity identity{reply.name, reply.key, {}, true};
   const std::string_view files = reply.files;
   std::lock_guard lock(mutex_);
-  if (!files_) {
-    files_.emplace();
-    for (size_t begin = 0; begin < files.size();) {
-      const size_t end = std::min(files.find('\n', begin), files.size());
-      const std::string path(files.substr(begin, end - begin));
-      files_->push_back(FileIdentity::of(path).value_or(FileIdentity{path}));
-      begin = end + 1;
-    }
+  if (files_) {
+    identity.madeFrom = *files_;
+    for (const FileIdentity &file : *files_)
+      identity.isCurrent = identity.isCurrent && file.isCurrent();
+    return identity;
   }
-  identity.madeFrom = *files_;
-  for (const FileIdentity &file : *files_)
-    identity.isCurrent = identity.isCurrent && file.isCurrent();
+  for (size_t begin = 0; begin < files.size();) {
+    const size_t end = std::min(files.find('\n', begin), files.size());
+    const std::string path(files.substr(begin, end - begin));
+    // The loader keeps relative paths, which may mean another file by now.
+    const auto file = path.starts_with('/') ? FileIdentity::of(path) : std::nullopt;
+    identity.isCurrent = identity.isCurrent && file.has_value();
+    identity.madeFrom.push_back(file.value_or(FileIdentity{path, 0, {}}));
+    begin = end + 1;
+  }
+  if (identity.isCurrent)
+    files_ = identity.madeFrom;
   return identity;
 }
 
-std::optional<Artifact> CompilerLibrary::compile(const nf_compiler_request &request,
-                                                 Failure &failure) {
+std::optional<std::vector<std::byte>> CompilerLibrary::compile(const nf_compiler_request &request,
+                                                               Failure &failure) {
   if (!open(failure))
     return std::nullopt;
   Reply reply(release_);
   if (!reply.ask(compile_, request, failure))
     return std::nullopt;
-  std::string error;
-  std::optional<Artifact> artifact = deserialize(
-      {reinterpret_cast<const std::byte *>(reply.artifact), reply.artifact_bytes}, error);
-  if (!artifact)
-    failure.set(NF_INTERNAL, "the compiler's result cannot be read: " + error);
-  return artifact;
+  const auto *first = reinterpret_cast<const std::byte *>(reply.artifact);
+  return std::vector<std::byte>(first, first + reply.artifact_bytes);
 }
 
 } // namespace normforge

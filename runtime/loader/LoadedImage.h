@@ -18,8 +18,11 @@ public:
   LoadedImage &operator=(LoadedImage &&other) noexcept;
   ~LoadedImage();
 
-  /// Copies the image and makes it executable.
-  static bool load(const Image &image, LoadedImage &loaded, Failure &failure);
+  /// Copies the image, into which `entries` are the ways, and makes it executable.
+  /// NF_OUT_OF_MEMORY where the system has no memory, NF_SYSTEM_ERROR where it refuses any that was
+  /// written to be executed.
+  static bool load(const Image &image, std::span<const Stage> entries, LoadedImage &loaded,
+                   Failure &failure);
 
   /// The address of the byte at `offset` in the image, as a stage's function.
   nf_stage_fn *function(size_t offset) const;

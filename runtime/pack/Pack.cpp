@@ -46,11 +46,8 @@ uint64_t aligned(uint64_t offset) { return (offset + alignment - 1) / alignment 
 std::string lacks(const Pack::Entry &entry) {
   if (architectureOf(entry.triple) != hostArchitecture())
     return "it is code for " + std::string(architectureOf(entry.triple));
-  std::string missing;
-  for (const std::string &feature : entry.features)
-    if (!hostHasFeature(feature))
-      missing += (missing.empty() ? "it needs " : ", ") + feature;
-  return missing;
+  const std::string missing = hostLacks(entry.features);
+  return missing.empty() ? missing : "it needs " + missing;
 }
 
 } // namespace
@@ -107,7 +104,7 @@ std::vector<std::byte> writePack(const std::vector<PackedKernel> &kernels) {
 
 std::shared_ptr<const Pack> Pack::open(const std::string &path, Failure &failure) {
   auto fail = [&](const char *what) {
-    failure.set(NF_SYSTEM_ERROR, path + ": " + what + ": " + std::strerror(errno));
+    failure.set(codeOfErrno(errno), path + ": " + what + ": " + std::strerror(errno));
     return nullptr;
   };
   struct File {

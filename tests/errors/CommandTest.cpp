@@ -558,7 +558,8 @@ TEST_CASE("cache lists, verifies and clears") {
     auto artifact = Session(*target).compile(*spec, Phase::Inference);
     REQUIRE(bool(artifact));
     cache.write(CacheKind::Kernel, {"a", {}, serialize(*artifact)});
-    cache.write(CacheKind::Kernel, {"b", {{"/nowhere/compiler.so", 1, 1}}, serialize(*artifact)});
+    cache.write(CacheKind::Kernel,
+                {"b", {{"/nowhere/compiler.so", 1, "build-id 00"}}, serialize(*artifact)});
   }
   const Outcome list = folder.run({"cache", "list", "--dir", directory});
   CHECK(list.status == 0);

@@ -1,6 +1,8 @@
 // Compiling through the C API, and what linkImage refuses to load.
+#include "compiler/session/SessionPool.h"
 #include "compiler/target/CodeGen.h"
 #include "normforge/normforge.hpp"
+#include "runtime/cache/DiskCache.h"
 #include "runtime/cpu_info/CpuInfo.h"
 
 #include "llvm/AsmParser/Parser.h"
@@ -14,6 +16,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 #include <unistd.h>
@@ -162,6 +165,75 @@ TEST_CASE("several threads compile at once") {
   for (std::thread &thread : threads)
     thread.join();
   CHECK(wrong == 0);
+}
+
+TEST_CASE("sessions that rest are few, and found again") {
+  SessionPool pool;
+  std::vector<std::unique_ptr<Session>> sessions;
+  const SessionPool::Kind haswell{"haswell", true}, other{"x86-64-v2", false};
+  for (int i = 0; i < 9; ++i) {
+    auto session = pool.take(i % 2 ? haswell : other);
+    REQUIRE(bool(session));
+    sessions.push_back(std::move(*session));
+  }
+  const Session *last = sessions.back().get();
+  for (int i = 0; i < 9; ++i)
+    pool.give(i % 2 ? haswell : other, std::move(sessions[static_cast<size_t>(i)]));
+  CHECK(pool.resting() == SessionPool::mostResting);
+  auto found = pool.take(other);
+  REQUIRE(bool(found));
+  CHECK(found->get() == last);
+  CHECK(pool.resting() == SessionPool::mostResting - 1);
+  auto unknown = pool.take({"no such cpu", false});
+  CHECK_FALSE(bool(unknown));
+  llvm::consumeError(unknown.takeError());
+}
+
+TEST_CASE("a kernel's key on disk has all that its code may depend on") {
+  char folder[] = "/tmp/normforge-key-XXXXXX";
+  REQUIRE(mkdtemp(folder));
+  nf::Engine::Options options;
+  options.cacheDirectory = folder;
+  const std::string head = "name: keyed\ninput: {shape: [N, 4], layout: nc}\naxis: c\n";
+  auto keys = [&](CacheKind kind) {
+    std::vector<std::string> found;
+    std::string problem;
+    for (const auto &file : DiskCache(folder, 1 << 30, nullptr).list(problem))
+      if (file.kind == kind && file.entry)
+        found.push_back(file.entry->key);
+    CHECK(problem.empty());
+    return found;
+  };
+  // The phases that a spec lists, in whatever order: what one keeps for another depends on both.
+  for (const char *phases : {"[inference]", "[inference, training]", "[training, inference]"})
+    nf::Engine(options).compile(head + "phases: " + phases + "\n", {"inference", "", ""});
+  CHECK(keys(CacheKind::Kernel).size() == 2);
+  CHECK(keys(CacheKind::Request).size() == 3);
+  // "" is this machine, as NULL and native are.
+  const std::string text = head + "phases: [training]\n";
+  for (const char *cpu : {"", "native"}) {
+    nf_engine *engine = nullptr;
+    nf_kernel *kernel = nullptr;
+    nf_engine_options engineOptions = {};
+    engineOptions.struct_size = sizeof engineOptions;
+    engineOptions.cache_directory = folder;
+    nf_compile_options compileOptions = {};
+    compileOptions.struct_size = sizeof compileOptions;
+    compileOptions.cpu = cpu;
+    REQUIRE(nf_engine_create(&engineOptions, &engine) == nullptr);
+    REQUIRE(nf_compile(engine, text.data(), text.size(), &compileOptions, &kernel) == nullptr);
+    nf_kernel_release(kernel);
+    nf_engine_release(engine);
+  }
+  for (const std::string &key : keys(CacheKind::Request))
+    CHECK_MESSAGE(key.find(hostIdentity()) != std::string::npos, key);
+  // The compiler's files are known by their build IDs.
+  for (const std::string &key : keys(CacheKind::Kernel)) {
+    CHECK(key.find("libnormforge-compiler.so") != std::string::npos);
+    CHECK(key.find(" build-id ") != std::string::npos);
+    CHECK_MESSAGE(key.find(" modified ") == std::string::npos, key);
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("perf finds the names of kernels in its map") {

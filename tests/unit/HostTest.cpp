@@ -103,7 +103,7 @@ TEST_CASE("host: the engine's threads and memory are used where a call brings no
   // A call's own come first; an executor without a function is the calling thread.
   const int before = lent.ranges;
   const nf::Workspace workspace = plan.makeWorkspace();
-  const nf_executor here = {};
+  const nf_executor here = {sizeof here, nullptr, nullptr};
   plan.run(alone.args, {}, workspace.get(), &here);
   CHECK(lent.ranges == before);
   CHECK(lent.allocated == 1);

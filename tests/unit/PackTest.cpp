@@ -215,6 +215,14 @@ TEST_CASE("packs: the C API") {
   CHECK(codeOf([&] { pack.load("nobody"); }) == NF_NO_KERNEL);
   CHECK(!pack.find("nobody"));
   CHECK(nf_pack_load(pack.get(), nullptr, NF_INFERENCE, nullptr) != nullptr);
+  for (int phase : {2, 77, -1}) { // of a later version, or none
+    nf_kernel *kernel = nullptr;
+    nf_status *status = nf_pack_load(pack.get(), "a", static_cast<nf_phase>(phase), &kernel);
+    CHECK(nf_status_code(status) == NF_INVALID_ARGUMENT);
+    CHECK(std::string(nf_status_message(status)) ==
+          "phase " + std::to_string(phase) + " is none: expected NF_INFERENCE or NF_TRAINING");
+    nf_status_free(status);
+  }
   if (!hostHasFeature("sse4.2")) {
     MESSAGE("SKIP: kernels of this pack need SSE4.2");
     return;

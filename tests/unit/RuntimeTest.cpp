@@ -129,7 +129,7 @@ struct HostThreads {
     for (std::thread &thread : threads)
       thread.join();
   }
-  nf_executor executor() { return {parallelFor, this}; }
+  nf_executor executor() { return {sizeof(nf_executor), parallelFor, this}; }
 };
 
 bool canRunSample() {
@@ -549,7 +549,7 @@ TEST_CASE("every executor runs each task once and keeps the barrier") {
     };
     CHECK(isRight(nullptr, workspace.get()));
     CHECK(isRight(nullptr, nullptr));
-    nf_executor none = {};
+    nf_executor none = {sizeof none, nullptr, nullptr};
     CHECK(isRight(&none, workspace.get()));
     HostThreads threads;
     nf_executor host = threads.executor();
@@ -570,6 +570,87 @@ TEST_CASE("every executor runs each task once and keeps the barrier") {
         nf_plan_stage_function(plan.get(), s)(&call, t, t + 1);
     CHECK(arrays.isRight(epsilon));
   }
+}
+
+TEST_CASE("a call that a host makes by itself is checked as a whole") {
+  if (!canRunSample())
+    return;
+  nf::Engine engine;
+  const nf::Plan plan = load(engine, sample()).plan({100});
+  Arrays arrays(100);
+  std::vector<void *> args = arrays.args();
+  const nf::Workspace workspace = plan.makeWorkspace();
+  const double epsilon = 0.5;
+  const nf_call right = {sizeof right, 0, args.data(), plan.sizes(), &epsilon, workspace.get()};
+  plan.check(right);
+  nf_call longer = right; // of a later version
+  longer.struct_size = 4096;
+  plan.check(longer);
+  auto problem = [&](auto change) {
+    nf_call wrong = right;
+    change(wrong);
+    try {
+      plan.check(wrong);
+    } catch (const nf::Error &error) {
+      CHECK(error.code() == NF_INVALID_ARGUMENT);
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const int64_t otherSizes[] = {101};
+  const double noEpsilon = 0;
+  CHECK(problem([](nf_call &c) { c.struct_size = 0; }) ==
+        "struct_size of the call is 0; expected at least 40");
+  CHECK(problem([](nf_call &c) { c.struct_size = 39; }) ==
+        "struct_size of the call is 39; expected at least 40");
+  CHECK(problem([](nf_call &c) { c.flags = 1; }) == "flags of the call are 1; expected 0");
+  CHECK(problem([](nf_call &c) { c.sizes = nullptr; }) ==
+        "sizes of the call are not those that the plan was made for");
+  CHECK(problem([&](nf_call &c) { c.sizes = otherSizes; }) ==
+        "sizes of the call are not those that the plan was made for");
+  CHECK(problem([](nf_call &c) { c.args = nullptr; }) ==
+        "the list of arguments or of scalars is null");
+  CHECK(problem([&](nf_call &c) { c.scalars = &noEpsilon; }) ==
+        "epsilon: expected a number above 0, found 0");
+  if (plan.workspaceBytes() > 0)
+    CHECK(problem([](nf_call &c) {
+            c.workspace = nullptr;
+          }).starts_with("the call has no workspace; the plan needs one of "));
+}
+
+TEST_CASE("structs without their size are refused") {
+  if (!canRunSample())
+    return;
+  nf_executor executor = {};
+  nf_allocator allocator = {};
+  nf_engine_options options = {};
+  options.struct_size = sizeof options;
+  auto codeOf = [](nf_status *status) {
+    const nf_code code = nf_status_code(status);
+    nf_status_free(status);
+    return code;
+  };
+  nf_engine *made = nullptr;
+  options.executor = &executor;
+  CHECK(codeOf(nf_engine_create(&options, &made)) == NF_INVALID_ARGUMENT);
+  options.executor = nullptr;
+  options.allocator = &allocator;
+  CHECK(codeOf(nf_engine_create(&options, &made)) == NF_INVALID_ARGUMENT);
+  allocator.struct_size = sizeof allocator;
+  CHECK(codeOf(nf_engine_create(&options, &made)) == NF_OK);
+  nf_engine_release(made);
+
+  nf::Engine engine;
+  const nf::Plan plan = load(engine, sample()).plan({100});
+  Arrays arrays(100);
+  std::vector<void *> args = arrays.args();
+  const double epsilon = 0.5;
+  const auto run = [&] {
+    return codeOf(nf_run(plan.get(), args.data(), args.size(), &epsilon, 1, nullptr, &executor));
+  };
+  CHECK(run() == NF_INVALID_ARGUMENT);
+  executor.struct_size = sizeof executor;
+  CHECK(run() == NF_OK);
 }
 
 TEST_CASE("the OpenMP adapter covers every range and stays on the caller for one thread") {
@@ -609,7 +690,7 @@ TEST_CASE("a missing compiler library is a clear error") {
       {.compilerLibrary = "libm.so.6", .cacheDirectory = ""}); // a library, but not this one
   text = errorOf(NF_NO_COMPILER, [&] { other.compile("name: a"); });
   CHECK(text.find("libm.so.6: not a compiler library of this version: it lacks "
-                  "nf_compiler_compile_v2") != std::string::npos);
+                  "nf_compiler_compile_v3") != std::string::npos);
 }
 
 TEST_CASE("wrong calls of the C API are errors, not crashes") {
