@@ -1,7 +1,6 @@
 #include "tests/numerics/KernelCase.h"
 
 #include <cmath>
-#include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <stdexcept>
 
@@ -18,7 +17,7 @@ Session *sessionOrSkip(const std::string &cpu) {
   std::string whyNot;
   Session *session = TestKernel::session(cpu, whyNot);
   if (!session)
-    MESSAGE("SKIP: " << whyNot);
+    fmt::print("SKIP: {}\n", whyNot);
   return session;
 }
 
@@ -78,21 +77,22 @@ std::string wrongResults(const TestKernel &kernel, const Spec &spec, Phase phase
                       scalars);
 }
 
+std::string wrongPadding(const std::vector<int64_t> &groups, const oracle::Arrays &outputs) {
+  const HostArray &y = outputs.at("y");
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const double value = y.get(static_cast<int64_t>(i));
+    if (groups[i] < 0 && (value != 0 || std::signbit(value)))
+      return fmt::format("padding y[{}] is {}, expected 0\n", i, value);
+  }
+  return {};
+}
+
 std::string wrongOutputs(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
                          const oracle::Arrays &inputs, const oracle::Arrays &outputs,
                          const oracle::Numbers &scalars) {
   std::string wrong = disagreement(spec, phase, sizes, inputs, outputs, scalars);
-  if (spec.layout.isBlocked()) {
-    const std::vector<int64_t> groups = groupsOf(spec, sizes);
-    const HostArray &y = outputs.at("y");
-    for (size_t i = 0; i < groups.size(); ++i) {
-      const double value = y.get(static_cast<int64_t>(i));
-      if (groups[i] < 0 && (value != 0 || std::signbit(value))) {
-        wrong += fmt::format("padding y[{}] is {}, expected 0\n", i, value);
-        break;
-      }
-    }
-  }
+  if (spec.layout.isBlocked())
+    wrong += wrongPadding(groupsOf(spec, sizes), outputs);
   return wrong;
 }
 

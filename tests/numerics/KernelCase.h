@@ -32,13 +32,17 @@ std::string wrongResults(const TestKernel &kernel, const Spec &spec, Phase phase
                          const oracle::Sizes &sizes, const oracle::Arrays &inputs,
                          const oracle::Numbers &scalars = {}, const RunOptions &options = {});
 
-/// The same of outputs that are there.
+/// The same as wrongResults of outputs that are there.
 std::string wrongOutputs(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
                          const oracle::Arrays &inputs, const oracle::Arrays &outputs,
                          const oracle::Numbers &scalars = {});
 
 /// For each element in memory of x, the index of its statistics group; -1 for padding.
 std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes);
+
+/// The first element of y's padding that is not +0; empty where there is none. `groups` are
+/// groupsOf's.
+std::string wrongPadding(const std::vector<int64_t> &groups, const oracle::Arrays &outputs);
 
 std::string describeSizes(const oracle::Sizes &sizes);
 

@@ -16,9 +16,9 @@
 
 namespace normforge::test {
 
-GuardedBuffer::GuardedBuffer(size_t bytes, Guard guard) {
+GuardedBuffer::GuardedBuffer(size_t bytes, Guard guard, size_t shift) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t inner = (bytes + page - 1) / page * page;
+  const size_t inner = (bytes + shift + page - 1) / page * page;
   mappedBytes_ = inner + 2 * page;
   mapping_ =
       mmap(nullptr, mappedBytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -27,7 +27,7 @@ GuardedBuffer::GuardedBuffer(size_t bytes, Guard guard) {
   char *first = static_cast<char *>(mapping_) + page;
   mprotect(mapping_, page, PROT_NONE);
   mprotect(first + inner, page, PROT_NONE);
-  data_ = guard == Guard::After ? first + inner - bytes : first;
+  data_ = guard == Guard::After ? first + inner - bytes - shift : first + shift;
   std::memset(data_, 0xFF, bytes); // NaN in every type: what is not written is seen
 }
 
@@ -105,7 +105,9 @@ oracle::Arrays TestKernel::run(const oracle::Sizes &sizes, const oracle::Arrays 
       pointers.push_back(readPointer(argument.name));
       continue;
     }
-    buffers.push_back(std::make_unique<GuardedBuffer>(plan->arrays()[i].bytes, options.guard));
+    const size_t shift = options.shift ? (options.shift + i) * byteSize(argument.dtype) : 0;
+    buffers.push_back(
+        std::make_unique<GuardedBuffer>(plan->arrays()[i].bytes, options.guard, shift));
     pointers.push_back(buffers.back()->data());
     if (!argument.written) {
       const HostArray &input = inputs.at(argument.name);
@@ -166,19 +168,31 @@ oracle::Arrays TestKernel::run(const oracle::Sizes &sizes, const oracle::Arrays 
   return outputs;
 }
 
-std::string disagreement(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
-                         const oracle::Arrays &inputs, const oracle::Arrays &outputs,
-                         const oracle::Numbers &scalars) {
+ExpectedOutputs expectedOutputs(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
+                                const oracle::Arrays &inputs, const oracle::Numbers &scalars) {
+  ExpectedOutputs expected{oracle::reference(spec, phase, sizes, inputs, scalars), {}};
+  for (const auto &[name, array] : expected.values)
+    expected.tolerances[name] =
+        oracle::tolerance(spec, phase, name, sizes, inputs, expected.values, scalars);
+  return expected;
+}
+
+std::string disagreement(const ExpectedOutputs &expected, const oracle::Arrays &outputs) {
   std::string text;
-  const oracle::Arrays expected = oracle::reference(spec, phase, sizes, inputs, scalars);
-  for (const auto &[name, array] : expected) {
-    const auto tolerance = oracle::tolerance(spec, phase, name, sizes, inputs, expected, scalars);
+  for (const auto &[name, array] : expected.values) {
+    const oracle::Tolerance &tolerance = expected.tolerances.at(name);
     const auto c = oracle::compare(outputs.at(name), array, tolerance);
     if (!c.agrees())
       text += fmt::format("{}[{}] is {} where {} is expected ({} times the tolerance: {})\n", name,
                           c.worst, c.actual, c.expected, c.largestExcess, tolerance.why);
   }
   return text;
+}
+
+std::string disagreement(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
+                         const oracle::Arrays &inputs, const oracle::Arrays &outputs,
+                         const oracle::Numbers &scalars) {
+  return disagreement(expectedOutputs(spec, phase, sizes, inputs, scalars), outputs);
 }
 
 bool sameBits(const oracle::Arrays &a, const oracle::Arrays &b) {

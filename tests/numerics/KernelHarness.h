@@ -6,16 +6,17 @@
 #include "compiler/session/Session.h"
 #include "runtime/kernel/Plan.h"
 
+#include <map>
 #include <memory>
 #include <random>
 
 namespace normforge::test {
 
-/// Bytes that end (or begin) at a page that cannot be touched.
+/// Bytes that end (or begin) at a page that cannot be touched, or `shift` bytes off it.
 class GuardedBuffer {
 public:
   enum class Guard { After, Before };
-  explicit GuardedBuffer(size_t bytes, Guard guard = Guard::After);
+  explicit GuardedBuffer(size_t bytes, Guard guard = Guard::After, size_t shift = 0);
   ~GuardedBuffer();
   GuardedBuffer(const GuardedBuffer &) = delete;
   GuardedBuffer &operator=(const GuardedBuffer &) = delete;
@@ -36,6 +37,9 @@ struct RunOptions {
   std::string yInto;
   bool movingInPlace = false;
   GuardedBuffer::Guard guard = GuardedBuffer::Guard::After;
+  /// Array i lies this and i elements off its guard: aligned to its elements alone, each array
+  /// otherwise than the next. 0: arrays touch their guards.
+  size_t shift = 0;
 };
 
 /// A compiled and loaded kernel.
@@ -61,7 +65,16 @@ private:
   std::shared_ptr<const Kernel> kernel_;
 };
 
-/// Compares all outputs with the f64 reference; empty when they agree, else a line an output.
+/// What the outputs for one set of inputs have to be: costly to make, and the same for all kernels.
+struct ExpectedOutputs {
+  oracle::Arrays values;
+  std::map<std::string, oracle::Tolerance> tolerances; ///< by output
+};
+ExpectedOutputs expectedOutputs(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
+                                const oracle::Arrays &inputs, const oracle::Numbers &scalars = {});
+/// Compares all outputs with it; empty when they agree, else a line an output.
+std::string disagreement(const ExpectedOutputs &expected, const oracle::Arrays &outputs);
+/// Compares all outputs with the f64 reference.
 std::string disagreement(const Spec &spec, Phase phase, const oracle::Sizes &sizes,
                          const oracle::Arrays &inputs, const oracle::Arrays &outputs,
                          const oracle::Numbers &scalars = {});

@@ -1,0 +1,237 @@
+// What crosses processes: the compiler in a child, and hosts that fork.
+#include "tests/faults/Host.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <sys/wait.h>
+#include <thread>
+#include <vector>
+
+namespace fs = std::filesystem;
+using namespace normforge::test;
+
+namespace {
+
+struct Engine {
+  nf_engine *engine = nullptr;
+  explicit Engine(const Settings &settings) { CHECK(makeEngine(settings, &engine).isOk()); }
+  ~Engine() { nf_engine_release(engine); }
+  Engine(const Engine &) = delete;
+  Engine &operator=(const Engine &) = delete;
+  Outcome compile(const std::string &spec) const {
+    nf_kernel *kernel = nullptr;
+    const Outcome outcome =
+        outcomeOf(nf_compile(engine, spec.data(), spec.size(), nullptr, &kernel));
+    nf_kernel_release(kernel);
+    return outcome;
+  }
+};
+
+/// The children of this process that run normforge-compile.
+std::vector<int> compilers() {
+  std::vector<int> found;
+  for (const auto &entry : fs::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos)
+      continue;
+    const std::string status = readFile(entry.path() / "status");
+    if (status.find("\nPPid:\t" + std::to_string(getpid()) + "\n") != std::string::npos &&
+        status.starts_with("Name:\tnormforge-comp"))
+      found.push_back(std::stoi(name));
+  }
+  return found;
+}
+
+double secondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+const char *const realSpec = "name: child\ninput: {shape: [N, 6, 5], layout: nct}\naxis: c\n";
+
+} // namespace
+
+TEST_CASE("child: the same kernels and errors as in this process") {
+  const Engine here({.compiler = nullptr}), child({.compiler = nullptr, .inChild = true});
+  for (const std::string &spec : {std::string(realSpec), std::string("axis: 9\n"), std::string()}) {
+    const Outcome expected = here.compile(spec), found = child.compile(spec);
+    CHECK(expected.code == found.code);
+    CHECK(std::string(expected.message) == found.message);
+  }
+  auto saved = [](const Engine &engine) {
+    nf_kernel *kernel = nullptr;
+    uint8_t *bytes = nullptr;
+    size_t size = 0;
+    REQUIRE(outcomeOf(nf_compile(engine.engine, realSpec, std::strlen(realSpec), nullptr, &kernel))
+                .isOk());
+    REQUIRE(outcomeOf(nf_kernel_save(kernel, &bytes, &size)).isOk());
+    const std::string text(reinterpret_cast<char *>(bytes), size);
+    nf_bytes_free(bytes);
+    nf_kernel_release(kernel);
+    return text;
+  };
+  CHECK(saved(here) == saved(child));
+}
+
+TEST_CASE("child: a kernel that a child compiled is found on disk by one that compiles here") {
+  const Folder folder;
+  const std::string cache = folder / "cache";
+  CHECK(compileOnce({.cache = cache.c_str(), .inChild = true}, "a\nquick").isOk());
+  const Engine other({.cache = cache.c_str()});
+  CHECK(other.compile("a\nquick").isOk());
+  int kernels = 0;
+  for (const auto &entry : fs::directory_iterator(cache))
+    kernels += entry.path().filename().string().starts_with("kernel-");
+  CHECK(kernels == 1);
+}
+
+TEST_CASE("child: what ends it is an error of one request, and the next one works") {
+  const Engine engine({.inChild = true, .seconds = 2, .bytes = uint64_t(1) << 30});
+  REQUIRE(engine.compile("a\nquick").isOk());
+  const Outcome crash = engine.compile("a\ncrash");
+  CHECK(crash.code == NF_COMPILER_ENDED);
+  CHECK(std::string(crash.message).find("signal 6") != std::string::npos);
+  CHECK(std::string(crash.message).find("FAKE ERROR: a defect") != std::string::npos);
+  CHECK(engine.compile("b\nquick").isOk());
+  const auto start = std::chrono::steady_clock::now();
+  const Outcome hang = engine.compile("a\nhang");
+  CHECK(hang.code == NF_COMPILER_ENDED);
+  CHECK(std::string(hang.message) ==
+        "the compiler's process gave no answer within 2 s and was ended");
+  CHECK(secondsSince(start) < 10);
+  CHECK(engine.compile("c\nquick").isOk());
+  const Outcome exhausted = engine.compile("a\nexhaust");
+  CHECK((exhausted.code == NF_OUT_OF_MEMORY || exhausted.code == NF_COMPILER_ENDED));
+  CHECK(engine.compile("d\nquick").isOk());
+  // One at rest that somebody ends is no error at all.
+  const std::vector<int> resting = compilers();
+  REQUIRE(resting.size() == 1);
+  kill(resting[0], SIGKILL);
+  CHECK(engine.compile("e\nquick").isOk());
+}
+
+TEST_CASE("child: LLVM's own end within a limit of memory is an error") {
+  const Outcome outcome =
+      compileOnce({.compiler = nullptr, .inChild = true, .bytes = 64 << 20}, realSpec);
+  CHECK_FALSE(outcome.isOk());
+  CHECK((outcome.code == NF_COMPILER_ENDED || outcome.code == NF_NO_COMPILER ||
+         outcome.code == NF_OUT_OF_MEMORY));
+}
+
+TEST_CASE("child: as many as threads ask, none left at the end, none inherits descriptors") {
+  {
+    const Engine engine({.inChild = true});
+    std::atomic<int> right{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t)
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < 10; ++i)
+          right += engine.compile("n\nquick " + std::to_string(t * 100 + i)).isOk();
+      });
+    for (std::thread &thread : threads)
+      thread.join();
+    CHECK(right == 80);
+    const auto resting = compilers();
+    CHECK(!resting.empty());
+    CHECK(resting.size() <= std::max(1u, std::thread::hardware_concurrency()));
+    std::FILE *host = std::fopen("/dev/null", "r"); // not close-on-exec
+    CHECK(engine.compile("n\nquick again").isOk());
+    for (int pid : compilers())
+      for (const auto &entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd"))
+        CHECK(std::stoi(entry.path().filename()) <= 2);
+    std::fclose(host);
+  }
+  CHECK(compilers().empty());
+}
+
+TEST_CASE("child: a host that reaps all children, and one that ignores their signals") {
+  const Ending ending = inChild(30, [] {
+    std::signal(SIGCHLD, SIG_IGN); // the system reaps
+    const Engine engine({.inChild = true, .seconds = 2});
+    const bool first = engine.compile("a\nquick").isOk();
+    const bool crash = engine.compile("a\ncrash").code == NF_COMPILER_ENDED;
+    const bool second = engine.compile("b\nquick").isOk();
+    return first && crash && second ? 0 : 1;
+  });
+  CHECK_FALSE(ending.timedOut);
+  CHECK(ending.status == 0);
+}
+
+TEST_CASE("child: a missing program is named") {
+  const Folder folder;
+  fs::copy_file(NORMFORGE_FAKE_COMPILER, folder / "compiler.so");
+  const std::string alone = folder / "compiler.so";
+  const Outcome outcome = compileOnce({.compiler = alone.c_str(), .inChild = true}, "a\nquick");
+  CHECK(outcome.code == NF_NO_COMPILER);
+  CHECK(std::string(outcome.message).find((folder / "normforge-compile") + " cannot be started") !=
+        std::string::npos);
+}
+
+TEST_CASE("fork: children of a host whose threads compile") {
+  for (bool inChildToo : {false, true}) {
+    const Settings settings{.inChild = inChildToo};
+    const Engine engine(settings);
+    REQUIRE(engine.compile("warm\nquick").isOk());
+    std::atomic<bool> ends{false};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t)
+      threads.emplace_back([&, t] {
+        for (int i = 0; !ends; ++i)
+          engine.compile("busy\n" + std::to_string(t) + " " + std::to_string(i));
+      });
+    for (int round = 0; round < 12; ++round) {
+      const auto start = std::chrono::steady_clock::now();
+      const Ending ending = inChild(20, [&] {
+        // The parent's engine: what it has, and what its threads are just at; and a new one.
+        for (int t = 0; t < 3; ++t)
+          for (int i = 0; i < 3; ++i)
+            if (!engine.compile("busy\n" + std::to_string(t) + " " + std::to_string(i)).isOk())
+              return 1;
+        if (!engine.compile("warm\nquick").isOk())
+          return 2;
+        return compileOnce(settings, "new\nquick").isOk() ? 0 : 3;
+      });
+      CHECK_FALSE(ending.timedOut);
+      CHECK(ending.signal == 0);
+      CHECK(ending.status == 0);
+      CHECK(secondsSince(start) < 20);
+    }
+    ends = true;
+    for (std::thread &thread : threads)
+      thread.join();
+    CHECK(engine.compile("after\nquick").isOk());
+  }
+}
+
+TEST_CASE("fork: while the compiler library is being opened, and while it compiles") {
+  // In a process where it is not open yet: this one may have opened it in another test.
+  for (int delay : {0, 1, 5, 10, 20, 40, 80}) {
+    const Ending ending = inChild(60, [&] {
+      const Engine engine({.compiler = nullptr});
+      std::thread opening([&] {
+        for (int i = 0; i < 3; ++i)
+          engine.compile("name: s" + std::to_string(i) + "\ninput: {shape: [N, 6, " +
+                         std::to_string(5 + i) + "], layout: nct}\naxis: c\n");
+      });
+      std::this_thread::sleep_for(std::chrono::milliseconds(delay));
+      const Ending child = inChild(40, [&] {
+        if (!compileOnce({.compiler = nullptr}, realSpec).isOk())
+          return 1;
+        return engine.compile("name: s0\ninput: {shape: [N, 6, 5], layout: nct}\naxis: c\n").isOk()
+                   ? 0
+                   : 2;
+      });
+      opening.join();
+      return child.timedOut ? 3 : child.signal ? 4 : child.status;
+    });
+    INFO("fork after ", delay, " ms");
+    CHECK_FALSE(ending.timedOut);
+    CHECK(ending.signal == 0);
+    CHECK(ending.status == 0);
+  }
+}

@@ -1,0 +1,160 @@
+#include "tests/numerics/SpecDraw.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace normforge::test {
+
+static char upper(char letter) { return static_cast<char>(letter - 'a' + 'A'); }
+
+std::string DrawnAxis::name() const { return {upper(letter)}; }
+
+std::string DrawnSpec::yaml() const {
+  std::vector<std::string> shape;
+  std::vector<int> listed;
+  std::string layout;
+  for (int i = 0; i < rank(); ++i) {
+    const DrawnAxis &axis = axes[static_cast<size_t>(i)];
+    shape.push_back(axis.named ? axis.name() : std::to_string(axis.size));
+    layout += i == blockedAxis ? upper(axis.letter) : axis.letter;
+    if (axis.listed)
+      listed.push_back(i);
+  }
+  if (blockedAxis >= 0)
+    layout += fmt::format("{}{}", block, axes[static_cast<size_t>(blockedAxis)].letter);
+
+  std::string text = "name: drawn\n";
+  if (semantics != Semantics::Keras_1_2)
+    text += fmt::format("semantics: {}\n", toString(semantics));
+  text += fmt::format("input: {{shape: [{}], layout: {}, dtype: {}}}\naxis: [{}]\n",
+                      fmt::join(shape, ", "), layout, toString(dtype), fmt::join(listed, ", "));
+  if (mode != Mode::Feature)
+    text += fmt::format("mode: {}\n", static_cast<int>(mode));
+  std::vector<std::string_view> words;
+  for (Phase phase : phases)
+    words.push_back(toString(phase));
+  text += fmt::format("phases: [{}]\n", fmt::join(words, ", "));
+  if (!center)
+    text += "center: false\n";
+  if (!scale)
+    text += "scale: false\n";
+  if (epsilon == DrawnEpsilon::Argument)
+    text += "epsilon: argument\n";
+  switch (momentum) {
+  case DrawnMomentum::Default:
+    break;
+  case DrawnMomentum::Argument:
+    text += "momentum: argument\n";
+    break;
+  case DrawnMomentum::Cumulative:
+    text += "momentum: cumulative\n";
+    break;
+  case DrawnMomentum::Pair:
+    text += "momentum: {mean: 0.25, variance: 0.75}\n";
+    break;
+  }
+  if (runningVariance)
+    text += fmt::format("running_variance: {}\n", toString(*runningVariance));
+  words.clear();
+  for (Fused fused : fuse)
+    words.push_back(toString(fused));
+  if (!words.empty())
+    text += fmt::format("fuse: [{}]\n", fmt::join(words, ", "));
+  return text;
+}
+
+oracle::Sizes DrawnSpec::sizes() const {
+  oracle::Sizes sizes;
+  for (const DrawnAxis &axis : axes)
+    if (axis.named)
+      sizes[axis.name()] = axis.size;
+  return sizes;
+}
+
+const oracle::Numbers &drawnScalars() {
+  static const oracle::Numbers scalars{{"epsilon", 1e-3}, {"momentum", 0.8125}, {"count", 3}};
+  return scalars;
+}
+
+DrawnSpec SpecDraw::draw() {
+  for (;;) {
+    DrawnSpec spec;
+    spec.axes.resize(static_cast<size_t>(pick({1, 2, 2, 3, 3, 4, 4, 4, 5, 6})));
+    // A shuffle of our own: std::shuffle's order is the library's.
+    std::string letters = "nctdhw";
+    for (size_t i = letters.size(); i > 1; --i)
+      std::swap(letters[i - 1], letters[random_() % i]);
+    for (size_t i = 0; i < spec.axes.size(); ++i)
+      spec.axes[i].letter = letters[i];
+    spec.mode = static_cast<Mode>(pick({0, 0, 1, 2}));
+    if (!chance(3))
+      spec.semantics = chance(2) ? Semantics::PyTorch : Semantics::Onnx_15;
+    if (!listAxes(spec))
+      continue;
+    if (chance(4)) {
+      spec.blockedAxis = static_cast<int>(random_() % spec.axes.size());
+      spec.block = pick({2, 4, 8, 8, 16, 16, 32});
+    }
+    drawSizes(spec);
+    drawOptions(spec);
+    return spec;
+  }
+}
+
+bool SpecDraw::listAxes(DrawnSpec &spec) {
+  const bool sample = spec.mode == Mode::Sample;
+  if (sample && spec.semantics == Semantics::Keras_1_2) { // whatever axis says, it is the last one
+    spec.axes.back().listed = true;
+    return true;
+  }
+  size_t listed = 0;
+  for (DrawnAxis &axis : spec.axes)
+    if (chance(spec.rank() > 2 ? 3 : 2)) {
+      axis.listed = true;
+      ++listed;
+    }
+  if (listed == 0) {
+    spec.axes[random_() % spec.axes.size()].listed = true;
+    ++listed;
+  }
+  if (sample || listed < spec.axes.size())
+    return true;
+  // Modes 0 and 2 reduce over the others; rank 1 has none.
+  spec.axes.back().listed = false;
+  return listed > 1;
+}
+
+void SpecDraw::drawSizes(DrawnSpec &spec) {
+  int64_t budget = pick({200, 3000, 40000, 300000});
+  for (DrawnAxis &axis : spec.axes) {
+    const int64_t size = pick({1,  2,  3,  5,  7,  8,  13, 15,  16,  17,  31,  32,   33,
+                               48, 49, 63, 64, 65, 67, 96, 128, 129, 251, 257, 1000, 3136});
+    axis.size = std::max<int64_t>(1, std::min(size, budget));
+    budget /= axis.size;
+    axis.named = chance(4);
+  }
+}
+
+void SpecDraw::drawOptions(DrawnSpec &spec) {
+  spec.dtype = chance(4)   ? DType::F64
+               : chance(6) ? DType::BF16
+               : chance(6) ? DType::F16
+                           : DType::F32;
+  spec.center = !chance(4);
+  spec.scale = !chance(4);
+  if (chance(5))
+    spec.epsilon = DrawnEpsilon::Argument;
+  if (chance(5))
+    spec.momentum = DrawnMomentum::Argument;
+  else if (chance(6))
+    spec.momentum = DrawnMomentum::Cumulative;
+  else if (chance(6))
+    spec.momentum = DrawnMomentum::Pair;
+  if (chance(4))
+    spec.runningVariance = chance(2) ? RunningVariance::Bessel : RunningVariance::Keras2;
+  spec.fuse = pick<std::vector<Fused>>(
+      {{Fused::Add}, {Fused::Relu}, {Fused::Add, Fused::Relu}, {Fused::Relu, Fused::Add}, {}});
+}
+
+} // namespace normforge::test
