@@ -1,11 +1,11 @@
 // `normforge cache`: what the directory of compiled kernels holds.
 #include "compiler/cli/Command.h"
 #include "runtime/cache/DiskCache.h"
-#include "runtime/loader/CompilerPath.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <ctime>
+#include <filesystem>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <set>
@@ -100,8 +100,8 @@ void declareCache(CLI::App &app, int &status) {
         " else ~/.cache/normforge)");
     action->callback([directory, &status, run] {
       std::string ignored;
-      const std::string path =
-          directory->empty() ? DiskCache::defaultDirectory(ignored) : absolutePath(*directory);
+      const std::string path = directory->empty() ? DiskCache::defaultDirectory(ignored)
+                                                  : std::filesystem::absolute(*directory).string();
       if (!ignored.empty())
         fmt::print(stderr, "normforge: note: {}\n", ignored);
       if (path.empty()) {
@@ -109,7 +109,7 @@ void declareCache(CLI::App &app, int &status) {
                                  "are not set; name one with --dir"));
         return;
       }
-      DiskCache cache(path, DiskCache::defaultBytes, nullptr);
+      DiskCache cache(path, DiskCache::defaultBytes);
       status = run(cache);
     });
   };

@@ -104,7 +104,7 @@ const char *const kReadAarch64 = R"(
   %has.sve = icmp ne i64 %sve.bit, 0
   br i1 %has.sve, label %length, label %words
 length:
-  %bytes = call i64 asm ".inst 0x04bf5020", "={x0}"()
+  %bytes = call i64 asm sideeffect ".inst 0x04bf5020", "={x0}"()
   %less = sub i64 %bytes, 1
   %shared = and i64 %bytes, %less
   %is.power = icmp eq i64 %shared, 0

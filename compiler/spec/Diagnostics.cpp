@@ -49,13 +49,24 @@ bool isPrintable(std::string_view character) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(character[i]); };
   if (character.size() == 1)
     return byte(0) >= 0x20 && byte(0) < 0x7f;
-  if (character.size() == 2)
-    return byte(0) != 0xC2 || byte(1) >= 0xA0;
+  if (character.size() == 2) // U+0080 to U+009F; U+061C
+    return !(byte(0) == 0xC2 && byte(1) < 0xA0) && !(byte(0) == 0xD8 && byte(1) == 0x9C);
   if (character.size() != 3 || byte(0) != 0xE2)
     return true;
   const unsigned code = (byte(1) & 0x3Fu) << 6 | (byte(2) & 0x3Fu); // U+2000 and this
-  return !(code == 0x0E || code == 0x0F || (code >= 0x2A && code <= 0x2E) ||
+  return !(code == 0x0E || code == 0x0F || (code >= 0x28 && code <= 0x2E) ||
            (code >= 0x66 && code <= 0x69));
+}
+
+/// Text with what cannot be shown replaced.
+std::string shownText(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t length = characterLength(text);
+    out += isPrintable(text.substr(0, length)) ? text.substr(0, length) : std::string_view("?");
+    text.remove_prefix(length);
+  }
+  return out;
 }
 
 } // namespace
@@ -89,18 +100,18 @@ void Diagnostics::render(const Line &line, std::string_view kind, std::string &o
       --begin;
   }
   std::string shown, indent;
-  for (size_t at = begin; at < end;) {
+  size_t at = begin;
+  for (size_t characters = 0; at < end && characters < maxShownColumns; ++characters) {
     const std::string_view rest = text_.substr(at, end - at);
     const size_t length = characterLength(rest);
-    if (shown.size() + length > maxShownColumns)
-      break;
     const bool isShown = rest.front() == '\t' || isPrintable(rest.substr(0, length));
     shown += isShown ? rest.substr(0, length) : std::string_view("?");
     if (at < line.offset)
       indent += rest.front() == '\t' ? '\t' : ' ';
     at += length;
   }
-  out += fmt::format("{}:{}:{}: {}: {}\n", sourceName_, place.line, column, kind, line.message);
+  out += fmt::format("{}:{}:{}: {}: {}\n", shownText(sourceName_), place.line, column, kind,
+                     line.message);
   if (shown.find_first_not_of(" \t") == std::string::npos)
     return;
   out += fmt::format("{}\n{}^\n", shown, indent);
@@ -120,7 +131,8 @@ std::string Diagnostics::render() const {
       render(note, "note", out);
   }
   if (order.size() > maxShownErrors)
-    out += fmt::format("{}: {} more errors\n", sourceName_, order.size() - maxShownErrors);
+    out +=
+        fmt::format("{}: {} more errors\n", shownText(sourceName_), order.size() - maxShownErrors);
   if (!out.empty())
     out.pop_back();
   return out;

@@ -258,8 +258,12 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::Stri
   std::string features;
   if (native)
     for (const auto &feature : llvm::sys::getHostCPUFeatures()) {
-      // SVE may be there in a length that kernels are not right for: see hostFeatures.
-      const bool isUsable = !feature.first().starts_with("sve") || hostHasFeature("sve");
+      // SVE may be there in a length that kernels are not right for (see hostFeatures), under names
+      // of what is built on it, too.
+      constexpr llvm::StringRef ofSve[] = {"sve", "sme", "f32mm", "f64mm"};
+      const bool isUsable =
+          llvm::none_of(ofSve, [&](llvm::StringRef n) { return feature.first().starts_with(n); }) ||
+          (*machine)->architecture != llvm::StringRef("aarch64") || hostHasFeature("sve");
       features += (features.empty() ? "" : ",") +
                   std::string(feature.second && isUsable ? "+" : "-") + feature.first().str();
     }

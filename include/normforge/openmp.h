@@ -13,6 +13,7 @@
 #include "normforge/normforge.h"
 
 #include <omp.h>
+#include <string.h>
 
 /* Splits the tasks into one contiguous range a thread, so that a thread finds in its cache what it
  * wrote in the stage before. With one thread it opens no parallel region: OpenMP's other threads
@@ -45,6 +46,7 @@ static inline void nf_openmp_parallel_for(void *user, uint64_t tasks, nf_body_fn
 static inline nf_executor nf_openmp_executor(int threads) {
   nf_executor executor;
   int most = 4 * omp_get_num_procs();
+  memset(&executor, 0, sizeof executor); /* fields of later versions */
   executor.struct_size = sizeof executor;
   executor.parallel_for = nf_openmp_parallel_for;
   executor.user = (void *)(intptr_t)(threads <= 0 ? 0 : threads < most ? threads : most);

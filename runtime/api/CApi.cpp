@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -56,6 +57,8 @@ namespace {
 struct Host {
   LoadOptions loading;
   bool verify = false;
+  nf_log_fn *log = nullptr;
+  void *logUser = nullptr;
   nf_executor executor = {};
   nf_allocator allocator = {};
 };
@@ -171,23 +174,14 @@ std::unique_ptr<Compiler> makeCompiler(const nf_engine_options &options, Failure
   return std::make_unique<CompilerProcess>(std::move(path), limits);
 }
 
-/// Where an engine keeps kernels between processes; null: nowhere.
-std::unique_ptr<DiskCache> makeDiskCache(const nf_engine_options &options) {
-  std::string ignored;
+/// Where an engine keeps kernels between processes; null: nowhere. `warning` tells what is ignored.
+std::unique_ptr<DiskCache> makeDiskCache(const nf_engine_options &options, std::string &warning) {
   const std::string directory =
-      options.cache_directory ? options.cache_directory : DiskCache::defaultDirectory(ignored);
-  if (!ignored.empty() && options.log)
-    options.log(options.log_user, ignored.c_str());
+      options.cache_directory ? options.cache_directory : DiskCache::defaultDirectory(warning);
   if (directory.empty())
     return nullptr;
-  DiskCache::Log log;
-  if (options.log)
-    log = [log = options.log, user = options.log_user](const std::string &text) {
-      log(user, text.c_str());
-    };
-  return std::make_unique<DiskCache>(
-      directory, options.cache_bytes ? options.cache_bytes : DiskCache::defaultBytes,
-      std::move(log));
+  return std::make_unique<DiskCache>(directory, options.cache_bytes ? options.cache_bytes
+                                                                    : DiskCache::defaultBytes);
 }
 
 /// A handle of what `kernel` gives; false where that is none.
@@ -211,8 +205,16 @@ bool compile(nf_engine *engine, std::string_view spec, const nf_compile_options 
   request.phase = options.phase;
   request.cpu = options.cpu;
   request.verify = engine->host->verify;
-  const ForkGate gate;
-  return makeHandle(engine->host, engine->kernels.get(request, failure), kernel);
+  std::string warning;
+  std::shared_ptr<const Kernel> made;
+  {
+    const ForkGate gate;
+    made = engine->kernels.get(request, failure);
+    warning = engine->kernels.takeWarning();
+  }
+  if (!warning.empty() && engine->host->log) // outside of the gate: it may wait for whom it likes
+    engine->host->log(engine->host->logUser, warning.c_str());
+  return makeHandle(engine->host, std::move(made), kernel);
 }
 
 /// The file's text, or false with `failure` set.
@@ -311,11 +313,19 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     host.loading.perfMap = options.perf_map != 0;
     host.loading.debugger = options.debugger != 0;
     host.verify = options.verify != 0;
-    watchForks();
-    std::unique_ptr<Compiler> compiler = makeCompiler(options, failure);
-    if (!compiler)
-      return false;
-    *engine = new nf_engine(std::move(compiler), host, makeDiskCache(options));
+    host.log = options.log;
+    host.logUser = options.log_user;
+    requireForkHandlers();
+    std::string warning;
+    {
+      const ForkGate gate; // of what is asked of the machine once
+      std::unique_ptr<Compiler> compiler = makeCompiler(options, failure);
+      if (!compiler)
+        return false;
+      *engine = new nf_engine(std::move(compiler), host, makeDiskCache(options, warning));
+    }
+    if (!warning.empty() && host.log)
+      host.log(host.logUser, warning.c_str());
     return true;
   });
 }
@@ -392,11 +402,11 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
     if (phase != NF_INFERENCE && phase != NF_TRAINING)
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(int(phase)) +
                                                   " is none: expected NF_INFERENCE or NF_TRAINING");
+    const ForkGate gate; // of locks, and of what is asked of the machine once
     const Pack::Entry *entry = pack->pack->choose(
         name, phase == NF_TRAINING ? Phase::Training : Phase::Inference, failure);
     if (!entry)
       return false;
-    const ForkGate gate; // of the lock, and of that of the debugger's list
     std::lock_guard lock(pack->mutex);
     std::shared_ptr<const Kernel> &loaded = pack->loaded[entry];
     if (!loaded) {
@@ -561,7 +571,8 @@ nf_status *nf_run(const nf_plan *plan, void *const *args, size_t argCount, const
   return guarded([&](Failure &failure) {
     if (!plan)
       return failNull("plan", failure);
-    if (executor && executor->struct_size < sizeof *executor)
+    constexpr size_t least = offsetof(nf_executor, user) + sizeof executor->user;
+    if (executor && executor->struct_size < least)
       return failure.set(NF_INVALID_ARGUMENT, "struct_size of the executor is not set");
     const Host &host = *plan->host;
     return plan->plan->run({{args, argCount}, {scalars, scalarCount}, workspace},

@@ -63,17 +63,17 @@ std::string systemError() { return std::generic_category().message(errno); }
 
 /// Names in a directory; another position than that of `folder` itself.
 std::vector<std::string> namesIn(int folder) {
+  struct Close {
+    void operator()(DIR *stream) const { closedir(stream); }
+  };
   std::vector<std::string> names;
-  const int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR *stream = copy < 0 ? nullptr : fdopendir(copy);
-  if (!stream) {
-    if (copy >= 0)
-      ::close(copy);
+  FileDescriptor copy(openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const std::unique_ptr<DIR, Close> stream(copy ? fdopendir(copy.get()) : nullptr);
+  if (!stream)
     return names;
-  }
-  while (const dirent *entry = readdir(stream))
+  copy.release(); // the stream's
+  while (const dirent *entry = readdir(stream.get()))
     names.emplace_back(entry->d_name);
-  closedir(stream);
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -127,8 +127,8 @@ std::optional<CacheEntry> DiskCache::fromBytes(std::span<const std::byte> bytes,
   return entry;
 }
 
-DiskCache::DiskCache(std::string directory, uint64_t mostBytes, Log log)
-    : path_(std::move(directory)), mostBytes_(mostBytes), log_(std::move(log)) {}
+DiskCache::DiskCache(std::string directory, uint64_t mostBytes)
+    : path_(std::move(directory)), mostBytes_(mostBytes) {}
 
 DiskCache::~DiskCache() = default;
 
@@ -148,14 +148,16 @@ std::string DiskCache::defaultDirectory(std::string &ignored) {
 }
 
 void DiskCache::warn(const std::string &text) {
-  {
-    std::lock_guard lock(mutex_);
-    if (warned_)
-      return;
-    warned_ = true;
-  }
-  if (log_)
-    log_("kernel cache " + path_ + ": " + text);
+  std::lock_guard lock(mutex_);
+  if (warned_)
+    return;
+  warning_ = "kernel cache " + path_ + ": " + text;
+  warned_ = true;
+}
+
+std::string DiskCache::takeWarning() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(warning_, {});
 }
 
 std::shared_ptr<const FileDescriptor> DiskCache::open(bool create, std::string &problem) {

@@ -3,15 +3,13 @@
 // A directory of entries, each one file named by a hash of its key. An entry carries its key, what
 // it was made from and a checksum, and is used only when all three are right: a truncated, altered,
 // stale or foreign file is as if it were not there, and is written anew. Files appear whole or not
-// at all. Nothing here fails: a cache that cannot be used is reported once, through the log, and
-// done without.
+// at all. Nothing here fails: a cache that cannot be used is told of once, and done without.
 #pragma once
 
 #include "runtime/FileDescriptor.h"
 #include "runtime/cache/FileIdentity.h"
 
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -35,12 +33,10 @@ struct CacheEntry {
 /// All functions may be called from several threads, and several processes may share a directory.
 class DiskCache {
 public:
-  using Log = std::function<void(const std::string &)>;
-
   /// `directory` is made, readable by this user alone, when the first entry is written; it is used
   /// where openTrustedDirectory opens it. `mostBytes` bounds the entries together: those not used
-  /// for longest go first. `log` hears, once, of a directory that cannot be used.
-  DiskCache(std::string directory, uint64_t mostBytes, Log log);
+  /// for longest go first.
+  DiskCache(std::string directory, uint64_t mostBytes);
   ~DiskCache();
   DiskCache(const DiskCache &) = delete;
   DiskCache &operator=(const DiskCache &) = delete;
@@ -52,6 +48,9 @@ public:
   static constexpr uint64_t defaultBytes = uint64_t(256) << 20;
 
   const std::string &directory() const { return path_; }
+
+  /// What its user should hear of, once: a directory that cannot be used. Empty otherwise.
+  std::string takeWarning();
 
   /// A whole, current entry of this user's with this key. One that cannot be trusted is passed over
   /// in silence: list() tells of it.
@@ -92,10 +91,10 @@ private:
 
   const std::string path_;
   const uint64_t mostBytes_;
-  const Log log_;
   std::mutex mutex_; ///< of the following
   std::shared_ptr<const FileDescriptor> folder_;
   std::optional<uint64_t> seen_; ///< bytes of all entries as far as this process knows
+  std::string warning_;          ///< that nobody has taken yet
   bool warned_ = false;
 };
 

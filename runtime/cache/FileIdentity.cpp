@@ -15,7 +15,7 @@
 namespace normforge {
 namespace {
 
-/// Reads up to `bytes` at `offset`; the number read, 0 where nothing is.
+/// Reads up to `size` bytes at `offset`; the number read, 0 where nothing is.
 size_t readAt(int fd, uint64_t offset, void *bytes, size_t size) {
   size_t done = 0;
   while (done < size) {

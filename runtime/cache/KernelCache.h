@@ -21,6 +21,9 @@ public:
   /// `disk` may be null. `compiler` outlives this.
   KernelCache(Compiler &compiler, std::unique_ptr<DiskCache> disk, LoadOptions loading);
 
+  /// What the host should hear of, once: see DiskCache. Empty otherwise.
+  std::string takeWarning() { return disk_ ? disk_->takeWarning() : std::string(); }
+
   /// Empty with `failure` set when the kernel cannot be had. Failures are not remembered.
   std::shared_ptr<const Kernel> get(const nf_compiler_request &request, Failure &failure);
 

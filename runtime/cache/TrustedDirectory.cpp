@@ -72,7 +72,11 @@ FileDescriptor openTrustedDirectory(const std::string &path, bool create, std::s
     pending.pop_back();
     const std::string here = at == "/" ? at + name : at + "/" + name;
     auto openNext = [&] {
-      return FileDescriptor(openat(folder.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+      // As a directory first, for what is to be mounted when it is entered is then.
+      constexpr int flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+      FileDescriptor opened(openat(folder.get(), name.c_str(), flags | O_DIRECTORY));
+      return opened || errno != ENOTDIR ? std::move(opened)
+                                        : FileDescriptor(openat(folder.get(), name.c_str(), flags));
     };
     FileDescriptor next = openNext();
     if (!next && errno == ENOENT && create) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -243,9 +244,17 @@ double quotaOfTime() {
 
 int usableProcessors() {
   int processors = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  cpu_set_t allowed; // of the first 1024 processors; the system refuses where there are more
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
-    processors = std::max(1, CPU_COUNT(&allowed));
+  // The system refuses a set that is smaller than its own.
+  for (int most = CPU_SETSIZE; most <= 1 << 20; most *= 2) {
+    std::vector<cpu_set_t> allowed(CPU_ALLOC_SIZE(most) / sizeof(cpu_set_t));
+    const size_t bytes = allowed.size() * sizeof(cpu_set_t);
+    if (sched_getaffinity(0, bytes, allowed.data()) == 0) {
+      processors = std::max(1, CPU_COUNT_S(bytes, allowed.data()));
+      break;
+    }
+    if (errno != EINVAL)
+      break;
+  }
   if (const double quota = quotaOfTime(); quota > 0)
     processors = std::min(processors, std::max(1, static_cast<int>(std::ceil(quota))));
   return processors;

@@ -5,20 +5,18 @@
 // that takes a lock, opens the compiler library or compiles holds the gate meanwhile; a handler
 // that runs before fork closes it. So the child finds no lock taken, no kernel half made and no
 // library half opened, and its engines, the old ones included, work. A fork that meets a
-// compilation waits for its end, milliseconds. nf_run takes no lock, and fork does not wait for it.
+// compilation waits for its end. nf_run takes no lock, and fork does not wait for it.
 //
-// Rules a change must keep: nobody waits for another thread that has yet to enter; the host's
-// functions are called from within as normforge.h says, where a fork cannot wait for its own
-// thread: such a child must not use what was made before it.
+// Rules a change must keep: no function of the host's is called from within, for it may wait for a
+// thread that forks; nobody within waits for a thread that has yet to enter.
 #pragma once
 
 namespace normforge {
 
-/// Registers the handlers, once a process; they stay. Throws std::bad_alloc where there is no
-/// memory for them.
-void watchForks();
+/// Throws std::bad_alloc where the handlers could not be registered when the library was loaded.
+void requireForkHandlers();
 
-/// The number of forks between the process that called watchForks first and this one: what was made
+/// The number of forks between the process that loaded the library and this one: what was made
 /// under another number belongs to a parent.
 unsigned forkGeneration();
 

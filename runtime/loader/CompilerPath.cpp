@@ -18,7 +18,7 @@ namespace {
 /// working directory of that moment. Fixed memory: nothing can fail here.
 char ownFolder[PATH_MAX];
 
-/// An address within this library, or within the program that it is linked into.
+/// Its own address lies in this library, or in the program that it is linked into.
 [[gnu::constructor]] void findOwnFolder() {
   Dl_info here;
   link_map *map = nullptr;
@@ -31,7 +31,7 @@ char ownFolder[PATH_MAX];
   if (!realpath(isProgram ? "/proc/self/exe" : map->l_name, ownFolder))
     ownFolder[0] = '\0';
   if (char *slash = std::strrchr(ownFolder, '/'))
-    *slash = '\0';
+    slash[slash == ownFolder] = '\0'; // "/" is a folder too
 }
 
 } // namespace

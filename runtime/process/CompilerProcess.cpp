@@ -16,6 +16,8 @@
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 extern char **environ;
@@ -25,13 +27,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// What posix_spawn is told, freed at the end.
-struct SpawnPlan {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  bool ok;
-  SpawnPlan()
-      : ok(posix_spawn_file_actions_init(&actions) == 0 && posix_spawnattr_init(&attributes) == 0) {
+/// What posix_spawn is told: the socket is descriptor 0, errors are kept in `errors`, and the
+/// host's descriptors, handlers and masks of signals are not inherited. In a group of its own: what
+/// a terminal sends to the host's (Ctrl-C) is for the host to answer.
+class SpawnPlan {
+public:
+  SpawnPlan() {
+    if (posix_spawn_file_actions_init(&actions) != 0)
+      throw std::bad_alloc();
+    if (posix_spawnattr_init(&attributes) != 0) {
+      posix_spawn_file_actions_destroy(&actions);
+      throw std::bad_alloc();
+    }
   }
   ~SpawnPlan() {
     posix_spawn_file_actions_destroy(&actions);
@@ -39,25 +46,36 @@ struct SpawnPlan {
   }
   SpawnPlan(const SpawnPlan &) = delete;
   SpawnPlan &operator=(const SpawnPlan &) = delete;
-};
 
-/// The socket is descriptor 0, errors are kept in `errors`, and the host's descriptors, handlers
-/// and masks of signals are not inherited.
-bool plan(SpawnPlan &spawn, int socket, int errors) {
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  return spawn.ok && posix_spawn_file_actions_adddup2(&spawn.actions, socket, 0) == 0 &&
-         posix_spawn_file_actions_addopen(&spawn.actions, 1, "/dev/null", O_WRONLY, 0) == 0 &&
-         posix_spawn_file_actions_adddup2(&spawn.actions, errors, 2) == 0 &&
+  /// 0, or an errno.
+  int fill(int socket, int errors) {
+    sigset_t none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    int error = posix_spawn_file_actions_adddup2(&actions, socket, 0);
+    if (!error)
+      error = posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+    if (!error)
+      error = posix_spawn_file_actions_adddup2(&actions, errors, 2);
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
-         posix_spawn_file_actions_addclosefrom_np(&spawn.actions, 3) == 0 &&
+    if (!error)
+      error = posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-         posix_spawnattr_setsigmask(&spawn.attributes, &none) == 0 &&
-         posix_spawnattr_setsigdefault(&spawn.attributes, &all) == 0 &&
-         posix_spawnattr_setflags(&spawn.attributes,
-                                  POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF) == 0;
-}
+    if (!error)
+      error = posix_spawnattr_setsigmask(&attributes, &none);
+    if (!error)
+      error = posix_spawnattr_setsigdefault(&attributes, &all);
+    if (!error)
+      error = posix_spawnattr_setpgroup(&attributes, 0);
+    return error ? error
+                 : posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK |
+                                                             POSIX_SPAWN_SETSIGDEF |
+                                                             POSIX_SPAWN_SETPGROUP);
+  }
+
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+};
 
 /// A descriptor that is none of 0, 1 and 2, which the host may have closed: the process' own would
 /// be put over it.
@@ -65,6 +83,20 @@ FileDescriptor awayFromStandard(FileDescriptor given) {
   if (given.get() < 0 || given.get() > 2)
     return given;
   return FileDescriptor(fcntl(given.get(), F_DUPFD_CLOEXEC, 3));
+}
+
+/// The end of what a process wrote to its errors, in one line that a terminal may be given.
+std::string lastWords(int errors) {
+  constexpr off_t most = 1024;
+  struct stat status;
+  std::array<char, most> said;
+  const off_t size = fstat(errors, &status) == 0 ? status.st_size : 0;
+  const ssize_t got = pread(errors, said.data(), said.size(), std::max<off_t>(0, size - most));
+  std::string text;
+  for (char c : std::string_view(said.data(), got > 0 ? static_cast<size_t>(got) : 0))
+    text += c == '\n' ? ' ' : static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+  text.erase(text.find_last_not_of(' ') + 1);
+  return text;
 }
 
 /// Waits for the socket until `end`: 1 where it is ready, 0 where the time is over, -1 for an
@@ -83,41 +115,43 @@ int await(int socket, short events, Clock::time_point end) {
 
 } // namespace
 
+/// Named by a descriptor: a host that waits for all children itself may have taken its end, and its
+/// number may be another's by now.
 struct CompilerProcess::Process {
-  pid_t pid = -1;
-  FileDescriptor socket, errors;
+  FileDescriptor handle, socket, errors;
   unsigned generation = 0; ///< of the process that started it
-  bool hasAnswered = false;
-  bool reaped = false;
-  int status = -1; ///< of waitpid; -1 where somebody else took it
+  bool isReaped = false;
+  siginfo_t ending = {}; ///< of waitid; si_code 0 where somebody else took it
 
   ~Process() { end(); }
   /// Kills it and waits; a fork's child leaves its parent's alone.
   void end() {
-    if (pid < 0 || reaped || generation != forkGeneration())
+    if (!handle || isReaped || generation != forkGeneration())
       return;
-    reaped = true;
-    kill(pid, SIGKILL);
-    pid_t found;
-    do
-      found = waitpid(pid, &status, 0);
-    while (found < 0 && errno == EINTR);
-    if (found != pid)
-      status = -1;
+    syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
+    reap(0);
+    isReaped = true;
   }
   /// Waits a moment for one that has closed its socket, so that its own end is told, not ours.
   void awaitEnd() {
-    for (int i = 0; i < 200 && !reaped; ++i) {
-      const pid_t found = waitpid(pid, &status, WNOHANG);
-      if (found == pid || (found < 0 && errno != EINTR)) {
-        reaped = true;
-        if (found != pid)
-          status = -1;
-      } else {
-        poll(nullptr, 0, 5);
-      }
+    socket = FileDescriptor();
+    pollfd wait = {handle.get(), POLLIN, 0};
+    if (poll(&wait, 1, 1000) > 0) {
+      reap(WNOHANG);
+      isReaped = true;
     }
     end();
+  }
+
+private:
+  void reap(int options) {
+    int result;
+    do
+      result = waitid(static_cast<idtype_t>(3 /* P_PIDFD */), static_cast<id_t>(handle.get()),
+                      &ending, WEXITED | options);
+    while (result < 0 && errno == EINTR);
+    if (result < 0)
+      ending = {};
   }
 };
 
@@ -136,7 +170,7 @@ std::unique_ptr<CompilerProcess::Process> CompilerProcess::start(Failure &failur
   };
   const std::string library = path();
   if (library.empty()) {
-    std::string tried;
+    std::string tried; // a bare name is the loader's to find, and tells no folder
     for (const std::string &candidate : compilerCandidates(path_))
       if (candidate.find('/') != std::string::npos)
         tried += "\n  " + candidate;
@@ -157,8 +191,9 @@ std::unique_ptr<CompilerProcess::Process> CompilerProcess::start(Failure &failur
     return fail(codeOfErrno(errno),
                 std::string("no descriptor for a compiler's process: ") + std::strerror(errno));
   SpawnPlan spawn;
-  if (!plan(spawn, theirs.get(), errors.get()))
-    throw std::bad_alloc();
+  if (const int error = spawn.fill(theirs.get(), errors.get()))
+    return fail(codeOfErrno(error),
+                std::string("a compiler's process cannot be prepared: ") + std::strerror(error));
   const std::string version = std::to_string(protocolVersion);
   const std::string seconds = std::to_string(limits_.seconds);
   const std::string bytes = std::to_string(limits_.bytes);
@@ -166,18 +201,22 @@ std::unique_ptr<CompilerProcess::Process> CompilerProcess::start(Failure &failur
                                              seconds.c_str(), bytes.c_str(),   nullptr};
   auto process = std::make_unique<Process>();
   pid_t pid;
-  const int error = posix_spawn(&pid, program.c_str(), &spawn.actions, &spawn.attributes,
-                                const_cast<char *const *>(words.data()), environ);
-  if (error == ENOMEM)
-    throw std::bad_alloc();
+  int error = posix_spawn(&pid, program.c_str(), &spawn.actions, &spawn.attributes,
+                          const_cast<char *const *>(words.data()), environ);
   if (error != 0)
-    return fail(error == ENOENT || error == EACCES ? NF_NO_COMPILER : NF_SYSTEM_ERROR,
+    return fail(error == ENOENT || error == EACCES ? NF_NO_COMPILER : codeOfErrno(error),
                 program + " cannot be started: " + std::strerror(error));
-  process->pid = pid;
+  process->handle = FileDescriptor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  error = errno;
   process->socket = std::move(ours);
   process->errors = std::move(errors);
   process->generation = forkGeneration();
-  return process;
+  if (process->handle)
+    return process;
+  kill(pid, SIGKILL); // of this moment: nobody can have taken its number yet
+  waitpid(pid, nullptr, 0);
+  return fail(codeOfErrno(error),
+              std::string("no descriptor of a compiler's process: ") + std::strerror(error));
 }
 
 std::unique_ptr<CompilerProcess::Process> CompilerProcess::takeResting() {
@@ -190,6 +229,16 @@ std::unique_ptr<CompilerProcess::Process> CompilerProcess::takeResting() {
   auto process = std::move(resting_.back());
   resting_.pop_back();
   return process;
+}
+
+void CompilerProcess::rest(std::unique_ptr<Process> process) {
+  std::unique_ptr<Process> oldest; // ends after the lock
+  std::lock_guard lock(mutex_);
+  resting_.push_back(std::move(process));
+  if (resting_.size() > mostResting) {
+    oldest = std::move(resting_.front());
+    resting_.erase(resting_.begin());
+  }
 }
 
 CompilerProcess::Talk CompilerProcess::talk(Process &process, std::span<const std::byte> question,
@@ -250,20 +299,15 @@ bool CompilerProcess::describeEnd(Process &process, Talk talk, Failure &failure)
   }
   process.awaitEnd();
   std::string text = "the compiler's process ended before it answered";
-  if (process.status != -1 && WIFSIGNALED(process.status))
-    text += ": signal " + std::to_string(WTERMSIG(process.status)) + " (" +
-            strsignal(WTERMSIG(process.status)) + ")";
-  else if (process.status != -1)
-    text += ": exit status " + std::to_string(WEXITSTATUS(process.status));
+  if (process.ending.si_code == CLD_EXITED)
+    text += ": exit status " + std::to_string(process.ending.si_status);
+  else if (process.ending.si_code != 0)
+    text += ": signal " + std::to_string(process.ending.si_status) + " (" +
+            strsignal(process.ending.si_status) + ")";
   if (limits_.bytes > 0)
     text += "; its memory is limited to " + std::to_string(limits_.bytes) + " bytes";
-  std::array<char, 1024> said;
-  const ssize_t got = pread(process.errors.get(), said.data(), said.size(), 0);
-  std::string_view last(said.data(), got > 0 ? static_cast<size_t>(got) : 0);
-  while (!last.empty() && (last.back() == '\n' || last.back() == '\0'))
-    last.remove_suffix(1);
-  if (!last.empty())
-    text += "; it said: " + std::string(last);
+  if (const std::string last = lastWords(process.errors.get()); !last.empty())
+    text += "; it said: " + last;
   return failure.set(NF_COMPILER_ENDED, std::move(text));
 }
 
@@ -283,22 +327,21 @@ bool CompilerProcess::ask(Question question, const nf_compiler_request &request,
       all.rested_.notify_one();
     }
   } const turn(*this);
-  // A process that has answered before may have been ended since, by the system or a person: that
-  // is no fault of this request, which a new one answers.
-  for (bool onlyNew : {false, true}) {
-    auto process = onlyNew ? nullptr : takeResting();
+  // One at rest may have ended since, of its own or by somebody else: that is no fault of this
+  // request, which a new one answers.
+  for (bool isFirst : {true, false}) {
+    auto process = isFirst ? takeResting() : nullptr;
+    const bool rested = process != nullptr;
     if (!process)
       process = start(failure);
     if (!process)
       return false;
     const Talk result = talk(*process, message, answer);
     if (result == Talk::Answered) {
-      process->hasAnswered = true;
-      std::lock_guard lock(mutex_);
-      resting_.push_back(std::move(process));
+      rest(std::move(process));
       return true;
     }
-    if (result == Talk::Died && process->hasAnswered && !onlyNew)
+    if (result == Talk::Died && rested)
       continue;
     return describeEnd(*process, result, failure);
   }

@@ -3,13 +3,16 @@
 // LLVM and MLIR do not check every allocation, and answer a defect of theirs with abort(). A host
 // that must not end with them, or wants bounds on the compiler's time and memory, asks the program
 // normforge-compile, which lies beside the compiler library. A process answers one question at a
-// time and then rests for the next, so that a session's 40 ms are paid once; those that do not rest
-// are as many as threads ask at once, up to the processors. One that dies, or takes too long and is
-// killed, is an error of that one request; the next starts another.
+// time and then rests for the next, so that a session's 40 ms are paid once; they are as many as
+// threads ask at once, up to the processors, few of them rest, and one at rest ends after some
+// seconds. One that dies, or takes too long and is killed, is an error of that one request; the
+// next starts another.
 //
 // The host's side is careful: posix_spawn, which runs no handlers of fork and copies no memory; no
 // signal (a dead process gives an error where a pipe would give SIGPIPE); descriptors of the host
-// are not inherited; a host that reaps all children itself is not confused.
+// are not inherited (with glibc 2.34 or later; before, those that are close-on-exec); processes are
+// named by descriptors (Linux 5.3), so that none is taken for another where a host reaps all
+// children itself.
 #pragma once
 
 #include "runtime/FileDescriptor.h"
@@ -53,11 +56,14 @@ private:
            Failure &failure);
   /// One at rest; empty where there is none.
   std::unique_ptr<Process> takeResting();
+  void rest(std::unique_ptr<Process> process);
   std::unique_ptr<Process> start(Failure &failure) const;
   Talk talk(Process &process, std::span<const std::byte> question,
             std::vector<std::byte> &answer) const;
   /// Why a process gave no answer; it is ended with that.
   bool describeEnd(Process &process, Talk talk, Failure &failure) const;
+
+  static constexpr size_t mostResting = 4;
 
   const std::string path_;
   const Limits limits_;

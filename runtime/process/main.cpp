@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -80,10 +81,22 @@ std::vector<std::byte> answer(CompilerLibrary &compiler, const ReadQuestion &ask
   return writeFailure(failure);
 }
 
-/// Until the host has gone; the exit status.
+/// Waits for the next question; false where none comes for a while: the host starts another process
+/// when it has one.
+bool isAsked() {
+  constexpr int mostIdleMilliseconds = 10'000;
+  pollfd wait = {socketDescriptor, POLLIN, 0};
+  int ready;
+  do
+    ready = poll(&wait, 1, mostIdleMilliseconds);
+  while (ready < 0 && errno == EINTR);
+  return ready > 0;
+}
+
+/// Until the host has gone or asks no more; the exit status.
 int serve(CompilerLibrary &compiler, unsigned long seconds) {
   uint64_t length;
-  while (receive(&length, sizeof length)) {
+  while (isAsked() && receive(&length, sizeof length)) {
     if (length > mostMessageBytes) {
       std::fputs("a question is longer than any\n", stderr);
       return 2;
@@ -97,6 +110,8 @@ int serve(CompilerLibrary &compiler, unsigned long seconds) {
       return 2;
     }
     limitTime(seconds);
+    if (ftruncate(2, 0) == 0) // what is said is said of this question
+      lseek(2, 0, SEEK_SET);
     std::vector<std::byte> reply;
     try {
       reply = answer(compiler, asked);

@@ -550,7 +550,7 @@ TEST_CASE("cache lists, verifies and clears") {
   CHECK(folder.run({"cache", "list", "--dir", directory}).out ==
         "0 kernels, 0 texts, 0 bytes in " + directory + "\n");
   {
-    DiskCache cache(directory, DiskCache::defaultBytes, nullptr);
+    DiskCache cache(directory, DiskCache::defaultBytes);
     auto target = describeTarget("haswell");
     auto spec = readSpec((folder.path() / "bn.yaml").string());
     REQUIRE(bool(target));

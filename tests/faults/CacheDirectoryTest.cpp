@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -35,6 +36,12 @@ void checkRefused(const std::string &cache, const std::string &why) {
   const Tried tried = attempt(cache);
   CHECK_MESSAGE(tried.log.find(why) != std::string::npos, tried.log, " lacks ", why);
   CHECK_FALSE(tried.kept);
+}
+
+/// What the counting compiler has compiled in this process.
+int compilations() {
+  void *library = dlopen(NORMFORGE_FAKE_COMPILER, RTLD_NOW | RTLD_LOCAL);
+  return reinterpret_cast<int (*)()>(dlsym(library, "fake_compiled"))();
 }
 
 /// The working directory, put back at the end.
@@ -100,8 +107,10 @@ TEST_CASE("cache directory: nobody else can write above it") {
   fs::create_directories(folder / "home");
   CHECK(attempt(folder / "home/cache").kept);
   REQUIRE(chmod((folder / "home").c_str(), 0777) == 0);
+  const int before = compilations();
   const Tried planted = attempt(folder / "home/cache");
   CHECK(planted.log.find("others can write to") != std::string::npos);
+  CHECK(compilations() == before + 1);
 }
 
 TEST_CASE("cache directory: links") {
@@ -145,10 +154,13 @@ TEST_CASE("cache directory: what belongs to another user") {
   REQUIRE(chmod(folder.path.c_str(), 0755) == 0);
   REQUIRE(chown((folder / "home/user").c_str(), other, other) == 0);
   const std::string cache = folder / "home/user/cache";
+  const std::string compiler = folder / "compiler.so"; // where he can read it
+  fs::copy_file(NORMFORGE_FAKE_COMPILER, compiler);
   const Ending ending = inChild(20, [&] {
     if (setgid(other) != 0 || setuid(other) != 0)
       return 2;
-    const bool isOk = compileOnce({.cache = cache.c_str()}, "a\nquick").isOk();
+    const bool isOk =
+        compileOnce({.compiler = compiler.c_str(), .cache = cache.c_str()}, "a\nquick").isOk();
     return isOk && fs::exists(cache) ? 0 : 1;
   });
   CHECK(ending.status == 0);

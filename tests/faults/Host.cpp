@@ -1,5 +1,6 @@
 #include "tests/faults/Host.h"
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -8,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 namespace normforge::test {
@@ -18,7 +20,9 @@ static std::string newFolder() {
     throw std::runtime_error("no folder in /tmp");
   return name;
 }
-Folder::Folder() : path(newFolder()) {}
+Folder::Folder() : path(newFolder()) {
+  umask(022); // what a test makes is as it says, whatever the user's
+}
 Folder::~Folder() {
   std::error_code ignored;
   std::filesystem::remove_all(path, ignored);
@@ -77,6 +81,15 @@ Ending awaitChild(int pid, double seconds) {
   ending.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return ending;
 }
+
+int descriptors() {
+  int count = 0;
+  for ([[maybe_unused]] const auto &entry : std::filesystem::directory_iterator("/proc/self/fd"))
+    ++count;
+  return count;
+}
+
+bool noChildren() { return waitpid(-1, nullptr, WNOHANG) < 0 && errno == ECHILD; }
 
 std::string readFile(const std::string &path) {
   std::ifstream file(path, std::ios::binary);

@@ -63,6 +63,11 @@ struct Ending {
 template <typename Body> Ending inChild(double seconds, Body body);
 Ending awaitChild(int pid, double seconds);
 
+/// Open descriptors of this process.
+int descriptors();
+/// Whether this process has no children, running or not waited for.
+bool noChildren();
+
 std::string readFile(const std::string &path);
 void writeFile(const std::string &path, const std::string &text);
 /// A command line, by the shell; its exit status, and what it printed.

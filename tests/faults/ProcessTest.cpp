@@ -116,11 +116,40 @@ TEST_CASE("child: what ends it is an error of one request, and the next one work
 }
 
 TEST_CASE("child: LLVM's own end within a limit of memory is an error") {
-  const Outcome outcome =
-      compileOnce({.compiler = nullptr, .inChild = true, .bytes = 64 << 20}, realSpec);
-  CHECK_FALSE(outcome.isOk());
-  CHECK((outcome.code == NF_COMPILER_ENDED || outcome.code == NF_NO_COMPILER ||
-         outcome.code == NF_OUT_OF_MEMORY));
+  // Between what is too little to open the library with and what is enough to compile, memory ends
+  // within LLVM.
+  int ended = 0;
+  auto attempt = [&](uint64_t kilobytes) {
+    const Outcome outcome =
+        compileOnce({.compiler = nullptr, .inChild = true, .bytes = kilobytes << 10}, realSpec);
+    INFO(kilobytes, " KiB: ", std::string(outcome.message));
+    CHECK((outcome.isOk() || outcome.code == NF_COMPILER_ENDED || outcome.code == NF_NO_COMPILER ||
+           outcome.code == NF_OUT_OF_MEMORY));
+    ended += outcome.code == NF_COMPILER_ENDED || outcome.code == NF_OUT_OF_MEMORY;
+    return outcome.isOk();
+  };
+  uint64_t tooLittle = 40 << 10, enough = 4 << 20;
+  REQUIRE_FALSE(attempt(tooLittle));
+  REQUIRE(attempt(enough));
+  while (enough - tooLittle > 256) {
+    const uint64_t middle = (tooLittle + enough) / 2;
+    (attempt(middle) ? enough : tooLittle) = middle;
+  }
+  for (uint64_t less = 256; less <= 16 << 10; less += 512) // where it ends differs from run to run
+    attempt(enough - less);
+  CHECK(ended > 0);
+  CHECK(attempt(0)); // no limit
+  std::printf("limits of memory: enough from %llu KiB, %d ended below\n",
+              static_cast<unsigned long long>(enough), ended);
+}
+
+TEST_CASE("child: what it said before it ended is of this request, and fit for a terminal") {
+  const Engine engine({.inChild = true});
+  CHECK(engine.compile("a\nquick chatter").isOk());
+  const Outcome crash = engine.compile("b\ncrash");
+  const std::string message = crash.message;
+  CHECK(message.find("it said: ?[31mFAKE ERROR: a defect") != std::string::npos);
+  CHECK(message.find("chatter") == std::string::npos);
 }
 
 TEST_CASE("child: as many as threads ask, none left at the end, none inherits descriptors") {
@@ -147,6 +176,22 @@ TEST_CASE("child: as many as threads ask, none left at the end, none inherits de
     std::fclose(host);
   }
   CHECK(compilers().empty());
+}
+
+TEST_CASE("child: one at rest ends by itself, and the next request starts another") {
+  const Engine engine({.inChild = true});
+  REQUIRE(engine.compile("a\nquick").isOk());
+  REQUIRE(compilers().size() == 1);
+  const int pid = compilers().front();
+  const std::string state = "/proc/" + std::to_string(pid) + "/stat";
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (readFile(state).find(") Z ") == std::string::npos &&
+         std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  CHECK(readFile(state).find(") Z ") != std::string::npos); // 10 s without a question
+  CHECK(engine.compile("b\nquick").isOk());
+  CHECK(compilers().size() == 1);
+  CHECK(compilers().front() != pid);
 }
 
 TEST_CASE("child: a host that reaps all children, and one that ignores their signals") {
@@ -206,6 +251,36 @@ TEST_CASE("fork: children of a host whose threads compile") {
       thread.join();
     CHECK(engine.compile("after\nquick").isOk());
   }
+}
+
+TEST_CASE("fork: a log that waits for a thread that forks, and a fork from within it") {
+  struct Host {
+    std::atomic<bool> inLog{false}, forked{false};
+    Ending ending;
+    static void log(void *user, const char *) {
+      auto &host = *static_cast<Host *>(user);
+      host.inLog = true;
+      while (
+          !host.forked) // as one that needs an interpreter's lock, which the forking thread holds
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      host.ending = inChild(20, [] {
+        const Ending inner =
+            inChild(10, [] { return compileOnce({}, "in\nquick").isOk() ? 0 : 1; });
+        return inner.timedOut || inner.status != 0;
+      });
+    }
+  } host;
+  std::thread compiling(
+      [&] { compileOnce({.cache = "relative", .log = Host::log, .logUser = &host}, "a\nquick"); });
+  while (!host.inLog)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const Ending other = inChild(20, [] { return compileOnce({}, "b\nquick").isOk() ? 0 : 1; });
+  host.forked = true;
+  compiling.join();
+  CHECK_FALSE(other.timedOut);
+  CHECK(other.status == 0);
+  CHECK_FALSE(host.ending.timedOut);
+  CHECK(host.ending.status == 0);
 }
 
 TEST_CASE("fork: while the compiler library is being opened, and while it compiles") {

@@ -9,8 +9,8 @@ using namespace normforge;
 namespace {
 
 /// 20 errors, each with a note, both with their line and a caret, and a last line that counts the
-/// others. The longest line is that of an unknown key, with all known ones: 370 bytes.
-constexpr size_t kMaxLines = 20 * 2 * 3 + 1, kMaxLineBytes = 512;
+/// others. The longest line is one of 160 characters of the spec.
+constexpr size_t kMaxLines = 20 * 2 * 3 + 1, kMaxLineBytes = 160 * 4;
 
 /// Each kind of vectors: SSE4.2, AVX2, AVX-512, AVX-512 with streaming stores beyond L3, NEON, SVE.
 const std::vector<TargetDescription> &targets() {

@@ -349,7 +349,7 @@ TEST_CASE("what was not used for longest goes first") {
 
 TEST_CASE("listing tells what would not be used") {
   Folder cache;
-  DiskCache disk(cache.path, DiskCache::defaultBytes, nullptr);
+  DiskCache disk(cache.path, DiskCache::defaultBytes);
   disk.write(CacheKind::Kernel, {"good", {}, {std::byte{1}}});
   disk.write(CacheKind::Kernel, {"stale", {{"/nowhere", 1, "build-id 00"}}, {}});
   disk.write(CacheKind::Request, {"damaged", {}, {}});

@@ -198,7 +198,7 @@ TEST_CASE("a kernel's key on disk has all that its code may depend on") {
   auto keys = [&](CacheKind kind) {
     std::vector<std::string> found;
     std::string problem;
-    for (const auto &file : DiskCache(folder, 1 << 30, nullptr).list(problem))
+    for (const auto &file : DiskCache(folder, 1 << 30).list(problem))
       if (file.kind == kind && file.entry)
         found.push_back(file.entry->key);
     CHECK(problem.empty());

@@ -69,8 +69,10 @@ EXPORT int nf_compiler_compile_v3(const nf_compiler_request *request, nf_compile
     ++compiled;
     const std::string spec(request->spec, request->spec_bytes);
     auto has = [&](const char *word) { return spec.find(word) != std::string::npos; };
+    if (has("chatter"))
+      std::fputs("chatter\n", stderr);
     if (has("crash")) {
-      std::fputs("FAKE ERROR: a defect\n", stderr);
+      std::fputs("\x1b[31mFAKE ERROR: a defect\n", stderr);
       std::abort();
     }
     while (has("hang"))
