@@ -22,11 +22,12 @@
  * other functions take no NULL but where they say so. A kernel outlives its engine or pack, and a
  * plan its kernel: each holds what it needs.
  *
- * fork. A child may use all that its parent had made, engines included: fork waits, where other
- * threads are in these functions (nf_run and what follows it excepted), until they are out; a
- * compilation takes milliseconds. What does not wait: vfork, posix_spawn and system, whose child
- * uses nothing of ours; a fork from within nf_log_fn, whose child must not use Normforge; and clone
- * called directly. A child of compile_in_child is not shared: the fork starts its own.
+ * fork. A child may use all that its parent had made, engines included: fork waits until no other
+ * thread is at what a child could not go on with, which is compiling (milliseconds, or with
+ * compile_in_child up to compile_seconds), loading, and making and freeing engines. nf_run never
+ * makes it wait. Handlers of pthread_atfork that a host registered before it loaded this library
+ * must not use it. A child has compiler's processes of its own. Not covered: clone, called
+ * directly.
  *
  * Strings are UTF-8, zero-terminated, and live as long as the object they were asked of. A name or
  * list asked for with an index out of range is NULL or 0.
@@ -66,15 +67,15 @@ typedef enum nf_code {
   NF_OK = 0,
   NF_INVALID_ARGUMENT = 1, /* a call that cannot be meant: NULL, a wrong count, size or alignment */
   NF_COMPILE_FAILED = 2,   /* the spec or an option has errors; the message has their places */
-  NF_NO_COMPILER = 3,      /* the compiler library cannot be opened */
+  NF_NO_COMPILER = 3,      /* the compiler library or its program cannot be opened */
   NF_BAD_ARTIFACT = 4,     /* bytes that are not a whole kernel of a version that is understood */
   NF_WRONG_MACHINE = 5,    /* the kernel needs a CPU or a feature that this machine lacks */
   NF_OUT_OF_MEMORY = 6,
   NF_SYSTEM_ERROR = 7, /* the operating system refused */
   NF_INTERNAL = 8,     /* a defect of Normforge */
   NF_NO_KERNEL = 9,    /* a pack holds no kernel of this name and phase */
-  NF_COMPILER_ENDED =
-      10 /* the compiler's process died, or was ended for its time, before it answered */
+  /* the compiler's process died, or was ended for its time, before it answered */
+  NF_COMPILER_ENDED = 10
 } nf_code;
 
 typedef struct nf_status nf_status;
@@ -157,15 +158,16 @@ typedef struct nf_engine_options {
   const nf_allocator *allocator;
   /* Compile in a process of its own, the program normforge-compile beside the compiler library, so
    * that nothing that happens to the compiler happens to the host; 0: in this process. The first
-   * compilation costs some 10 ms more, others 0.1 ms. A host that waits for all of its children
-   * itself may; SIGCHLD arrives for each that ends. */
+   * compilation costs some 10 ms more, others 0.1 ms. compiler_library must be a path then, not a
+   * bare name. A host that waits for all of its children itself may; SIGCHLD arrives for each that
+   * ends. Needs Linux 5.3. */
   uint32_t compile_in_child;
   /* Seconds after which such a process that has not answered is ended; 0: 60. */
   uint32_t compile_seconds;
   /* Bytes of address space that such a process may have; LLVM alone takes some 400 MiB. 0: no
    * limit. */
   uint64_t compile_bytes;
-  /* Run MLIR's and LLVM's verifiers after every step of every compilation; 0: no. */
+  /* Run MLIR's and LLVM's verifiers after every step of what this engine compiles; 0: no. */
   uint32_t verify;
 } nf_engine_options;
 

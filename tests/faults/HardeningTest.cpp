@@ -120,6 +120,38 @@ TEST_CASE(
   CHECK(maps.find(planted.bad.path) == std::string::npos);
 }
 
+TEST_CASE("hardening: a program with more rights than its caller is told no place by him") {
+  if (geteuid() != 0) {
+    MESSAGE("SKIP: only root can make a program of another user");
+    return;
+  }
+  const Planted planted; // the static prober with a compiler library beside it
+  std::string printed;
+  const std::string program = planted.good / "bin/prober-static";
+  const std::string folder = planted.bad / "his";
+  REQUIRE(chmod(planted.good.path.c_str(), 0755) == 0);
+  REQUIRE(chmod(planted.bad.path.c_str(), 0755) == 0);
+  fs::create_directory(folder);
+  REQUIRE(chown(folder.c_str(), 65534, 65534) == 0);
+  const std::string line = "NORMFORGE_CACHE_DIR=" + folder + "/cache HOME=" + folder +
+                           " setpriv --reuid=65533 --regid=65533 --clear-groups " + program +
+                           " default";
+  // Control: as the program's owner himself, the environment counts.
+  REQUIRE(chmod(program.c_str(), 0755) == 0);
+  CHECK(shell("NORMFORGE_CACHE_DIR=" + folder +
+                  "/cache setpriv --reuid=65534 --regid=65534 "
+                  "--clear-groups " +
+                  program + " default",
+              printed) == 0);
+  CHECK_MESSAGE(fs::exists(folder + "/cache"), printed);
+  fs::remove_all(folder + "/cache");
+  REQUIRE(chown(program.c_str(), 65534, 65534) == 0);
+  REQUIRE(chmod(program.c_str(), 04755) == 0);
+  CHECK_MESSAGE(shell(line, printed) == 0, printed);
+  CHECK_FALSE(fs::exists(folder + "/cache"));
+  CHECK(fs::is_empty(folder));
+}
+
 TEST_CASE("hardening: no memory is writable and executable at once") {
   CHECK(shim_writable_code() == 0);
   if (!canTrace())

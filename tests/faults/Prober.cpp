@@ -1,7 +1,8 @@
 // A small host that tests run under strace, with odd working directories, and with memory that may
 // not become executable:
 //
-//   prober [--mdwe] [--dlopen LIBRARY CWD] compile | cache DIR | pack FILE | library FILE SYMBOL
+//   prober [--mdwe] [--dlopen LIBRARY CWD]
+//          compile | default | cache DIR | pack FILE | library FILE SYMBOL
 //
 // Prints "CODE MESSAGE" of what failed, or "0 ok". With --dlopen it uses none of what it is linked
 // with: it opens the runtime by the given path, then goes to CWD.
@@ -93,6 +94,8 @@ int main(int argc, char **argv) {
   }
   if (is("compile"))
     return compile("");
+  if (is("default")) // where the environment says
+    return compile(nullptr);
   if (is("cache") && at + 1 < argc)
     return compile(argv[at + 1]);
   if (is("pack") && at + 1 < argc)
