@@ -23,6 +23,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <type_traits>
 
 using namespace normforge;
 
@@ -399,8 +400,10 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
       return false;
     if (!name)
       return failNull("name", failure);
-    if (phase != NF_INFERENCE && phase != NF_TRAINING)
-      return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(int(phase)) +
+    std::underlying_type_t<nf_phase> number; // C may give any; to C++ another is no nf_phase
+    std::memcpy(&number, &phase, sizeof number);
+    if (number != NF_INFERENCE && number != NF_TRAINING)
+      return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE or NF_TRAINING");
     const ForkGate gate; // of locks, and of what is asked of the machine once
     const Pack::Entry *entry = pack->pack->choose(
