@@ -171,6 +171,13 @@ class EngineOptions(ctypes.Structure):
         ("cache_bytes", ctypes.c_uint64),
         ("log", ctypes.c_void_p),
         ("log_user", ctypes.c_void_p),
+        ("debugger", ctypes.c_uint32),
+        ("executor", ctypes.c_void_p),
+        ("allocator", ctypes.c_void_p),
+        ("compile_in_child", ctypes.c_uint32),
+        ("compile_seconds", ctypes.c_uint32),
+        ("compile_bytes", ctypes.c_uint64),
+        ("verify", ctypes.c_uint32),
     ]
 
 

@@ -106,7 +106,7 @@ void declareCache(CLI::App &app, int &status) {
         fmt::print(stderr, "normforge: note: {}\n", ignored);
       if (path.empty()) {
         status = report(badInput("no cache directory: NORMFORGE_CACHE_DIR, XDG_CACHE_HOME and HOME "
-                                 "are not set; name one with --dir"));
+                                 "are not set to absolute paths; name one with --dir"));
         return;
       }
       DiskCache cache(path, DiskCache::defaultBytes);

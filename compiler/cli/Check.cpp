@@ -206,7 +206,8 @@ void declareCheck(CLI::App &app, int &status) {
                   "a named size; may be given several times (default: N=8, T=128)")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
-  sub->add_option("--threads", options->threads, "Threads, for oneDNN too (default: all)")
+  sub->add_option("--threads", options->threads,
+                  "Threads, for oneDNN too (default: as many as processors may be used)")
       ->type_name("COUNT");
   sub->add_option("--cpu", options->cpu,
                   "Compile for this CPU, which must be one that this machine can stand for "

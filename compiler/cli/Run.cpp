@@ -225,7 +225,8 @@ void declareRun(CLI::App &app, int &status) {
       ->type_name("PHASE");
   sub->add_option("--cpu", options->cpu, "Compile for this CPU (default: native)")
       ->type_name("CPU");
-  sub->add_option("--threads", options->threads, "Threads to use (default: all)")
+  sub->add_option("--threads", options->threads,
+                  "Threads to use (default: as many as processors may be used)")
       ->type_name("COUNT");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))

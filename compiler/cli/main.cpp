@@ -50,7 +50,8 @@ int parseAndRun(int argc, char **argv) {
   app.set_version_flag("--version", versions, "Print the versions of normforge, LLVM and oneDNN");
   app.set_help_flag("-h,--help", "Print this help");
   app.require_subcommand(1);
-  app.footer("Exit status: 0 success; 1 a check that disagrees; 2 bad input; 3 out of memory or a "
+  app.footer("Exit status: 0 success; 1 a check that disagrees, or cache entries that would not be "
+             "used; 2 bad input; 3 out of memory or a "
              "defect of normforge.");
   cli::declareCheck(app, status);
   cli::declareCompile(app, status);

@@ -33,7 +33,8 @@
  * list asked for with an index out of range is NULL or 0.
  *
  * Structs with struct_size: set every field to 0, then struct_size to sizeof of the struct. Later
- * versions add fields at the end only; those that this version does not know are ignored.
+ * versions add fields at the end only; those that this version does not know are ignored. Later
+ * versions add codes of errors too: take one that you do not know for a failure.
  */
 #ifndef NORMFORGE_NORMFORGE_H
 #define NORMFORGE_NORMFORGE_H
@@ -74,7 +75,7 @@ typedef enum nf_code {
   NF_SYSTEM_ERROR = 7, /* the operating system refused */
   NF_INTERNAL = 8,     /* a defect of Normforge */
   NF_NO_KERNEL = 9,    /* a pack holds no kernel of this name and phase */
-  /* the compiler's process died, or was ended for its time, before it answered */
+  /* the compiler's process died, for lack of memory or a defect, or was ended for its time */
   NF_COMPILER_ENDED = 10
 } nf_code;
 
@@ -102,7 +103,7 @@ typedef void nf_parallel_for_fn(void *user, uint64_t tasks, nf_body_fn *body, vo
 
 /* The threads of the host. normforge/openmp.h makes one of OpenMP. */
 typedef struct nf_executor {
-  uint32_t struct_size;
+  uint32_t struct_size; /* sizeof(nf_executor); less than its first version is an error */
   nf_parallel_for_fn *parallel_for; /* NULL: the calling thread runs everything */
   void *user;
 } nf_executor;
@@ -111,7 +112,7 @@ typedef struct nf_executor {
  * `release` takes back what it gave. Both may be called from several threads at once, and must not
  * throw. */
 typedef struct nf_allocator {
-  uint32_t struct_size;
+  uint32_t struct_size; /* sizeof(nf_allocator); less than its first version is an error */
   void *(*allocate)(void *user, size_t bytes, size_t alignment); /* NULL: malloc and free */
   void (*release)(void *user, void *memory, size_t bytes, size_t alignment);
   void *user;
@@ -121,14 +122,16 @@ typedef struct nf_allocator {
 
 typedef struct nf_engine nf_engine;
 
-/* Takes a line of text about what an engine does without: a cache directory that cannot be used.
+/* Takes a line of text about what an engine does without: a cache directory that cannot be used, or
+ * that there is none.
  * May be called from several threads at once, from within nf_engine_create and nf_compile; must not
  * throw, nor use the engine. `user` outlives the engine. */
 typedef void nf_log_fn(void *user, const char *text);
 
 typedef struct nf_engine_options {
-  uint32_t struct_size;
-  /* Write the addresses and names of kernels to /tmp/perf-PID.map for perf; 0: no. */
+  uint32_t struct_size; /* sizeof(nf_engine_options); less than its first version is an error */
+  /* Write the addresses and names of kernels to /tmp/perf-PID.map for perf; 0: no. Nothing is
+   * written where something else lies there than a file of this user's with one name. */
   uint32_t perf_map;
   /* Path of libnormforge-compiler.so, copied; a relative one with a slash is taken from the working
    * directory of now, one without a slash the loader looks for. NULL: looked for beside the file
@@ -137,12 +140,13 @@ typedef struct nf_engine_options {
   const char *compiler_library;
   /* Where compiled kernels are kept between processes, copied. NULL: $NORMFORGE_CACHE_DIR, else
    * $XDG_CACHE_HOME/normforge, else $HOME/.cache/normforge, of which relative paths are ignored.
-   * "": nowhere. It is made when the first kernel is kept. What lies there is run, so nobody else
-   * may have put it there: the path is absolute; the directory belongs to this user and others
-   * cannot write to it; each directory above it belongs to root or this user, and others cannot
-   * write to it unless it is sticky, as /tmp is; it is no symbolic link itself, and links above it
-   * are root's or this user's. Where it cannot be used, `log` hears of it once and kernels are
-   * compiled each time. */
+   * "": nowhere (in the environment an empty value counts as none). It is made when the first
+   * kernel is kept. What lies there is run, so nobody else may have put it there: the path is
+   * absolute; the directory belongs to this user, and neither its group nor others can write to it;
+   * each directory above it belongs to root or this user, and neither group nor others can write to
+   * it unless it is sticky, as /tmp is; it is no symbolic link itself, and links above it are
+   * root's or this user's. Where it cannot be used, `log` hears of it once and kernels are compiled
+   * each time. */
   const char *cache_directory;
   /* Bytes of the kernels kept there, at most; those not used for longest go first. 0: 256 MiB. */
   uint64_t cache_bytes;
@@ -159,13 +163,18 @@ typedef struct nf_engine_options {
   /* Compile in a process of its own, the program normforge-compile beside the compiler library, so
    * that nothing that happens to the compiler happens to the host; 0: in this process. The first
    * compilation costs some 10 ms more, others 0.1 ms. compiler_library must be a path then, not a
-   * bare name. A host that waits for all of its children itself may; SIGCHLD arrives for each that
-   * ends. Needs Linux 5.3. */
+   * bare name. Processes are as many as threads compile at once, up to the processors; up to four
+   * rest for the next compilation, some 110 MB each, for ten seconds or until the engine is
+   * released. They have the host's environment, none of its descriptors, the directory / and a
+   * group of their own. A host may reap all children (SIGCHLD ignored, waitpid with WNOHANG); one
+   * that waits until it has none waits for them too. Needs Linux 5.3. */
   uint32_t compile_in_child;
   /* Seconds after which such a process that has not answered is ended; 0: 60. */
   uint32_t compile_seconds;
-  /* Bytes of address space that such a process may have; LLVM alone takes some 400 MiB. 0: no
-   * limit. */
+  /* Bytes of address space that such a process may have: opening the compiler takes 300 to 400 MiB,
+   * a compilation some tens more; 1 GiB is a sensible limit. Errors of what is too little say so:
+   * NF_OUT_OF_MEMORY, NF_COMPILER_ENDED, or NF_NO_COMPILER where it cannot be opened. 0: no limit.
+   */
   uint64_t compile_bytes;
   /* Run MLIR's and LLVM's verifiers after every step of what this engine compiles; 0: no. */
   uint32_t verify;
@@ -187,7 +196,7 @@ typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2, NF_BF16 = 3, NF
 typedef enum nf_phase { NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
 
 typedef struct nf_compile_options {
-  uint32_t struct_size;
+  uint32_t struct_size;    /* sizeof(nf_compile_options); less than its first version is an error */
   const char *phase;       /* "inference" or "training"; NULL: the first that the spec lists */
   const char *cpu;         /* LLVM's name of a CPU: "haswell"; NULL, "" or "native": this one */
   const char *source_name; /* the text's name in errors; NULL: "<spec>" */

@@ -2,7 +2,7 @@
 //
 //   nf::Engine engine;
 //   nf::Kernel kernel = engine.compile(text);
-//   nf::Plan plan = kernel.plan({{8}});
+//   nf::Plan plan = kernel.plan({8});
 //   plan.run(args);
 //
 // Header only: exceptions are thrown and caught in the host's code, none crosses the library. What

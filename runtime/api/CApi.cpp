@@ -143,17 +143,26 @@ bool begin(T **made, const char *what, const Owner *owner, const char *ownersNam
 /// The caller's struct in this version's size: fields that the caller does not know are 0, those
 /// that this version does not know are ignored.
 template <typename T>
-bool readOptions(const T *given, T &options, const char *what, Failure &failure) {
+bool readOptions(const T *given, T &options, const char *name, size_t first, Failure &failure) {
   options = {};
   if (!given)
     return true;
-  if (given->struct_size < sizeof given->struct_size)
-    return failure.set(NF_INVALID_ARGUMENT,
-                       std::string("struct_size of the ") + what + " is not set");
+  if (given->struct_size < first)
+    return failure.set(NF_INVALID_ARGUMENT, std::string("struct_size of ") + name + " is " +
+                                                std::to_string(given->struct_size) +
+                                                "; expected sizeof(" + name + "), at least " +
+                                                std::to_string(first));
   std::memcpy(static_cast<void *>(&options), given,
               std::min<size_t>(given->struct_size, sizeof options));
   return true;
 }
+
+/// The sizes of these structs in the first version that has them: each ends with the field named.
+#define NF_FIRST_SIZE(type, last) (offsetof(type, last) + sizeof(type::last))
+constexpr size_t firstExecutor = NF_FIRST_SIZE(nf_executor, user);
+constexpr size_t firstAllocator = NF_FIRST_SIZE(nf_allocator, user);
+constexpr size_t firstEngineOptions = NF_FIRST_SIZE(nf_engine_options, verify);
+constexpr size_t firstCompileOptions = NF_FIRST_SIZE(nf_compile_options, source_name);
 
 /// Who compiles for an engine; empty with `failure` set where its path means no file.
 std::unique_ptr<Compiler> makeCompiler(const nf_engine_options &options, Failure &failure) {
@@ -164,6 +173,12 @@ std::unique_ptr<Compiler> makeCompiler(const nf_engine_options &options, Failure
                                      ": the working directory, which this path begins at, "
                                      "cannot be told: " +
                                      std::strerror(errno));
+    return nullptr;
+  }
+  if (options.compile_in_child && !path.empty() && path.front() != '/') {
+    failure.set(NF_INVALID_ARGUMENT,
+                "compiler_library is '" + path +
+                    "', a bare name; compile_in_child needs a path, with a slash");
     return nullptr;
   }
   if (!options.compile_in_child)
@@ -179,8 +194,12 @@ std::unique_ptr<Compiler> makeCompiler(const nf_engine_options &options, Failure
 std::unique_ptr<DiskCache> makeDiskCache(const nf_engine_options &options, std::string &warning) {
   const std::string directory =
       options.cache_directory ? options.cache_directory : DiskCache::defaultDirectory(warning);
-  if (directory.empty())
+  if (directory.empty()) {
+    if (!options.cache_directory && warning.empty())
+      warning = "no kernel cache: none of NORMFORGE_CACHE_DIR, XDG_CACHE_HOME and HOME is an "
+                "absolute path";
     return nullptr;
+  }
   return std::make_unique<DiskCache>(directory, options.cache_bytes ? options.cache_bytes
                                                                     : DiskCache::defaultBytes);
 }
@@ -304,9 +323,9 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     *engine = nullptr;
     nf_engine_options options;
     Host host;
-    if (!readOptions(given, options, "options", failure) ||
-        !readOptions(options.executor, host.executor, "executor", failure) ||
-        !readOptions(options.allocator, host.allocator, "allocator", failure))
+    if (!readOptions(given, options, "nf_engine_options", firstEngineOptions, failure) ||
+        !readOptions(options.executor, host.executor, "nf_executor", firstExecutor, failure) ||
+        !readOptions(options.allocator, host.allocator, "nf_allocator", firstAllocator, failure))
       return false;
     if (!host.allocator.allocate != !host.allocator.release)
       return failure.set(NF_INVALID_ARGUMENT,
@@ -341,7 +360,7 @@ nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
     if (!spec && bytes > 0)
       return failNull("spec", failure);
     nf_compile_options options;
-    if (!readOptions(given, options, "options", failure))
+    if (!readOptions(given, options, "nf_compile_options", firstCompileOptions, failure))
       return false;
     return compile(engine, {spec, bytes}, options, "<spec>", kernel, failure);
   });
@@ -356,8 +375,8 @@ nf_status *nf_compile_file(nf_engine *engine, const char *path, const nf_compile
       return failNull("path", failure);
     nf_compile_options options;
     std::string text;
-    return readOptions(given, options, "options", failure) && readFile(path, text, failure) &&
-           compile(engine, text, options, path, kernel, failure);
+    return readOptions(given, options, "nf_compile_options", firstCompileOptions, failure) &&
+           readFile(path, text, failure) && compile(engine, text, options, path, kernel, failure);
   });
 }
 
@@ -574,9 +593,11 @@ nf_status *nf_run(const nf_plan *plan, void *const *args, size_t argCount, const
   return guarded([&](Failure &failure) {
     if (!plan)
       return failNull("plan", failure);
-    constexpr size_t least = offsetof(nf_executor, user) + sizeof executor->user;
-    if (executor && executor->struct_size < least)
-      return failure.set(NF_INVALID_ARGUMENT, "struct_size of the executor is not set");
+    if (executor && executor->struct_size < firstExecutor)
+      return failure.set(NF_INVALID_ARGUMENT, "struct_size of nf_executor is " +
+                                                  std::to_string(executor->struct_size) +
+                                                  "; expected sizeof(nf_executor), at least " +
+                                                  std::to_string(firstExecutor));
     const Host &host = *plan->host;
     return plan->plan->run({{args, argCount}, {scalars, scalarCount}, workspace},
                            executor ? executor : &host.executor, failure, &host.allocator);

@@ -38,7 +38,8 @@ std::string problemOf(const struct stat &status, bool isLast, const std::string 
     return name + " belongs to another user, so it is not used";
   const bool isShared = status.st_mode & (S_IWGRP | S_IWOTH);
   if (isShared && (isLast || !(status.st_mode & S_ISVTX)))
-    return "others can write to " + name + ", so it is not used; chmod go-w makes it safe";
+    return "its group or others can write to " + name +
+           ", so it is not used; chmod go-w makes it safe";
   return {};
 }
 
@@ -63,7 +64,7 @@ FileDescriptor openTrustedDirectory(const std::string &path, bool create, std::s
     return fail(systemError());
   while (true) {
     const bool isLast = pending.empty();
-    if (std::string text = problemOf(status, isLast, isLast ? "it" : at + ", above it,");
+    if (std::string text = problemOf(status, isLast, isLast ? "it" : at + " above it");
         !text.empty())
       return fail(std::move(text));
     if (isLast)

@@ -204,8 +204,10 @@ std::unique_ptr<CompilerProcess::Process> CompilerProcess::start(Failure &failur
   int error = posix_spawn(&pid, program.c_str(), &spawn.actions, &spawn.attributes,
                           const_cast<char *const *>(words.data()), environ);
   if (error != 0)
-    return fail(error == ENOENT || error == EACCES ? NF_NO_COMPILER : codeOfErrno(error),
-                program + " cannot be started: " + std::strerror(error));
+    return fail(error == ENOENT || error == EACCES || error == ENOEXEC ? NF_NO_COMPILER
+                                                                       : codeOfErrno(error),
+                program + " cannot be started: " + std::strerror(error) +
+                    "; compile_in_child needs it beside the compiler library");
   process->handle = FileDescriptor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   error = errno;
   process->socket = std::move(ours);
@@ -305,7 +307,8 @@ bool CompilerProcess::describeEnd(Process &process, Talk talk, Failure &failure)
     text += ": signal " + std::to_string(process.ending.si_status) + " (" +
             strsignal(process.ending.si_status) + ")";
   if (limits_.bytes > 0)
-    text += "; its memory is limited to " + std::to_string(limits_.bytes) + " bytes";
+    text +=
+        "; its memory is limited to " + std::to_string(limits_.bytes) + " bytes (compile_bytes)";
   if (const std::string last = lastWords(process.errors.get()); !last.empty())
     text += "; it said: " + last;
   return failure.set(NF_COMPILER_ENDED, std::move(text));
@@ -348,6 +351,13 @@ bool CompilerProcess::ask(Question question, const nf_compiler_request &request,
   return false;
 }
 
+/// What a process that answered says of too little memory: that it is limited.
+void CompilerProcess::tellLimit(Failure &failure) const {
+  if (limits_.bytes > 0 && (failure.code == NF_OUT_OF_MEMORY || failure.code == NF_NO_COMPILER))
+    failure.message += "; the compiler's memory is limited to " + std::to_string(limits_.bytes) +
+                       " bytes (compile_bytes)";
+}
+
 std::optional<Compiler::Identity> CompilerProcess::identify(const nf_compiler_request &request,
                                                             Failure &failure) {
   std::vector<std::byte> answer;
@@ -358,6 +368,7 @@ std::optional<Compiler::Identity> CompilerProcess::identify(const nf_compiler_re
     return identity;
   if (failure.code == NF_OK)
     failure.set(NF_INTERNAL, "the compiler's process gave an answer that is none");
+  tellLimit(failure);
   return std::nullopt;
 }
 
@@ -370,6 +381,7 @@ std::optional<std::vector<std::byte>> CompilerProcess::compile(const nf_compiler
     return artifact;
   if (failure.code == NF_OK)
     failure.set(NF_INTERNAL, "the compiler's process gave an answer that is none");
+  tellLimit(failure);
   return std::nullopt;
 }
 

@@ -65,6 +65,8 @@ private:
 
   static constexpr size_t mostResting = 4;
 
+  void tellLimit(Failure &failure) const;
+
   const std::string path_;
   const Limits limits_;
   const size_t mostProcesses_;

@@ -576,7 +576,7 @@ TEST_CASE("cache lists, verifies and clears") {
   CHECK(refused.status == 2);
   CHECK(refused.err ==
         "normforge: error: cannot use " + directory +
-            ": others can write to it, so it is not used; chmod go-w makes it safe\n");
+            ": its group or others can write to it, so it is not used; chmod go-w makes it safe\n");
 }
 
 TEST_CASE("explain, targets, help and version say what they should") {

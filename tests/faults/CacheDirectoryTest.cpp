@@ -141,7 +141,7 @@ TEST_CASE("cache directory: what belongs to another user") {
   const Folder folder;
   fs::create_directories(folder / "his/cache");
   REQUIRE(chown((folder / "his").c_str(), other, other) == 0);
-  checkRefused(folder / "his/cache", (folder / "his") + ", above it, belongs to another user");
+  checkRefused(folder / "his/cache", (folder / "his") + " above it belongs to another user");
   fs::create_directory(folder / "cache");
   REQUIRE(chown((folder / "cache").c_str(), other, other) == 0);
   checkRefused(folder / "cache", "it belongs to another user");

@@ -64,14 +64,14 @@ if command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null; then
   echo "-- Debian packages"
   (cd "$folder" && cpack -G DEB --config "$build/CPackConfig.cmake") >"$folder/log" 2>&1 ||
     { cat "$folder/log"; exit 1; }
-  for package in libnormforge0 libnormforge-dev normforge; do
+  for package in libnormforge0.1 libnormforge-dev normforge; do
     file=$(find "$folder" -maxdepth 1 -name "${package}_*.deb")
     [ -n "$file" ] || fail "no package $package"
     echo "$package: $(dpkg-deb -f "$file" Installed-Size) KiB, needs $(dpkg-deb -f "$file" Depends)"
     dpkg-deb -x "$file" "$folder/root"
   done
   # The runtime's package needs no LLVM, the compiler's does.
-  dpkg-deb -f "$folder"/libnormforge0_*.deb Depends | grep -q -i llvm && fail "the runtime needs LLVM"
+  dpkg-deb -f "$folder"/libnormforge0.1_*.deb Depends | grep -q -i llvm && fail "the runtime needs LLVM"
   dpkg-deb -f "$folder"/normforge_*.deb Depends | grep -q -i llvm || fail "the compiler needs LLVM"
   cc "$source/examples/embed.c" -I"$folder/root/usr/include" \
     -L"$(dirname "$(find "$folder/root" -name libnormforge.so)")" -lnormforge \

@@ -260,7 +260,7 @@ TEST_CASE("entries and directories that others could have written are refused") 
   REQUIRE(log.lines.size() == 1);
   CHECK(log.lines[0] ==
         "kernel cache " + cache.path +
-            ": others can write to it, so it is not used; chmod go-w makes it safe");
+            ": its group or others can write to it, so it is not used; chmod go-w makes it safe");
 }
 
 TEST_CASE("a directory that cannot be made or is full warns once and goes on") {

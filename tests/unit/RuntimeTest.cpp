@@ -649,6 +649,11 @@ TEST_CASE("structs without their size are refused") {
     return codeOf(nf_run(plan.get(), args.data(), args.size(), &epsilon, 1, nullptr, &executor));
   };
   CHECK(run() == NF_INVALID_ARGUMENT);
+  executor.struct_size = 12; // within a field
+  CHECK(run() == NF_INVALID_ARGUMENT);
+  options.allocator = nullptr;
+  options.struct_size = 12;
+  CHECK(codeOf(nf_engine_create(&options, &made)) == NF_INVALID_ARGUMENT);
   executor.struct_size = sizeof executor;
   CHECK(run() == NF_OK);
 }
