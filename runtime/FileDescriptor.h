@@ -1,6 +1,7 @@
 // An open file, closed at the end of its owner's life.
 #pragma once
 
+#include <fcntl.h>
 #include <unistd.h>
 #include <utility>
 
@@ -27,5 +28,13 @@ public:
 private:
   int fd_ = -1;
 };
+
+/// The same file under a number that is none of 0, 1 and 2, which a host may have closed, and which
+/// it or others read and write by number. Empty where the system has no more.
+inline FileDescriptor awayFromStandard(FileDescriptor given) {
+  if (given.get() < 0 || given.get() > 2)
+    return given;
+  return FileDescriptor(fcntl(given.get(), F_DUPFD_CLOEXEC, 3));
+}
 
 } // namespace normforge

@@ -17,16 +17,20 @@
  *
  * Threads. Engines, kernels and plans do not change once made: every function may be called from
  * several threads at once on the same object, releasing included, as long as each thread that uses
- * an object holds a reference. An object is made with one reference; *_retain adds one, *_release
- * takes one away and the last frees the object. *_retain(NULL) and *_release(NULL) do nothing;
- * other functions take no NULL but where they say so. A kernel outlives its engine or pack, and a
- * plan its kernel: each holds what it needs.
+ * an object holds a reference. A thread is not cancelled (pthread_cancel) while it is in a
+ * function. nf_compile without compile_in_child wants a stack of 256 KiB; all else 32 KiB. An
+ * object is made with one reference; *_retain adds one, *_release takes one away and the last frees
+ * the object. *_retain(NULL) and *_release(NULL) do nothing; other functions take no NULL but where
+ * they say so. A kernel outlives its engine or pack, and a plan its kernel: each holds what it
+ * needs.
  *
  * fork. A child may use all that its parent had made, engines included: fork waits until no other
- * thread is at what a child could not go on with, which is compiling (milliseconds, or with
- * compile_in_child up to compile_seconds), loading, and making and freeing engines. nf_run never
- * makes it wait. Handlers of pthread_atfork that a host registered before it loaded this library
- * must not use it. A child has compiler's processes of its own. Not covered: clone, called
+ * thread is at what a child could not go on with, which is compiling (milliseconds; with
+ * compile_in_child up to compile_seconds for each compilation that waits for a processor before
+ * it), loading from packs, and making engines; calls of these functions that come meanwhile wait
+ * for the fork. nf_run never makes it wait. Handlers of pthread_atfork that a host registered
+ * before it loaded this library must not use it, nor wait for a thread that is in it. A child may
+ * close all descriptors. A child has compiler's processes of its own. Not covered: clone, called
  * directly.
  *
  * Strings are UTF-8, zero-terminated, and live as long as the object they were asked of. A name or

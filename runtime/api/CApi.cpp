@@ -4,6 +4,7 @@
 
 #include "runtime/Failure.h"
 #include "runtime/cache/KernelCache.h"
+#include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/fork/ForkGate.h"
 #include "runtime/kernel/Plan.h"
 #include "runtime/loader/CompilerLibrary.h"
@@ -23,6 +24,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <pthread.h>
 #include <type_traits>
 
 using namespace normforge;
@@ -44,10 +46,8 @@ template <typename T> void retain(T *object) {
 }
 
 template <typename T> void release(T *object) {
-  if (!object || object->references.fetch_sub(1, std::memory_order_acq_rel) != 1)
-    return;
-  const ForkGate gate; // what an object takes to its end has locks
-  delete object;
+  if (object && object->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
+    delete object;
 }
 
 } // namespace
@@ -109,6 +109,12 @@ nf_status *toStatus(nf_code code, std::string message) noexcept {
 
 /// Runs `body(failure)`, which gives false with `failure` set when it fails.
 template <typename Body> nf_status *guarded(Body body) noexcept {
+  // A thread that is cancelled here would leave by an exception that nobody may catch.
+  struct NotCancelled {
+    int before;
+    NotCancelled() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before); }
+    ~NotCancelled() { pthread_setcancelstate(before, nullptr); }
+  } const notCancelled;
   try {
     try {
       Failure failure;
@@ -338,7 +344,9 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     requireForkHandlers();
     std::string warning;
     {
-      const ForkGate gate; // of what is asked of the machine once
+      const ForkGate gate;
+      (void)
+          hostIdentity(); // what is asked of the machine once is asked now, not while a fork comes
       std::unique_ptr<Compiler> compiler = makeCompiler(options, failure);
       if (!compiler)
         return false;
@@ -424,7 +432,7 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
     if (number != NF_INFERENCE && number != NF_TRAINING)
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE or NF_TRAINING");
-    const ForkGate gate; // of locks, and of what is asked of the machine once
+    const ForkGate gate; // of the lock below
     const Pack::Entry *entry = pack->pack->choose(
         name, phase == NF_TRAINING ? Phase::Training : Phase::Inference, failure);
     if (!entry)
@@ -453,7 +461,6 @@ nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,
         deserialize({static_cast<const std::byte *>(artifact), bytes}, error);
     if (!read)
       return failure.set(NF_BAD_ARTIFACT, std::move(error));
-    const ForkGate gate; // of the lock of the debugger's list
     return makeHandle(engine->host, Kernel::load(std::move(*read), engine->host->loading, failure),
                       kernel);
   });

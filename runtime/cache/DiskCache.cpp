@@ -1,5 +1,6 @@
 #include "runtime/cache/DiskCache.h"
 
+#include "runtime/QuietWrite.h"
 #include "runtime/artifact/Checksum.h"
 #include "runtime/artifact/Fields.h"
 #include "runtime/cache/TrustedDirectory.h"
@@ -162,10 +163,32 @@ std::string DiskCache::takeWarning() {
 
 std::shared_ptr<const FileDescriptor> DiskCache::open(bool create, std::string &problem) {
   std::lock_guard lock(mutex_);
+  // A fork's child may have closed all descriptors, and the number be another file's by now: it is
+  // looked at again, and what is not ours is not closed.
+  struct stat status;
+  if (folder_) {
+    const bool isRead = fstat(folder_->get(), &status) == 0;
+    if (!isRead && errno != EBADF) {
+      problem = systemError();
+      return nullptr;
+    }
+    if (!isRead || status.st_dev != device_ || status.st_ino != inode_) {
+      folder_->release();
+      folder_ = nullptr;
+    }
+  }
   if (folder_ || path_.empty())
     return folder_;
-  if (FileDescriptor folder = openTrustedDirectory(path_, create, problem))
-    folder_ = std::make_shared<const FileDescriptor>(std::move(folder));
+  FileDescriptor folder = openTrustedDirectory(path_, create, problem);
+  if (!folder)
+    return nullptr;
+  if (fstat(folder.get(), &status) != 0) {
+    problem = systemError();
+    return nullptr;
+  }
+  folder_ = std::make_shared<FileDescriptor>(std::move(folder));
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
   return folder_;
 }
 
@@ -243,7 +266,7 @@ bool DiskCache::writeFile(int folder, const std::string &name,
   size_t done = 0;
   bool written = true;
   while (written && done < bytes.size()) {
-    const ssize_t put = ::write(fd, bytes.data() + done, bytes.size() - done);
+    const ssize_t put = writeQuietly(fd, bytes.data() + done, bytes.size() - done);
     if (put < 0 && errno == EINTR)
       continue;
     written = put > 0;
@@ -297,10 +320,13 @@ bool DiskCache::write(CacheKind kind, const CacheEntry &entry) {
 void DiskCache::trim(int folder, uint64_t written) {
   {
     std::lock_guard lock(mutex_);
-    if (seen_ && *seen_ + written <= mostBytes_) {
+    // Other processes write too: what they wrote is looked for from time to time.
+    unlooked_ += written;
+    if (seen_ && *seen_ + written <= mostBytes_ && unlooked_ <= mostBytes_ / 16) {
       *seen_ += written;
       return;
     }
+    unlooked_ = 0;
   }
   struct Used {
     int64_t when;

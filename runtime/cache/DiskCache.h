@@ -92,9 +92,11 @@ private:
   const std::string path_;
   const uint64_t mostBytes_;
   std::mutex mutex_; ///< of the following
-  std::shared_ptr<const FileDescriptor> folder_;
-  std::optional<uint64_t> seen_; ///< bytes of all entries as far as this process knows
-  std::string warning_;          ///< that nobody has taken yet
+  std::shared_ptr<FileDescriptor> folder_;
+  uint64_t device_ = 0, inode_ = 0; ///< of folder_
+  std::optional<uint64_t> seen_;    ///< bytes of all entries as far as this process knows
+  uint64_t unlooked_ = 0;           ///< bytes that it wrote since it looked
+  std::string warning_;             ///< that nobody has taken yet
   bool warned_ = false;
 };
 

@@ -81,8 +81,11 @@ FileDescriptor openTrustedDirectory(const std::string &path, bool create, std::s
     };
     FileDescriptor next = openNext();
     if (!next && errno == ENOENT && create) {
-      if (mkdirat(folder.get(), name.c_str(), 0700) != 0 && errno != EEXIST)
+      const bool isMade = mkdirat(folder.get(), name.c_str(), 0700) == 0;
+      if (!isMade && errno != EEXIST)
         return fail(here + " cannot be made: " + systemError());
+      if (isMade) // whatever the umask
+        fchmodat(folder.get(), name.c_str(), 0700, 0);
       next = openNext();
     }
     if (!next && errno == ENOENT && !create)
@@ -118,7 +121,7 @@ FileDescriptor openTrustedDirectory(const std::string &path, bool create, std::s
   FileDescriptor opened(openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!opened)
     return fail(systemError());
-  return opened;
+  return awayFromStandard(std::move(opened));
 }
 
 } // namespace normforge

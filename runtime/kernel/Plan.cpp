@@ -159,6 +159,10 @@ bool Plan::check(const CallArguments &call, Failure &failure) const {
       continue;
     if (!call.args[i])
       return failure.set(NF_INVALID_ARGUMENT, describe(artifact, i) + " is null");
+    const auto address = reinterpret_cast<uintptr_t>(call.args[i]);
+    if (arrays_[i].bytes - 1 > UINTPTR_MAX - address)
+      return failure.set(NF_INVALID_ARGUMENT,
+                         describe(artifact, i) + " reaches beyond the end of memory");
     size_t alignment = byteSize(artifact.arguments[i].dtype);
     if (reinterpret_cast<uintptr_t>(call.args[i]) % alignment != 0)
       return failure.set(NF_INVALID_ARGUMENT, describe(artifact, i) + " is not aligned to " +

@@ -1,5 +1,7 @@
 #include "runtime/loader/DebuggerInterface.h"
 
+#include "runtime/fork/ForkGate.h"
+
 #include <cstring>
 #include <elf.h>
 #include <mutex>
@@ -128,6 +130,7 @@ DebuggerEntry::DebuggerEntry(const LoadedImage &loaded, const Image &image,
   jit_code_entry &entry = state_->entry;
   entry.file = state_->file.data();
   entry.bytes = state_->file.size();
+  const ForkGate gate; // of the lock
   std::lock_guard guard(lock());
   entry.next = __jit_debug_descriptor.first;
   if (entry.next)
@@ -138,6 +141,7 @@ DebuggerEntry::DebuggerEntry(const LoadedImage &loaded, const Image &image,
 
 DebuggerEntry::~DebuggerEntry() {
   jit_code_entry &entry = state_->entry;
+  const ForkGate gate; // of the lock
   std::lock_guard guard(lock());
   (entry.previous ? entry.previous->next : __jit_debug_descriptor.first) = entry.next;
   if (entry.next)

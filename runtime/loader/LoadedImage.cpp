@@ -1,6 +1,7 @@
 #include "runtime/loader/LoadedImage.h"
 
 #include "runtime/FileDescriptor.h"
+#include "runtime/QuietWrite.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -131,7 +132,7 @@ void appendPerfMap(const LoadedImage &loaded, const Image &image, std::span<cons
   if (!file || fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) ||
       status.st_uid != geteuid() || status.st_nlink != 1)
     return;
-  [[maybe_unused]] ssize_t written = write(file.get(), lines.data(), lines.size());
+  [[maybe_unused]] ssize_t written = writeQuietly(file.get(), lines.data(), lines.size());
 }
 
 } // namespace normforge

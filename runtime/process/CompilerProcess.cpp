@@ -54,7 +54,7 @@ public:
     sigfillset(&all);
     int error = posix_spawn_file_actions_adddup2(&actions, socket, 0);
     if (!error)
-      error = posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+      error = posix_spawn_file_actions_adddup2(&actions, errors, 1);
     if (!error)
       error = posix_spawn_file_actions_adddup2(&actions, errors, 2);
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
@@ -77,14 +77,6 @@ public:
   posix_spawnattr_t attributes;
 };
 
-/// A descriptor that is none of 0, 1 and 2, which the host may have closed: the process' own would
-/// be put over it.
-FileDescriptor awayFromStandard(FileDescriptor given) {
-  if (given.get() < 0 || given.get() > 2)
-    return given;
-  return FileDescriptor(fcntl(given.get(), F_DUPFD_CLOEXEC, 3));
-}
-
 /// The end of what a process wrote to its errors, in one line that a terminal may be given.
 std::string lastWords(int errors) {
   constexpr off_t most = 1024;
@@ -94,7 +86,7 @@ std::string lastWords(int errors) {
   const ssize_t got = pread(errors, said.data(), said.size(), std::max<off_t>(0, size - most));
   std::string text;
   for (char c : std::string_view(said.data(), got > 0 ? static_cast<size_t>(got) : 0))
-    text += c == '\n' ? ' ' : static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+    text += c == '\n' ? ' ' : c >= 0x20 && c < 0x7f ? c : '?';
   text.erase(text.find_last_not_of(' ') + 1);
   return text;
 }
@@ -119,39 +111,75 @@ int await(int socket, short events, Clock::time_point end) {
 /// number may be another's by now.
 struct CompilerProcess::Process {
   FileDescriptor handle, socket, errors;
-  unsigned generation = 0; ///< of the process that started it
+  pid_t pid = -1;
+  ino_t socketFile = 0, errorsFile = 0; ///< which files those are
+  unsigned generation = 0;              ///< of the process that started it
   bool isReaped = false;
   siginfo_t ending = {}; ///< of waitid; si_code 0 where somebody else took it
 
-  ~Process() { end(); }
-  /// Kills it and waits; a fork's child leaves its parent's alone.
-  void end() {
-    if (!handle || isReaped || generation != forkGeneration())
+  ~Process() {
+    if (generation == forkGeneration()) {
+      end();
       return;
-    syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
-    reap(0);
+    }
+    // A fork's child leaves its parent's process alone. It may have closed all descriptors: their
+    // numbers are closed only where they are what they were.
+    (void)handle.release();
+    for (auto [file, number] : {std::pair(&socket, socketFile), std::pair(&errors, errorsFile)})
+      if (inodeOf(*file) != number)
+        (void)file->release();
+  }
+  static ino_t inodeOf(const FileDescriptor &file) {
+    struct stat status;
+    return fstat(file.get(), &status) == 0 ? status.st_ino : 0;
+  }
+  bool hasEnded(int milliseconds) const {
+    pollfd wait = {handle.get(), POLLIN, 0};
+    int ready;
+    do
+      ready = poll(&wait, 1, milliseconds);
+    while (ready < 0 && errno == EINTR);
+    return ready > 0;
+  }
+  /// Ends it, by its closed socket at the least, and takes its end.
+  void end() {
+    if (!handle || isReaped)
+      return;
+    socket = FileDescriptor();
+    // While it runs, nobody else can have its number.
+    if (!hasEnded(0) && syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0) != 0)
+      kill(pid, SIGKILL);
+    constexpr int longest = 5000; // of a system that is busy ending it
+    if (hasEnded(longest))
+      reap();
     isReaped = true;
   }
   /// Waits a moment for one that has closed its socket, so that its own end is told, not ours.
   void awaitEnd() {
     socket = FileDescriptor();
-    pollfd wait = {handle.get(), POLLIN, 0};
-    if (poll(&wait, 1, 1000) > 0) {
-      reap(WNOHANG);
+    if (hasEnded(1000)) {
+      reap();
       isReaped = true;
     }
     end();
   }
 
 private:
-  void reap(int options) {
-    int result;
-    do
-      result = waitid(static_cast<idtype_t>(3 /* P_PIDFD */), static_cast<id_t>(handle.get()),
-                      &ending, WEXITED | options);
-    while (result < 0 && errno == EINTR);
-    if (result < 0)
-      ending = {};
+  void reap() {
+    constexpr auto byHandle = static_cast<idtype_t>(3); // P_PIDFD, from Linux 5.4
+    if (waitid(byHandle, static_cast<id_t>(handle.get()), &ending, WEXITED | WNOHANG) == 0 &&
+        ending.si_code != 0)
+      return;
+    // Not taken yet, its number is still its own.
+    if (errno == EINVAL || errno == ENOSYS) {
+      int status;
+      if (waitpid(pid, &status, WNOHANG) == pid) {
+        ending.si_code = WIFEXITED(status) ? CLD_EXITED : CLD_KILLED;
+        ending.si_status = WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status);
+        return;
+      }
+    }
+    ending = {};
   }
 };
 
@@ -183,11 +211,11 @@ std::unique_ptr<CompilerProcess::Process> CompilerProcess::start(Failure &failur
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0)
     return fail(codeOfErrno(errno),
                 std::string("no socket for a compiler's process: ") + std::strerror(errno));
-  FileDescriptor ours(sockets[0]);
+  FileDescriptor ours = awayFromStandard(FileDescriptor(sockets[0]));
   const FileDescriptor theirs = awayFromStandard(FileDescriptor(sockets[1]));
   FileDescriptor errors =
       awayFromStandard(FileDescriptor(memfd_create("normforge-compile-errors", MFD_CLOEXEC)));
-  if (!theirs || !errors)
+  if (!ours || !theirs || !errors)
     return fail(codeOfErrno(errno),
                 std::string("no descriptor for a compiler's process: ") + std::strerror(errno));
   SpawnPlan spawn;
@@ -208,24 +236,35 @@ std::unique_ptr<CompilerProcess::Process> CompilerProcess::start(Failure &failur
                                                                        : codeOfErrno(error),
                 program + " cannot be started: " + std::strerror(error) +
                     "; compile_in_child needs it beside the compiler library");
+  process->pid = pid;
   process->handle = FileDescriptor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   error = errno;
+  if (process->handle)
+    process->handle = awayFromStandard(std::move(process->handle));
+  process->socketFile = Process::inodeOf(ours);
+  process->errorsFile = Process::inodeOf(errors);
   process->socket = std::move(ours);
   process->errors = std::move(errors);
   process->generation = forkGeneration();
   if (process->handle)
     return process;
-  kill(pid, SIGKILL); // of this moment: nobody can have taken its number yet
-  waitpid(pid, nullptr, 0);
+  if (error == ESRCH) // a host that takes the ends of all children has taken this one's already
+    return fail(NF_COMPILER_ENDED, "the compiler's process ended as soon as it was started");
+  process->socket = FileDescriptor(); // it ends by that
+  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR)
+    ;
   return fail(codeOfErrno(error),
               std::string("no descriptor of a compiler's process: ") + std::strerror(error));
 }
 
 std::unique_ptr<CompilerProcess::Process> CompilerProcess::takeResting() {
+  std::vector<std::unique_ptr<Process>> gone; // end after the lock
   std::lock_guard lock(mutex_);
-  // A fork's child must not talk to its parent's processes.
-  std::erase_if(resting_,
-                [](const auto &process) { return process->generation != forkGeneration(); });
+  // A fork's child must not talk to its parent's processes; and some have ended.
+  for (auto &process : resting_)
+    if (process->generation != forkGeneration() || process->hasEnded(0))
+      gone.push_back(std::move(process));
+  std::erase(resting_, nullptr);
   if (resting_.empty())
     return nullptr;
   auto process = std::move(resting_.back());
@@ -314,8 +353,10 @@ bool CompilerProcess::describeEnd(Process &process, Talk talk, Failure &failure)
   return failure.set(NF_COMPILER_ENDED, std::move(text));
 }
 
-bool CompilerProcess::ask(Question question, const nf_compiler_request &request,
-                          std::vector<std::byte> &answer, Failure &failure) {
+template <typename Read>
+bool CompilerProcess::ask(Question question, const nf_compiler_request &request, Read read,
+                          Failure &failure) {
+  std::vector<std::byte> answer;
   const std::vector<std::byte> message = writeQuestion(question, request);
   struct Turn { // one of mostProcesses_, given back whatever happens
     CompilerProcess &all;
@@ -341,8 +382,12 @@ bool CompilerProcess::ask(Question question, const nf_compiler_request &request,
       return false;
     const Talk result = talk(*process, message, answer);
     if (result == Talk::Answered) {
+      const bool isRead = read(answer);
+      if (!isRead && failure.code == NF_OK)
+        return describeEnd(*process, Talk::NoAnswer, failure); // nor is it asked again
       rest(std::move(process));
-      return true;
+      tellLimit(failure);
+      return isRead;
     }
     if (result == Talk::Died && rested)
       continue;
@@ -360,29 +405,22 @@ void CompilerProcess::tellLimit(Failure &failure) const {
 
 std::optional<Compiler::Identity> CompilerProcess::identify(const nf_compiler_request &request,
                                                             Failure &failure) {
-  std::vector<std::byte> answer;
-  if (!ask(Question::Identify, request, answer, failure))
-    return std::nullopt;
   Identity identity;
-  if (readIdentity(answer, identity, failure))
-    return identity;
-  if (failure.code == NF_OK)
-    failure.set(NF_INTERNAL, "the compiler's process gave an answer that is none");
-  tellLimit(failure);
-  return std::nullopt;
+  const auto read = [&](std::span<const std::byte> answer) {
+    return readIdentity(answer, identity, failure);
+  };
+  return ask(Question::Identify, request, read, failure) ? std::optional(std::move(identity))
+                                                         : std::nullopt;
 }
 
 std::optional<std::vector<std::byte>> CompilerProcess::compile(const nf_compiler_request &request,
                                                                Failure &failure) {
-  std::vector<std::byte> answer, artifact;
-  if (!ask(Question::Compile, request, answer, failure))
-    return std::nullopt;
-  if (readArtifact(answer, artifact, failure))
-    return artifact;
-  if (failure.code == NF_OK)
-    failure.set(NF_INTERNAL, "the compiler's process gave an answer that is none");
-  tellLimit(failure);
-  return std::nullopt;
+  std::vector<std::byte> artifact;
+  const auto read = [&](std::span<const std::byte> answer) {
+    return readArtifact(answer, artifact, failure);
+  };
+  return ask(Question::Compile, request, read, failure) ? std::optional(std::move(artifact))
+                                                        : std::nullopt;
 }
 
 } // namespace normforge

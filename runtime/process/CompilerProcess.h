@@ -52,8 +52,10 @@ private:
     NoAnswer  ///< an answer that is none
   };
 
-  bool ask(Question question, const nf_compiler_request &request, std::vector<std::byte> &answer,
-           Failure &failure);
+  /// `read` takes the answer and gives false with `failure` set where that is an error, or with
+  /// NF_OK where it is none.
+  template <typename Read>
+  bool ask(Question question, const nf_compiler_request &request, Read read, Failure &failure);
   /// One at rest; empty where there is none.
   std::unique_ptr<Process> takeResting();
   void rest(std::unique_ptr<Process> process);

@@ -5,7 +5,7 @@
 //
 // Descriptor 0 is a socket: questions come in, answers go out, until the host closes it. Descriptor
 // 2 keeps what LLVM says before it ends the process. Within `BYTES` of memory (0: no limit) and
-// `SECONDS` of processor time a question, so that it ends even where nobody is left to end it.
+// `SECONDS` a question, so that it ends even where nobody is left to end it.
 #include "runtime/loader/CompilerLibrary.h"
 #include "runtime/process/Protocol.h"
 
@@ -112,12 +112,15 @@ int serve(CompilerLibrary &compiler, unsigned long seconds) {
     limitTime(seconds);
     if (ftruncate(2, 0) == 0) // what is said is said of this question
       lseek(2, 0, SEEK_SET);
+    // Not by the processor alone: a compiler that waits for ever would outlive a host that is gone.
+    alarm(seconds > 0 ? static_cast<unsigned>(seconds) + 10 : 0);
     std::vector<std::byte> reply;
     try {
       reply = answer(compiler, asked);
     } catch (const std::bad_alloc &) {
       reply = writeFailure({NF_OUT_OF_MEMORY, "out of memory"});
     }
+    alarm(0);
     length = reply.size();
     if (!give(&length, sizeof length) || !give(reply.data(), reply.size()))
       return 0;

@@ -5,7 +5,6 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,12 +35,6 @@ void checkRefused(const std::string &cache, const std::string &why) {
   const Tried tried = attempt(cache);
   CHECK_MESSAGE(tried.log.find(why) != std::string::npos, tried.log, " lacks ", why);
   CHECK_FALSE(tried.kept);
-}
-
-/// What the counting compiler has compiled in this process.
-int compilations() {
-  void *library = dlopen(NORMFORGE_FAKE_COMPILER, RTLD_NOW | RTLD_LOCAL);
-  return reinterpret_cast<int (*)()>(dlsym(library, "fake_compiled"))();
 }
 
 /// The working directory, put back at the end.
@@ -194,4 +187,16 @@ TEST_CASE("cache directory: entries that are no files") {
   CHECK(attempt(cache).log.empty());
   CHECK(fs::is_regular_file(kernel));
   CHECK_FALSE(fs::is_symlink(kernel));
+}
+
+TEST_CASE("cache directory: any umask") {
+  const Folder folder;
+  for (mode_t mask : {0777, 0277, 0}) {
+    const std::string cache = folder / (std::to_string(mask) + "/a/b");
+    umask(mask);
+    const Tried tried = attempt(cache);
+    umask(022);
+    CHECK_MESSAGE(tried.log.empty(), tried.log);
+    CHECK(tried.kept);
+  }
 }

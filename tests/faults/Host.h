@@ -63,6 +63,8 @@ struct Ending {
 template <typename Body> Ending inChild(double seconds, Body body);
 Ending awaitChild(int pid, double seconds);
 
+/// What the counting compiler has compiled in this process.
+int compilations();
 /// Open descriptors of this process.
 int descriptors();
 /// Whether this process has no children, running or not waited for.

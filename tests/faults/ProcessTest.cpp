@@ -8,9 +8,12 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <fcntl.h>
 #include <fstream>
+#include <pthread.h>
 #include <sys/wait.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 namespace fs = std::filesystem;
@@ -288,6 +291,74 @@ TEST_CASE("fork: a log that waits for a thread that forks, and a fork from withi
   CHECK(other.status == 0);
   CHECK_FALSE(host.ending.timedOut);
   CHECK(host.ending.status == 0);
+}
+
+TEST_CASE("fork: a daemon that closes all descriptors uses none of its host's") {
+  for (bool inChildToo : {false, true}) {
+    const Folder folder;
+    const std::string cache = folder / "cache";
+    const Engine engine({.cache = cache.c_str(), .inChild = inChildToo});
+    REQUIRE(engine.compile("a\nquick").isOk());
+    fs::create_directory(folder / "strange");
+    const Ending ending = inChild(20, [&] {
+      for (int file = 3; file < 64; ++file)
+        close(file);
+      int strange[16]; // under the numbers that the engine had
+      for (int &file : strange)
+        file = open((folder / "strange").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      const bool isOk = engine.compile("b\nquick too").isOk();
+      for (int file : strange)
+        if (fcntl(file, F_GETFD) < 0)
+          return 2; // closed by us
+      return isOk ? 0 : 1;
+    });
+    CHECK(ending.signal == 0);
+    CHECK(ending.status == 0);
+    CHECK(fs::is_empty(folder / "strange"));
+    int kernels = 0;
+    for (const auto &entry : fs::directory_iterator(cache))
+      kernels += entry.path().filename().string().starts_with("kernel-");
+    CHECK(kernels == 2);
+  }
+}
+
+TEST_CASE("threads: one that is cancelled while it compiles ends when it is done") {
+  for (bool inChildToo : {false, true}) {
+    const Ending ending = inChild(30, [&] {
+      const Engine engine({.inChild = inChildToo});
+      std::atomic<bool> begins{false};
+      auto *compiling = new std::thread([&] { // joined below it, by what tells how it ended
+        begins = true;
+        engine.compile("a\nslow");
+        pthread_testcancel();
+      });
+      while (!begins)
+        std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      pthread_cancel(compiling->native_handle());
+      void *result = nullptr;
+      pthread_join(compiling->native_handle(), &result);
+      return result == PTHREAD_CANCELED && engine.compile("b\nquick").isOk() ? 0 : 1;
+    });
+    CHECK_FALSE(ending.timedOut);
+    CHECK(ending.signal == 0);
+    CHECK(ending.status == 0);
+  }
+}
+
+TEST_CASE("child: a host without standard streams") {
+  const Ending ending = inChild(30, [] {
+    for (int file : {0, 1, 2})
+      close(file);
+    const Engine engine({.inChild = true, .seconds = 5});
+    const bool first = engine.compile("a\nquick").isOk();
+    for (int file : {0, 1, 2})
+      if (fcntl(file, F_GETFD) >= 0)
+        return 2; // something of ours lies there
+    return first && engine.compile("b\nquick").isOk() ? 0 : 1;
+  });
+  CHECK(ending.signal == 0);
+  CHECK(ending.status == 0);
 }
 
 TEST_CASE("fork: while the compiler library is being opened, and while it compiles") {

@@ -12,7 +12,9 @@
 #include <cstdio>
 #include <fcntl.h>
 #include <functional>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 namespace fs = std::filesystem;
 using namespace normforge::test;
@@ -100,6 +102,51 @@ TEST_CASE("system calls: the cache, empty and full") {
                   name);
   }
   CHECK(descriptors() == before);
+}
+
+TEST_CASE("system calls: what is written in parts is whole") {
+  const Folder folder;
+  const std::string cache = folder / "cache";
+  const Settings settings{.cache = cache.c_str()};
+  for (int forever : {0, 1})
+    for (long n = 1;; ++n) {
+      fs::remove_all(cache);
+      shim_arm(SHIM_SHORT, n, forever, 0);
+      const Outcome outcome = compileOnce(settings, "a\nquick");
+      const long failed = shim_disarm();
+      CHECK(outcome.isOk());
+      const int before = compilations();
+      CHECK(compileOnce(settings, "a\nquick").isOk());
+      CHECK(compilations() == before);
+      if (failed == 0)
+        break;
+    }
+}
+
+TEST_CASE("system calls: a limit of file sizes ends no host") {
+  const Folder folder;
+  for (rlim_t most : {rlim_t(0), rlim_t(10), rlim_t(100)}) {
+    const Ending ending = inChild(20, [&] {
+      const rlimit limit = {most, most};
+      setrlimit(RLIMIT_FSIZE, &limit);
+      nf_engine_options options = {};
+      options.struct_size = sizeof options;
+      options.compiler_library = NORMFORGE_FAKE_COMPILER;
+      const std::string cache = folder / "cache";
+      options.cache_directory = cache.c_str();
+      options.perf_map = 1;
+      nf_engine *engine = nullptr;
+      nf_kernel *kernel = nullptr;
+      const bool isOk = outcomeOf(nf_engine_create(&options, &engine)).isOk() &&
+                        outcomeOf(nf_compile(engine, "a\nquick", 7, nullptr, &kernel)).isOk();
+      unlink(("/tmp/perf-" + std::to_string(getpid()) + ".map").c_str());
+      sigset_t pending;
+      sigpending(&pending);
+      return isOk && !sigismember(&pending, SIGXFSZ) ? 0 : 1;
+    });
+    CHECK(ending.signal == 0);
+    CHECK(ending.status == 0);
+  }
 }
 
 TEST_CASE("system calls: packs") {

@@ -618,6 +618,23 @@ TEST_CASE("a call that a host makes by itself is checked as a whole") {
           }).starts_with("the call has no workspace; the plan needs one of "));
 }
 
+TEST_CASE("an array that reaches beyond the end of memory is refused") {
+  if (!canRunSample())
+    return;
+  nf::Engine engine;
+  const nf::Plan plan = load(engine, sample()).plan({100});
+  Arrays arrays(100);
+  std::vector<void *> args = arrays.args();
+  args[0] = reinterpret_cast<void *>(UINTPTR_MAX - 63);
+  const double epsilon = 0.5;
+  try {
+    plan.check(args, {&epsilon, 1});
+    FAIL("it wraps");
+  } catch (const nf::Error &error) {
+    CHECK(std::string(error.what()).find("reaches beyond the end of memory") != std::string::npos);
+  }
+}
+
 TEST_CASE("structs without their size are refused") {
   if (!canRunSample())
     return;
