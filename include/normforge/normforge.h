@@ -166,12 +166,13 @@ typedef struct nf_engine_options {
   const nf_allocator *allocator;
   /* Compile in a process of its own, the program normforge-compile beside the compiler library, so
    * that nothing that happens to the compiler happens to the host; 0: in this process. The first
-   * compilation costs some 10 ms more, others 0.1 ms. compiler_library must be a path then, not a
-   * bare name. Processes are as many as threads compile at once, up to the processors; up to four
-   * rest for the next compilation, some 110 MB each, for ten seconds or until the engine is
-   * released. They have the host's environment, none of its descriptors, the directory / and a
-   * group of their own. A host may reap all children (SIGCHLD ignored, waitpid with WNOHANG); one
-   * that waits until it has none waits for them too. Needs Linux 5.3. */
+   * compilation also starts it, some milliseconds; later ones take as long as here.
+   * compiler_library must be a path then, not a bare name. Processes are as many as threads compile
+   * at once, up to the processors; up to four rest for the next compilation, some 110 MB each, for
+   * ten seconds or until the engine is released. They have the host's environment, none of its
+   * descriptors, the directory / and a group of their own. A host may reap all children (SIGCHLD
+   * ignored, waitpid with WNOHANG); one that waits until it has none waits for them too. Needs
+   * Linux 5.3. */
   uint32_t compile_in_child;
   /* Seconds after which such a process that has not answered is ended; 0: 60. */
   uint32_t compile_seconds;

@@ -146,6 +146,14 @@ bool begin(T **made, const char *what, const Owner *owner, const char *ownersNam
   return owner || failNull(ownersName, failure);
 }
 
+/// That a struct has at least the fields of its first version.
+bool checkSize(uint32_t given, const char *name, size_t first, Failure &failure) {
+  return given >= first ||
+         failure.set(NF_INVALID_ARGUMENT, std::string("struct_size of ") + name + " is " +
+                                              std::to_string(given) + "; expected sizeof(" + name +
+                                              "), at least " + std::to_string(first));
+}
+
 /// The caller's struct in this version's size: fields that the caller does not know are 0, those
 /// that this version does not know are ignored.
 template <typename T>
@@ -153,11 +161,8 @@ bool readOptions(const T *given, T &options, const char *name, size_t first, Fai
   options = {};
   if (!given)
     return true;
-  if (given->struct_size < first)
-    return failure.set(NF_INVALID_ARGUMENT, std::string("struct_size of ") + name + " is " +
-                                                std::to_string(given->struct_size) +
-                                                "; expected sizeof(" + name + "), at least " +
-                                                std::to_string(first));
+  if (!checkSize(given->struct_size, name, first, failure))
+    return false;
   std::memcpy(static_cast<void *>(&options), given,
               std::min<size_t>(given->struct_size, sizeof options));
   return true;
@@ -345,8 +350,8 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     std::string warning;
     {
       const ForkGate gate;
-      (void)
-          hostIdentity(); // what is asked of the machine once is asked now, not while a fork comes
+      // What is asked of the machine once is asked now, not while a fork comes.
+      (void)hostIdentity();
       std::unique_ptr<Compiler> compiler = makeCompiler(options, failure);
       if (!compiler)
         return false;
@@ -600,11 +605,8 @@ nf_status *nf_run(const nf_plan *plan, void *const *args, size_t argCount, const
   return guarded([&](Failure &failure) {
     if (!plan)
       return failNull("plan", failure);
-    if (executor && executor->struct_size < firstExecutor)
-      return failure.set(NF_INVALID_ARGUMENT, "struct_size of nf_executor is " +
-                                                  std::to_string(executor->struct_size) +
-                                                  "; expected sizeof(nf_executor), at least " +
-                                                  std::to_string(firstExecutor));
+    if (executor && !checkSize(executor->struct_size, "nf_executor", firstExecutor, failure))
+      return false;
     const Host &host = *plan->host;
     return plan->plan->run({{args, argCount}, {scalars, scalarCount}, workspace},
                            executor ? executor : &host.executor, failure, &host.allocator);

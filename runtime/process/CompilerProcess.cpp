@@ -167,8 +167,7 @@ struct CompilerProcess::Process {
 private:
   void reap() {
     constexpr auto byHandle = static_cast<idtype_t>(3); // P_PIDFD, from Linux 5.4
-    if (waitid(byHandle, static_cast<id_t>(handle.get()), &ending, WEXITED | WNOHANG) == 0 &&
-        ending.si_code != 0)
+    if (waitid(byHandle, static_cast<id_t>(handle.get()), &ending, WEXITED | WNOHANG) == 0)
       return;
     // Not taken yet, its number is still its own.
     if (errno == EINVAL || errno == ENOSYS) {
@@ -362,13 +361,13 @@ bool CompilerProcess::ask(Question question, const nf_compiler_request &request,
     CompilerProcess &all;
     explicit Turn(CompilerProcess &all) : all(all) {
       std::unique_lock lock(all.mutex_);
-      all.rested_.wait(lock, [&] { return all.working_ < all.mostProcesses_; });
+      all.turnEnds_.wait(lock, [&] { return all.working_ < all.mostProcesses_; });
       ++all.working_;
     }
     ~Turn() {
       std::lock_guard lock(all.mutex_);
       --all.working_;
-      all.rested_.notify_one();
+      all.turnEnds_.notify_one();
     }
   } const turn(*this);
   // One at rest may have ended since, of its own or by somebody else: that is no fault of this

@@ -73,7 +73,7 @@ private:
   const Limits limits_;
   const size_t mostProcesses_;
   std::mutex mutex_; ///< of the following
-  std::condition_variable rested_;
+  std::condition_variable turnEnds_;
   std::vector<std::unique_ptr<Process>> resting_;
   size_t working_ = 0;
 };

@@ -68,15 +68,7 @@ struct Loaded {
     nf_pack_release(pack);
     nf_engine_release(engine);
   }
-  Outcome load() {
-    Outcome outcome = makeEngine({}, &engine);
-    if (outcome.isOk())
-      outcome = outcomeOf(nf_pack_open(engine, packPath, &pack));
-    if (outcome.isOk())
-      outcome = outcomeOf(
-          nf_pack_load(pack, nf_pack_kernel_name(pack, 0), nf_pack_kernel_phase(pack, 0), &kernel));
-    return outcome;
-  }
+  Outcome load() { return loadFirst(packPath, &engine, &pack, &kernel); }
   Outcome makePlan() {
     const int64_t sizes[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     return outcomeOf(nf_plan_create(kernel, sizes, nf_kernel_size_count(kernel), &plan));

@@ -65,6 +65,16 @@ Outcome compileOnce(const Settings &settings, const char *spec, const char *cpu)
   return outcome;
 }
 
+Outcome loadFirst(const char *packPath, nf_engine **engine, nf_pack **pack, nf_kernel **kernel) {
+  Outcome outcome = makeEngine({}, engine);
+  if (outcome.isOk())
+    outcome = outcomeOf(nf_pack_open(*engine, packPath, pack));
+  if (outcome.isOk())
+    outcome = outcomeOf(
+        nf_pack_load(*pack, nf_pack_kernel_name(*pack, 0), nf_pack_kernel_phase(*pack, 0), kernel));
+  return outcome;
+}
+
 Ending awaitChild(int pid, double seconds) {
   Ending ending;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);

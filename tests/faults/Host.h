@@ -42,6 +42,10 @@ Outcome makeEngine(const Settings &settings, nf_engine **engine);
 /// Makes an engine, compiles `spec` for `cpu` and lets go of all.
 Outcome compileOnce(const Settings &settings, const char *spec, const char *cpu = nullptr);
 
+/// Makes an engine, opens a pack and loads the first of its kernels; what was made is the caller's,
+/// in case of an error too.
+Outcome loadFirst(const char *packPath, nf_engine **engine, nf_pack **pack, nf_kernel **kernel);
+
 /// Lines that an engine logs.
 struct Log {
   std::string text;

@@ -346,6 +346,54 @@ TEST_CASE("threads: one that is cancelled while it compiles ends when it is done
   }
 }
 
+TEST_CASE("threads: the stacks that the header asks for are enough") {
+  struct Work {
+    Settings settings;
+    bool compiles;
+    Outcome outcome;
+    static void *run(void *given) {
+      auto &work = *static_cast<Work *>(given);
+      nf_engine *engine = nullptr;
+      nf_pack *pack = nullptr;
+      nf_kernel *kernel = nullptr;
+      work.outcome =
+          work.compiles
+              ? compileOnce(work.settings, "name: t\ninput: {shape: [N, 19, 9, 7], layout: "
+                                           "nChw16c}\naxis: c\nphases: [training]\n")
+              : loadFirst(NORMFORGE_BUILD_DIR "/examples/resnet50.nfk", &engine, &pack, &kernel);
+      nf_kernel_release(kernel);
+      nf_pack_release(pack);
+      nf_engine_release(engine);
+      return nullptr;
+    }
+  };
+  const Folder folder;
+  const std::string cache = folder / "cache";
+  const struct {
+    size_t kilobytes;
+    Work work;
+  } cases[] = {{256, {{.compiler = nullptr, .cache = cache.c_str()}, true, {}}},
+               {32, {{.compiler = nullptr, .cache = cache.c_str()}, true, {}}}, // found on disk
+               {32, {{.compiler = nullptr, .inChild = true}, true, {}}},
+               {32, {{}, false, {}}}};
+  for (const auto &[kilobytes, given] : cases) {
+    const Ending ending = inChild(60, [&] {
+      Work work = given;
+      pthread_attr_t attributes;
+      pthread_t thread;
+      pthread_attr_init(&attributes);
+      pthread_attr_setstacksize(&attributes, kilobytes << 10);
+      if (pthread_create(&thread, &attributes, Work::run, &work) != 0)
+        return 2;
+      pthread_join(thread, nullptr);
+      return work.outcome.isOk() ? 0 : 1;
+    });
+    INFO(kilobytes, " KiB");
+    CHECK(ending.signal == 0);
+    CHECK(ending.status == 0);
+  }
+}
+
 TEST_CASE("child: a host without standard streams") {
   const Ending ending = inChild(30, [] {
     for (int file : {0, 1, 2})

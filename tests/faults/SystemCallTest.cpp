@@ -155,12 +155,7 @@ TEST_CASE("system calls: packs") {
     nf_engine *engine = nullptr;
     nf_pack *pack = nullptr;
     nf_kernel *kernel = nullptr;
-    Outcome outcome = makeEngine({}, &engine);
-    if (outcome.isOk())
-      outcome = outcomeOf(nf_pack_open(engine, packPath, &pack));
-    if (outcome.isOk())
-      outcome = outcomeOf(
-          nf_pack_load(pack, nf_pack_kernel_name(pack, 0), nf_pack_kernel_phase(pack, 0), &kernel));
+    const Outcome outcome = loadFirst(packPath, &engine, &pack, &kernel);
     nf_kernel_release(kernel);
     nf_pack_release(pack);
     nf_engine_release(engine);
