@@ -4,7 +4,7 @@
 // function tells which of the CPUs was chosen when it was loaded.
 #pragma once
 
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 
 #include <string>
 #include <vector>

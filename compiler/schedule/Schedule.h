@@ -6,7 +6,7 @@
 #pragma once
 
 #include "compiler/operator/Operator.h"
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 
 #include <string>
 #include <vector>

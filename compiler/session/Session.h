@@ -3,7 +3,7 @@
 
 #include "compiler/operator/Operator.h"
 #include "compiler/schedule/Schedule.h"
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 #include "runtime/artifact/Artifact.h"
 
 #include <memory>

@@ -1,7 +1,7 @@
 // From LLVM IR to machine code.
 #pragma once
 
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 #include "runtime/artifact/Artifact.h"
 
 #include <map>

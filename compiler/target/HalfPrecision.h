@@ -1,7 +1,7 @@
 // bf16 and f16 for CPUs that have no instructions for them.
 #pragma once
 
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 
 #include "mlir/Conversion/LLVMCommon/TypeConverter.h"
 #include "mlir/IR/PatternMatch.h"

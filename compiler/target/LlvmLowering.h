@@ -4,7 +4,7 @@
 // functions optimized as far as it pays for kernels.
 #pragma once
 
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/Rewrite/FrozenRewritePatternSet.h"

@@ -1,6 +1,6 @@
 // The runtime alone: size expressions, the artifact's bytes, plans, executors and the C API, with
 // machine code written by hand.
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 #include "normforge/normforge.hpp"
 #include "normforge/openmp.h"
 #include "runtime/artifact/Artifact.h"

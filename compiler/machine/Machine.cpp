@@ -1,4 +1,4 @@
-#include "compiler/target/Target.h"
+#include "compiler/machine/Machine.h"
 
 #include "runtime/cpu_info/CpuInfo.h"
 
