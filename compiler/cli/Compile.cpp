@@ -151,7 +151,7 @@ llvm::Error run(const Options &options) {
     return which.takeError();
   auto title = [&](size_t i) {
     return fmt::format("variant {} of {}, {}: {}", i + 1, count,
-                       describeGuard(variants, i, op.sizes), variants[i].schedule.text());
+                       describeGuard(variants, i, op.sizes), variants[i].schedule.text(op));
   };
   std::vector<size_t> chosen;
   for (size_t i = 0; i < count; ++i)

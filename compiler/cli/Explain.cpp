@@ -25,11 +25,11 @@ std::string plural(int64_t count, const char *noun) {
 }
 
 /// "a task takes all of n, 1 of c and all of hw".
-std::string taskInWords(std::span<const Loop> loops, const StageSchedule &stage) {
+std::string taskInWords(std::span<const StageLoop> loops, const StagePlan &stage) {
   std::vector<std::string> parts;
   for (size_t i = 0; i < loops.size(); ++i)
-    parts.push_back(stage.chunks[i] == 0 ? fmt::format("all of {}", loops[i].axes)
-                                         : fmt::format("{} of {}", stage.chunks[i], loops[i].axes));
+    parts.push_back(stage.chunks[i] == 0 ? fmt::format("all of {}", loops[i].name)
+                                         : fmt::format("{} of {}", stage.chunks[i], loops[i].name));
   std::string last = parts.back();
   parts.pop_back();
   return parts.empty() ? fmt::format("a task takes {}", last)
@@ -37,66 +37,53 @@ std::string taskInWords(std::span<const Loop> loops, const StageSchedule &stage)
 }
 
 /// What of a stage is in registers at once.
-std::string flightInWords(std::span<const Loop> loops, const StageSchedule &stage) {
-  const int tiled = tileLoop(loops);
+std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &stage) {
   if (!loops.back().kept) {
     const std::string vectors =
-        fmt::format("{} of {} in flight", plural(stage.unroll, "vector"), loops.back().axes);
-    return tiled < 0 ? vectors
-                     : fmt::format("{} of {} at once, each with {}", plural(stage.tile, "row"),
-                                   loops[tiled].axes, vectors);
+        fmt::format("{} of {} in flight", plural(stage.unroll, "vector"), loops.back().name);
+    return stage.tiled < 0
+               ? vectors
+               : fmt::format("{} of {} at once, each with {}", plural(stage.tile, "row"),
+                             loops[stage.tiled].name, vectors);
   }
   std::string text =
-      fmt::format("{} of {} at once ({})", plural(stage.tile, "lane"), loops[tiled].axes,
+      fmt::format("{} of {} at once ({})", plural(stage.tile, "lane"), loops[stage.tiled].name,
                   plural((stage.tile + stage.vector - 1) / stage.vector, "vector"));
   for (size_t i = loops.size(); i-- > 0;)
     if (!loops[i].kept)
       return text +
-             fmt::format(", {} of {} in flight", plural(stage.unroll, "iteration"), loops[i].axes);
+             fmt::format(", {} of {} in flight", plural(stage.unroll, "iteration"), loops[i].name);
   return text;
 }
 
 /// What of the arrays moves, and where from.
-const char *trafficInWords(const Schedule &schedule) {
-  switch (schedule.form) {
-  case Form::Elementwise:
+const char *trafficInWords(const Operator &op, const Schedule &schedule) {
+  if (!op.reduces())
     return "x is read once";
-  case Form::Fused:
+  if (schedule.stages.size() == 1)
     return "x is read once from memory, then twice from the task's caches";
-  case Form::Split:
-    return "x is read twice from memory, once more from the task's caches, and two partials a "
-           "chunk are written and read";
-  }
-  return "";
+  return "x is read twice from memory, once more from the task's caches, and two partials a "
+         "chunk are written and read";
+}
+
+const char *formInWords(const Operator &op, const Schedule &schedule) {
+  return !op.reduces() ? "elementwise" : schedule.stages.size() == 1 ? "fused" : "split";
 }
 
 void printSchedule(const Operator &op, const Schedule &schedule) {
-  auto stage = [&](const char *name, std::span<const Loop> loops, const StageSchedule &s) {
-    fmt::print("    {:<10} {}; {}{}{}\n", name, taskInWords(loops, s), flightInWords(loops, s),
-               s.alternates ? "; every other pass backwards" : "",
-               s.reversed ? "; tasks from the last to the first" : "");
-    if (s.prefetches)
-      fmt::print("               while y is written, the next tile's x is fetched into L2\n");
-  };
-  const StageSchedule &first =
-      schedule.form == Form::Elementwise ? schedule.normalize : schedule.moments;
-  fmt::print("    vectors of {} {}, tails {}{}\n", first.vector,
-             toString(computeDType(op.spec.dtype)),
+  fmt::print("    vectors of {} {}, tails {}{}\n", schedule.stages.front().vector,
+             toString(op.computeType()),
              schedule.maskedTails ? "under a mask" : "in narrower vectors",
-             schedule.streamingStores ? ", y stored around the caches" : "");
-  fmt::print("    moved      {}; y is written once\n", trafficInWords(schedule));
-  switch (schedule.form) {
-  case Form::Elementwise:
-    stage("normalize", op.loops, schedule.normalize);
-    break;
-  case Form::Fused:
-    stage("all", op.loops, schedule.moments);
-    break;
-  case Form::Split:
-    stage("moments", op.loops, schedule.moments);
-    stage("merge", mergeLoops(op, schedule.moments), schedule.merge);
-    stage("normalize", op.loops, schedule.normalize);
-    break;
+             schedule.stages.back().streams ? ", y stored around the caches" : "");
+  fmt::print("    moved      {}; y is written once\n", trafficInWords(op, schedule));
+  for (size_t i = 0; i < schedule.stages.size(); ++i) {
+    const StagePlan &stage = schedule.stages[i];
+    const std::vector<StageLoop> loops = stageLoops(op, schedule, i);
+    fmt::print("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
+               flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
+               stage.reversed ? "; tasks from the last to the first" : "");
+    if (stage.prefetches)
+      fmt::print("               while y is written, the next tile's x is fetched into L2\n");
   }
 }
 
@@ -155,10 +142,18 @@ void printFormula(const Spec &spec, Phase phase) {
 void printLoops(const Operator &op, const Values &values) {
   fmt::print("\nLoop nest, outermost first\n");
   std::string indent = "  ";
-  for (const Loop &loop : op.loops) {
-    fmt::print("{}for {} in {}: {}{}\n", indent, loop.axes, describe(loop.size, op.sizes, values),
-               loop.kept ? "kept, indexes the statistics" : "reduced",
-               loop.parameter ? (loop.kept ? " and gamma, beta" : ", indexes gamma, beta") : "");
+  for (int i = 0; i < op.rank(); ++i) {
+    std::vector<std::string_view> parameters;
+    for (const Operand &operand : op.operands)
+      if (operand.role == Role::Parameter && llvm::is_contained(operand.loops, i))
+        parameters.push_back(operand.name);
+    fmt::print("{}for {} in {}: {}{}{}\n", indent, op.loops[i].name,
+               describe(op.loops[i].size, op.sizes, values),
+               op.kept[i] ? "kept, indexes the statistics" : "reduced",
+               parameters.empty() ? ""
+               : op.kept[i]       ? " and "
+                                  : ", indexes ",
+               fmt::join(parameters, ", "));
     indent += "  ";
   }
   if (op.blocked)
@@ -168,13 +163,40 @@ void printLoops(const Operator &op, const Values &values) {
   fmt::print("  a statistic is taken over {} elements\n", describe(op.groupSize, op.sizes, values));
 }
 
+/// The formulas of the steps, in their order.
+void printSteps(const Operator &op) {
+  fmt::print("\nSteps\n");
+  const Exprs::Names names = op.names();
+  for (const Step &step : op.steps) {
+    std::vector<std::string> over;
+    for (int loop : step.loops)
+      over.push_back(op.loops[loop].name);
+    fmt::print("  {} over {}\n", step.name,
+               over.empty() ? "nothing" : fmt::format("{}", fmt::join(over, ", ")));
+    if (step.reduce == Reduce::Moments) {
+      fmt::print("    mean of {}, sums of what remains and of its squares\n",
+                 op.exprs.text(step.results[0].value, names));
+      continue;
+    }
+    std::vector<std::pair<std::string, Expr>> results;
+    for (const Result &result : step.results)
+      results.emplace_back(result.name + (result.operand < 0 ? "" : "'"), result.value);
+    for (const std::string &line : op.exprs.lines(results, names))
+      fmt::print("    {}\n", line);
+  }
+}
+
 void printWork(const Operator &op, const Values &values) {
+  std::vector<std::string_view> whole;
+  for (const Operand &operand : op.operands)
+    if (op.isWhole(operand))
+      whole.push_back(operand.name);
   fmt::print("\nWork of a call\n"
              "  elements  {}\n"
-             "  bytes     {}  (at least: x read once, y written{})\n"
+             "  bytes     {}  (at least: {}, once each)\n"
              "  flops     {}\n",
              describe(op.elements, op.sizes, values), describe(op.minimumBytes(), op.sizes, values),
-             op.fuses(Fused::Add) ? ", addend read" : "", describe(op.flops(), op.sizes, values));
+             fmt::join(whole, ", "), describe(op.flops(), op.sizes, values));
 }
 
 void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
@@ -188,8 +210,8 @@ void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
     fmt::print("\nVariant {} of {}, {}{}\n", i + 1, variants.size(),
                describeGuard(variants, i, op.sizes),
                i == taken && variants.size() > 1 ? " (taken by these sizes)" : "");
-    fmt::print("  schedule   {}\n  in words   {}: {}\n", variant.schedule.text(),
-               toString(variant.schedule.form), variant.reason);
+    fmt::print("  schedule   {}\n  in words   {}: {}\n", variant.schedule.text(op),
+               formInWords(op, variant.schedule), variant.reason);
     printSchedule(op, variant.schedule);
     for (const Stage &stage : artifact.variants[i].stages)
       fmt::print("  stage      {}\n"
@@ -213,8 +235,8 @@ void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
 
 void printArguments(const Operator &op, const Values &values) {
   fmt::print("\nArguments, in order\n");
-  for (size_t i = 0; i < op.arguments.size(); ++i) {
-    const Argument &argument = op.arguments[i];
+  for (size_t i = 0; i < op.operands.size(); ++i) {
+    const Operand &argument = op.operands[i];
     std::string shape = describe(argument.shape, op.sizes);
     if (values) {
       std::vector<int64_t> numbers;
@@ -225,7 +247,7 @@ void printArguments(const Operator &op, const Values &values) {
     }
     std::vector<std::string> aliases;
     for (uint32_t alias : argument.mayAlias)
-      aliases.push_back(fmt::format("{} ({})", alias, op.arguments[alias].name));
+      aliases.push_back(fmt::format("{} ({})", alias, op.operands[alias].name));
     fmt::print("  {:>2}  {:<7}  {:<15}  {}  {}{}\n", i, argument.written ? "written" : "read",
                argument.name, toString(argument.dtype), shape,
                aliases.empty()
@@ -281,6 +303,7 @@ llvm::Error run(const Options &options) {
   fmt::print("for {}\n", target->summary());
   printFormula(*spec, *phase);
   printLoops(op, values);
+  printSteps(op);
   printWork(op, values);
   printVariants(op, variants, *artifact, values);
   printArguments(op, values);

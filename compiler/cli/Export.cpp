@@ -40,13 +40,13 @@ struct FileSet {
   std::string stem;                       ///< path without an ending
 };
 
-std::string inWords(const Operator &op) {
+std::string inWords(const Spec &spec, Phase phase) {
   std::vector<std::string_view> fused;
-  for (Fused step : op.spec.fuse)
+  for (Fused step : spec.fuse)
     fused.push_back(toString(step));
-  return fmt::format("{} of {} ({}), mode {}, {} {}{}", toString(op.phase), op.spec.name,
-                     toString(op.spec.semantics), toString(op.spec.mode), op.spec.layout.text,
-                     toString(op.spec.dtype),
+  return fmt::format("{} of {} ({}), mode {}, {} {}{}", toString(phase), spec.name,
+                     toString(spec.semantics), toString(spec.mode), spec.layout.text,
+                     toString(spec.dtype),
                      fused.empty() ? "" : fmt::format(", then {}", fmt::join(fused, ", ")));
 }
 
@@ -167,7 +167,7 @@ llvm::Error Exporter::compile(const FileSet &set) {
         const Operator op = makeOperator(set.specs[i], phase);
         const std::string symbol = exportedSymbol(set.specs[i].name, phase);
         if (t == 0)
-          header.kernels.push_back({symbol, inWords(op), {}});
+          header.kernels.push_back({symbol, inWords(set.specs[i], phase), {}});
         kernels.push_back({op, selectSchedules(op, targets_[t]),
                            fmt::format("{}__{}", symbol, identifierOf(targets_[t].cpu))});
       }

@@ -10,7 +10,7 @@ namespace normforge::cli {
 
 /// An argument and the array given for it.
 struct GivenShape {
-  const Argument *argument;
+  const Operand *argument;
   std::string path; ///< as errors show it
   std::vector<int64_t> shape;
 };

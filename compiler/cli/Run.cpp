@@ -35,7 +35,7 @@ struct Request {
   std::string subject() const { return fmt::format("phase {} of {}", toString(op.phase), path); }
   std::string reads() const {
     std::vector<std::string> arrays;
-    for (const Argument &argument : op.arguments)
+    for (const Operand &argument : op.operands)
       if (!argument.written)
         arrays.push_back(argument.name);
     std::string text = fmt::format("it reads the arrays {}", fmt::join(arrays, ", "));
@@ -45,7 +45,7 @@ struct Request {
   }
   std::string writes() const {
     std::vector<std::string> arrays;
-    for (const Argument &argument : op.arguments)
+    for (const Operand &argument : op.operands)
       if (argument.written)
         arrays.push_back(argument.name);
     return fmt::format("it writes {}", fmt::join(arrays, ", "));
@@ -58,13 +58,13 @@ struct Request {
       auto pair = parseNamedText(word, "FILE.npy or NAME=NUMBER");
       if (!pair)
         return pair.takeError();
-      if (!isScalar(pair->name) && op.argument(pair->name, false) < 0)
+      if (!isScalar(pair->name) && op.operand(pair->name, false) < 0)
         return badInput(fmt::format("{} takes no '{}'; {}", subject(), pair->name, reads()));
       if (!inputs.emplace(pair->name, pair->text).second)
         return badInput(fmt::format("argument {} is given twice", pair->name));
     }
     std::vector<std::string> missing;
-    for (const Argument &argument : op.arguments)
+    for (const Operand &argument : op.operands)
       if (!argument.written && !inputs.contains(argument.name))
         missing.push_back(argument.name);
     for (const std::string &scalar : op.scalars)
@@ -84,7 +84,7 @@ private:
       auto pair = parseNamedText(word, "FILE.npy");
       if (!pair)
         return pair.takeError();
-      if (op.argument(pair->name, true) < 0)
+      if (op.operand(pair->name, true) < 0)
         return badInput(
             fmt::format("-o: {} has no output '{}'; {}", subject(), pair->name, writes()));
       if (!outputs.emplace(pair->name, pair->text).second)
@@ -116,7 +116,7 @@ llvm::Expected<std::vector<nf_scalar>> readScalars(const Request &request) {
 
 llvm::Expected<std::map<std::string, HostArray>> readArrays(const Request &request) {
   std::map<std::string, HostArray> arrays;
-  for (const Argument &argument : request.op.arguments) {
+  for (const Operand &argument : request.op.operands) {
     if (argument.written)
       continue;
     const std::string &path = request.inputs.at(argument.name);
@@ -137,7 +137,7 @@ llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
   std::deque<HostArray> arrays; // what the files' bodies refer to
   for (const auto &[name, path] : request.outputs) {
     const HostArray &array =
-        arrays.emplace_back(call.output(static_cast<size_t>(request.op.argument(name, true))));
+        arrays.emplace_back(call.output(static_cast<size_t>(request.op.operand(name, true))));
     auto head = npyHead(array);
     if (!head)
       return located(head.takeError());
@@ -177,7 +177,7 @@ llvm::Error run(const Options &options) {
   if (!arrays)
     return arrays.takeError();
   std::vector<GivenShape> shapes;
-  for (const Argument &argument : op.arguments)
+  for (const Operand &argument : op.operands)
     if (!argument.written)
       shapes.push_back(
           {&argument, request.inputs.at(argument.name), arrays->at(argument.name).shape});

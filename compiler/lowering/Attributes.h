@@ -7,7 +7,7 @@ namespace normforge::attr {
 // On a stage's function.
 inline constexpr const char *kLoops = "nf.loops";        ///< map to the sizes of the stage's loops
 inline constexpr const char *kKept = "nf.kept";          ///< array<i1>: which loops are kept
-inline constexpr const char *kChunks = "nf.chunks";      ///< array<i64>: StageSchedule::chunks
+inline constexpr const char *kChunks = "nf.chunks";      ///< array<i64>: StagePlan::chunks
 inline constexpr const char *kTileLoop = "nf.tile_loop"; ///< index of the tiled loop, or -1
 inline constexpr const char *kTile = "nf.tile";
 inline constexpr const char *kUnroll = "nf.unroll";
@@ -15,10 +15,10 @@ inline constexpr const char *kVector = "nf.vector";
 inline constexpr const char *kMaskedTails = "nf.masked_tails";
 inline constexpr const char *kMaskedLoads = "nf.masked_loads";
 inline constexpr const char *kScalable = "nf.scalable"; ///< Schedule::scalable where it is not 0
-inline constexpr const char *kAlternates = "nf.alternates"; ///< unit; StageSchedule::alternates
-inline constexpr const char *kPrefetches = "nf.prefetches"; ///< unit; StageSchedule::prefetches
-inline constexpr const char *kReversed = "nf.reversed";     ///< unit; StageSchedule::reversed
-inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; on stages that write y
+inline constexpr const char *kAlternates = "nf.alternates";      ///< unit; StagePlan::alternates
+inline constexpr const char *kPrefetches = "nf.prefetches";      ///< unit; StagePlan::prefetches
+inline constexpr const char *kReversed = "nf.reversed";          ///< unit; StagePlan::reversed
+inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; StagePlan::streams
 
 /// What FormTasks hands on to VectorizeSteps, which takes it off.
 inline constexpr const char *kOfTiles[] = {kTileLoop,  kTile,        kUnroll,      kVector,
@@ -28,9 +28,14 @@ inline constexpr const char *kOfTiles[] = {kTileLoop,  kTile,        kUnroll,   
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args
 inline constexpr const char *kWorkspace = "nf.workspace"; ///< map to the offset in bytes
-inline constexpr const char *kShape = "nf.shape";         ///< map to the shape in memory, dense
-inline constexpr const char *kSize = "nf.size";           ///< index in nf_call.sizes
-inline constexpr const char *kScalar = "nf.scalar";       ///< index in nf_call.scalars
+inline constexpr const char *kShape = "nf.shape";         ///< map to the extents of its axes
+inline constexpr const char *kStrides = "nf.strides";     ///< map to the axes' strides, in elements
+/// array<i64: outer, inner, block>: the index outer*block + inner of two axes exists where it is
+/// below kLimit, a map to that number. There is no memory for the rest.
+inline constexpr const char *kPadding = "nf.padding";
+inline constexpr const char *kLimit = "nf.limit";
+inline constexpr const char *kSize = "nf.size";     ///< index in nf_call.sizes
+inline constexpr const char *kScalar = "nf.scalar"; ///< index in nf_call.scalars
 
 // On a linalg.generic: map from the stage's loops to the step's own. `d0 floordiv 4` is the chunk
 // that loop 0 is in.

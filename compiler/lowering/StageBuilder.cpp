@@ -38,16 +38,11 @@ AffineExpr toAffine(const SizeExpr &size, MLIRContext *context) {
   return stack.back();
 }
 
-StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symbol,
-                           std::vector<Loop> loops, const StageSchedule &stage,
-                           const Schedule &schedule)
-    : op_(op), schedule_(schedule), symbol_(std::move(symbol)), loops_(std::move(loops)),
-      stage_(stage), context_(module.getContext()), builder_(context_),
+StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &schedule,
+                           size_t stage, llvm::StringRef symbol)
+    : op_(op), stage_(schedule.stages[stage]), symbol_(symbol.str() + "_" + stage_.name),
+      loops_(stageLoops(op, schedule, stage)), context_(module.getContext()), builder_(context_),
       loc_(builder_.getUnknownLoc()) {
-  const Type types[dtypeCount] = {builder_.getF32Type(), builder_.getF64Type(),
-                                  builder_.getBF16Type(), builder_.getF16Type()};
-  stored_ = types[static_cast<unsigned>(op.spec.dtype)];
-  element_ = types[static_cast<unsigned>(computeDType(op.spec.dtype))];
   builder_.setInsertionPointToEnd(module.getBody());
   function_ = func::FuncOp::create(builder_, loc_, symbol_, builder_.getFunctionType({}, {}));
   function_.addEntryBlock();
@@ -58,36 +53,50 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, std::string symb
 
   std::vector<SizeExpr> sizes;
   llvm::SmallVector<bool> kept;
-  for (const Loop &loop : loops_) {
+  for (const StageLoop &loop : loops_) {
     sizes.push_back(loop.size);
     kept.push_back(loop.kept);
   }
   function_->setAttr(attr::kLoops, AffineMapAttr::get(sizesMap(sizes)));
   function_->setAttr(attr::kKept, builder_.getDenseBoolArrayAttr(kept));
-  function_->setAttr(attr::kChunks, builder_.getDenseI64ArrayAttr(stage.chunks));
-  function_->setAttr(attr::kTileLoop, builder_.getI64IntegerAttr(tileLoop(loops_)));
-  function_->setAttr(attr::kTile, builder_.getI64IntegerAttr(stage.tile));
-  function_->setAttr(attr::kUnroll, builder_.getI64IntegerAttr(stage.unroll));
-  function_->setAttr(attr::kVector, builder_.getI64IntegerAttr(stage.vector));
+  function_->setAttr(attr::kChunks, builder_.getDenseI64ArrayAttr(stage_.chunks));
+  function_->setAttr(attr::kTileLoop, builder_.getI64IntegerAttr(stage_.tiled));
+  function_->setAttr(attr::kTile, builder_.getI64IntegerAttr(stage_.tile));
+  function_->setAttr(attr::kUnroll, builder_.getI64IntegerAttr(stage_.unroll));
+  function_->setAttr(attr::kVector, builder_.getI64IntegerAttr(stage_.vector));
   function_->setAttr(attr::kMaskedTails, builder_.getBoolAttr(schedule.maskedTails));
   function_->setAttr(attr::kMaskedLoads, builder_.getBoolAttr(schedule.maskedLoads));
   if (schedule.scalable > 0)
     function_->setAttr(attr::kScalable, builder_.getI64IntegerAttr(schedule.scalable));
-  if (stage.alternates)
-    function_->setAttr(attr::kAlternates, builder_.getUnitAttr());
-  if (stage.prefetches)
-    function_->setAttr(attr::kPrefetches, builder_.getUnitAttr());
-  if (stage.reversed)
-    function_->setAttr(attr::kReversed, builder_.getUnitAttr());
+  const std::pair<const char *, bool> flags[] = {{attr::kAlternates, stage_.alternates},
+                                                 {attr::kPrefetches, stage_.prefetches},
+                                                 {attr::kReversed, stage_.reversed},
+                                                 {attr::kStreaming, stage_.streams}};
+  for (auto [name, isSet] : flags)
+    if (isSet)
+      function_->setAttr(name, builder_.getUnitAttr());
 }
 
-Value StageBuilder::addArgument(Type type,
-                                llvm::ArrayRef<std::pair<const char *, Attribute>> attributes) {
+Type StageBuilder::typeOf(DType dtype) const {
+  Builder b(context_);
+  const Type types[dtypeCount] = {b.getF32Type(), b.getF64Type(), b.getBF16Type(), b.getF16Type()};
+  return types[static_cast<unsigned>(dtype)];
+}
+
+Value StageBuilder::addArgument(Type type, Attributes attributes) {
   llvm::SmallVector<NamedAttribute> named;
   for (auto [name, value] : attributes)
     named.push_back(builder_.getNamedAttr(name, value));
   argumentAttributes_.push_back(builder_.getDictionaryAttr(named));
   return function_.getBody().front().addArgument(type, loc_);
+}
+
+void StageBuilder::addResult(Value value, Attributes attributes) {
+  llvm::SmallVector<NamedAttribute> named;
+  for (auto [name, attribute] : attributes)
+    named.push_back(builder_.getNamedAttr(name, attribute));
+  resultAttributes_.push_back(builder_.getDictionaryAttr(named));
+  results_.push_back(value);
 }
 
 AffineMap StageBuilder::sizesMap(llvm::ArrayRef<SizeExpr> sizes) const {
@@ -101,7 +110,7 @@ RankedTensorType StageBuilder::tensorType(llvm::ArrayRef<SizeExpr> shape, Type e
   llvm::SmallVector<int64_t> sizes;
   for (const SizeExpr &size : shape)
     sizes.push_back(size.constant().value_or(ShapedType::kDynamic));
-  return RankedTensorType::get(sizes, element ? element : element_);
+  return RankedTensorType::get(sizes, element);
 }
 
 AffineExpr StageBuilder::loop(int i) const {
@@ -115,32 +124,26 @@ std::vector<AffineExpr> StageBuilder::allLoops() const {
   return exprs;
 }
 
+int StageBuilder::stageLoop(int loop) const {
+  for (int i = 0; i < static_cast<int>(loops_.size()); ++i)
+    if (loops_[i].loop == loop)
+      return i;
+  return -1;
+}
+
 std::vector<AffineExpr> StageBuilder::statisticSpace(bool chunks) const {
   std::vector<AffineExpr> exprs;
   for (size_t i = 0; chunks && i < loops_.size(); ++i)
     if (!loops_[i].kept && stage_.chunks[i] > 0)
       exprs.push_back(loop(static_cast<int>(i)).floorDiv(stage_.chunks[i]));
-  // The lanes of a blocked axis follow its blocks, as parameters and statistics have them in
-  // memory.
-  const int inner = blockedLoop(/*inner=*/true), outer = blockedLoop(/*inner=*/false);
   for (int i = 0; i < static_cast<int>(loops_.size()); ++i) {
-    if (!loops_[i].kept || i == inner)
+    if (!loops_[i].kept || (op_.blocked && loops_[i].loop == op_.blocked->inner))
       continue;
     exprs.push_back(loop(i));
-    if (i == outer)
-      exprs.push_back(loop(inner));
+    if (op_.blocked && loops_[i].loop == op_.blocked->outer)
+      exprs.push_back(loop(stageLoop(op_.blocked->inner)));
   }
   return exprs;
-}
-
-int StageBuilder::blockedLoop(bool inner) const {
-  if (!op_.blocked)
-    return -1;
-  const Loop &wanted = op_.loops[inner ? op_.blocked->inner : op_.blocked->outer];
-  for (int i = 0; i < static_cast<int>(loops_.size()); ++i)
-    if (loops_[i].axes == wanted.axes && loops_[i].kept == wanted.kept)
-      return i;
-  return -1;
 }
 
 std::vector<SizeExpr> StageBuilder::shapeOf(llvm::ArrayRef<AffineExpr> index) const {
@@ -157,97 +160,74 @@ std::vector<SizeExpr> StageBuilder::shapeOf(llvm::ArrayRef<AffineExpr> index) co
   return shape;
 }
 
-std::vector<SizeExpr> StageBuilder::memoryShape(llvm::function_ref<bool(const Loop &)> uses) const {
-  std::vector<SizeExpr> shape;
-  const int inner = blockedLoop(true), outer = blockedLoop(false);
-  for (int i = 0; i < static_cast<int>(loops_.size()); ++i)
-    if (uses(loops_[i]) && i != inner)
-      shape.push_back(i == outer ? op_.blocked->size : loops_[i].size);
-  return shape;
+std::vector<AffineExpr> StageBuilder::indexOf(const Operand &operand) const {
+  std::vector<AffineExpr> index;
+  for (int i : operand.loops)
+    index.push_back(loop(stageLoop(i)));
+  return index;
 }
 
-Operand StageBuilder::argument(llvm::StringRef name, llvm::function_ref<bool(const Loop &)> uses) {
-  const bool data = name == "x" || name == "addend";
-  std::vector<SizeExpr> shape;
-  Operand operand;
+llvm::SmallVector<std::pair<const char *, Attribute>>
+StageBuilder::accessOf(uint32_t number, llvm::ArrayRef<AffineExpr> axes) const {
+  Builder b(context_);
+  const Operand &operand = op_.operands[number];
+  std::vector<SizeExpr> strides;
+  int64_t outer = -1, inner = -1; // axes of the blocks and of their lanes
+  for (AffineExpr axis : axes) {
+    const int loop = loops_[cast<AffineDimExpr>(axis).getPosition()].loop;
+    if (op_.blocked && loop == op_.blocked->outer)
+      outer = static_cast<int64_t>(strides.size());
+    if (op_.blocked && loop == op_.blocked->inner)
+      inner = static_cast<int64_t>(strides.size());
+    strides.push_back(operand.strides[loop]);
+  }
+  llvm::SmallVector<std::pair<const char *, Attribute>> access{
+      {attr::kArgument, b.getI64IntegerAttr(number)},
+      {attr::kShape, AffineMapAttr::get(sizesMap(shapeOf(axes)))},
+      {attr::kStrides, AffineMapAttr::get(sizesMap(strides))}};
   const auto &blocked = op_.blocked;
-  int splitAxis = -1;
-  if (data) {
-    for (const Loop &loop : loops_)
-      shape.push_back(loop.size);
-    operand.index = allLoops();
-  } else {
-    shape = memoryShape(uses);
-    const int inner = blockedLoop(true), outer = blockedLoop(false);
-    for (int i = 0; i < static_cast<int>(loops_.size()); ++i) {
-      if (!uses(loops_[i]) || i == inner)
-        continue;
-      operand.index.push_back(loop(i));
-      if (i == outer) {
-        splitAxis = static_cast<int>(operand.index.size()) - 1;
-        operand.index.push_back(loop(inner));
-      }
-    }
-  }
-  const int index = op_.argument(name, false);
-  operand.tensor = addArgument(tensorType(shape, data ? stored_ : element_),
-                               {{attr::kArgument, builder_.getI64IntegerAttr(index)},
-                                {attr::kShape, AffineMapAttr::get(sizesMap(shape))}});
-  if (splitAxis < 0)
-    return operand;
-
-  // The blocked axis of a parameter: pad to whole blocks, then split in two.
-  const SizeExpr blocks = ceilDivide(blocked->size, blocked->block);
-  if (blocked->padded) {
-    std::vector<SizeExpr> padded = shape;
-    padded[splitAxis] = blocks * SizeExpr(blocked->block);
-    llvm::SmallVector<OpFoldResult> low(shape.size(), builder_.getIndexAttr(0)), high = low;
-    if (auto constant = blocked->size.constant())
-      high[splitAxis] = builder_.getIndexAttr(*blocks.constant() * blocked->block - *constant);
-    else
-      high[splitAxis] =
-          arith::SubIOp::create(builder_, loc_, size(padded[splitAxis]), size(blocked->size))
-              .getResult();
-    operand.tensor = tensor::PadOp::create(builder_, loc_, tensorType(padded), operand.tensor, low,
-                                           high, constant(0));
-    shape = padded;
-  }
-  llvm::SmallVector<ReassociationIndices> groups;
-  std::vector<SizeExpr> split;
-  llvm::SmallVector<OpFoldResult> splitSizes;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    groups.push_back({static_cast<int64_t>(split.size())});
-    if (static_cast<int>(i) == splitAxis) {
-      split.push_back(blocks);
-      groups.back().push_back(static_cast<int64_t>(split.size()));
-      split.push_back(SizeExpr(blocked->block));
-    } else {
-      split.push_back(shape[i]);
-    }
-  }
-  for (const SizeExpr &s : split)
-    splitSizes.push_back(s.constant() ? OpFoldResult(builder_.getIndexAttr(*s.constant()))
-                                      : OpFoldResult(size(s)));
-  operand.tensor = tensor::ExpandShapeOp::create(builder_, loc_, tensorType(split), operand.tensor,
-                                                 groups, splitSizes);
-  return operand;
+  if (outer < 0 || !blocked->padded || operand.padded)
+    return access;
+  access.push_back({attr::kPadding, b.getDenseI64ArrayAttr({outer, inner, blocked->block})});
+  access.push_back({attr::kLimit, AffineMapAttr::get(sizesMap({blocked->size}))});
+  return access;
 }
 
-Operand StageBuilder::workspace(const WorkspaceArray &array, std::vector<AffineExpr> index) {
-  Value tensor = addArgument(tensorType(array.shape),
-                             {{attr::kWorkspace, AffineMapAttr::get(sizesMap({array.offset}))},
-                              {attr::kShape, AffineMapAttr::get(sizesMap(array.shape))}});
-  return {tensor, std::move(index)};
+llvm::SmallVector<std::pair<const char *, Attribute>>
+StageBuilder::accessOf(const WorkspaceArray &array) const {
+  std::vector<SizeExpr> strides(array.shape.size(), SizeExpr(1));
+  for (size_t i = array.shape.size(); i-- > 1;)
+    strides[i - 1] = array.shape[i] * strides[i];
+  return {{attr::kWorkspace, AffineMapAttr::get(sizesMap({array.offset}))},
+          {attr::kShape, AffineMapAttr::get(sizesMap(array.shape))},
+          {attr::kStrides, AffineMapAttr::get(sizesMap(strides))}};
 }
 
-Value StageBuilder::scalar(llvm::StringRef name) {
-  const auto it = llvm::find(op_.scalars, name.str());
-  return addArgument(element_,
-                     {{attr::kScalar, builder_.getI64IntegerAttr(it - op_.scalars.begin())}});
+Tensor StageBuilder::operand(uint32_t number) {
+  const Operand &operand = op_.operands[number];
+  const std::vector<AffineExpr> index = indexOf(operand);
+  return {addArgument(tensorType(shapeOf(index), typeOf(operand.dtype)), accessOf(number, index)),
+          index};
 }
 
-Value StageBuilder::constant(double value) {
-  return arith::ConstantOp::create(builder_, loc_, builder_.getFloatAttr(element_, value));
+Tensor StageBuilder::workspace(const WorkspaceArray &array, std::vector<AffineExpr> index) {
+  return {addArgument(tensorType(array.shape, array.element), accessOf(array)), std::move(index)};
+}
+
+void StageBuilder::writeWorkspace(const Tensor &value, const WorkspaceArray &array) {
+  addResult(value.value, accessOf(array));
+}
+
+void StageBuilder::writeOperand(const Tensor &value, uint32_t number) {
+  addResult(value.value, accessOf(number, value.index));
+}
+
+Value StageBuilder::scalar(uint32_t index, Type type) {
+  return addArgument(type, {{attr::kScalar, builder_.getI64IntegerAttr(index)}});
+}
+
+Value StageBuilder::constant(double value, Type type) {
+  return arith::ConstantOp::create(builder_, loc_, builder_.getFloatAttr(type, value));
 }
 
 Value StageBuilder::size(const SizeExpr &size) {
@@ -277,11 +257,8 @@ Value StageBuilder::size(const SizeExpr &size) {
 }
 
 Value StageBuilder::number(const SizeExpr &count, Type type) {
-  if (!type)
-    type = element_;
   if (auto value = count.constant())
-    return arith::ConstantOp::create(builder_, loc_,
-                                     builder_.getFloatAttr(type, static_cast<double>(*value)));
+    return constant(static_cast<double>(*value), type);
   Value integer = arith::IndexCastOp::create(builder_, loc_, builder_.getI64Type(), size(count));
   return arith::SIToFPOp::create(builder_, loc_, type, integer);
 }
@@ -294,13 +271,20 @@ Value StageBuilder::empty(llvm::ArrayRef<AffineExpr> index, Type type) {
   return tensor::EmptyOp::create(builder_, loc_, sizes, type);
 }
 
-llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
-                                                 llvm::ArrayRef<AffineExpr> domain,
-                                                 llvm::ArrayRef<AffineExpr> resultIndex,
-                                                 unsigned results, bool reduces, const Body &body,
-                                                 Type type) {
-  if (!type)
-    type = element_;
+/// A number rounded to `type`, or widened to it.
+static Value convert(OpBuilder &b, Location loc, Value value, Type type) {
+  const unsigned from = value.getType().getIntOrFloatBitWidth(), to = type.getIntOrFloatBitWidth();
+  if (value.getType() == type)
+    return value;
+  return from < to ? Value(arith::ExtFOp::create(b, loc, type, value))
+                   : Value(arith::TruncFOp::create(b, loc, type, value));
+}
+
+llvm::SmallVector<Tensor> StageBuilder::generic(llvm::ArrayRef<Tensor> inputs,
+                                                llvm::ArrayRef<AffineExpr> domain,
+                                                llvm::ArrayRef<AffineExpr> resultIndex,
+                                                llvm::ArrayRef<Type> types, bool reduces,
+                                                Type compute, const Body &body) {
   // Indices are given over the stage's loops; the step's own loops are the domain's expressions.
   const auto rank = static_cast<unsigned>(domain.size());
   auto mapOf = [&](llvm::ArrayRef<AffineExpr> index) {
@@ -314,13 +298,13 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
     return AffineMap::get(rank, 0, exprs, context_);
   };
   llvm::SmallVector<Value> ins, outs;
-  llvm::SmallVector<Type> types;
+  llvm::SmallVector<Type> tensorTypes;
   llvm::SmallVector<AffineMap> maps;
-  for (const Operand &input : inputs) {
-    ins.push_back(input.tensor);
+  for (const Tensor &input : inputs) {
+    ins.push_back(input.value);
     maps.push_back(mapOf(input.index));
   }
-  for (unsigned r = 0; r < results; ++r) {
+  for (Type type : types) {
     Value init = empty(resultIndex, type);
     if (reduces) {
       Value zero = arith::ConstantOp::create(builder_, loc_, builder_.getZeroAttr(type));
@@ -328,7 +312,7 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
           linalg::FillOp::create(builder_, loc_, ValueRange{zero}, ValueRange{init}).getResult(0);
     }
     outs.push_back(init);
-    types.push_back(init.getType());
+    tensorTypes.push_back(init.getType());
     maps.push_back(mapOf(resultIndex));
   }
   llvm::SmallVector<utils::IteratorType> iterators(rank, utils::IteratorType::parallel);
@@ -337,93 +321,37 @@ llvm::SmallVector<Operand> StageBuilder::generic(llvm::ArrayRef<Operand> inputs,
       if (!llvm::is_contained(resultIndex, domain[i]))
         iterators[i] = utils::IteratorType::reduction;
   auto op = linalg::GenericOp::create(
-      builder_, loc_, types, ins, outs, maps, iterators,
+      builder_, loc_, tensorTypes, ins, outs, maps, iterators,
       [&](OpBuilder &b, Location loc, ValueRange args) {
         auto loopIndex = [&](unsigned i) -> Value { return linalg::IndexOp::create(b, loc, i); };
         llvm::SmallVector<Value> values(reduces ? args : args.take_front(ins.size()));
-        for (Value &value : values) // half precision is for memory alone
-          if (value.getType() != element_ && value.getType() == stored_)
-            value = arith::ExtFOp::create(b, loc, element_, value);
+        for (Value &value : values)
+          value = convert(b, loc, value, compute);
         llvm::SmallVector<Value> yielded = body(b, loc, values, loopIndex);
-        for (Value &value : yielded)
-          if (type == stored_ && value.getType() != type)
-            value = arith::TruncFOp::create(b, loc, type, value);
+        for (auto [value, type] : llvm::zip(yielded, types))
+          value = convert(b, loc, value, type);
         linalg::YieldOp::create(b, loc, yielded);
       });
   op->setAttr(attr::kDomain, AffineMapAttr::get(AffineMap::get(static_cast<unsigned>(loops_.size()),
                                                                0, domain, context_)));
-  llvm::SmallVector<Operand> operands;
+  llvm::SmallVector<Tensor> results;
   for (Value result : op.getResults())
-    operands.push_back({result, std::vector<AffineExpr>(resultIndex)});
-  return operands;
+    results.push_back({result, std::vector<AffineExpr>(resultIndex)});
+  return results;
 }
 
-llvm::SmallVector<Operand> StageBuilder::map(llvm::ArrayRef<Operand> inputs,
-                                             llvm::ArrayRef<AffineExpr> space, unsigned results,
-                                             const Body &body, Type type) {
-  return generic(inputs, space, space, results, false, body, type);
+llvm::SmallVector<Tensor> StageBuilder::map(llvm::ArrayRef<Tensor> inputs,
+                                            llvm::ArrayRef<AffineExpr> space,
+                                            llvm::ArrayRef<Type> types, Type compute,
+                                            const Body &body) {
+  return generic(inputs, space, space, types, false, compute, body);
 }
 
-llvm::SmallVector<Operand> StageBuilder::sum(llvm::ArrayRef<Operand> inputs,
-                                             llvm::ArrayRef<AffineExpr> space, unsigned results,
-                                             const Body &body, Type type) {
-  return generic(inputs, allLoops(), space, results, true, body, type);
-}
-
-void StageBuilder::addResult(Value value,
-                             llvm::ArrayRef<std::pair<const char *, Attribute>> attributes) {
-  llvm::SmallVector<NamedAttribute> named;
-  for (auto [name, attribute] : attributes)
-    named.push_back(builder_.getNamedAttr(name, attribute));
-  resultAttributes_.push_back(builder_.getDictionaryAttr(named));
-  results_.push_back(value);
-}
-
-void StageBuilder::writeWorkspace(const Operand &value, const WorkspaceArray &array) {
-  addResult(value.tensor, {{attr::kWorkspace, AffineMapAttr::get(sizesMap({array.offset}))},
-                           {attr::kShape, AffineMapAttr::get(sizesMap(array.shape))}});
-}
-
-void StageBuilder::writeArgument(const Operand &value, llvm::StringRef name) {
-  const int index = op_.argument(name, true);
-  Value tensor = value.tensor;
-  std::vector<SizeExpr> shape = shapeOf(value.index);
-  const auto &blocked = op_.blocked;
-  if (name != "y" && blocked && !value.index.empty()) {
-    // The two loops of the blocked axis become one again, and its padding is left behind.
-    const int outerLoop = blockedLoop(false);
-    const auto it = outerLoop < 0 ? value.index.end() : llvm::find(value.index, loop(outerLoop));
-    if (it != value.index.end()) {
-      const int outer = static_cast<int>(it - value.index.begin()), inner = outer + 1;
-      llvm::SmallVector<ReassociationIndices> groups;
-      std::vector<SizeExpr> merged;
-      for (int i = 0; i < static_cast<int>(shape.size()); ++i) {
-        if (i == inner) {
-          groups.back().push_back(i);
-          merged.back() = merged.back() * shape[i];
-          continue;
-        }
-        groups.push_back({i});
-        merged.push_back(shape[i]);
-      }
-      tensor = tensor::CollapseShapeOp::create(builder_, loc_, tensorType(merged), tensor, groups);
-      shape = merged;
-      if (blocked->padded) {
-        shape[outer] = blocked->size;
-        llvm::SmallVector<OpFoldResult> offsets(shape.size(), builder_.getIndexAttr(0)), sizes,
-            strides(shape.size(), builder_.getIndexAttr(1));
-        for (const SizeExpr &s : shape)
-          sizes.push_back(s.constant() ? OpFoldResult(builder_.getIndexAttr(*s.constant()))
-                                       : OpFoldResult(size(s)));
-        tensor = tensor::ExtractSliceOp::create(builder_, loc_, tensorType(shape), tensor, offsets,
-                                                sizes, strides);
-      }
-    }
-  }
-  if (name == "y" && schedule_.streamingStores)
-    function_->setAttr(attr::kStreaming, builder_.getUnitAttr());
-  addResult(tensor, {{attr::kArgument, builder_.getI64IntegerAttr(index)},
-                     {attr::kShape, AffineMapAttr::get(sizesMap(shape))}});
+llvm::SmallVector<Tensor> StageBuilder::sum(llvm::ArrayRef<Tensor> inputs,
+                                            llvm::ArrayRef<AffineExpr> space, unsigned results,
+                                            Type compute, const Body &body) {
+  return generic(inputs, allLoops(), space, llvm::SmallVector<Type>(results, compute), true,
+                 compute, body);
 }
 
 StageInfo StageBuilder::finish(const SizeExpr &bytes) {

@@ -14,96 +14,102 @@ namespace normforge {
 /// A size as an affine expression whose symbol i is named size i.
 mlir::AffineExpr toAffine(const SizeExpr &size, mlir::MLIRContext *context);
 
-/// An array in the workspace: dense, of the kernel's computation type.
+/// An array in the workspace, dense.
 struct WorkspaceArray {
   SizeExpr offset; ///< bytes
   std::vector<SizeExpr> shape;
+  mlir::Type element;
 };
 
-/// A tensor with the stage's loops that index it, one an axis: an operand of a step.
-struct Operand {
-  mlir::Value tensor;
+/// A tensor with the stage's loops that index it, one an axis.
+struct Tensor {
+  mlir::Value value;
   std::vector<mlir::AffineExpr> index; ///< over the stage's loops
 };
 
 class StageBuilder {
 public:
-  /// Builds a step's body: receives the operands' elements (inputs, then the outputs' for a
-  /// reduction) and returns the results. `loop(i)` gives the index of the step's loop i.
+  /// Builds a step's body: receives the inputs' elements (then the accumulators of a reduction), in
+  /// the type that the step computes in, and returns the results. `loop(i)` gives the index of the
+  /// step's loop i.
   using Body = std::function<llvm::SmallVector<mlir::Value>(
       mlir::OpBuilder &, mlir::Location, mlir::ValueRange,
       llvm::function_ref<mlir::Value(unsigned)> loop)>;
 
-  StageBuilder(mlir::ModuleOp module, const Operator &op, std::string symbol,
-               std::vector<Loop> loops, const StageSchedule &stage, const Schedule &schedule);
+  StageBuilder(mlir::ModuleOp module, const Operator &op, const Schedule &schedule, size_t stage,
+               llvm::StringRef symbol);
 
+  const std::vector<StageLoop> &loops() const { return loops_; }
   mlir::AffineExpr loop(int i) const;
-  /// The loops that are kept; with `chunks`, before them the chunks of the chunked reduced loops.
-  std::vector<mlir::AffineExpr> statisticSpace(bool chunks) const;
   std::vector<mlir::AffineExpr> allLoops() const;
+  /// The kept loops, the lanes of a block after the blocks; with `chunks`, before them the chunks
+  /// of the chunked reduced loops.
+  std::vector<mlir::AffineExpr> statisticSpace(bool chunks) const;
+  /// Sizes of the axes of a tensor indexed by these expressions.
+  std::vector<SizeExpr> shapeOf(llvm::ArrayRef<mlir::AffineExpr> index) const;
 
-  /// The kernel's argument `name`, indexed by loops for which `uses` holds. The two loops of a
-  /// blocked axis are made of the one in memory, padded with zeros.
-  Operand argument(llvm::StringRef name, llvm::function_ref<bool(const Loop &)> uses);
-  Operand workspace(const WorkspaceArray &array, std::vector<mlir::AffineExpr> index);
-  /// A run-time number, converted to the computation type.
-  mlir::Value scalar(llvm::StringRef name);
-  mlir::Value constant(double value);
-  /// A size as a value of type index, and converted to the computation type or to `type`.
+  /// An operand of the operator, indexed by those of its loops that the stage has.
+  Tensor operand(uint32_t index);
+  Tensor workspace(const WorkspaceArray &array, std::vector<mlir::AffineExpr> index);
+  /// A run-time number, converted to `type`.
+  mlir::Value scalar(uint32_t index, mlir::Type type);
+  mlir::Value constant(double value, mlir::Type type);
+  /// A size as a value of type index, and converted to `type`.
   mlir::Value size(const SizeExpr &size);
-  mlir::Value number(const SizeExpr &size, mlir::Type type = {});
+  mlir::Value number(const SizeExpr &size, mlir::Type type);
 
-  /// A step over the loops `space` without reduction: each result is indexed by `space`. Results
-  /// are of the computation type, or of `type`.
-  llvm::SmallVector<Operand> map(llvm::ArrayRef<Operand> inputs,
-                                 llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
-                                 const Body &body, mlir::Type type = {});
-  /// Sums over the loops of the stage into results indexed by `space`.
-  llvm::SmallVector<Operand> sum(llvm::ArrayRef<Operand> inputs,
-                                 llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
-                                 const Body &body, mlir::Type type = {});
+  /// A step over the loops `space` without reduction: result i, of type types[i], is indexed by
+  /// `space`. `compute` is the type that the body works in.
+  llvm::SmallVector<Tensor> map(llvm::ArrayRef<Tensor> inputs,
+                                llvm::ArrayRef<mlir::AffineExpr> space,
+                                llvm::ArrayRef<mlir::Type> types, mlir::Type compute,
+                                const Body &body);
+  /// Sums over all loops of the stage into results of type `compute`, indexed by `space`.
+  llvm::SmallVector<Tensor> sum(llvm::ArrayRef<Tensor> inputs,
+                                llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
+                                mlir::Type compute, const Body &body);
 
   /// Results of the function.
-  void writeArgument(const Operand &value, llvm::StringRef name);
-  void writeWorkspace(const Operand &value, const WorkspaceArray &array);
+  void writeOperand(const Tensor &value, uint32_t index);
+  void writeWorkspace(const Tensor &value, const WorkspaceArray &array);
 
-  /// Ends the function.
+  /// Ends the function, which moves about so many bytes.
   StageInfo finish(const SizeExpr &bytes);
 
   mlir::OpBuilder &builder() { return builder_; }
-  mlir::Type element() const { return element_; }
-  /// The type of x, y and addend. Steps see their elements in the computation type.
-  mlir::Type stored() const { return stored_; }
+  mlir::Location location() const { return loc_; }
+  mlir::Type typeOf(DType dtype) const;
 
 private:
-  mlir::Value addArgument(mlir::Type type,
-                          llvm::ArrayRef<std::pair<const char *, mlir::Attribute>> attributes);
+  using Attributes = llvm::ArrayRef<std::pair<const char *, mlir::Attribute>>;
+  mlir::Value addArgument(mlir::Type type, Attributes attributes);
+  void addResult(mlir::Value value, Attributes attributes);
   mlir::AffineMap sizesMap(llvm::ArrayRef<SizeExpr> sizes) const;
-  /// Of elements of the computation type, or of `element`.
-  mlir::RankedTensorType tensorType(llvm::ArrayRef<SizeExpr> shape, mlir::Type element = {}) const;
-  /// Sizes of the axes of a tensor indexed by these expressions.
-  std::vector<SizeExpr> shapeOf(llvm::ArrayRef<mlir::AffineExpr> index) const;
+  mlir::RankedTensorType tensorType(llvm::ArrayRef<SizeExpr> shape, mlir::Type element) const;
   mlir::Value empty(llvm::ArrayRef<mlir::AffineExpr> index, mlir::Type type);
-  llvm::SmallVector<Operand> generic(llvm::ArrayRef<Operand> inputs,
-                                     llvm::ArrayRef<mlir::AffineExpr> domain,
-                                     llvm::ArrayRef<mlir::AffineExpr> resultIndex, unsigned results,
-                                     bool reduces, const Body &body, mlir::Type type);
-  /// The stage's loop over the blocks or the lanes of the blocked axis, or -1.
-  int blockedLoop(bool inner) const;
-  std::vector<SizeExpr> memoryShape(llvm::function_ref<bool(const Loop &)> uses) const;
-  void addResult(mlir::Value value,
-                 llvm::ArrayRef<std::pair<const char *, mlir::Attribute>> attributes);
+  llvm::SmallVector<Tensor> generic(llvm::ArrayRef<Tensor> inputs,
+                                    llvm::ArrayRef<mlir::AffineExpr> domain,
+                                    llvm::ArrayRef<mlir::AffineExpr> resultIndex,
+                                    llvm::ArrayRef<mlir::Type> types, bool reduces,
+                                    mlir::Type compute, const Body &body);
+  /// How an operand lies in memory: its index, shape, strides, and the limit of a blocked axis that
+  /// has no padding there.
+  std::vector<mlir::AffineExpr> indexOf(const Operand &operand) const;
+  llvm::SmallVector<std::pair<const char *, mlir::Attribute>>
+  accessOf(uint32_t index, llvm::ArrayRef<mlir::AffineExpr> axes) const;
+  llvm::SmallVector<std::pair<const char *, mlir::Attribute>>
+  accessOf(const WorkspaceArray &array) const;
+  /// The stage's loop that is the operator's loop `loop`, or -1.
+  int stageLoop(int loop) const;
 
   const Operator &op_;
-  const Schedule &schedule_;
+  const StagePlan &stage_;
   std::string symbol_;
-  std::vector<Loop> loops_;
-  StageSchedule stage_;
+  std::vector<StageLoop> loops_;
   mlir::MLIRContext *context_;
   mlir::OpBuilder builder_;
   mlir::Location loc_;
   mlir::func::FuncOp function_;
-  mlir::Type element_, stored_; ///< of what is computed, and of x, y and addend in memory
   llvm::SmallVector<mlir::Attribute> argumentAttributes_, resultAttributes_;
   llvm::SmallVector<mlir::Value> results_, sizeArguments_;
 };

@@ -1,21 +1,22 @@
-// The canonical loop nest of a normalization and the arguments of its phases.
+// The computation of one phase of a normalization, as data.
 //
-// Enters: a checked Spec. Leaves: an Operator, in which layouts, modes and presets are gone: a list
-// of loops in memory order, each kept (indexes the statistics) or reduced, each with or without the
-// parameters (gamma, beta), and the numbers of the formula.
+// Enters: a checked Spec. Leaves: an Operator, in which layouts, modes, presets and phases are
+// gone: loops in memory order, operands with a stride for each loop, and steps whose results are
+// scalar expressions. Nothing below this room asks for a mode, a phase or an operand by its name.
 #pragma once
 
+#include "compiler/operator/Expr.h"
 #include "compiler/spec/Spec.h"
+
+#include <optional>
 
 namespace normforge {
 
-/// One loop of the nest. Adjacent axes of one kind are one loop; axes of size 1 are dropped as long
-/// as a loop of their kind remains.
+/// One loop of the nest. Neighboring axes that everything indexes alike are one loop; axes of size
+/// 1 are dropped as long as a loop of their kind (kept or reduced) remains.
 struct Loop {
-  std::string axes; ///< letters of the axes it stands for: "hw"; a block's are "C" and "c"
+  std::string name; ///< letters of the axes it stands for: "hw"; a block's are "C" and "c"
   SizeExpr size;
-  bool kept = false;      ///< indexes the statistics; otherwise reduced
-  bool parameter = false; ///< indexes gamma and beta
 };
 
 /// A blocked axis: loop `outer` counts blocks, loop `inner`, the innermost of all, the lanes in a
@@ -27,38 +28,94 @@ struct BlockedAxis {
   bool padded = false; ///< whether size may be no multiple of block
 };
 
+/// What an operand is to its host.
+enum class Role : uint8_t {
+  Data,      ///< of x's shape: x, y, addend
+  Parameter, ///< learned: gamma, beta
+  Statistic, ///< of a batch, written: batch_mean, batch_variance
+  State,     ///< kept from call to call: moving_mean, moving_variance
+};
+
+struct Operand {
+  std::string name;
+  Role role = Role::Data;
+  DType dtype = DType::F32;
+  std::vector<SizeExpr> shape;   ///< the host's view, dense, in memory order
+  std::vector<int> loops;        ///< that index it, outermost in memory first
+  std::vector<SizeExpr> strides; ///< by loop of the operator, in elements; 0: not indexed by it
+  bool written = false;
+  bool padded = false; ///< a blocked axis has its padding in memory, which is written as zeros
+  /// Earlier, read operands that may be the same buffer as this written one.
+  std::vector<uint32_t> mayAlias;
+};
+
+enum class Reduce : uint8_t {
+  None, ///< a map: a value for every index of the step's loops
+  /// The mean of a value as first rounded, the sum of what remains of it, x - mean, and that of its
+  /// squares: three results. The second corrects what the first lost (Chan, Golub, LeVeque 1983,
+  /// corrected two-pass).
+  Moments,
+};
+
+struct Result {
+  std::string name;
+  Expr value = 0;         ///< of a reduction: what is reduced
+  std::vector<int> loops; ///< that index it, in the operator's order
+  int operand = -1;       ///< the written operand that it is stored in
+};
+
+/// One pass of the computation: a reduction, or a map whose results are stored or smaller than x.
+/// Values of elements that are not stored are no steps but expressions, computed wherever they are
+/// used.
+struct Step {
+  std::string name;
+  Reduce reduce = Reduce::None;
+  std::vector<int> loops; ///< that it runs over, in the operator's order
+  std::vector<Result> results;
+  uint32_t firstResult = 0; ///< the number of results[0] among all results
+};
+
 struct Operator {
-  Spec spec;
-  Phase phase = Phase::Inference;
+  std::string name;                 ///< of the spec; documentation alone
+  std::string symbol;               ///< what names of its functions begin with
+  Phase phase = Phase::Inference;   ///< of the spec; documentation alone
+  DType dtype = DType::F32;         ///< of the data
   std::vector<std::string> sizes;   ///< named sizes, in the order of nf_call.sizes
   std::vector<std::string> scalars; ///< run-time numbers, in the order of nf_call.scalars
-  std::vector<Argument> arguments;  ///< in the order of nf_call.args
 
-  std::vector<Loop> loops; ///< in memory order, the innermost last, dense
+  Exprs exprs;
+  std::vector<Loop> loops; ///< in memory order of the data, the innermost last
   std::optional<BlockedAxis> blocked;
-  SizeExpr groupSize; ///< N: elements a statistic is taken over, padding left out
-  SizeExpr elements;  ///< elements of x in memory, padding included
+  std::vector<Operand> operands; ///< in the order of nf_call.args
+  std::vector<Step> steps;       ///< each uses results of earlier ones alone
+  /// By loop: whether it indexes the statistics; the others are reduced over.
+  std::vector<bool> kept;
+  SizeExpr groupSize; ///< elements that a statistic is taken over, padding left out
+  SizeExpr elements;  ///< of the data in memory, padding included
 
-  bool takesBatchStatistics() const {
-    return phase == Phase::Training || spec.mode != Mode::Feature;
-  }
-  bool updatesMovingStatistics() const {
-    return phase == Phase::Training && spec.hasMovingStatistics();
-  }
-  bool fuses(Fused fused) const;
-  /// Gamma and beta are indexed as the statistics are (modes 0, 2), not by reduced loops (mode 1).
-  bool parametersAreKept() const { return spec.mode != Mode::Sample; }
   int rank() const { return static_cast<int>(loops.size()); }
-  /// Index of an argument in `arguments`, or -1.
-  int argument(std::string_view name, bool written) const;
+  DType computeType() const { return computeDType(dtype); }
+  /// Index of an operand, or -1.
+  int operand(std::string_view name, bool written) const;
+  /// The operands as a manifest has them.
+  std::vector<Argument> arguments() const;
+  /// A result by its number, and the step that makes it.
+  const Result &result(uint32_t number) const;
+  const Step &stepOf(uint32_t result) const;
+  /// Whether some step reduces.
+  bool reduces() const;
+  /// Whether every loop indexes it.
+  bool isWhole(const Operand &operand) const { return operand.loops.size() == loops.size(); }
   /// Elements of all kept loops, a blocked axis rounded up to whole blocks.
   SizeExpr statistics() const;
   /// Bytes of x that one statistics group spans in memory.
   SizeExpr slabBytes() const;
-  /// Least bytes that must move: x read once, y written, addend read.
+  /// Least bytes that must move: every whole operand once.
   SizeExpr minimumBytes() const;
   /// Floating-point operations, an FMA counted as two.
   SizeExpr flops() const;
+  /// Names for Exprs::text: those of operands (a written one's with a prime), results and numbers.
+  Exprs::Names names() const;
 };
 
 Operator makeOperator(const Spec &spec, Phase phase);

@@ -1,6 +1,7 @@
 #include "compiler/passes/Passes.h"
 
 #include "compiler/lowering/Attributes.h"
+#include "compiler/passes/BoundedSlice.h"
 #include "compiler/passes/SizeArithmetic.h"
 #include "normforge/abi.h"
 
@@ -37,14 +38,11 @@ struct Range {
   OpFoldResult chunk; ///< index of the chunk of a chunked loop
 };
 
-/// An array in memory with the axes by which a step's maps index it. A blocked axis of a parameter
-/// is two axes to the steps. Where it may be padded, it is one in memory still: its slice is padded
-/// with zeros and split.
+/// An array in memory with the axes by which a step's maps index it.
 struct MemoryView {
   Value memref;
-  int paddedAxis = -1; ///< in memory; to the steps it is this axis and the next
-  int64_t block = 0;
-  OpFoldResult axisSize;
+  DenseI64ArrayAttr padding; ///< attr::kPadding, or null
+  OpFoldResult limit;
 };
 
 class StageRewriter {
@@ -57,8 +55,7 @@ public:
 private:
   SizeArithmetic sizes() { return {b_, loc_, *constants_}; }
   Value loadField(Value pointer, int32_t offset, Type type);
-  MemoryView makeView(DictionaryAttr attributes, Type element, ArrayRef<ReassociationIndices> split,
-                      bool padded, int64_t block);
+  MemoryView makeView(DictionaryAttr attributes, Type element);
   Value argumentPointer(DictionaryAttr attributes);
   Value baseMemref(Value pointer, Type element);
   void bindArguments();
@@ -67,10 +64,9 @@ private:
   void emitTiles(SmallVector<Range> ranges);
   void emitSteps(ArrayRef<Range> ranges);
   Range rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges);
+  Value slice(const MemoryView &view, ArrayRef<Range> axes);
   Value readSlice(const MemoryView &view, ArrayRef<Range> axes);
   void writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes);
-  /// Subview of the existing elements, and the size of the padded axis with padding.
-  Value subview(const MemoryView &view, ArrayRef<Range> axes, OpFoldResult &whole);
 
   func::FuncOp source_, target_;
   OpBuilder b_;
@@ -114,31 +110,20 @@ Value StageRewriter::baseMemref(Value pointer, Type element) {
       .getResult(0);
 }
 
-MemoryView StageRewriter::makeView(DictionaryAttr attributes, Type element,
-                                   ArrayRef<ReassociationIndices> split, bool padded,
-                                   int64_t block) {
+MemoryView StageRewriter::makeView(DictionaryAttr attributes, Type element) {
   MemoryView view;
-  SmallVector<OpFoldResult> shape;
-  AffineMap map = attributes.getAs<AffineMapAttr>(attr::kShape).getValue();
-  for (AffineExpr expr : map.getResults())
-    shape.push_back(sizes().evaluate(expr, sizeValues_));
-  SmallVector<OpFoldResult> strides(shape.size(), b_.getIndexAttr(1));
-  for (int i = static_cast<int>(shape.size()) - 2; i >= 0; --i)
-    strides[i] = sizes().mul(strides[i + 1], shape[i + 1]);
-  for (size_t i = 0; i < split.size(); ++i) {
-    if (split[i].size() < 2)
-      continue;
-    view.block = block;
-    view.axisSize = shape[i];
-    if (padded) {
-      view.paddedAxis = static_cast<int>(i);
-      break;
-    }
-    shape.insert(shape.begin() + i + 1, b_.getIndexAttr(block));
-    strides.insert(strides.begin() + i + 1, strides[i]);
-    shape[i] = sizes().ceilDiv(shape[i], block);
-    strides[i] = sizes().mul(strides[i], b_.getIndexAttr(block));
-    break;
+  auto evaluate = [&](const char *name) {
+    SmallVector<OpFoldResult> values;
+    AffineMap map = attributes.getAs<AffineMapAttr>(name).getValue();
+    for (AffineExpr expr : map.getResults())
+      values.push_back(sizes().evaluate(expr, sizeValues_));
+    return values;
+  };
+  const SmallVector<OpFoldResult> shape = evaluate(attr::kShape),
+                                  strides = evaluate(attr::kStrides);
+  if (attributes.get(attr::kPadding)) {
+    view.padding = attributes.getAs<DenseI64ArrayAttr>(attr::kPadding);
+    view.limit = evaluate(attr::kLimit)[0];
   }
   Value base = baseMemref(argumentPointer(attributes), element);
   SmallVector<int64_t> staticShape, staticStrides;
@@ -182,52 +167,14 @@ void StageRewriter::bindArguments() {
     if (!isa<linalg::LinalgDialect, tensor::TensorDialect>(op.getDialect()))
       b_.clone(op, mapping_);
 
-  auto expansionOf = [](Value tensor, bool &padded, int64_t &block) {
-    SmallVector<ReassociationIndices> split;
-    for (Operation *user : tensor.getUsers()) {
-      Operation *next = user;
-      if (auto pad = dyn_cast<tensor::PadOp>(user)) {
-        padded = true;
-        next = *pad->getUsers().begin();
-      }
-      if (auto expand = dyn_cast<tensor::ExpandShapeOp>(next)) {
-        split = expand.getReassociationIndices();
-        for (const ReassociationIndices &group : split)
-          if (group.size() == 2)
-            block = expand.getResultType().getDimSize(group[1]);
-        return std::pair(split, Value(expand.getResult()));
-      }
-    }
-    return std::pair(split, tensor);
-  };
-  for (BlockArgument argument : body.getArguments()) {
-    if (!isa<RankedTensorType>(argument.getType()))
-      continue;
-    bool padded = false;
-    int64_t block = 0;
-    auto [split, tensor] = expansionOf(argument, padded, block);
-    inputs_[tensor] = makeView(source_.getArgAttrDict(argument.getArgNumber()),
-                               getElementTypeOrSelf(argument.getType()), split, padded, block);
-  }
+  for (BlockArgument argument : body.getArguments())
+    if (isa<RankedTensorType>(argument.getType()))
+      inputs_[argument] = makeView(source_.getArgAttrDict(argument.getArgNumber()),
+                                   getElementTypeOrSelf(argument.getType()));
   for (OpOperand &result : body.getTerminator()->getOpOperands()) {
-    Value tensor = result.get();
-    SmallVector<ReassociationIndices> split;
-    bool padded = false;
-    int64_t block = 0;
-    if (auto slice = tensor.getDefiningOp<tensor::ExtractSliceOp>()) {
-      padded = true;
-      tensor = slice.getSource();
-    }
-    if (auto collapse = tensor.getDefiningOp<tensor::CollapseShapeOp>()) {
-      split = collapse.getReassociationIndices();
-      tensor = collapse.getSrc();
-      for (const ReassociationIndices &group : split)
-        if (group.size() == 2)
-          block = collapse.getSrcType().getDimSize(group[1]);
-    }
-    produced_.push_back(tensor);
+    produced_.push_back(result.get());
     outputs_.push_back(makeView(source_.getResultAttrDict(result.getOperandNumber()),
-                                getElementTypeOrSelf(tensor.getType()), split, padded, block));
+                                getElementTypeOrSelf(result.get().getType())));
   }
 }
 
@@ -386,75 +333,34 @@ Range StageRewriter::rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain, Array
           OpFoldResult()};
 }
 
-Value StageRewriter::subview(const MemoryView &view, ArrayRef<Range> axes, OpFoldResult &whole) {
-  SmallVector<OpFoldResult> offsets, extents;
-  for (int i = 0; i < static_cast<int>(axes.size()); ++i) {
-    offsets.push_back(axes[i].offset);
-    extents.push_back(axes[i].size);
-    if (i != view.paddedAxis)
-      continue;
+Value StageRewriter::slice(const MemoryView &view, ArrayRef<Range> axes) {
+  SmallVector<OpFoldResult> offsets, extents, strides(axes.size(), b_.getIndexAttr(1));
+  for (const Range &axis : axes) {
+    offsets.push_back(axis.offset);
+    extents.push_back(axis.size);
+  }
+  Value bound;
+  if (view.padding) {
     // Blocks and lanes as one axis: a tile takes all lanes or a single block.
-    const Range &lanes = axes[++i];
-    offsets.back() =
-        sizes().add(sizes().mul(offsets.back(), sizes().constant(view.block)), lanes.offset);
-    whole = sizes().mul(extents.back(), lanes.size);
-    extents.back() = sizes().min(whole, sizes().sub(view.axisSize, offsets.back()));
+    const int64_t outer = view.padding[0], inner = view.padding[1], block = view.padding[2];
+    OpFoldResult first =
+        sizes().add(sizes().mul(offsets[outer], sizes().constant(block)), offsets[inner]);
+    OpFoldResult whole = sizes().mul(extents[outer], extents[inner]);
+    bound = sizes().value(sizes().min(whole, sizes().sub(view.limit, first)));
   }
-  SmallVector<OpFoldResult> strides(offsets.size(), b_.getIndexAttr(1));
-  return memref::SubViewOp::create(b_, loc_, view.memref, offsets, extents, strides);
-}
-
-/// How the axes of a padded slice in memory become those of the steps.
-static SmallVector<ReassociationIndices> splitAt(int axis, size_t memoryRank) {
-  SmallVector<ReassociationIndices> groups;
-  int64_t next = 0;
-  for (int i = 0; i < static_cast<int>(memoryRank); ++i) {
-    groups.push_back({next++});
-    if (i == axis)
-      groups.back().push_back(next++);
-  }
-  return groups;
+  Value part = memref::SubViewOp::create(b_, loc_, view.memref, offsets, extents, strides);
+  return view.padding ? BoundedSlice::make(b_, loc_, part, bound, view.padding) : part;
 }
 
 Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
-  OpFoldResult whole;
-  Value memory = subview(view, axes, whole);
+  Value memory = slice(view, axes);
   auto memoryType = cast<MemRefType>(memory.getType());
   auto type = RankedTensorType::get(memoryType.getShape(), memoryType.getElementType());
-  Value tensor = bufferization::ToTensorOp::create(b_, loc_, type, memory, /*restrict=*/true);
-  if (view.paddedAxis < 0)
-    return tensor;
-  SmallVector<OpFoldResult> low(type.getRank(), b_.getIndexAttr(0)), high = low, sizesAfter;
-  SmallVector<int64_t> shape(type.getShape()), split;
-  Value taken = memref::DimOp::create(b_, loc_, memory, view.paddedAxis);
-  high[view.paddedAxis] = sizes().sub(whole, OpFoldResult(taken));
-  shape[view.paddedAxis] = getConstantIntValue(whole).value_or(ShapedType::kDynamic);
-  Value zero = constants_->zero(loc_, type.getElementType());
-  Value padded = tensor::PadOp::create(
-      b_, loc_, RankedTensorType::get(shape, type.getElementType()), tensor, low, high, zero);
-  for (const Range &axis : axes) {
-    split.push_back(getConstantIntValue(axis.size).value_or(ShapedType::kDynamic));
-    sizesAfter.push_back(axis.size);
-  }
-  return tensor::ExpandShapeOp::create(b_, loc_,
-                                       RankedTensorType::get(split, type.getElementType()), padded,
-                                       splitAt(view.paddedAxis, shape.size()), sizesAfter);
+  return bufferization::ToTensorOp::create(b_, loc_, type, memory, /*restrict=*/true);
 }
 
 void StageRewriter::writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes) {
-  OpFoldResult whole;
-  Value memory = subview(view, axes, whole);
-  if (view.paddedAxis >= 0) {
-    const auto rank = static_cast<size_t>(cast<MemRefType>(memory.getType()).getRank());
-    tile = tensor::CollapseShapeOp::create(b_, loc_, tile, splitAt(view.paddedAxis, rank));
-    SmallVector<OpFoldResult> offsets(rank, b_.getIndexAttr(0)), extents,
-        strides(rank, b_.getIndexAttr(1));
-    for (size_t i = 0; i < rank; ++i)
-      extents.push_back(axes[i + (static_cast<int>(i) > view.paddedAxis ? 1 : 0)].size);
-    extents[view.paddedAxis] = memref::DimOp::create(b_, loc_, memory, view.paddedAxis).getResult();
-    tile = tensor::ExtractSliceOp::create(b_, loc_, tile, offsets, extents, strides);
-  }
-  bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tile, memory,
+  bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tile, slice(view, axes),
                                                     /*restrict=*/true, /*writable=*/true);
 }
 

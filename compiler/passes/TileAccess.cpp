@@ -73,8 +73,7 @@ LogicalResult TileVectorizer::findLoops(linalg::GenericOp step) {
     if (auto empty = tensor.getDefiningOp<tensor::EmptyOp>())
       return empty.getMixedSizes();
     if (auto memory = tensor.getDefiningOp<bufferization::ToTensorOp>())
-      if (auto slice = memory.getBuffer().getDefiningOp<memref::SubViewOp>())
-        return slice.getMixedSizes();
+      return BoundedSlice::of(memory.getBuffer()).part.getMixedSizes();
     return {};
   };
   for (OpOperand &operand : step->getOpOperands()) {
@@ -151,53 +150,31 @@ void TileVectorizer::makeSlots() {
     }
 }
 
-/// `splitAxis` of the slice, if not negative, is two axes to the step.
-Access TileVectorizer::accessOfMemory(Value memory, AffineMap map, int splitAxis, int64_t block) {
-  auto slice = memory.getDefiningOp<memref::SubViewOp>();
-  auto whole = slice.getSource().getDefiningOp<memref::ReinterpretCastOp>();
-  SmallVector<OpFoldResult> offsets = slice.getMixedOffsets(), strides = whole.getMixedStrides();
+Access TileVectorizer::accessOfMemory(Value memory, AffineMap map) {
+  const BoundedSlice slice = BoundedSlice::of(memory);
+  memref::SubViewOp part = slice.part;
+  auto whole = part.getSource().getDefiningOp<memref::ReinterpretCastOp>();
+  SmallVector<OpFoldResult> offsets = part.getMixedOffsets(), strides = whole.getMixedStrides();
   Access access;
   access.base = whole.getSource();
   access.strides.assign(loops_.size(), OpFoldResult());
   access.offset = b_.getIndexAttr(0);
-  auto setStride = [&](unsigned result, OpFoldResult stride) {
-    auto dim = dyn_cast<AffineDimExpr>(map.getResult(result));
-    if (dim)
-      access.strides[dim.getPosition()] = stride;
-    return dim ? static_cast<int>(dim.getPosition()) : -1;
-  };
-  unsigned result = 0;
-  for (int i = 0; i < static_cast<int>(offsets.size()); ++i, ++result) {
+  access.bound = slice.bound;
+  access.block = slice.block;
+  for (int i = 0; i < static_cast<int>(offsets.size()); ++i) {
     access.offset = add(access.offset, scaled(offsets[i], strides[i]));
-    if (i != splitAxis) {
-      setStride(result, strides[i]);
+    auto dim = dyn_cast<AffineDimExpr>(map.getResult(static_cast<unsigned>(i)));
+    if (!dim)
       continue;
-    }
-    access.blockLoop = setStride(result, scaled(b_.getIndexAttr(block), strides[i]));
-    setStride(++result, strides[i]);
-    access.bound = indexValue(slice.getMixedSizes()[i]);
-    access.block = block;
+    access.strides[dim.getPosition()] = strides[i];
+    if (i == slice.outer)
+      access.blockLoop = static_cast<int>(dim.getPosition());
   }
   return access;
 }
 
 Access TileVectorizer::accessOf(Value tensor, AffineMap map) {
-  auto expand = tensor.getDefiningOp<tensor::ExpandShapeOp>();
-  if (!expand)
-    return accessOfMemory(tensor.getDefiningOp<bufferization::ToTensorOp>().getBuffer(), map);
-  auto pad = expand.getSrc().getDefiningOp<tensor::PadOp>();
-  auto [axis, block] = splitOf(expand.getReassociationIndices(), expand.getResultType());
-  return accessOfMemory(pad.getSource().getDefiningOp<bufferization::ToTensorOp>().getBuffer(), map,
-                        axis, block);
-}
-
-/// Which axis is split in two, and the lanes of the second.
-std::pair<int, int64_t> TileVectorizer::splitOf(ArrayRef<ReassociationIndices> groups,
-                                                RankedTensorType type) {
-  for (auto [i, group] : llvm::enumerate(groups))
-    if (group.size() == 2)
-      return {static_cast<int>(i), type.getDimSize(group[1])};
-  return {-1, 0};
+  return accessOfMemory(tensor.getDefiningOp<bufferization::ToTensorOp>().getBuffer(), map);
 }
 
 OpFoldResult TileVectorizer::laneStride(const Access &access) const {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "compiler/lowering/Attributes.h"
+#include "compiler/passes/BoundedSlice.h"
 #include "compiler/passes/SizeArithmetic.h"
 
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
@@ -97,9 +98,7 @@ private:
   Value reduceRows(ArrayRef<Value> rows);
   Value halve(ArrayRef<Value> sums, int64_t width);
   Access accessOf(Value tensor, AffineMap map);
-  Access accessOfMemory(Value memory, AffineMap map, int splitAxis = -1, int64_t block = 0);
-  static std::pair<int, int64_t> splitOf(ArrayRef<ReassociationIndices> groups,
-                                         RankedTensorType type);
+  Access accessOfMemory(Value memory, AffineMap map);
   void advance(int loop, Value index);
   void makeViews();
   SmallVector<Value> emitLoops(unsigned next, SmallVector<Value> accumulators);

@@ -176,13 +176,6 @@ void TileVectorizer::bindRegisters(int64_t row) {
 /// Stores statistics that are in registers.
 LogicalResult TileVectorizer::writeRegisters(bufferization::MaterializeInDestinationOp write) {
   Value tensor = write.getSource();
-  int splitAxis = -1;
-  int64_t block = 0;
-  if (auto slice = tensor.getDefiningOp<tensor::ExtractSliceOp>()) {
-    auto collapse = slice.getSource().getDefiningOp<tensor::CollapseShapeOp>();
-    tensor = collapse.getSrc();
-    std::tie(splitAxis, block) = splitOf(collapse.getReassociationIndices(), collapse.getSrcType());
-  }
   auto values = registers_.find(tensor);
   if (values == registers_.end())
     return success(); // an elementwise step has stored it
@@ -193,7 +186,7 @@ LogicalResult TileVectorizer::writeRegisters(bufferization::MaterializeInDestina
   reduces_ = element_ = false;
   makeSlots();
   AffineMap map = step.getIndexingMapMatchingResult(cast<OpResult>(tensor));
-  outputs_.assign(1, accessOfMemory(write.getDest(), map, splitAxis, block));
+  outputs_.assign(1, accessOfMemory(write.getDest(), map));
   inputs_.clear();
   makeViews();
   for (size_t s = 0; s < slots_.size(); ++s)
@@ -217,10 +210,8 @@ LogicalResult TileVectorizer::run() {
   }
   for (Operation *op : llvm::reverse(operations))
     if (isa<linalg::GenericOp, bufferization::MaterializeInDestinationOp>(op) ||
-        (op->use_empty() &&
-         isa<linalg::FillOp, tensor::EmptyOp, tensor::PadOp, tensor::ExtractSliceOp,
-             tensor::ExpandShapeOp, tensor::CollapseShapeOp, bufferization::ToTensorOp,
-             memref::DimOp, memref::SubViewOp>(op)))
+        (op->use_empty() && isa<linalg::FillOp, tensor::EmptyOp, bufferization::ToTensorOp,
+                                memref::SubViewOp, UnrealizedConversionCastOp>(op)))
       op->erase();
   // Sizes that fed only those.
   SmallVector<Operation *> left(llvm::make_pointer_range(block_));

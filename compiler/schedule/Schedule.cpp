@@ -5,62 +5,71 @@
 
 namespace normforge {
 
-std::string_view toString(Form form) {
-  switch (form) {
-  case Form::Elementwise:
-    return "elementwise";
-  case Form::Fused:
-    return "fused";
-  case Form::Split:
-    return "split";
-  }
-  return "";
+namespace {
+
+std::string textOf(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops) {
+  std::vector<std::string> steps, take;
+  for (const StepPlan &step : stage.steps)
+    steps.push_back((step.part == Part::Partial ? "partial "
+                     : step.part == Part::Merge ? "merge "
+                                                : "") +
+                    op.steps[step.step].name);
+  for (int64_t chunk : stage.chunks)
+    take.push_back(chunk == 0 ? "all" : fmt::format("{}", chunk));
+  return fmt::format("{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{})", stage.name,
+                     fmt::join(steps, " + "), fmt::join(take, ","),
+                     stage.tiled < 0 ? "" : " tiled=" + loops[stage.tiled].name, stage.vector,
+                     stage.tile, stage.unroll, stage.alternates ? " passes=alternating" : "",
+                     stage.prefetches ? " prefetch=next" : "",
+                     stage.reversed ? " tasks=reversed" : "",
+                     stage.streams ? " stores=streaming" : "");
 }
 
-std::string Schedule::text() const {
-  auto stage = [](const char *name, const StageSchedule &s) {
-    return fmt::format(" {}(chunks=[{}] vector={} tile={} unroll={}{}{}{})", name,
-                       fmt::join(s.chunks, ","), s.vector, s.tile, s.unroll,
-                       s.alternates ? " passes=alternating" : "",
-                       s.prefetches ? " prefetch=next" : "", s.reversed ? " tasks=reversed" : "");
-  };
-  std::string text =
-      fmt::format("{} tails={}", toString(form), maskedTails ? "masked" : "narrower");
+} // namespace
+
+std::string Schedule::text(const Operator &op) const {
+  std::string text = fmt::format("tails={}", maskedTails ? "masked" : "narrower");
   if (scalable > 0)
     text += fmt::format(" scalable={}", scalable);
   if (!maskedLoads)
     text += " loads=whole";
-  if (streamingStores)
-    text += " stores=streaming";
-  if (form != Form::Elementwise)
-    text += stage("moments", moments);
-  if (form == Form::Split)
-    text += stage("merge", merge);
-  if (form != Form::Fused)
-    text += stage("normalize", normalize);
+  for (size_t i = 0; i < stages.size(); ++i)
+    text += " " + textOf(stages[i], op, stageLoops(op, *this, i));
   return text;
 }
 
-std::vector<Loop> mergeLoops(const Operator &op, const StageSchedule &moments) {
-  std::vector<Loop> loops;
-  for (int i = 0; i < op.rank(); ++i)
-    if (!op.loops[i].kept && moments.chunks[i] > 0)
+std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, size_t index) {
+  std::vector<StageLoop> loops;
+  const StagePlan &stage = schedule.stages[index];
+  auto all = [&](auto append) {
+    for (int i = 0; i < op.rank(); ++i)
+      append(i);
+  };
+  if (!stage.merges()) {
+    all([&](int i) { loops.push_back({op.loops[i].name, op.loops[i].size, op.kept[i], i}); });
+    return loops;
+  }
+  const StagePlan &partials = schedule.stages[index - 1];
+  all([&](int i) {
+    if (!op.kept[i] && partials.chunks[i] > 0)
       loops.push_back(
-          {op.loops[i].axes, ceilDivide(op.loops[i].size, moments.chunks[i]), false, false});
-  for (const Loop &loop : op.loops)
-    if (loop.kept)
-      loops.push_back(loop);
+          {op.loops[i].name, ceilDivide(op.loops[i].size, partials.chunks[i]), false, i});
+  });
+  all([&](int i) {
+    if (op.kept[i])
+      loops.push_back({op.loops[i].name, op.loops[i].size, true, i});
+  });
   return loops;
 }
 
-int tileLoop(std::span<const Loop> loops) {
+int tileLoop(std::span<const StageLoop> loops) {
   for (int i = static_cast<int>(loops.size()) - 1; i >= 0; --i)
     if (loops[i].kept)
       return i;
   return -1;
 }
 
-SizeExpr taskCount(std::span<const Loop> loops, const StageSchedule &stage) {
+SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage) {
   SizeExpr count(1);
   for (size_t i = 0; i < loops.size(); ++i)
     if (stage.chunks[i] > 0)

@@ -5,19 +5,35 @@
 // decides and rewrites nothing.
 #pragma once
 
-#include "compiler/operator/Operator.h"
 #include "compiler/machine/Machine.h"
+#include "compiler/operator/Operator.h"
 
 #include <string>
 #include <vector>
 
 namespace normforge {
 
-/// How one stage runs over its loops.
-struct StageSchedule {
+/// What of a step a stage does.
+enum class Part : uint8_t {
+  Whole,   ///< all of it
+  Partial, ///< a reduction over what a task has: a partial result for each chunk of the cut loops
+  Merge,   ///< partial results to whole ones, in f64 and in a fixed order
+};
+
+struct StepPlan {
+  uint32_t step = 0; ///< its index in Operator::steps
+  Part part = Part::Whole;
+  bool operator==(const StepPlan &) const = default;
+};
+
+/// One stage of a kernel: some steps, in order, over the stage's loops (stageLoops).
+struct StagePlan {
+  std::string name; ///< the end of the function's name
+  std::vector<StepPlan> steps;
   /// For each loop, the iterations of it that a task takes; 0: all of them. The number of tasks is
   /// the product of ceil(size/chunk) over the chunked loops.
   std::vector<int64_t> chunks;
+  int tiled = -1;     ///< the kept loop whose indices a tile covers; -1: none
   int64_t vector = 1; ///< lanes of a vector
   /// Kept indices whose statistics are in registers at once: rows in flight where the innermost
   /// loop is reduced; lanes, a multiple of the vector, where it is kept.
@@ -27,36 +43,28 @@ struct StageSchedule {
   /// Every other pass over a task's data goes through the outermost reduced loop backwards, and
   /// meets in cache what the pass before it read last.
   bool alternates = false;
-  /// While y is written, what the next tile of rows reads is fetched into L2: memory then works
-  /// through the passes that find their data in cache, too.
+  /// While elements are written, what the next tile of rows reads is fetched into L2: memory then
+  /// works through the passes that find their data in cache, too.
   bool prefetches = false;
   /// A range of tasks that one call runs goes from the last to the first, beginning with those
   /// whose data a stage before this one has read last.
   bool reversed = false;
-};
+  /// Elements are written past the caches, where they are aligned to whole vectors.
+  bool streams = false;
 
-enum class Form : uint8_t {
-  Elementwise, ///< one stage, statistics given: normalize
-  Fused,       ///< one stage: a task's slab stays in cache between statistics and normalize
-  Split,       ///< three stages: moments of chunks, merge in a fixed order, normalize
+  bool merges() const { return !steps.empty() && steps.front().part == Part::Merge; }
 };
-std::string_view toString(Form form);
 
 struct Schedule {
-  Form form = Form::Elementwise;
   bool maskedTails = true; ///< as TargetDescription::maskedTails
   bool maskedLoads = true; ///< as TargetDescription::maskedLoads
-  /// Vectors are scalable, and StageSchedule::vector is what this many times their least length
-  /// has; 0: they are not. Any other length takes the same tasks in other steps.
+  /// Vectors are scalable, and StagePlan::vector is what this many times their least length has;
+  /// 0: they are not. Any other length takes the same tasks in other steps.
   int64_t scalable = 0;
-  /// y is written past the caches, where it is aligned to whole vectors.
-  bool streamingStores = false;
-  StageSchedule moments;   ///< Fused: the only stage. Split: the first
-  StageSchedule merge;     ///< Split alone, over mergeLoops()
-  StageSchedule normalize; ///< Elementwise and Split
+  std::vector<StagePlan> stages; ///< in the order in which they run
 
-  /// One line: "split tails=masked moments(chunks=[1,1,0] vector=16 tile=1 unroll=4) ...".
-  std::string text() const;
+  /// One line: "tails=masked moments(partial moments; take=[1,1,all] tiled=c vector=16 ...) ...".
+  std::string text(const Operator &op) const;
 };
 
 struct ScheduleVariant {
@@ -65,16 +73,23 @@ struct ScheduleVariant {
   std::string reason; ///< in words, for `explain`
 };
 
-/// Loops of the merge of a split schedule: one reduced loop a chunked reduced loop of the operator,
-/// counting its chunks, then the kept loops.
-std::vector<Loop> mergeLoops(const Operator &op, const StageSchedule &moments);
+/// A loop of a stage.
+struct StageLoop {
+  std::string name;
+  SizeExpr size;
+  bool kept = false; ///< indexes what the stage's tiles have in registers
+  int loop = -1;     ///< the operator's
+};
 
-/// The loop whose indices a tile covers: the innermost one when it is kept, else the last kept one;
-/// -1 when no loop is kept.
-int tileLoop(std::span<const Loop> loops);
+/// The loops of stage `index`: the operator's; of one that merges, a loop over the chunks of each
+/// loop that partials were cut along, then the kept ones.
+std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, size_t index);
+
+/// The innermost loop when it is kept, else the last kept one; -1 when no loop is kept.
+int tileLoop(std::span<const StageLoop> loops);
 
 /// Product of ceil(size/chunk) over the chunked loops.
-SizeExpr taskCount(std::span<const Loop> loops, const StageSchedule &stage);
+SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 
 /// The heuristic. The variants are in the order in which their guards are tried; the last one's
 /// always holds.

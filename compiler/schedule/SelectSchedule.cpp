@@ -37,6 +37,11 @@ constexpr int64_t kSingleTaskBytes = 32 * 1024;
 /// Of a size up to INT64_MAX: a + b - 1 could overflow.
 int64_t ceilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
+int lastKept(const Operator &op) {
+  const auto found = std::find(op.kept.rbegin(), op.kept.rend(), true);
+  return static_cast<int>(op.kept.rend() - found) - 1;
+}
+
 struct Selection {
   const Operator &op;
   const TargetDescription &target;
@@ -46,9 +51,9 @@ struct Selection {
   bool lanesReduced; ///< the innermost loop is reduced: rows; otherwise columns
 
   Selection(const Operator &op, const TargetDescription &target)
-      : op(op), target(target), element(static_cast<int64_t>(byteSize(op.spec.dtype))),
-        vector(target.lanes(byteSize(computeDType(op.spec.dtype)))), tiled(tileLoop(op.loops)),
-        lanesReduced(!op.loops.back().kept) {
+      : op(op), target(target), element(static_cast<int64_t>(byteSize(op.dtype))),
+        vector(target.lanes(byteSize(op.computeType()))), tiled(lastKept(op)),
+        lanesReduced(!op.kept.back()) {
     // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
     // knows yet whether they are longer.
     if (op.blocked && !target.scalableVectors)
@@ -61,7 +66,7 @@ struct Selection {
   }
   int innermostReduced() const {
     for (int i = op.rank() - 1; i >= 0; --i)
-      if (!op.loops[i].kept)
+      if (!op.kept[i])
         return i;
     return -1;
   }
@@ -75,8 +80,7 @@ struct Selection {
   }
 
   int reducedLoops() const {
-    return static_cast<int>(
-        std::count_if(op.loops.begin(), op.loops.end(), [](const Loop &l) { return !l.kept; }));
+    return static_cast<int>(std::count(op.kept.begin(), op.kept.end(), false));
   }
 
   int64_t rowVectors() const { return ceilDiv(sizeOr(op.rank() - 1, 1 << 20), vector); }
@@ -105,9 +109,10 @@ struct Selection {
     return std::min<int64_t>(std::max<int64_t>(1, target.vectorsInFlight / tile), vectors);
   }
 
-  StageSchedule inFlight(bool reduces) const {
-    StageSchedule stage;
+  StagePlan inFlight(bool reduces) const {
+    StagePlan stage;
     stage.vector = vector;
+    stage.tiled = tiled;
     stage.chunks.assign(op.loops.size(), 0);
     if (lanesReduced) {
       stage.tile = reduces ? rowTile() : 1;
@@ -126,7 +131,7 @@ struct Selection {
     stage.alternates = reduces && reducedLoops() > 1;
     // Every kept loop but the tiled one is a matter of tasks.
     for (int i = 0; i < op.rank(); ++i)
-      if (op.loops[i].kept && i != tiled)
+      if (op.kept[i] && i != tiled)
         stage.chunks[i] = 1;
     return stage;
   }
@@ -135,12 +140,12 @@ struct Selection {
   /// as they fit; the first that does not is chunked, and those around it are counted one by one.
   /// `mayChunk` says which loops may be split at all; kept ones but the tiled one always may.
   template <typename MayChunk>
-  void chunkFor(StageSchedule &stage, int64_t bytes, MayChunk mayChunk) const {
+  void chunkFor(StagePlan &stage, int64_t bytes, MayChunk mayChunk) const {
     int64_t inner = element;
     bool full = false;
     for (int i = op.rank() - 1; i >= 0; --i) {
       const auto size = op.loops[i].size.constant();
-      const bool outerKept = op.loops[i].kept && i != tiled;
+      const bool outerKept = op.kept[i] && i != tiled;
       if (!outerKept && stage.chunks[i] > 0) {
         inner *= stage.chunks[i];
         continue;
@@ -166,8 +171,8 @@ struct Selection {
     }
   }
 
-  StageSchedule normalize(bool streams) const {
-    StageSchedule stage = inFlight(false);
+  StagePlan normalize(bool streams) const {
+    StagePlan stage = inFlight(false);
     if (streams && lanesReduced) {
       stage.unroll = 1; // memory sets the pace
       // Rows that no vector divides share lines of y: together they are written whole.
@@ -187,12 +192,12 @@ struct Selection {
       const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 0);
       bytes = std::min(bytes, kColumnRows * columns * element);
     }
-    chunkFor(stage, bytes, [&](int i) { return lanesReduced || !op.loops[i].kept; });
+    chunkFor(stage, bytes, [&](int i) { return lanesReduced || !op.kept[i]; });
     return stage;
   }
 
   /// Cuts rows that are too long for one task into runs.
-  void cutColumns(StageSchedule &stage) const {
+  void cutColumns(StagePlan &stage) const {
     if (rowBytes() > kColumnRunBytes)
       stage.chunks[tiled] =
           std::max(stage.tile, kColumnRunBytes / element / stage.tile * stage.tile);
@@ -206,20 +211,20 @@ struct Selection {
   /// Whether a reduced loop may be chunked in the moments: a padded block's elements are no
   /// product.
   bool mayChunkReduced(int i) const {
-    return !op.loops[i].kept && !(op.blocked && op.blocked->padded &&
-                                  (i == op.blocked->outer || i == op.blocked->inner));
+    return !op.kept[i] && !(op.blocked && op.blocked->padded &&
+                            (i == op.blocked->outer || i == op.blocked->inner));
   }
 
   /// A kept loop around the columns: what a fused task takes is contiguous without cutting them.
   bool outerKept() const {
     for (int i = 0; i < op.rank(); ++i)
-      if (op.loops[i].kept && i != tiled)
+      if (op.kept[i] && i != tiled)
         return true;
     return false;
   }
 
-  StageSchedule fused() const {
-    StageSchedule stage = inFlight(true);
+  StagePlan fused() const {
+    StagePlan stage = inFlight(true);
     if (tiled >= 0)
       stage.chunks[tiled] = stage.tile;
     if (lanesReduced || outerKept())
@@ -250,8 +255,8 @@ struct Selection {
     return rowVectors() < kShortRowVectors / 2 ? tile : 1;
   }
 
-  StageSchedule moments() const {
-    StageSchedule stage = inFlight(true);
+  StagePlan moments() const {
+    StagePlan stage = inFlight(true);
     if (lanesReduced && tiled >= 0) {
       stage.tile = 1; // memory is slower than the sums of lanes
       stage.unroll = rowUnroll(1);
@@ -269,50 +274,93 @@ struct Selection {
     return stage;
   }
 
-  StageSchedule merge(const StageSchedule &moments) const {
-    const std::vector<Loop> loops = mergeLoops(op, moments);
-    StageSchedule stage;
+  /// `split` has the stage of the partials alone.
+  StagePlan merge(Schedule split) const {
+    split.stages.push_back({.steps = {{0, Part::Merge}}});
+    const std::vector<StageLoop> loops = stageLoops(op, split, 1);
+    StagePlan stage;
     // Sums are in f64: the vectors are the machine's of these.
     stage.vector = std::min<int64_t>(vector, target.lanes(sizeof(double)));
     stage.chunks.assign(loops.size(), 0);
-    const int tile = tileLoop(loops);
+    stage.tiled = tileLoop(loops);
     for (size_t i = 0; i < loops.size(); ++i)
       if (loops[i].kept)
         stage.chunks[i] = 1;
-    if (tile >= 0) {
+    if (stage.tiled >= 0) {
       stage.tile = stage.vector;
-      stage.chunks[tile] = stage.tile;
+      stage.chunks[stage.tiled] = stage.tile;
     }
     return stage;
+  }
+
+  // The forms of a schedule. All steps before the first reduction and between it and the elements
+  // are maps over kept loops, which any stage may take.
+
+  /// One stage does it all.
+  Schedule single(const Schedule &base, StagePlan stage, const std::string &name) const {
+    Schedule schedule = base;
+    stage.name = name;
+    for (uint32_t i = 0; i < op.steps.size(); ++i)
+      stage.steps.push_back({i, Part::Whole});
+    schedule.stages = {std::move(stage)};
+    return schedule;
+  }
+  /// Partial results of the reduction, their merge with the maps that follow, and the elements.
+  Schedule split(const Schedule &base) const {
+    Schedule schedule = base;
+    uint32_t step = 0;
+    StagePlan partials = moments();
+    partials.name = op.steps[step].name;
+    partials.steps = {{step, Part::Partial}};
+    schedule.stages.push_back(std::move(partials));
+    StagePlan merged = merge(schedule);
+    merged.name = "merge";
+    merged.steps = {{step++, Part::Merge}};
+    for (; op.steps[step].loops.size() < op.loops.size(); ++step)
+      merged.steps.push_back({step, Part::Whole});
+    schedule.stages.push_back(std::move(merged));
+    StagePlan elements = normalize(/*streams=*/false);
+    elements.name = op.steps[step].name;
+    elements.reversed = true;
+    for (; step < op.steps.size(); ++step)
+      elements.steps.push_back({step, Part::Whole});
+    schedule.stages.push_back(std::move(elements));
+    return schedule;
+  }
+  /// The same with elements written past the caches.
+  Schedule streaming(Schedule schedule) const {
+    StagePlan &last = schedule.stages.back();
+    last.streams = true;
+    const bool isFused = schedule.stages.size() == 1 && op.reduces();
+    if (!isFused) {
+      StagePlan stage = normalize(/*streams=*/true);
+      stage.name = last.name;
+      stage.steps = last.steps;
+      stage.reversed = last.reversed;
+      stage.streams = true;
+      last = std::move(stage);
+      return schedule;
+    }
+    last.prefetches = lanesReduced ? tiled >= 0 : outerKept();
+    if (!lanesReduced)
+      return schedule;
+    last.tile = rowTileFromMemory();
+    last.unroll = rowUnroll(last.tile);
+    if (tiled >= 0)
+      last.chunks[tiled] = last.tile;
+    return schedule;
   }
 };
 
 std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &target) {
   const Selection selection(op, target);
-  Schedule schedule;
-  schedule.maskedTails = target.maskedTails;
+  Schedule base;
+  base.maskedTails = target.maskedTails;
   // AVX2 has none of 16-bit elements.
-  schedule.maskedLoads = target.maskedTails || (target.maskedLoads && selection.element > 2);
-  schedule.scalable = target.vectorScale();
+  base.maskedLoads = target.maskedTails || (target.maskedLoads && selection.element > 2);
+  base.scalable = target.vectorScale();
 
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
-  auto streaming = [&](Schedule schedule) {
-    schedule.streamingStores = true;
-    if (schedule.form != Form::Fused) {
-      schedule.normalize = selection.normalize(/*streams=*/true);
-      schedule.normalize.reversed = schedule.form == Form::Split;
-      return schedule;
-    }
-    StageSchedule &stage = schedule.moments;
-    stage.prefetches = selection.lanesReduced ? selection.tiled >= 0 : selection.outerKept();
-    if (!selection.lanesReduced)
-      return schedule;
-    stage.tile = selection.rowTileFromMemory();
-    stage.unroll = selection.rowUnroll(stage.tile);
-    if (selection.tiled >= 0)
-      stage.chunks[selection.tiled] = stage.tile;
-    return schedule;
-  };
   /// Plain stores where x and y stay in cache, streaming ones beyond.
   auto byStores = [&](const Schedule &plain, const std::string &why) {
     const std::string past = why + "; x and y exceed the caches: streaming stores";
@@ -322,37 +370,29 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     if (!bytes || *bytes <= most)
       variants.push_back({plain, bytes ? Guard{} : Guard{moved, most}, why});
     if (target.streamingBytes && (!bytes || *bytes > most))
-      variants.push_back({streaming(plain), Guard{}, past});
+      variants.push_back({selection.streaming(plain), Guard{}, past});
     return variants;
   };
 
-  if (!op.takesBatchStatistics()) {
-    schedule.form = Form::Elementwise;
-    schedule.normalize = selection.normalize(/*streams=*/false);
-    return byStores(schedule, "statistics are given: every element on its own");
-  }
+  if (!op.reduces())
+    return byStores(
+        selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name),
+        "statistics are given: every element on its own");
 
-  Schedule fused = schedule;
-  fused.form = Form::Fused;
-  fused.moments = selection.fused();
-
-  Schedule split = schedule;
-  split.form = Form::Split;
-  split.moments = selection.moments();
-  split.merge = selection.merge(split.moments);
-  split.normalize = selection.normalize(/*streams=*/false);
-  split.normalize.reversed = true;
+  const Schedule fused = selection.single(base, selection.fused(), "fused");
+  const Schedule split = selection.split(base);
+  const StagePlan &whole = fused.stages[0], &partials = split.stages[0];
 
   // A fused task's data, read three times, stays in L2 beside the y that it writes.
   bool splits = false;
   for (int i = 0; i < op.rank(); ++i)
-    splits = splits || (!op.loops[i].kept && split.moments.chunks[i] > 0);
+    splits = splits || (!op.kept[i] && partials.chunks[i] > 0);
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
-  int64_t perTask = fused.moments.tile, limit = target.l2Bytes / (selection.lanesReduced ? 2 : 4);
+  int64_t perTask = whole.tile, limit = target.l2Bytes / (selection.lanesReduced ? 2 : 4);
   std::string what = "a task's slab stays in L2";
   if (!selection.lanesReduced && !selection.outerKept()) {
     // Read in runs with gaps, three times: wins over two passes in order as long as it is short.
-    perTask = fused.moments.chunks[selection.tiled];
+    perTask = whole.chunks[selection.tiled];
     limit = target.l2Bytes / 16;
     what = "a task's columns stay near in L2";
   }
@@ -368,7 +408,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   // A streaming kernel may have fewer rows of a tile in L2 at once; `slab` is of the other's tile.
   int64_t streamingLimit = limit;
   if (selection.lanesReduced)
-    streamingLimit = limit / streaming(fused).moments.tile * perTask;
+    streamingLimit = limit / selection.streaming(fused).stages[0].tile * perTask;
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();
@@ -395,11 +435,11 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   if (plainLimit > limit)
     variants.push_back({split, {slab, plainLimit}, exceeds});
   else if (plainLimit < streamingLimit)
-    variants.push_back({streaming(fused),
+    variants.push_back({selection.streaming(fused),
                         {slab, streamingLimit},
                         what + "; x and y exceed the caches: streaming stores"});
-  variants.push_back(
-      {streaming(split), Guard{}, exceeds + "; x and y exceed the caches: streaming stores"});
+  variants.push_back({selection.streaming(split), Guard{},
+                      exceeds + "; x and y exceed the caches: streaming stores"});
   return variants;
 }
 

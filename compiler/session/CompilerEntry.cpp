@@ -93,7 +93,7 @@ llvm::Error identify(const nf_compiler_request &given, nf_compiler_reply &reply)
                     toString(request.phase), session.target().text());
     for (const ScheduleVariant &variant : selectSchedules(op, session.target()))
       key += fmt::format("variant {} <= {}: {}\n", variant.guard.value.text(op.sizes),
-                         variant.guard.limit, variant.schedule.text());
+                         variant.guard.limit, variant.schedule.text(op));
     reply.name = copied(request.spec.name);
     reply.key = copied(key);
     reply.files = copied(fileOf(reinterpret_cast<const void *>(&pool)) + "\n" +

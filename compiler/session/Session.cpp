@@ -75,12 +75,6 @@ std::optional<EmitStage> parseEmitStage(std::string_view text) {
 
 std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir, llvm, asm"; }
 
-std::string kernelSymbol(const Operator &op) {
-  const char *kind = op.spec.mode == Mode::Sample ? "ln" : "bn";
-  return fmt::format("nf_{}_{}_{}_{}", kind, toString(op.phase), toString(op.spec.dtype),
-                     op.spec.layout.text);
-}
-
 namespace {
 
 /// What one variant is at the stage asked for: text up to the LLVM dialect, then an llvm::Module.
@@ -94,22 +88,23 @@ struct Compiled {
 /// All that a manifest has before the code.
 Artifact manifestOf(const Operator &op, const TargetDescription &target) {
   Artifact artifact;
-  artifact.name = op.spec.name;
+  artifact.name = op.name;
   artifact.phase = op.phase;
   artifact.triple = target.triple;
   artifact.cpu = target.cpu;
   artifact.requiredFeatures = target.instructionSets();
   artifact.sizes = op.sizes;
   artifact.scalars = op.scalars;
-  artifact.arguments = op.arguments;
+  artifact.arguments = op.arguments();
   return artifact;
 }
 
 /// The same of a variant. Its stages' entries are those of `functions`.
-llvm::Expected<Variant> describe(const ScheduleVariant &variant, const Compiled &compiled,
+llvm::Expected<Variant> describe(const Operator &op, const ScheduleVariant &variant,
+                                 const Compiled &compiled,
                                  const std::map<std::string, uint64_t> &functions) {
   Variant out;
-  out.schedule = variant.schedule.text();
+  out.schedule = variant.schedule.text(op);
   out.guard = variant.guard;
   out.workspaceBytes = compiled.workspaceBytes;
   for (const StageInfo &stage : compiled.stages) {
@@ -253,7 +248,7 @@ Session::emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, Emit
   std::vector<std::string> texts;
   CompileTimes times;
   for (const ScheduleVariant &variant : variants) {
-    auto compiled = current.run(op, variant.schedule, kernelSymbol(op), stage, times);
+    auto compiled = current.run(op, variant.schedule, op.symbol, stage, times);
     if (!compiled)
       return compiled.takeError();
     if (stage == EmitStage::Llvm) {
@@ -280,7 +275,7 @@ llvm::Expected<Artifact> Session::compile(const Operator &op,
   CompileTimes ignored;
   CompileTimes &spent = times ? *times : ignored;
   for (const ScheduleVariant &variant : variants) {
-    auto compiled = current.run(op, variant.schedule, kernelSymbol(op), EmitStage::Assembly, spent);
+    auto compiled = current.run(op, variant.schedule, op.symbol, EmitStage::Assembly, spent);
     if (!compiled)
       return compiled.takeError();
     llvm::SmallVector<char, 0> object;
@@ -292,7 +287,7 @@ llvm::Expected<Artifact> Session::compile(const Operator &op,
     auto linked = linkImage(object);
     if (!linked)
       return llvm::make_error<InternalError>(llvm::toString(linked.takeError()));
-    auto out = describe(variant, *compiled, linked->functions);
+    auto out = describe(op, variant, *compiled, linked->functions);
     if (!out)
       return out.takeError();
     out->image = std::move(linked->image);
@@ -336,7 +331,7 @@ llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel>
   for (size_t k = 0; k < kernels.size(); ++k) {
     Artifact &artifact = result.kernels.emplace_back(manifestOf(kernels[k].op, target_));
     for (size_t v = 0; v < compiled[k].size(); ++v) {
-      auto out = describe(kernels[k].variants[v], compiled[k][v], linked->functions);
+      auto out = describe(kernels[k].op, kernels[k].variants[v], compiled[k][v], linked->functions);
       if (!out)
         return out.takeError();
       artifact.variants.push_back(std::move(*out));

@@ -82,7 +82,4 @@ private:
   std::unique_ptr<State> state_;
 };
 
-/// Name of a kernel's functions, without the stage: "nf_bn_training_f32_nchw".
-std::string kernelSymbol(const Operator &op);
-
 } // namespace normforge

@@ -57,7 +57,7 @@ std::vector<std::string> numbers(const Operator &op, const oracle::Sizes &sizes)
 
 /// The read argument that a written one lies over, or -1.
 int aliasOf(const Operator &op, size_t argument, bool inPlace) {
-  const Argument &a = op.arguments[argument];
+  const Operand &a = op.operands[argument];
   return inPlace && !a.mayAlias.empty() ? static_cast<int>(a.mayAlias.front()) : -1;
 }
 
@@ -136,7 +136,7 @@ void CrossProgram::build() {
   write(folder_ / "driver.c", driver(object->kernels));
   std::string inputs;
   for (const CrossCall &call : calls_)
-    for (const Argument &argument : op(call.kernel).arguments)
+    for (const Operand &argument : op(call.kernel).operands)
       if (!argument.written) {
         const auto &bytes = call.inputs.at(argument.name).bytes;
         inputs.append(reinterpret_cast<const char *>(bytes.data()), bytes.size());
@@ -158,7 +158,7 @@ std::vector<oracle::Arrays> CrossProgram::run(const std::string &emulated, uint6
     std::vector<int64_t> sizes;
     for (const std::string &name : op(call.kernel).sizes)
       sizes.push_back(call.sizes.at(name));
-    for (const Argument &argument : op(call.kernel).arguments) {
+    for (const Operand &argument : op(call.kernel).operands) {
       if (!argument.written)
         continue;
       std::vector<int64_t> shape;

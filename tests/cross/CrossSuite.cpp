@@ -30,7 +30,7 @@ void addCalls(CrossProgram &program, const std::string &text, const Spec &spec, 
     for (size_t i = 0; i < sizes.size(); ++i) {
       program.add(CrossCall{kernel, sizes[i], inputs[i], i % 3 == 1});
       expectations.push_back(
-          {fmt::format("{}{}\n{}", text, describeSizes(sizes[i]), form.schedule.text()), spec,
+          {fmt::format("{}{}\n{}", text, describeSizes(sizes[i]), form.schedule.text(op)), spec,
            phase});
     }
   }

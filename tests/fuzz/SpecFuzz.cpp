@@ -24,7 +24,7 @@ const std::vector<TargetDescription> &targets() {
   return described;
 }
 
-void checkStage(const StageSchedule &stage, std::span<const Loop> loops) {
+void checkStage(const StagePlan &stage, std::span<const StageLoop> loops) {
   require(stage.chunks.size() == loops.size(), "a stage has a chunk for each of its loops");
   require(stage.vector >= 1 && stage.tile >= 1 && stage.unroll >= 1,
           "something is in flight in every stage");
@@ -39,20 +39,16 @@ void schedule(const Operator &op, const TargetDescription &target) {
   require(variants.back().guard.limit == INT64_MAX, "the last variant's guard always holds");
   for (const ScheduleVariant &variant : variants) {
     const Schedule &schedule = variant.schedule;
-    require(!schedule.text().empty() && !variant.reason.empty(), "a schedule has words");
-    if (schedule.form != Form::Elementwise)
-      checkStage(schedule.moments, op.loops);
-    if (schedule.form == Form::Split)
-      checkStage(schedule.merge, mergeLoops(op, schedule.moments));
-    if (schedule.form != Form::Fused)
-      checkStage(schedule.normalize, op.loops);
+    require(!schedule.text(op).empty() && !variant.reason.empty(), "a schedule has words");
+    for (size_t i = 0; i < schedule.stages.size(); ++i)
+      checkStage(schedule.stages[i], stageLoops(op, schedule, i));
   }
 }
 
 void build(const Spec &spec) {
   for (Phase phase : spec.phases) {
     const Operator op = makeOperator(spec, phase);
-    require(!op.loops.empty() && !op.arguments.empty(), "an operator has loops and arguments");
+    require(!op.loops.empty() && !op.operands.empty(), "an operator has loops and arguments");
     (void)op.minimumBytes().text(op.sizes);
     (void)op.flops().text(op.sizes);
     for (const TargetDescription &target : targets())

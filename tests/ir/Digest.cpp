@@ -21,9 +21,8 @@ using namespace normforge::test;
 
 namespace {
 
-constexpr const char *kCpus[] = {"x86-64-v2",    "haswell",        "skylake-avx512",
-                                 "znver4",       "sapphirerapids", "neoverse-n1",
-                                 "neoverse-v1",  "a64fx"};
+constexpr const char *kCpus[] = {"x86-64-v2",      "haswell",     "skylake-avx512", "znver4",
+                                 "sapphirerapids", "neoverse-n1", "neoverse-v1",    "a64fx"};
 
 std::string digestOf(llvm::ArrayRef<std::byte> bytes) {
   const llvm::ArrayRef<uint8_t> data(reinterpret_cast<const uint8_t *>(bytes.data()), bytes.size());
@@ -108,7 +107,7 @@ void printOutputs(const std::vector<Subject> &subjects) {
           const TestKernel kernel(op, variant, *session);
           for (const auto &[name, array] : kernel.run(subject.sizes, inputs, drawnScalars()))
             fmt::print("{} {} {} {} {} {}\n", cpu, subject.name, toString(phase), name,
-                       digestOf(array.bytes), variant.schedule.text());
+                       digestOf(array.bytes), variant.schedule.text(op));
         }
       }
   }
@@ -119,8 +118,10 @@ void printSchedules(const std::vector<Subject> &subjects) {
     for (Phase phase : subject.spec.phases)
       for (const char *cpu : kCpus) {
         const Operator op = makeOperator(subject.spec, phase);
-        for (const ScheduleVariant &variant : selectSchedules(op, valueOf(describeTarget(cpu), cpu)))
-          fmt::print("{} {} {}: {}\n", subject.name, toString(phase), cpu, variant.schedule.text());
+        for (const ScheduleVariant &variant :
+             selectSchedules(op, valueOf(describeTarget(cpu), cpu)))
+          fmt::print("{} {} {}: {}\n", subject.name, toString(phase), cpu,
+                     variant.schedule.text(op));
       }
 }
 

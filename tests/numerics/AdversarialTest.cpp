@@ -62,7 +62,7 @@ TEST_CASE("adversarial data agree with the reference") {
               for (Data data : {Data::Offset, Data::Constant, Data::Outlier, Data::Denormal}) {
                 INFO(repeat, " cpu ", std::string(cpu), " data ",
                      std::string(oracle::toString(data)), " ", describeSizes(problem.sizes), "\n",
-                     variant.schedule.text(), "\n", text);
+                     variant.schedule.text(op), "\n", text);
                 const auto inputs =
                     oracle::drawInputs(spec, phase, problem.sizes, testSeed(), data);
                 const std::string wrong = wrongResults(kernel, spec, phase, problem.sizes, inputs);

@@ -22,7 +22,7 @@ std::string check(const ConformanceCase &item, Session &session) {
   try {
     const Operator op = makeOperator(*spec, item.phase);
     for (const ScheduleVariant &variant : forms(op, session.target())) {
-      INFO(variant.schedule.text());
+      INFO(variant.schedule.text(op));
       const TestKernel kernel(op, variant, session);
       oracle::Arrays inputs;
       for (const std::string &name : oracle::inputNames(*spec, item.phase))

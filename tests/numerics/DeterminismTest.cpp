@@ -44,28 +44,25 @@ std::string yaml(const Problem &problem, Phase phase) {
 /// Other legal cuts of the same work: rows and chunks of other lengths than the heuristic's.
 std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<ScheduleVariant> &given) {
   std::vector<ScheduleVariant> result;
-  const int tiled = tileLoop(op.loops);
   for (const ScheduleVariant &variant : given) {
     Schedule schedule = variant.schedule;
-    auto shrink = [&](StageSchedule &stage) {
-      for (int i = 0; i < op.rank(); ++i) {
-        auto &chunk = stage.chunks[static_cast<size_t>(i)];
-        if (op.loops[static_cast<size_t>(i)].kept || chunk == 0)
+    auto shrink = [&](StagePlan &stage) {
+      for (size_t i = 0; i < op.loops.size(); ++i) {
+        auto &chunk = stage.chunks[i];
+        if (op.kept[i] || chunk == 0)
           continue;
-        chunk = i == op.rank() - 1 ? stage.vector * stage.unroll : 2;
+        chunk = i + 1 == op.loops.size() ? stage.vector * stage.unroll : 2;
       }
-      if (tiled >= 0 && stage.chunks[static_cast<size_t>(tiled)] > 0)
-        stage.chunks[static_cast<size_t>(tiled)] = stage.tile;
+      if (stage.tiled >= 0 && stage.chunks[static_cast<size_t>(stage.tiled)] > 0)
+        stage.chunks[static_cast<size_t>(stage.tiled)] = stage.tile;
     };
-    if (schedule.form == Form::Split) {
-      shrink(schedule.moments);
-      const auto loops = mergeLoops(op, schedule.moments);
-      if (const int tile = tileLoop(loops); tile >= 0)
-        schedule.merge.chunks[static_cast<size_t>(tile)] = schedule.merge.tile =
-            schedule.merge.vector;
+    for (StagePlan &stage : schedule.stages) {
+      if (stage.merges() && stage.tiled >= 0)
+        stage.chunks[static_cast<size_t>(stage.tiled)] = stage.tile = stage.vector;
+      // A fused stage stays as it is: it needs its whole group.
+      else if (!stage.merges() && (schedule.stages.size() > 1 || !op.reduces()))
+        shrink(stage);
     }
-    if (schedule.form != Form::Fused)
-      shrink(schedule.normalize);
     result.push_back(always(schedule));
   }
   return result;
@@ -125,13 +122,13 @@ void checkAll(const char *cpu, const std::string &repeat) {
         auto variants = forms(op, session->target());
         for (const auto &variant : recut(op, variants))
           if (std::none_of(variants.begin(), variants.end(), [&](const ScheduleVariant &v) {
-                return v.schedule.text() == variant.schedule.text();
+                return v.schedule.text(op) == variant.schedule.text(op);
               }))
             variants.push_back(variant);
         for (const ScheduleVariant &variant : variants) {
-          INFO(variant.schedule.text());
-          fused += variant.schedule.form == Form::Fused;
-          split += variant.schedule.form == Form::Split;
+          INFO(variant.schedule.text(op));
+          fused += op.reduces() && variant.schedule.stages.size() == 1;
+          split += variant.schedule.stages.size() > 1;
           checkSameBits(TestKernel(op, variant, *session), problem, spec, phase);
         }
       } catch (const std::exception &error) {

@@ -59,13 +59,12 @@ void TestKernel::load(llvm::Expected<Artifact> artifact) {
     throw std::runtime_error(failure.message);
 }
 
-TestKernel::TestKernel(const Spec &spec, Phase phase, Session &session) : spec_(spec) {
+TestKernel::TestKernel(const Spec &spec, Phase phase, Session &session) {
   load(session.compile(spec, phase));
 }
 
 TestKernel::TestKernel(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
-                       Session &session)
-    : spec_(op.spec) {
+                       Session &session) {
   load(session.compile(op, variants));
 }
 

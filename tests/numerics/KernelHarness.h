@@ -61,7 +61,6 @@ public:
 private:
   void load(llvm::Expected<Artifact> artifact);
   std::shared_ptr<const Plan> plan(const oracle::Sizes &sizes) const;
-  Spec spec_;
   std::shared_ptr<const Kernel> kernel_;
 };
 

@@ -56,7 +56,7 @@ void forEachKernel(const std::string &repeat, Phase phase, const std::string &mo
           const Spec spec = specOf(text);
           const Operator op = makeOperator(spec, phase);
           for (const ScheduleVariant &variant : selectSchedules(op, session->target())) {
-            INFO(variant.schedule.text());
+            INFO(variant.schedule.text(op));
             check(TestKernel(op, always(variant.schedule), *session), spec, problem, variant);
             ++ran;
           }

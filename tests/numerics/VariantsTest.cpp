@@ -47,8 +47,8 @@ TEST_CASE("the sizes choose the variant at its guard") {
           const auto &variants = kernel.artifact().variants;
           REQUIRE(variants.size() >= 2);
           REQUIRE(variants.size() <= 3);
-          CHECK(variants.front().schedule.starts_with("fused "));
-          CHECK(variants.back().schedule.starts_with("split "));
+          CHECK(variants.front().schedule.find(" fused(") != std::string::npos);
+          CHECK(variants.back().schedule.find(" merge(") != std::string::npos);
           CHECK(variants.back().guard.limit == INT64_MAX);
           std::set<int64_t> batches = {1};
           for (const Variant &variant : variants) {
@@ -119,13 +119,13 @@ TEST_CASE("static sizes have one variant") {
   Session *session = sessionOrSkip("native");
   if (!session)
     return;
-  for (const auto &[n, form] : {std::pair{2, "fused "}, std::pair{200, "split "}}) {
+  for (const auto &[n, form] : {std::pair{2, " fused("}, std::pair{200, " merge("}}) {
     const TestKernel kernel(
         specOf(fmt::format("name: one\ninput: {{shape: [{}, 2, 64, 64], layout: nchw}}\naxis: c\n"
                            "phases: [training]\n",
                            n)),
         Phase::Training, *session);
     REQUIRE(kernel.artifact().variants.size() == 1);
-    CHECK(kernel.artifact().variants[0].schedule.starts_with(form));
+    CHECK(kernel.artifact().variants[0].schedule.find(form) != std::string::npos);
   }
 }

@@ -20,18 +20,27 @@ Operator operatorOf(const std::string &input, const std::string &axis, int mode 
   return makeOperator(*spec, phase);
 }
 
-/// "n(N) C(4)*": the loops, kept ones with a star, those of the parameters with a p.
-std::string loopsText(std::span<const Loop> loops, const std::vector<std::string> &names) {
+/// "n(N) C(4)*p": the loops of a stage, kept ones with a star, those of gamma with a p.
+std::string loopsText(const Operator &op, std::span<const StageLoop> loops) {
   std::string text;
-  for (const Loop &loop : loops)
-    text += fmt::format("{}{}({}){}{}", text.empty() ? "" : " ", loop.axes, loop.size.text(names),
-                        loop.kept ? "*" : "", loop.parameter ? "p" : "");
+  const Operand &gamma = op.operands[static_cast<size_t>(op.operand("gamma", false))];
+  for (const StageLoop &loop : loops)
+    text += fmt::format("{}{}({}){}{}", text.empty() ? "" : " ", loop.name,
+                        loop.size.text(op.sizes), loop.kept ? "*" : "",
+                        std::count(gamma.loops.begin(), gamma.loops.end(), loop.loop) ? "p" : "");
   return text;
+}
+
+/// The loops of a stage that merges nothing.
+std::vector<StageLoop> plainLoops(const Operator &op) {
+  Schedule schedule;
+  schedule.stages.resize(1);
+  return stageLoops(op, schedule, 0);
 }
 
 std::string loopsOf(const std::string &input, const std::string &axis, int mode = 0) {
   const Operator op = operatorOf(input, axis, mode);
-  return loopsText(op.loops, op.sizes);
+  return loopsText(op, plainLoops(op));
 }
 
 TargetDescription targetOf(const char *cpu) {
@@ -96,7 +105,7 @@ TEST_CASE("arguments and their aliases") {
   const Operator op =
       operatorOf("shape: [N, 8, 3], layout: ncw", "c", 0, Phase::Training, "fuse: [add]\n");
   std::string text;
-  for (const Argument &argument : op.arguments) {
+  for (const Operand &argument : op.operands) {
     text += fmt::format("{}{}", argument.name, argument.written ? "'" : "");
     for (uint32_t alias : argument.mayAlias)
       text += fmt::format("={}", alias);
@@ -108,31 +117,33 @@ TEST_CASE("arguments and their aliases") {
 
 TEST_CASE("task counts are products of rounded-up quotients") {
   const Operator op = operatorOf("shape: [N, 64, 7, 9], layout: nchw", "c");
-  StageSchedule stage;
+  StagePlan stage;
   stage.chunks = {3, 4, 0};
-  const SizeExpr tasks = taskCount(op.loops, stage);
+  const SizeExpr tasks = taskCount(plainLoops(op), stage);
   for (int64_t n : {1, 2, 3, 4, 6, 7, 100}) {
     const std::vector<int64_t> sizes = {n};
     CHECK(tasks.evaluate(sizes) == (n + 2) / 3 * 16);
   }
   stage.chunks = {0, 0, 0};
-  CHECK(taskCount(op.loops, stage).constant() == 1);
+  CHECK(taskCount(plainLoops(op), stage).constant() == 1);
   stage.chunks = {0, 5, 10};
-  CHECK(taskCount(op.loops, stage).constant() == 13 * 7);
+  CHECK(taskCount(plainLoops(op), stage).constant() == 13 * 7);
 }
 
 TEST_CASE("the merge loops over the chunks and the kept loops") {
   const Operator op = operatorOf("shape: [N, 64, 7, 9], layout: nchw", "c");
-  StageSchedule moments;
-  moments.chunks = {3, 1, 0};
-  CHECK(loopsText(mergeLoops(op, moments), op.sizes) == "n(ceil(N / 3)) c(64)*p");
-  moments.chunks = {3, 1, 32};
-  CHECK(loopsText(mergeLoops(op, moments), op.sizes) == "n(ceil(N / 3)) hw(2) c(64)*p");
+  Schedule schedule;
+  schedule.stages.resize(2);
+  schedule.stages[0].chunks = {3, 1, 0};
+  schedule.stages[1].steps = {{0, Part::Merge}};
+  CHECK(loopsText(op, stageLoops(op, schedule, 1)) == "n(ceil(N / 3)) c(64)*p");
+  schedule.stages[0].chunks = {3, 1, 32};
+  CHECK(loopsText(op, stageLoops(op, schedule, 1)) == "n(ceil(N / 3)) hw(2) c(64)*p");
 }
 
 TEST_CASE("the loop that a tile covers") {
   auto tile = [](const char *input, const char *axis, int mode = 0) {
-    return tileLoop(operatorOf(input, axis, mode).loops);
+    return tileLoop(plainLoops(operatorOf(input, axis, mode)));
   };
   CHECK(tile("shape: [2, 3, 5], layout: ncw", "c") == 1);
   CHECK(tile("shape: [2, 5, 3], layout: nwc", "c") == 1);
@@ -141,21 +152,32 @@ TEST_CASE("the loop that a tile covers") {
 }
 
 TEST_CASE("a schedule's text") {
+  const Operator op = operatorOf("shape: [N, 64, 7, 9], layout: nchw", "c");
   Schedule schedule;
-  schedule.normalize = {{1, 0}, 16, 2, 4};
-  CHECK(schedule.text() == "elementwise tails=masked normalize(chunks=[1,0] vector=16 tile=2 "
-                           "unroll=4)");
-  schedule.form = Form::Fused;
+  schedule.stages = {{.name = "moments",
+                      .steps = {{0, Part::Partial}},
+                      .chunks = {3, 1, 0},
+                      .tiled = 1,
+                      .vector = 16,
+                      .unroll = 4,
+                      .alternates = true},
+                     {.name = "merge",
+                      .steps = {{0, Part::Merge}, {1, Part::Whole}},
+                      .chunks = {0, 8},
+                      .tiled = 1,
+                      .vector = 8,
+                      .tile = 8},
+                     {.name = "normalize",
+                      .steps = {{2, Part::Whole}},
+                      .chunks = {1, 1, 0},
+                      .reversed = true,
+                      .streams = true}};
   schedule.maskedTails = false;
-  schedule.moments = {{0, 4, 0}, 16, 4, 1};
-  CHECK(schedule.text() ==
-        "fused tails=narrower moments(chunks=[0,4,0] vector=16 tile=4 unroll=1)");
-  schedule.form = Form::Split;
-  schedule.merge = {{0, 64}, 8, 64, 1};
-  CHECK(schedule.text() ==
-        "split tails=narrower moments(chunks=[0,4,0] vector=16 tile=4 unroll=1) "
-        "merge(chunks=[0,64] vector=8 tile=64 unroll=1) normalize(chunks=[1,0] vector=16 "
-        "tile=2 unroll=4)");
+  CHECK(schedule.text(op) ==
+        "tails=narrower moments(partial moments; take=[3,1,all] tiled=c vector=16 tile=1 unroll=4 "
+        "passes=alternating) merge(merge moments + finalize; take=[all,8] tiled=c vector=8 tile=8 "
+        "unroll=1) normalize(normalize; take=[1,1,all] vector=1 tile=1 unroll=1 tasks=reversed "
+        "stores=streaming)");
 }
 
 TEST_CASE("the heuristic's schedules are legal and do not depend on the host's threads") {
@@ -178,19 +200,18 @@ TEST_CASE("the heuristic's schedules are legal and do not depend on the host's t
         CHECK(variants.back().guard.limit == INT64_MAX);
         for (const ScheduleVariant &variant : variants) {
           const Schedule &s = variant.schedule;
-          INFO(s.text());
+          INFO(s.text(op));
           CHECK_FALSE(variant.reason.empty());
           CHECK(s.maskedTails == target.maskedTails);
-          CHECK(((s.form == Form::Elementwise) == (phase == Phase::Inference)));
-          const auto merged = s.form == Form::Split ? mergeLoops(op, s.moments) : op.loops;
-          auto checkStage = [&](std::span<const Loop> loops, const StageSchedule &stage) {
+          CHECK(op.reduces() == (phase == Phase::Training));
+          auto checkStage = [&](std::span<const StageLoop> loops, const StagePlan &stage) {
             REQUIRE(stage.chunks.size() == loops.size());
             CHECK(stage.tile >= 1);
             CHECK(stage.unroll >= 1);
             CHECK(stage.vector >= 1);
-            CHECK(stage.vector * static_cast<int64_t>(byteSize(op.spec.dtype)) * 8 <=
-                  target.vectorBits);
-            const int tiled = tileLoop(loops);
+            CHECK(stage.vector * static_cast<int64_t>(byteSize(op.dtype)) * 8 <= target.vectorBits);
+            const int tiled = stage.tiled;
+            CHECK(tiled == tileLoop(loops));
             for (size_t i = 0; i < loops.size(); ++i)
               CHECK(stage.chunks[i] >= 0);
             if (tiled == static_cast<int>(loops.size()) - 1)
@@ -198,17 +219,13 @@ TEST_CASE("the heuristic's schedules are legal and do not depend on the host's t
             if (tiled >= 0)
               CHECK(stage.chunks[static_cast<size_t>(tiled)] % stage.tile == 0);
           };
-          if (s.form != Form::Elementwise)
-            checkStage(op.loops, s.moments);
-          if (s.form == Form::Split)
-            checkStage(merged, s.merge);
-          if (s.form != Form::Fused)
-            checkStage(op.loops, s.normalize);
+          for (size_t i = 0; i < s.stages.size(); ++i)
+            checkStage(stageLoops(op, s, i), s.stages[i]);
           // A fused task needs its whole group: no reduced loop is cut.
-          if (s.form == Form::Fused)
-            for (int i = 0; i < op.rank(); ++i)
-              if (!op.loops[static_cast<size_t>(i)].kept)
-                CHECK(s.moments.chunks[static_cast<size_t>(i)] == 0);
+          if (op.reduces() && s.stages.size() == 1)
+            for (size_t i = 0; i < op.loops.size(); ++i)
+              if (!op.kept[i])
+                CHECK(s.stages[0].chunks[i] == 0);
         }
       }
   }

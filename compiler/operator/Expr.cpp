@@ -1,0 +1,168 @@
+#include "compiler/operator/Expr.h"
+
+#include <algorithm>
+#include <bit>
+#include <fmt/format.h>
+
+namespace normforge {
+
+unsigned arityOf(ExprOp op) {
+  switch (op) {
+  case ExprOp::Constant:
+  case ExprOp::Operand:
+  case ExprOp::Result:
+  case ExprOp::Scalar:
+  case ExprOp::Size:
+    return 0;
+  case ExprOp::Neg:
+  case ExprOp::Sqrt:
+  case ExprOp::IsNan:
+    return 1;
+  case ExprOp::Add:
+  case ExprOp::Sub:
+  case ExprOp::Mul:
+  case ExprOp::Div:
+  case ExprOp::Less:
+    return 2;
+  case ExprOp::Fma:
+  case ExprOp::Select:
+    return 3;
+  }
+  return 0;
+}
+
+Expr Exprs::intern(const Node &node) {
+  const Key key{node.op,   node.in[0], node.in[1], node.in[2], std::bit_cast<uint64_t>(node.number),
+                node.index};
+  const auto [found, isNew] = known_.try_emplace(key, static_cast<Expr>(nodes_.size()));
+  if (isNew) {
+    nodes_.push_back(node);
+    bool uniform = node.op != ExprOp::Operand && node.op != ExprOp::Result;
+    for (unsigned k = 0; k < arityOf(node.op); ++k)
+      uniform = uniform && uniform_[node.in[k]];
+    uniform_.push_back(uniform);
+  }
+  return found->second;
+}
+
+std::optional<Expr> Exprs::find(ExprOp leaf, uint32_t index) const {
+  const auto found = known_.find({leaf, 0, 0, 0, 0, index});
+  return found == known_.end() ? std::nullopt : std::optional(found->second);
+}
+
+Expr Exprs::size(const SizeExpr &size) {
+  const auto found = std::find(sizes_.begin(), sizes_.end(), size);
+  const auto index = static_cast<uint32_t>(found - sizes_.begin());
+  if (found == sizes_.end())
+    sizes_.push_back(size);
+  return intern({ExprOp::Size, {}, 0, index});
+}
+
+Expr Exprs::make(ExprOp op, Expr a, Expr b, Expr c) { return intern({op, {a, b, c}, 0, 0}); }
+
+std::vector<Expr> Exprs::nodesOf(std::span<const Expr> roots) const {
+  std::vector<bool> needed(nodes_.size());
+  for (Expr root : roots)
+    needed[root] = true;
+  for (size_t i = nodes_.size(); i-- > 0;)
+    for (unsigned k = 0; needed[i] && k < arityOf(nodes_[i].op); ++k)
+      needed[nodes_[i].in[k]] = true;
+  std::vector<Expr> nodes;
+  for (size_t i = 0; i < nodes_.size(); ++i)
+    if (needed[i])
+      nodes.push_back(static_cast<Expr>(i));
+  return nodes;
+}
+
+int64_t Exprs::flops(std::span<const Expr> roots) const {
+  int64_t sum = 0;
+  for (Expr expr : nodesOf(roots)) {
+    const ExprOp op = nodes_[expr].op;
+    if (arityOf(op) == 0 || op == ExprOp::Less || op == ExprOp::IsNan || isUniform(expr))
+      continue;
+    sum += op == ExprOp::Fma ? 2 : 1;
+  }
+  return sum;
+}
+
+std::string Exprs::text(Expr expr, const Names &names) const { return text(expr, names, {}, 0); }
+
+std::vector<std::string> Exprs::lines(std::span<const std::pair<std::string, Expr>> roots,
+                                      const Names &names) const {
+  std::vector<Expr> values;
+  std::map<Expr, int> uses;
+  for (const auto &[name, value] : roots) {
+    values.push_back(value);
+    ++uses[value];
+  }
+  const std::vector<Expr> nodes = nodesOf(values);
+  for (Expr expr : nodes)
+    for (unsigned k = 0; k < arityOf(nodes_[expr].op); ++k)
+      ++uses[nodes_[expr].in[k]];
+  std::vector<std::string> lines;
+  Shared shared;
+  for (Expr expr : nodes) {
+    if (arityOf(nodes_[expr].op) == 0 || uses[expr] < 2)
+      continue;
+    // One that is a result lends its name.
+    const auto root = std::find_if(roots.begin(), roots.end(),
+                                   [&](const auto &named) { return named.second == expr; });
+    const std::string name =
+        root != roots.end() ? root->first : fmt::format("t{}", shared.size() + 1);
+    lines.push_back(name + " = " + text(expr, names, shared, 0));
+    shared[expr] = name;
+  }
+  for (const auto &[name, value] : roots)
+    if (const auto found = shared.find(value); found == shared.end() || found->second != name)
+      lines.push_back(name + " = " + text(value, names, shared, 0));
+  return lines;
+}
+
+/// `precedence` is that of the place where the text stands: 0 anything, 1 a condition, 2 a sum, 3 a
+/// product, 4 a factor.
+std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int precedence) const {
+  if (const auto found = shared.find(expr); found != shared.end())
+    return found->second;
+  const Node &node = nodes_[expr];
+  auto in = [&](unsigned k, int wanted) { return text(node.in[k], names, shared, wanted); };
+  auto wrap = [&](int own, const std::string &text) {
+    return own < precedence ? "(" + text + ")" : text;
+  };
+  switch (node.op) {
+  case ExprOp::Constant:
+    return fmt::format("{}", node.number);
+  case ExprOp::Operand:
+    return names.operands[node.index];
+  case ExprOp::Result:
+    return names.results[node.index];
+  case ExprOp::Scalar:
+    return names.scalars[node.index];
+  case ExprOp::Size: {
+    const std::string text = sizes_[node.index].text(names.sizes);
+    return text.find(' ') == std::string::npos ? text : "(" + text + ")";
+  }
+  case ExprOp::Add:
+    return wrap(2, in(0, 2) + " + " + in(1, 3));
+  case ExprOp::Sub:
+    return wrap(2, in(0, 2) + " - " + in(1, 3));
+  case ExprOp::Mul:
+    return wrap(3, in(0, 3) + " * " + in(1, 4));
+  case ExprOp::Div:
+    return wrap(3, in(0, 3) + " / " + in(1, 4));
+  case ExprOp::Fma:
+    return wrap(2, in(0, 3) + " * " + in(1, 4) + " + " + in(2, 3));
+  case ExprOp::Neg:
+    return wrap(3, "-" + in(0, 4));
+  case ExprOp::Sqrt:
+    return "sqrt(" + in(0, 0) + ")";
+  case ExprOp::Less:
+    return wrap(1, in(0, 2) + " < " + in(1, 2));
+  case ExprOp::IsNan:
+    return "isnan(" + in(0, 0) + ")";
+  case ExprOp::Select:
+    return wrap(0, in(0, 1) + " ? " + in(1, 1) + " : " + in(2, 0));
+  }
+  return "";
+}
+
+} // namespace normforge
