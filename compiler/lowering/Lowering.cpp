@@ -149,7 +149,7 @@ private:
   const StagePlan &plan_;
   StageBuilder s_;
   Workspace &workspace_;
-  Type type_;      ///< that is computed in
+  Type type_;                  ///< that is computed in
   size_t bytesPerElement_ = 0; ///< of whole operands that the stage moves
   SizeExpr partialBytes_;      ///< of partial results that it reads
   std::map<Expr, Tensor> leaves_;

@@ -1,9 +1,9 @@
 // Compiles specs: owns what is costly to make and reusable.
 #pragma once
 
+#include "compiler/machine/Machine.h"
 #include "compiler/operator/Operator.h"
 #include "compiler/schedule/Schedule.h"
-#include "compiler/machine/Machine.h"
 #include "runtime/artifact/Artifact.h"
 
 #include <memory>

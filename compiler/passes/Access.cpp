@@ -1,0 +1,119 @@
+// Loads and stores of single vectors.
+#include "compiler/passes/StepEmitter.h"
+
+namespace normforge::tile {
+
+Value StepEmitter::elementIndex(const Access &access, const Spot &spot) {
+  OpFoldResult at = number(0);
+  // What varies comes first: constants become displacements.
+  OpFoldResult fixed = at;
+  if (spot.loop >= 0 && access.strides[spot.loop]) {
+    at = scaled(spot.index, access.strides[spot.loop]);
+    fixed = scaled(spot.plus, access.strides[spot.loop]);
+  }
+  const int slotLoop = context_.slotLoop;
+  if (slotLoop >= 0 && access.strides[slotLoop])
+    fixed = add(fixed, scaled(offsetOf(spot.slot), access.strides[slotLoop]));
+  return indexValue(add(at, fixed));
+}
+
+Value StepEmitter::existing(const Access &access, const Place &place, const Spot &spot) {
+  if (!place.bound)
+    return spot.mask;
+  OpFoldResult first = context_.isRows() ? add(spot.index, spot.plus) : offsetOf(spot.slot);
+  Value exist = maskBelow(indexValue(sizes().sub(place.bound, first)), spot.width);
+  return spot.mask ? Value(arith::AndIOp::create(b_, loc_, spot.mask, exist)) : exist;
+}
+
+Value StepEmitter::laneOffsets(Width width, OpFoldResult stride) {
+  Value steps = vector::StepOp::create(b_, loc_, width.vector(b_.getIndexType()));
+  Value distance = vector::BroadcastOp::create(b_, loc_, steps.getType(), indexValue(stride));
+  return arith::MulIOp::create(b_, loc_, steps, distance);
+}
+
+Value StepEmitter::load(const Access &access, const Place &place, const Spot &spot) {
+  Value at = elementIndex(access, spot);
+  OpFoldResult stride = context_.laneStride(access);
+  if (!stride || spot.width.isScalar())
+    return memref::LoadOp::create(b_, loc_, place.view, at);
+  auto type = spot.width.vector(access.element());
+  Value mask = existing(access, place, spot);
+  if (getConstantIntValue(stride) == 1) {
+    if (!mask)
+      return vector::LoadOp::create(b_, loc_, type, place.view, at);
+    if (auto known = mask.getDefiningOp<vector::ConstantMaskOp>(); known && !knobs_.masksLoads)
+      return loadElements(access, place, at, spot.width, known.getMaskDimSizes()[0]);
+    return vector::MaskedLoadOp::create(b_, loc_, type, place.view, at, mask,
+                                        constants_.zero(loc_, type));
+  }
+  // Of all lanes; of a scalable vector, a mask of as many as it has at least stands for all.
+  if (!mask)
+    mask = constantMask(spot.width.lanes, spot.width);
+  return vector::GatherOp::create(b_, loc_, type, place.view, ValueRange{at},
+                                  laneOffsets(spot.width, stride), mask,
+                                  constants_.zero(loc_, type));
+}
+
+Value StepEmitter::loadElements(const Access &access, const Place &place, Value at, Width width,
+                                int64_t count) {
+  Value vector = constants_.zero(loc_, width.vector(access.element()));
+  for (int64_t i = 0; i < count; ++i) {
+    Value index = indexValue(add(OpFoldResult(at), i));
+    Value loaded = memref::LoadOp::create(b_, loc_, place.view, index);
+    vector = vector::InsertOp::create(b_, loc_, loaded, vector, ArrayRef<int64_t>{i});
+  }
+  return vector;
+}
+
+void StepEmitter::prefetch(const Access &access, const Place &place, const Spot &spot) {
+  OpFoldResult distance;
+  const int slotLoop = context_.slotLoop;
+  if (context_.isRows() && slotLoop >= 0 && access.strides[slotLoop])
+    distance =
+        scaled(number(static_cast<int64_t>(context_.slots.size())), access.strides[slotLoop]);
+  for (size_t i = 0; !context_.isRows() && i < context_.loops.size(); ++i)
+    if (context_.loops[i].kept && context_.loops[i].role == LoopRole::Outer && access.strides[i])
+      distance = access.strides[i];
+  if (!distance)
+    return;
+  OpFoldResult at = elementIndex(access, spot);
+  at = add(at, distance);
+  // Past the last tile nothing is there to fetch, and nothing happens.
+  memref::PrefetchOp::create(b_, loc_, place.view, ValueRange{indexValue(at)}, /*isWrite=*/false,
+                             /*localityHint=*/2, /*isDataCache=*/true);
+}
+
+void StepEmitter::store(const Access &access, const Place &place, const Spot &spot, Value value,
+                        bool streams) {
+  Value at = elementIndex(access, spot);
+  OpFoldResult stride = context_.laneStride(access);
+  if (!stride || spot.width.isScalar()) {
+    memref::StoreOp::create(b_, loc_, value, place.view, at);
+    return;
+  }
+  Value mask = existing(access, place, spot);
+  if (getConstantIntValue(stride) == 1) {
+    // One lane is an element. (LLVM 22 would store twice its bytes where it has been narrowed: its
+    // x86 backend makes a store of the wide element of a masked store under such a constant mask.)
+    auto known = mask ? mask.getDefiningOp<vector::ConstantMaskOp>() : nullptr;
+    if (known && known.getMaskDimSizes()[0] == 1) {
+      Value first = vector::ExtractOp::create(b_, loc_, value, ArrayRef<int64_t>{0});
+      memref::StoreOp::create(b_, loc_, first, place.view, at);
+      return;
+    }
+    streams = streams && spot.width == knobs_.width;
+    if (mask)
+      vector::MaskedStoreOp::create(b_, loc_, place.view, at, mask, value);
+    else
+      vector::StoreOp::create(b_, loc_, value, place.view, at, /*nontemporal=*/streams,
+                              streams ? llvm::MaybeAlign(static_cast<uint64_t>(vectorBytes(access)))
+                                      : llvm::MaybeAlign());
+    return;
+  }
+  if (!mask)
+    mask = constantMask(spot.width.lanes, spot.width);
+  vector::ScatterOp::create(b_, loc_, Type(), place.view, ValueRange{at},
+                            laneOffsets(spot.width, stride), mask, value);
+}
+
+} // namespace normforge::tile

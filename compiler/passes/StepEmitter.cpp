@@ -1,0 +1,210 @@
+// A step as a whole: cursors at its beginning, accumulators before its loops and after them.
+#include "compiler/passes/StepEmitter.h"
+
+#include "compiler/passes/StepBody.h"
+
+#include "mlir/IR/Matchers.h"
+
+namespace normforge::tile {
+
+Cursor StepEmitter::start() {
+  Cursor at;
+  for (const Access &access : context_.inputs)
+    at.inputs.push_back({access.first, access.bound, Value()});
+  for (const Access &access : context_.outputs)
+    at.outputs.push_back({access.first, access.bound, Value()});
+  at.position.assign(context_.loops.size(), OpFoldResult());
+  at.slots = context_.slots;
+  at.unroll = knobs_.unroll;
+  return at;
+}
+
+void StepEmitter::bindRegisters(Cursor &at, int64_t row) {
+  at.arguments.assign(context_.inputs.size(), {});
+  at.wideArguments.assign(context_.inputs.size(), {});
+  for (auto [i, input] : llvm::enumerate(step_.getInputs())) {
+    if (context_.inputs[i].base)
+      continue;
+    at.arguments[i] = registers_[input];
+    if (!context_.isRows())
+      continue;
+    Value packed = registers_[input][0];
+    if (isa<VectorType>(packed.getType())) {
+      at.arguments[i].clear();
+      if (row >= 0)
+        at.arguments[i].push_back(
+            vector::ExtractOp::create(b_, loc_, packed, ArrayRef<int64_t>{row}));
+      else
+        for (const Slot &slot : at.slots)
+          at.arguments[i].push_back(
+              vector::ExtractOp::create(b_, loc_, packed, ArrayRef<int64_t>{slot.offset}));
+    }
+    at.wideArguments[i] = at.arguments[i];
+    if (!knobs_.width.isScalar())
+      for (Value &value : at.wideArguments[i])
+        value = vector::BroadcastOp::create(b_, loc_, knobs_.width.vector(value.getType()), value);
+  }
+}
+
+void StepEmitter::advance(Cursor &at, int loop, OpFoldResult index) {
+  at.position[loop] = index;
+  Value value = indexValue(index);
+  auto move = [&](ArrayRef<Access> accesses, SmallVector<Place> &places) {
+    for (auto [access, place] : llvm::zip(accesses, places)) {
+      if (!access.base || !access.strides[loop])
+        continue;
+      place.offset = add(place.offset, scaled(OpFoldResult(value), access.strides[loop]));
+      if (place.bound && loop == access.blockLoop)
+        place.bound =
+            indexValue(sizes().sub(place.bound, scaled(OpFoldResult(value), number(access.block))));
+    }
+  };
+  move(context_.inputs, at.inputs);
+  move(context_.outputs, at.outputs);
+}
+
+void StepEmitter::makeViews(Cursor &at) {
+  auto make = [&](ArrayRef<Access> accesses, SmallVector<Place> &places) {
+    for (auto [access, place] : llvm::zip(accesses, places)) {
+      if (!access.base)
+        continue;
+      auto layout = StridedLayoutAttr::get(b_.getContext(), ShapedType::kDynamic, {1});
+      auto type = MemRefType::get({ShapedType::kDynamic}, access.element(), layout);
+      OpFoldResult size = constant(1);
+      place.view = memref::ReinterpretCastOp::create(
+          b_, loc_, type, access.base, OpFoldResult(indexValue(place.offset)),
+          ArrayRef<OpFoldResult>{size}, ArrayRef<OpFoldResult>{number(1)});
+    }
+  };
+  make(context_.inputs, at.inputs);
+  make(context_.outputs, at.outputs);
+}
+
+FailureOr<StepEmitter::Sums> StepEmitter::zeros() {
+  Sums sums;
+  for (Value init : step_.getDpsInits()) {
+    auto fill = init.getDefiningOp<linalg::FillOp>();
+    if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
+      return step_.emitError("a sum starts at zero");
+    for (const Slot &slot : context_.slots) {
+      const Width width = context_.columns         ? slot.width
+                          : context_.laneLoop >= 0 ? knobs_.width
+                                                   : Width{1};
+      Type type = width.type(fill.getInputs()[0].getType());
+      sums.append(static_cast<size_t>(context_.inFlight), constants_.zero(loc_, type));
+    }
+  }
+  if (failed(checkSums(step_)))
+    return failure();
+  return sums;
+}
+
+LogicalResult StepEmitter::emit() {
+  if (context_.storesElements() && knobs_.streams && step_.getNumResults() != 1)
+    return step_.emitError("a step that writes past the caches has one result");
+  FailureOr<Sums> sums = Sums();
+  if (context_.reduces())
+    sums = zeros();
+  if (failed(sums))
+    return failure();
+  Cursor at = start();
+  // Rows that are written bind them one by one.
+  if (!context_.isRows() || at.slots.size() == 1 || context_.reduces())
+    bindRegisters(at);
+  const Sums results = emitLoops(0, at, *sums);
+  if (context_.reduces())
+    finishSums(results);
+  return success();
+}
+
+/// Sums in flight, then lanes, pairwise: a fixed order.
+void StepEmitter::finishSums(const Sums &all) {
+  const auto inFlight = static_cast<size_t>(context_.inFlight);
+  size_t next = 0;
+  for (OpResult result : step_->getResults()) {
+    SmallVector<Value> bySlot;
+    for (size_t s = 0; s < context_.slots.size(); ++s) {
+      SmallVector<Value> sums(all.begin() + next, all.begin() + next + inFlight);
+      next += inFlight;
+      while (sums.size() > 1) {
+        SmallVector<Value> halved;
+        for (size_t i = 0; i + 1 < sums.size(); i += 2)
+          halved.push_back(combine(sums[i], sums[i + 1]));
+        if (sums.size() % 2)
+          halved.push_back(sums.back());
+        sums = halved;
+      }
+      bySlot.push_back(sums[0]);
+    }
+    registers_[result] = context_.columns ? bySlot : SmallVector<Value>{reduceRows(bySlot)};
+  }
+}
+
+/// `sums` are one vector, or two of which each holds as many sums, in groups of `width` lanes. The
+/// halves of each group are added: groups of half the width, those of the first vector before those
+/// of the second.
+Value StepEmitter::halve(ArrayRef<Value> sums, int64_t width) {
+  const int64_t lanes = cast<VectorType>(sums[0].getType()).getNumElements();
+  SmallVector<int64_t> low, high;
+  for (int64_t group = 0; group < lanes * static_cast<int64_t>(sums.size()); group += width)
+    for (int64_t i = 0; i < width / 2; ++i) {
+      low.push_back(group + i);
+      high.push_back(group + width / 2 + i);
+    }
+  Value first = vector::ShuffleOp::create(b_, loc_, sums.front(), sums.back(), low);
+  Value second = vector::ShuffleOp::create(b_, loc_, sums.front(), sums.back(), high);
+  return combine(first, second);
+}
+
+/// The sums of the lanes of each row, as a vector over the rows; a scalar for one row. Each is
+/// added up pairwise; rows are packed into one vector as they shrink, which takes far fewer
+/// operations than one after the other:
+///   a b c d   e f g h   ->   a+c b+d e+g f+h   ->   a+c+b+d e+g+f+h
+Value StepEmitter::reduceRows(ArrayRef<Value> rows) {
+  SmallVector<Value> sums(rows);
+  const auto count = static_cast<int64_t>(rows.size());
+  auto type = dyn_cast<VectorType>(rows[0].getType());
+  if (type && type.isScalable()) { // an instruction does it, pairwise, whatever the length
+    for (Value &sum : sums)
+      sum = vector::ReductionOp::create(b_, loc_, vector::CombiningKind::ADD, sum,
+                                        arith::FastMathFlags::reassoc);
+    type = {};
+  }
+  int64_t width = type ? type.getNumElements() : 1;
+  if (llvm::isPowerOf2_64(static_cast<uint64_t>(count)) && count <= width)
+    for (; sums.size() > 1; width /= 2) {
+      SmallVector<Value> halved;
+      for (size_t i = 0; i < sums.size(); i += 2)
+        halved.push_back(halve(ArrayRef(sums).slice(i, 2), width));
+      sums = halved;
+    }
+  for (; width > 1; width /= 2)
+    for (Value &sum : sums)
+      sum = halve({sum}, width);
+  if (count == 1 && type)
+    return vector::ExtractOp::create(b_, loc_, sums[0], ArrayRef<int64_t>{0});
+  if (static_cast<int64_t>(sums.size()) < count || count == 1)
+    return sums[0];
+  for (Value &sum : sums)
+    if (type)
+      sum = vector::ExtractOp::create(b_, loc_, sum, ArrayRef<int64_t>{0});
+  Type element = sums[0].getType();
+  return vector::FromElementsOp::create(b_, loc_, VectorType::get({count}, element), sums);
+}
+
+void StepEmitter::storeRegisters(const Access &access, ArrayRef<Value> values) {
+  auto layout = StridedLayoutAttr::get(b_.getContext(), ShapedType::kDynamic, {1});
+  auto type = MemRefType::get({ShapedType::kDynamic}, access.element(), layout);
+  OpFoldResult size = constant(1);
+  const Place place{access.first, access.bound,
+                    memref::ReinterpretCastOp::create(
+                        b_, loc_, type, access.base, OpFoldResult(indexValue(access.first)),
+                        ArrayRef<OpFoldResult>{size}, ArrayRef<OpFoldResult>{number(1)})};
+  for (size_t s = 0; s < context_.slots.size(); ++s) {
+    const Slot &slot = context_.slots[s];
+    store(access, place, {-1, number(0), number(0), slot, slot.width, slot.mask},
+          values[values.size() == 1 ? 0 : s], /*streams=*/false);
+  }
+}
+
+} // namespace normforge::tile

@@ -1,0 +1,157 @@
+// Emits the loops and vectors of one step.
+//
+// Enters: a StepContext and the registers of the tile. Leaves: scf loops and vector operations, and
+// the values of accumulators. Access.cpp loads and stores single vectors; StepLoops.cpp emits
+// loops, tails and sums in blocks; StreamRows.cpp rows that are written past the caches.
+#pragma once
+
+#include "compiler/passes/StepContext.h"
+
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+
+namespace normforge::tile {
+
+/// Tensors whose elements are in registers: a value a slot of the step that made them. What rows
+/// have is one vector over them.
+using Registers = DenseMap<Value, SmallVector<Value>>;
+
+/// Where an access stands in the loops emitted so far.
+struct Place {
+  OpFoldResult offset; ///< position of element 0
+  Value bound;         ///< elements that exist from the current block on
+  Value view;          ///< rank-1 memref at `offset`, made before the innermost loop
+};
+
+/// The part of a step that code is being emitted for. Passed by value: what an inner loop changes
+/// is gone when it ends.
+struct Cursor {
+  SmallVector<Place> inputs, outputs;
+  SmallVector<OpFoldResult> position; ///< index of each loop; null where it is not running
+  SmallVector<Slot> slots;
+  /// By input in registers: a value a slot, or one for all; for rows those as wide as a vector,
+  /// too.
+  SmallVector<SmallVector<Value>> arguments, wideArguments;
+  int64_t unroll = 1;   ///< iterations of the innermost loop in flight
+  bool streams = false; ///< vectors of elements are aligned here, and go past the caches
+};
+
+class StepEmitter {
+public:
+  StepEmitter(const Knobs &knobs, const StepContext &context, OpBuilder &b, Constants &constants,
+              Registers &registers)
+      : knobs_(knobs), context_(context), step_(context.step), b_(b), constants_(constants),
+        registers_(registers), loc_(step_.getLoc()) {}
+
+  /// Emits the whole step; results that are no elements are in the registers then.
+  LogicalResult emit();
+  /// Stores results that are in registers.
+  void storeRegisters(const Access &access, ArrayRef<Value> values);
+
+private:
+  using Sums = SmallVector<Value>; ///< by result, slot and number in flight
+  using RangeBody = llvm::function_ref<Sums(OpFoldResult, Sums)>;
+
+  // Steps.
+  LogicalResult checkStreams() const;
+  FailureOr<Sums> zeros();
+  void finishSums(const Sums &sums);
+  Value reduceRows(ArrayRef<Value> rows);
+  Value halve(ArrayRef<Value> sums, int64_t width);
+  Value combine(Value x, Value y) { return arith::AddFOp::create(b_, loc_, x, y); }
+
+  // Cursors.
+  Cursor start();
+  /// Makes ready what the step takes from registers: for rows, each row's own value out of the
+  /// vector over them, and a vector of copies of it; of row `row` alone where one is given.
+  void bindRegisters(Cursor &at, int64_t row = -1);
+  /// Moves the accesses to iteration `index` of a loop.
+  void advance(Cursor &at, int loop, OpFoldResult index);
+  void makeViews(Cursor &at);
+
+  // Loops.
+  Sums emitLoops(unsigned next, Cursor at, Sums sums);
+  /// The innermost loop where columns have the lanes: several iterations in flight.
+  Sums emitInnermost(int loop, Cursor at, Sums sums);
+  /// The loop that has the lanes of rows.
+  Sums emitLanes(Cursor at, Sums sums);
+  /// From `begin` on: whole vectors in flight, whole vectors, and a tail.
+  Sums emitLanesFrom(const Cursor &at, OpFoldResult begin, Sums sums);
+  /// A loop over the rows of a tile, in which the row at hand is row 0 of what rows have in
+  /// registers, and the next row 1: the vectors over the rows turn by a lane an iteration. (To pick
+  /// a lane by its number, a vector would go through memory.)
+  void emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldResult)> body);
+  Sums emitRange(OpFoldResult begin, OpFoldResult end, Width step, Sums sums, RangeBody body,
+                 int64_t terms = 1);
+  Sums emitLoop(OpFoldResult begin, OpFoldResult end, Width step, Sums sums, RangeBody body);
+  /// Terms that one accumulator takes in the loops after order[next], as far as a block of sums.
+  int64_t termsAfter(unsigned next) const;
+  /// The step at `count` positions from `index` of loop `loop`, `distance` apart, for all slots.
+  Sums emitPoint(const Cursor &at, int loop, OpFoldResult index, int64_t count, Width distance,
+                 Width width, Value mask, Sums sums);
+
+  // Rows past the caches.
+  /// Whether elements, written in vectors along the lanes, may go past the caches from an aligned
+  /// address on.
+  bool mayStream() const;
+  /// Elements that the output's first one in a slot is past an aligned address.
+  Value misalignment(const Cursor &at, const Slot &slot);
+  void emitAlignedRow(Cursor at);
+  void emitJoinedRows(const Cursor &at);
+  /// Whether the rows of a tile are one run of memory to everything that the step reads and writes.
+  bool joinsRows() const;
+
+  // Single vectors, at position `index + plus` of loop `loop` (-1: none is running) in a slot.
+  struct Spot {
+    int loop;
+    OpFoldResult index, plus;
+    const Slot &slot;
+    Width width;
+    Value mask;
+  };
+  Value load(const Access &access, const Place &place, const Spot &spot);
+  /// The first `count` elements, one by one, and zeros.
+  Value loadElements(const Access &access, const Place &place, Value at, Width width,
+                     int64_t count);
+  /// Fetches what the next tile will load at the same place: of rows, the one after these; of
+  /// columns, that of the next index of the kept loop around them.
+  void prefetch(const Access &access, const Place &place, const Spot &spot);
+  void store(const Access &access, const Place &place, const Spot &spot, Value value, bool streams);
+  /// Position of an element relative to an access' view.
+  Value elementIndex(const Access &access, const Spot &spot);
+  /// The lanes that exist, joined with the spot's mask.
+  Value existing(const Access &access, const Place &place, const Spot &spot);
+  /// The distances of the lanes of a vector from its first, in elements.
+  Value laneOffsets(Width width, OpFoldResult stride);
+  OpFoldResult offsetOf(const Slot &slot) {
+    return slot.lanesBefore ? OpFoldResult(slot.lanesBefore) : b_.getIndexAttr(slot.offset);
+  }
+
+  // Values.
+  Value constant(int64_t v) { return constants_.index(loc_, v); }
+  OpFoldResult number(int64_t v) { return b_.getIndexAttr(v); }
+  Value indexValue(OpFoldResult v) { return sizes().value(v); }
+  SizeArithmetic sizes() { return {b_, loc_, constants_}; }
+  OpFoldResult add(OpFoldResult x, OpFoldResult y) { return sizes().add(x, y); }
+  OpFoldResult add(OpFoldResult x, int64_t y) { return sizes().add(x, number(y)); }
+  OpFoldResult scaled(OpFoldResult x, OpFoldResult y) { return sizes().mul(x, y); }
+  Value maskBelow(Value count, Width width) { return tile::maskBelow(b_, loc_, count, width); }
+  Value constantMask(int64_t count, Width width) {
+    return tile::constantMask(b_, loc_, count, width);
+  }
+  const StepLoop &laneLoop() const { return context_.loops[context_.laneLoop]; }
+  int64_t vectorBytes(const Access &access) const {
+    return knobs_.vector() * access.element().getIntOrFloatBitWidth() / 8;
+  }
+
+  const Knobs &knobs_;
+  const StepContext &context_;
+  linalg::GenericOp step_;
+  OpBuilder &b_;
+  Constants &constants_;
+  Registers &registers_;
+  Location loc_;
+};
+
+} // namespace normforge::tile
