@@ -20,6 +20,9 @@ inline constexpr const char *kPrefetches = "nf.prefetches";      ///< unit; Stag
 inline constexpr const char *kReversed = "nf.reversed";          ///< unit; StagePlan::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; StagePlan::streams
 
+/// Those that every stage has.
+inline constexpr const char *kOfStages[] = {kTileLoop,    kTile,        kUnroll, kVector,
+                                            kMaskedTails, kMaskedLoads, kKept};
 /// What FormTasks hands on to VectorizeSteps, which takes it off.
 inline constexpr const char *kOfTiles[] = {kTileLoop,  kTile,        kUnroll,      kVector,
                                            kScalable,  kMaskedTails, kMaskedLoads, kKept,
@@ -36,6 +39,8 @@ inline constexpr const char *kPadding = "nf.padding";
 inline constexpr const char *kLimit = "nf.limit";
 inline constexpr const char *kSize = "nf.size";     ///< index in nf_call.sizes
 inline constexpr const char *kScalar = "nf.scalar"; ///< index in nf_call.scalars
+inline constexpr const char *kFirst = "nf.first";   ///< unit; the first task of a range
+inline constexpr const char *kLast = "nf.last";     ///< unit; the one after its last
 
 // On a linalg.generic: map from the stage's loops to the step's own. `d0 floordiv 4` is the chunk
 // that loop 0 is in.

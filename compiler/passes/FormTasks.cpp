@@ -1,14 +1,30 @@
+// The pass that cuts a stage into tasks and tiles.
+//
+// A stage's function on tensors, each step a linalg.generic over the whole of its loops, becomes
+// one on memory that runs a range of tasks: loops over the tasks, over what a task has of the kept
+// loops, and over tiles of the tiled one. Inside them each step works on the slices of one tile:
+//   func.func @stage(%x: tensor<8x64xf32> {nf.argument = 0, ...}) -> tensor<8xf32> {...}
+//     %sum = linalg.generic ins(%x : tensor<8x64xf32>) outs(%zero : tensor<8xf32>)
+// becomes, with tiles of 4 rows and 8 rows a task,
+//   func.func @stage(%x: memref<f32>, %to: memref<f32>, %first: index, %last: index)
+//     scf.for %task = %first to %last
+//       scf.for %row = ... step 4
+//         %slice = memref.subview %x[%row, 0] [4, 64]
+//         %sum = linalg.generic ins(to_tensor %slice : tensor<4x64xf32>) outs(tensor<4xf32>)
+//         bufferization.materialize_in_destination %sum in (memref.subview %to[%row] [4])
+//
+// Rules that a change must keep: no task reads what another task of the stage writes; which task
+// does what depends on sizes and the schedule alone, never on the range or on threads; a task's
+// chunk of the tiled loop is a multiple of the tile.
 #include "compiler/passes/Passes.h"
 
 #include "compiler/lowering/Attributes.h"
 #include "compiler/passes/BoundedSlice.h"
 #include "compiler/passes/SizeArithmetic.h"
-#include "normforge/abi.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
-#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -24,13 +40,6 @@ namespace normforge {
 using namespace mlir;
 
 namespace {
-
-/// Offsets of nf_call's fields, in bytes, on the targets that kernels are compiled for.
-constexpr int32_t kArgsOffset = 8, kSizesOffset = 16, kScalarsOffset = 24, kWorkspaceOffset = 32;
-static_assert(sizeof(void *) != 8 ||
-              (offsetof(nf_call, args) == kArgsOffset && offsetof(nf_call, sizes) == kSizesOffset &&
-               offsetof(nf_call, scalars) == kScalarsOffset &&
-               offsetof(nf_call, workspace) == kWorkspaceOffset));
 
 /// The part of a loop that a task or a tile takes.
 struct Range {
@@ -54,10 +63,8 @@ public:
 
 private:
   SizeArithmetic sizes() { return {b_, loc_, *constants_}; }
-  Value loadField(Value pointer, int32_t offset, Type type);
-  MemoryView makeView(DictionaryAttr attributes, Type element);
-  Value argumentPointer(DictionaryAttr attributes);
-  Value baseMemref(Value pointer, Type element);
+  LogicalResult makeFunction();
+  MemoryView makeView(Value base, DictionaryAttr attributes);
   void bindArguments();
   void emitTasks();
   void emitKept(SmallVector<Range> ranges, size_t from);
@@ -72,7 +79,7 @@ private:
   OpBuilder b_;
   Location loc_;
   std::optional<Constants> constants_;
-  Value call_, args_, workspace_; ///< pointers; the latter two are loaded where they are needed
+  Value first_, last_; ///< the range of tasks
   SmallVector<Value> sizeValues_;
   SmallVector<OpFoldResult> loopSizes_;
   IRMapping mapping_;                  ///< values of the source that are not tensors
@@ -82,35 +89,47 @@ private:
   LogicalResult result_ = success();
 };
 
-Value StageRewriter::loadField(Value pointer, int32_t offset, Type type) {
-  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
-  Value address =
-      LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), pointer, ArrayRef<LLVM::GEPArg>{offset});
-  return LLVM::LoadOp::create(b_, loc_, type, address);
+/// The function that takes memory for tensors, and a range of tasks.
+LogicalResult StageRewriter::makeFunction() {
+  SmallVector<Type> types;
+  SmallVector<DictionaryAttr> attributes;
+  LogicalResult result = success();
+  auto add = [&](Type type, DictionaryAttr attribute) {
+    if (auto tensor = dyn_cast<RankedTensorType>(type)) {
+      type = MemRefType::get({}, tensor.getElementType());
+      if (!attribute || !attribute.get(attr::kShape) || !attribute.get(attr::kStrides))
+        result = source_.emitError("an array has no ") << attr::kShape << " or " << attr::kStrides;
+    }
+    // Of an array only where to find it is left to be said.
+    NamedAttrList kept;
+    for (const char *name :
+         {attr::kArgument, attr::kWorkspace, attr::kSize, attr::kScalar, attr::kFirst, attr::kLast})
+      if (Attribute value = attribute ? attribute.get(name) : Attribute())
+        kept.append(name, value);
+    types.push_back(type);
+    attributes.push_back(kept.getDictionary(b_.getContext()));
+  };
+  const unsigned arguments = source_.getNumArguments(), results = source_.getNumResults();
+  for (unsigned i = 0; i < arguments; ++i)
+    add(source_.getArgumentTypes()[i], source_.getArgAttrDict(i));
+  for (unsigned i = 0; i < results; ++i)
+    add(source_.getResultTypes()[i], source_.getResultAttrDict(i));
+  for (const char *name : {attr::kFirst, attr::kLast})
+    add(b_.getIndexType(), b_.getDictionaryAttr(b_.getNamedAttr(name, b_.getUnitAttr())));
+  target_ = func::FuncOp::create(b_, loc_, source_.getName(), b_.getFunctionType(types, {}));
+  target_.setAllArgAttrs(attributes);
+  for (const char *name : attr::kOfTiles)
+    if (Attribute value = source_->getAttr(name))
+      target_->setAttr(name, value);
+  b_.setInsertionPointToStart(target_.addEntryBlock());
+  constants_.emplace(target_.getBody().front());
+  first_ = target_.getArgument(arguments + results);
+  last_ = target_.getArgument(arguments + results + 1);
+  return result;
 }
 
-Value StageRewriter::argumentPointer(DictionaryAttr attributes) {
-  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
-  if (auto index = attributes.getAs<IntegerAttr>(attr::kArgument)) {
-    if (!args_)
-      args_ = loadField(call_, kArgsOffset, ptr);
-    return loadField(args_, static_cast<int32_t>(index.getInt() * 8), ptr);
-  }
-  auto offset = attributes.getAs<AffineMapAttr>(attr::kWorkspace).getValue().getResult(0);
-  if (!workspace_)
-    workspace_ = loadField(call_, kWorkspaceOffset, ptr);
-  Value bytes = arith::IndexCastOp::create(b_, loc_, b_.getI64Type(),
-                                           sizes().value(sizes().evaluate(offset, sizeValues_)));
-  return LLVM::GEPOp::create(b_, loc_, ptr, b_.getI8Type(), workspace_,
-                             ArrayRef<LLVM::GEPArg>{bytes});
-}
-
-Value StageRewriter::baseMemref(Value pointer, Type element) {
-  return UnrealizedConversionCastOp::create(b_, loc_, MemRefType::get({}, element), pointer)
-      .getResult(0);
-}
-
-MemoryView StageRewriter::makeView(DictionaryAttr attributes, Type element) {
+MemoryView StageRewriter::makeView(Value base, DictionaryAttr attributes) {
+  const Type element = cast<MemRefType>(base.getType()).getElementType();
   MemoryView view;
   auto evaluate = [&](const char *name) {
     SmallVector<OpFoldResult> values;
@@ -125,7 +144,6 @@ MemoryView StageRewriter::makeView(DictionaryAttr attributes, Type element) {
     view.padding = attributes.getAs<DenseI64ArrayAttr>(attr::kPadding);
     view.limit = evaluate(attr::kLimit)[0];
   }
-  Value base = baseMemref(argumentPointer(attributes), element);
   SmallVector<int64_t> staticShape, staticStrides;
   SmallVector<Value> dynamic;
   dispatchIndexOpFoldResults(shape, dynamic, staticShape);
@@ -137,44 +155,29 @@ MemoryView StageRewriter::makeView(DictionaryAttr attributes, Type element) {
   return view;
 }
 
-/// Loads what the call holds and finds which tensors lie in memory.
+/// Finds which tensors lie in memory.
 void StageRewriter::bindArguments() {
-  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
   Block &body = source_.getBody().front();
-  call_ = target_.getArgument(0);
-  Value sizePointer, scalarPointer;
   for (BlockArgument argument : body.getArguments()) {
-    DictionaryAttr attributes = source_.getArgAttrDict(argument.getArgNumber());
-    if (auto index = attributes.getAs<IntegerAttr>(attr::kSize)) {
-      if (!sizePointer)
-        sizePointer = loadField(call_, kSizesOffset, ptr);
-      Value size =
-          loadField(sizePointer, static_cast<int32_t>(index.getInt() * 8), b_.getI64Type());
-      sizeValues_.push_back(arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), size));
-      mapping_.map(argument, sizeValues_.back());
-    } else if (auto scalar = attributes.getAs<IntegerAttr>(attr::kScalar)) {
-      if (!scalarPointer)
-        scalarPointer = loadField(call_, kScalarsOffset, ptr);
-      Value number =
-          loadField(scalarPointer, static_cast<int32_t>(scalar.getInt() * 8), b_.getF64Type());
-      if (argument.getType().isF32())
-        number = arith::TruncFOp::create(b_, loc_, b_.getF32Type(), number);
-      mapping_.map(argument, number);
-    }
+    if (isa<RankedTensorType>(argument.getType()))
+      continue;
+    Value value = target_.getArgument(argument.getArgNumber());
+    mapping_.map(argument, value);
+    if (source_.getArgAttr(argument.getArgNumber(), attr::kSize))
+      sizeValues_.push_back(value);
   }
   // What steps use of sizes and scalars is computed once, before the tasks.
   for (Operation &op : body.without_terminator())
     if (!isa<linalg::LinalgDialect, tensor::TensorDialect>(op.getDialect()))
       b_.clone(op, mapping_);
-
   for (BlockArgument argument : body.getArguments())
-    if (isa<RankedTensorType>(argument.getType()))
-      inputs_[argument] = makeView(source_.getArgAttrDict(argument.getArgNumber()),
-                                   getElementTypeOrSelf(argument.getType()));
+    if (const unsigned i = argument.getArgNumber(); isa<RankedTensorType>(argument.getType()))
+      inputs_[argument] = makeView(target_.getArgument(i), source_.getArgAttrDict(i));
   for (OpOperand &result : body.getTerminator()->getOpOperands()) {
+    const unsigned i = result.getOperandNumber();
     produced_.push_back(result.get());
-    outputs_.push_back(makeView(source_.getResultAttrDict(result.getOperandNumber()),
-                                getElementTypeOrSelf(result.get().getType())));
+    outputs_.push_back(
+        makeView(target_.getArgument(source_.getNumArguments() + i), source_.getResultAttrDict(i)));
   }
 }
 
@@ -189,13 +192,11 @@ void StageRewriter::emitTasks() {
     counts.push_back(chunks[i] > 0 ? sizes().ceilDiv(loopSizes_[i], chunks[i])
                                    : sizes().constant(1));
 
-  Value first = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(1));
-  Value last = arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), target_.getArgument(2));
   Value lastTask;
   if (source_->hasAttr(attr::kReversed))
     lastTask = sizes().value(
-        sizes().sub(sizes().add(OpFoldResult(first), OpFoldResult(last)), sizes().constant(1)));
-  auto loop = scf::ForOp::create(b_, loc_, first, last, sizes().value(sizes().constant(1)));
+        sizes().sub(sizes().add(OpFoldResult(first_), OpFoldResult(last_)), sizes().constant(1)));
+  auto loop = scf::ForOp::create(b_, loc_, first_, last_, sizes().value(sizes().constant(1)));
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(loop.getBody());
 
@@ -410,8 +411,8 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
     SmallVector<Type> types;
     for (Value out : outs)
       types.push_back(out.getType());
-    auto tiled =
-        linalg::GenericOp::create(b_, loc_, types, ins, outs, maps, step.getIteratorTypesArray());
+    auto tiled = linalg::GenericOp::create(b_, step.getLoc(), types, ins, outs, maps,
+                                           step.getIteratorTypesArray());
     tiled->setAttr(attr::kDomain, step->getAttr(attr::kDomain));
     IRMapping inner(mapping_);
     step.getRegion().cloneInto(&tiled.getRegion(), inner);
@@ -443,14 +444,11 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
 }
 
 LogicalResult StageRewriter::run() {
-  auto ptr = LLVM::LLVMPointerType::get(b_.getContext());
-  target_ = func::FuncOp::create(b_, loc_, source_.getName(),
-                                 b_.getFunctionType({ptr, b_.getI64Type(), b_.getI64Type()}, {}));
-  for (const char *name : attr::kOfTiles)
-    if (Attribute value = source_->getAttr(name))
-      target_->setAttr(name, value);
-  b_.setInsertionPointToStart(target_.addEntryBlock());
-  constants_.emplace(target_.getBody().front());
+  for (const char *name : attr::kOfStages)
+    if (!source_->hasAttr(name))
+      return source_.emitError("a stage has no ") << name;
+  if (failed(makeFunction()))
+    return failure();
   bindArguments();
   emitTasks();
   func::ReturnOp::create(b_, loc_);

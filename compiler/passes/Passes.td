@@ -4,19 +4,27 @@
 include "mlir/Pass/PassBase.td"
 
 def FormTasks : Pass<"nf-form-tasks", "mlir::ModuleOp"> {
-  let summary = "Give stages the kernel ABI: a loop over tasks and tiles around the steps";
+  let summary = "Cut stages into tasks and tiles: loops around the steps";
   let description = [{
-    Replaces the function of a stage on tensors by `(call, first, last)`. Pointers, sizes and
-    scalars are loaded from the call; a loop over the tasks finds each task's part of every loop; a
-    loop over tiles takes as many kept indices as the schedule keeps in flight. Inside it every
-    step works on slices: `memref.subview` of the arguments, `bufferization.to_tensor` and
+    Replaces the function of a stage on tensors by one on memory that runs a range of tasks: a loop
+    over the tasks finds each task's part of every loop; a loop over tiles takes as many kept
+    indices as the schedule keeps in flight. Inside it every step works on slices:
+    `memref.subview` of the arrays, `bufferization.to_tensor` and
     `bufferization.materialize_in_destination`.
   }];
   let dependentDialects = [
     "mlir::arith::ArithDialect", "mlir::bufferization::BufferizationDialect",
-    "mlir::LLVM::LLVMDialect", "mlir::memref::MemRefDialect", "mlir::scf::SCFDialect",
-    "mlir::tensor::TensorDialect"
+    "mlir::memref::MemRefDialect", "mlir::scf::SCFDialect", "mlir::tensor::TensorDialect"
   ];
+}
+
+def BindCall : Pass<"nf-bind-call", "mlir::ModuleOp"> {
+  let summary = "Give stages the kernel ABI of CPUs";
+  let description = [{
+    Replaces the arguments of a stage's function by `(call, first, last)` and loads from the call
+    what the stage uses of its arrays, sizes and numbers.
+  }];
+  let dependentDialects = ["mlir::arith::ArithDialect", "mlir::LLVM::LLVMDialect"];
 }
 
 def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {

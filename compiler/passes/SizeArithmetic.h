@@ -51,15 +51,20 @@ struct SizeArithmetic {
       return x;
     return mlir::arith::MulIOp::create(b, loc, value(x), value(y)).getResult();
   }
-  mlir::OpFoldResult div(mlir::OpFoldResult x, int64_t y) const {
-    if (auto cx = mlir::getConstantIntValue(x))
-      return constant(*cx / y);
-    if (y == 1)
+  mlir::OpFoldResult div(mlir::OpFoldResult x, mlir::OpFoldResult y) const {
+    auto cx = mlir::getConstantIntValue(x), cy = mlir::getConstantIntValue(y);
+    if (cx && cy)
+      return constant(*cx / *cy);
+    if (cy == 1)
       return x;
-    return mlir::arith::DivUIOp::create(b, loc, value(x), value(constant(y))).getResult();
+    return mlir::arith::DivUIOp::create(b, loc, value(x), value(y)).getResult();
+  }
+  mlir::OpFoldResult div(mlir::OpFoldResult x, int64_t y) const { return div(x, constant(y)); }
+  mlir::OpFoldResult ceilDiv(mlir::OpFoldResult x, mlir::OpFoldResult y) const {
+    return mlir::getConstantIntValue(y) == 1 ? x : div(add(x, sub(y, constant(1))), y);
   }
   mlir::OpFoldResult ceilDiv(mlir::OpFoldResult x, int64_t y) const {
-    return y == 1 ? x : div(add(x, constant(y - 1)), y);
+    return ceilDiv(x, constant(y));
   }
   /// The largest multiple of y that is not beyond x.
   mlir::OpFoldResult roundDown(mlir::OpFoldResult x, Width y) const {
@@ -95,9 +100,9 @@ struct SizeArithmetic {
     case mlir::AffineExprKind::Mul:
       return mul(left, right);
     case mlir::AffineExprKind::CeilDiv:
-      return ceilDiv(left, *mlir::getConstantIntValue(right));
+      return ceilDiv(left, right);
     default:
-      return div(left, *mlir::getConstantIntValue(right));
+      return div(left, right);
     }
   }
 };

@@ -150,6 +150,11 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
     for (auto function : getOperation().getOps<func::FuncOp>()) {
       if (!function->hasAttr(attr::kTileLoop))
         continue;
+      for (const char *name : attr::kOfStages)
+        if (!function->hasAttr(name)) {
+          function.emitError("a stage has no ") << name;
+          return signalPassFailure();
+        }
       Constants constants(function.getBody().front());
       const Knobs knobs = Knobs::of(function);
       SetVector<Block *> blocks;

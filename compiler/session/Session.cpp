@@ -131,7 +131,7 @@ struct Session::State {
   std::unique_ptr<llvm::TargetMachine> machine;
   ObjectEmitter objects;
   LlvmConversion conversion;
-  mlir::PassManager formTasks, vectorize;
+  mlir::PassManager formTasks, vectorize, bindCall;
   std::string diagnostics;
   const TargetDescription &target;
   bool verify;
@@ -140,11 +140,12 @@ struct Session::State {
       : context(makeRegistry(), mlir::MLIRContext::Threading::DISABLED),
         machine(createMachine(target)), objects(*machine),
         conversion((context.loadAllAvailableDialects(), context), target), formTasks(&context),
-        vectorize(&context), target(target), verify(verify) {
+        vectorize(&context), bindCall(&context), target(target), verify(verify) {
     formTasks.addPass(createFormTasks());
     vectorize.addPass(createVectorizeSteps());
-    formTasks.enableVerifier(verify);
-    vectorize.enableVerifier(verify);
+    bindCall.addPass(createBindCall());
+    for (mlir::PassManager *passes : {&formTasks, &vectorize, &bindCall})
+      passes->enableVerifier(verify);
     context.getDiagEngine().registerHandler([this](mlir::Diagnostic &diagnostic) {
       diagnostics += diagnostic.str() + "\n";
       for (mlir::Diagnostic &note : diagnostic.getNotes())
@@ -216,6 +217,8 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
   }
   {
     Stopwatch watch(times.convert);
+    if (mlir::failed(bindCall.run(module)))
+      return failure("nf-bind-call");
     if (mlir::failed(conversion.run(module)) || (verify && mlir::failed(mlir::verify(module))))
       return failure("conversion to LLVM");
   }

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Runs the RUN lines of one test:   run.sh NORMFORGE FILECHECK FILE.test
+# Runs the RUN lines of one test:   run.sh NORMFORGE NORMFORGE_OPT FILECHECK FILE
 #
-# A test is a spec whose comments say what to run and what must be found:
+# A test is a spec (.test) or IR (.mlir) whose comments say what to run and what must be found:
 #   # RUN: normforge compile %s --emit=vector | FileCheck %s --check-prefix=VECTOR
+#   // RUN: normforge-opt --nf-form-tasks %s | FileCheck %s
 # %s is the test's own path, %t a file that is removed at the end. A line fails when any command in it does.
 set -uo pipefail
-normforge_command=$1 filecheck_command=$2 test=$3
+normforge_command=$1 opt_command=$2 filecheck_command=$3 test=$4
 
 normforge() { "$normforge_command" "$@"; }
+normforge-opt() { "$opt_command" "$@"; }
 FileCheck() { "$filecheck_command" "$@"; }
 
 temporary=$(mktemp)
@@ -18,10 +20,10 @@ while IFS= read -r line; do
   line=${line//%s/\"\$test\"}
   if ! (set -o pipefail; eval "${line//%t/\"\$temporary\"}"); then
     echo "$test: failed: $line" >&2
-    echo "repeat with: tests/ir/run.sh $normforge_command $filecheck_command $test" >&2
+    echo "repeat with: tests/ir/run.sh $normforge_command $opt_command $filecheck_command $test" >&2
     failed=1
   fi
-done < <(sed -n 's/^# RUN: *//p' "$test")
+done < <(sed -nE 's,^(#|//) RUN: *,,p' "$test")
 if [ "$count" = 0 ]; then
   echo "$test: no RUN line" >&2
   exit 1
