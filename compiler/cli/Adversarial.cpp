@@ -148,8 +148,8 @@ private:
     for (const auto &[name, array] : inputs)
       call->set(name, array);
     std::vector<nf_scalar> scalars;
-    for (const std::string &name : kernel_->artifact().scalars)
-      scalars.push_back(check_.scalars.at(name));
+    for (const Scalar &scalar : kernel_->artifact().scalars)
+      scalars.push_back(check_.scalars.at(scalar.name));
     call->setScalars(std::move(scalars));
     if (!call->run(nf_openmp_executor(settings_.threads), failure))
       return badInput(fmt::format("{}: {}", check_.path, failure.message));

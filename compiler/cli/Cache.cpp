@@ -36,7 +36,7 @@ std::string contents(const DiskCache::File &file, const std::set<std::string> &k
     problem = error;
     return {};
   }
-  return fmt::format("{}, {}, {}, {} variant{}", artifact->name, toString(artifact->phase),
+  return fmt::format("{}, {}, {}, {} variant{}", artifact->name, artifact->phase,
                      artifact->cpu, artifact->variants.size(),
                      artifact->variants.size() == 1 ? "" : "s");
 }

@@ -126,8 +126,8 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
     std::vector<int64_t> sizes;
     for (const std::string &name : kernel->artifact().sizes)
       sizes.push_back(check.sizes.at(name));
-    for (const std::string &name : kernel->artifact().scalars)
-      scalars.push_back(check.scalars.at(name));
+    for (const Scalar &scalar : kernel->artifact().scalars)
+      scalars.push_back(check.scalars.at(scalar.name));
     call = KernelCall::make(kernel, sizes, failure);
   }
   if (!call)

@@ -257,7 +257,7 @@ void printArguments(const Operator &op, const Values &values) {
   if (!op.sizes.empty())
     fmt::print("Sizes, in order: {}\n", fmt::join(op.sizes, ", "));
   if (!op.scalars.empty())
-    fmt::print("Numbers, in order: {}\n", fmt::join(op.scalars, ", "));
+    fmt::print("Numbers, in order: {}\n", fmt::join(op.scalarNames(), ", "));
 }
 
 llvm::Error run(const Options &options) {

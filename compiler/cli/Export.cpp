@@ -165,7 +165,7 @@ llvm::Error Exporter::compile(const FileSet &set) {
     for (size_t i = 0; i < set.specs.size(); ++i)
       for (Phase phase : set.phases[i]) {
         const Operator op = makeOperator(set.specs[i], phase);
-        const std::string symbol = exportedSymbol(set.specs[i].name, phase);
+        const std::string symbol = exportedSymbol(set.specs[i].name, toString(phase));
         if (t == 0)
           header.kernels.push_back({symbol, inWords(set.specs[i], phase), {}});
         kernels.push_back({op, selectSchedules(op, targets_[t]),

@@ -40,7 +40,7 @@ llvm::Error list(const std::string &path) {
     for (const Variant &variant : artifact.variants)
       code += variant.image.bytes.size();
     fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {} in {} variant{}{}\n", entry.name,
-               toString(entry.phase), architectureOf(entry.triple), entry.cpu, entry.bytes, code,
+               entry.phase, architectureOf(entry.triple), entry.cpu, entry.bytes, code,
                artifact.variants.size(), artifact.variants.size() == 1 ? "" : "s",
                isNew ? "" : ", shared with another");
   }

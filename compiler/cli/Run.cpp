@@ -40,7 +40,7 @@ struct Request {
         arrays.push_back(argument.name);
     std::string text = fmt::format("it reads the arrays {}", fmt::join(arrays, ", "));
     if (!op.scalars.empty())
-      text += fmt::format(" and the numbers {}", fmt::join(op.scalars, ", "));
+      text += fmt::format(" and the numbers {}", fmt::join(op.scalarNames(), ", "));
     return text;
   }
   std::string writes() const {
@@ -50,7 +50,7 @@ struct Request {
         arrays.push_back(argument.name);
     return fmt::format("it writes {}", fmt::join(arrays, ", "));
   }
-  bool isScalar(const std::string &name) const { return llvm::is_contained(op.scalars, name); }
+  bool isScalar(const std::string &name) const { return llvm::is_contained(op.scalarNames(), name); }
 
   /// Names against the operator: each known, none twice, none missing.
   llvm::Error take(const Options &options) {
@@ -67,7 +67,7 @@ struct Request {
     for (const Operand &argument : op.operands)
       if (!argument.written && !inputs.contains(argument.name))
         missing.push_back(argument.name);
-    for (const std::string &scalar : op.scalars)
+    for (const std::string &scalar : op.scalarNames())
       if (!inputs.contains(scalar))
         missing.push_back(scalar);
     if (!missing.empty())
@@ -104,7 +104,7 @@ private:
 
 llvm::Expected<std::vector<nf_scalar>> readScalars(const Request &request) {
   std::vector<nf_scalar> scalars;
-  for (const std::string &name : request.op.scalars) {
+  for (const std::string &name : request.op.scalarNames()) {
     const std::string &text = request.inputs.at(name);
     double value;
     if (llvm::StringRef(text).getAsDouble(value))

@@ -67,8 +67,7 @@ public:
       : kernel_(kernel), manifest_(kernel.variants.front()), name_(kernel.symbol),
         cpuFunction_(cpuFunction), out_(out) {
     for (const Argument &argument : manifest_.arguments) {
-      const bool isNew = argument.written && argument.name.starts_with("moving_");
-      arguments_.push_back((isNew ? "new_" : "") + argument.name);
+      arguments_.push_back((argument.old < 0 ? "" : "new_") + argument.name);
     }
     // Arguments and numbers have names of ours, sizes any: with an ending they are no keyword,
     // macro or name of ours. One letter, as most are, is none either, but for the macro of
@@ -78,7 +77,8 @@ public:
                                size != "I"
                            ? size
                            : size + "_size");
-    scalars_ = manifest_.scalars;
+    for (const Scalar &scalar : manifest_.scalars)
+      scalars_.push_back(scalar.name);
   }
 
   void write() {
@@ -281,8 +281,8 @@ private:
 
 } // namespace
 
-std::string exportedSymbol(const std::string &name, Phase phase) {
-  return fmt::format("{}_{}", name, toString(phase));
+std::string exportedSymbol(const std::string &name, std::string_view phase) {
+  return fmt::format("{}_{}", name, phase);
 }
 
 std::string identifierOf(std::string_view text) {

@@ -25,7 +25,7 @@ struct ExportedHeader {
 };
 
 /// "NAME_PHASE".
-std::string exportedSymbol(const std::string &name, Phase phase);
+std::string exportedSymbol(const std::string &name, std::string_view phase);
 
 /// `text` as a C identifier: other characters become '_'.
 std::string identifierOf(std::string_view text);

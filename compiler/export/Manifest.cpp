@@ -5,6 +5,9 @@
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/raw_ostream.h"
 
+#include <cmath>
+#include <numeric>
+
 namespace normforge {
 
 namespace {
@@ -19,11 +22,38 @@ llvm::json::Object argumentOf(const Artifact &kernel, const Argument &argument) 
     shape.push_back(size.text(kernel.sizes));
   for (uint32_t alias : argument.mayAlias)
     aliases.push_back(static_cast<int64_t>(alias));
-  return llvm::json::Object{{"name", argument.name},
+  llvm::json::Object object{{"name", argument.name},
+                            {"role", std::string(toString(argument.role))},
                             {"dtype", std::string(toString(argument.dtype))},
                             {"written", argument.written},
                             {"shape", std::move(shape)},
                             {"may_alias", std::move(aliases)}};
+  if (argument.old >= 0)
+    object["old"] = static_cast<int64_t>(argument.old);
+  return object;
+}
+
+llvm::json::Object scalarOf(const Scalar &scalar) {
+  llvm::json::Object object{{"name", scalar.name}};
+  if (std::isfinite(scalar.least))
+    object[scalar.open ? "above" : "at_least"] = scalar.least;
+  if (std::isfinite(scalar.most))
+    object["at_most"] = scalar.most;
+  return object;
+}
+
+llvm::json::Object sizeOf(const Artifact &kernel, size_t size) {
+  llvm::json::Object object{{"name", kernel.sizes[size]}};
+  int64_t least = 0, multiple = 1;
+  for (const Constraint &constraint : kernel.constraints)
+    if (constraint.size == size) {
+      least = std::max(least, constraint.atLeast);
+      multiple = std::lcm(multiple, constraint.multipleOf);
+    }
+  object["at_least"] = least;
+  if (multiple > 1)
+    object["multiple_of"] = multiple;
+  return object;
 }
 
 llvm::json::Object variantOf(const Artifact &kernel, const Variant &variant) {
@@ -47,7 +77,11 @@ std::string jsonManifest(const ExportedHeader &header) {
   llvm::json::Array kernels;
   for (const ExportedKernel &exported : header.kernels) {
     const Artifact &kernel = exported.variants.front();
-    llvm::json::Array arguments, cpus;
+    llvm::json::Array arguments, sizes, scalars, cpus;
+    for (size_t i = 0; i < kernel.sizes.size(); ++i)
+      sizes.push_back(sizeOf(kernel, i));
+    for (const Scalar &scalar : kernel.scalars)
+      scalars.push_back(scalarOf(scalar));
     for (const Argument &argument : kernel.arguments)
       arguments.push_back(argumentOf(kernel, argument));
     for (const Artifact &cpu : exported.variants) {
@@ -59,11 +93,11 @@ std::string jsonManifest(const ExportedHeader &header) {
                                         {"variants", std::move(variants)}});
     }
     kernels.push_back(llvm::json::Object{{"name", kernel.name},
-                                         {"phase", std::string(toString(kernel.phase))},
+                                         {"phase", kernel.phase},
                                          {"symbol", exported.symbol},
                                          {"arguments", std::move(arguments)},
-                                         {"sizes", texts(kernel.sizes)},
-                                         {"scalars", texts(kernel.scalars)},
+                                         {"sizes", std::move(sizes)},
+                                         {"scalars", std::move(scalars)},
                                          {"cpus", std::move(cpus)}});
   }
   llvm::json::Object whole{{"normforge", nf_version()},

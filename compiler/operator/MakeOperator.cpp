@@ -84,7 +84,11 @@ public:
     op_.symbol = fmt::format("nf_{}_{}_{}_{}", spec.mode == Mode::Sample ? "ln" : "bn",
                              toString(phase), toString(spec.dtype), spec.layout.text);
     op_.sizes = spec.sizeNames();
-    op_.scalars = spec.scalarNames(phase);
+    op_.scalars = spec.scalars(phase);
+    // Nothing has no statistics.
+    if (phase == Phase::Training)
+      for (uint32_t i = 0; i < op_.sizes.size(); ++i)
+        op_.constraints.push_back({i, 1, 1});
   }
 
   Operator build() {
@@ -119,7 +123,8 @@ private:
     return {&op_.exprs, op_.exprs.operand(static_cast<uint32_t>(op_.operand(name, false)))};
   }
   Term scalar(std::string_view name) {
-    const auto it = llvm::find(op_.scalars, name);
+    const auto it =
+        llvm::find_if(op_.scalars, [&](const Scalar &scalar) { return scalar.name == name; });
     return {&op_.exprs, op_.exprs.scalar(static_cast<uint32_t>(it - op_.scalars.begin()))};
   }
   Term number(const Number &number, std::string_view name) {
@@ -212,7 +217,13 @@ void OperatorBuilder::makeLoops() {
 void OperatorBuilder::addOperand(const char *name, Role role, DType dtype, Index index,
                                  bool written, std::initializer_list<const char *> aliases) {
   const bool blocks = index == Index::Data && spec_.layout.isBlocked();
-  Operand operand{name, role, dtype, {}, {}, {}, written, blocks && op_.blocked->padded, {}};
+  Operand operand{.name = name,
+                  .role = role,
+                  .dtype = dtype,
+                  .written = written,
+                  .padded = blocks && op_.blocked->padded};
+  if (written && role == Role::State)
+    operand.old = op_.operand(name, false);
   // The distance of an axis' neighbors in memory; 0 where it has no index.
   std::vector<SizeExpr> axisStrides(axisSizes_.size(), SizeExpr(0));
   SizeExpr stride(blocks ? spec_.layout.block : 1);

@@ -11,11 +11,18 @@ int Operator::operand(std::string_view name, bool written) const {
   return -1;
 }
 
+std::vector<std::string> Operator::scalarNames() const {
+  std::vector<std::string> names;
+  for (const Scalar &scalar : scalars)
+    names.push_back(scalar.name);
+  return names;
+}
+
 std::vector<Argument> Operator::arguments() const {
   std::vector<Argument> arguments;
   for (const Operand &operand : operands)
-    arguments.push_back(
-        {operand.name, operand.written, operand.dtype, operand.shape, operand.mayAlias});
+    arguments.push_back({operand.name, operand.role, operand.written, operand.dtype, operand.shape,
+                         operand.old, operand.mayAlias});
   return arguments;
 }
 
@@ -74,7 +81,7 @@ SizeExpr Operator::flops() const {
 }
 
 Exprs::Names Operator::names() const {
-  Exprs::Names names{{}, {}, scalars, sizes};
+  Exprs::Names names{{}, {}, scalarNames(), sizes};
   for (const Operand &operand : operands)
     names.operands.push_back(operand.name + (operand.written ? "'" : ""));
   for (const Step &step : steps)

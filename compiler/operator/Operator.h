@@ -28,14 +28,6 @@ struct BlockedAxis {
   bool padded = false; ///< whether size may be no multiple of block
 };
 
-/// What an operand is to its host.
-enum class Role : uint8_t {
-  Data,      ///< of x's shape: x, y, addend
-  Parameter, ///< learned: gamma, beta
-  Statistic, ///< of a batch, written: batch_mean, batch_variance
-  State,     ///< kept from call to call: moving_mean, moving_variance
-};
-
 struct Operand {
   std::string name;
   Role role = Role::Data;
@@ -45,6 +37,7 @@ struct Operand {
   std::vector<SizeExpr> strides; ///< by loop of the operator, in elements; 0: not indexed by it
   bool written = false;
   bool padded = false; ///< a blocked axis has its padding in memory, which is written as zeros
+  int old = -1;        ///< of a written state: the operand whose next value it is
   /// Earlier, read operands that may be the same buffer as this written one.
   std::vector<uint32_t> mayAlias;
 };
@@ -76,12 +69,13 @@ struct Step {
 };
 
 struct Operator {
-  std::string name;                 ///< of the spec; documentation alone
-  std::string symbol;               ///< what names of its functions begin with
-  Phase phase = Phase::Inference;   ///< of the spec; documentation alone
-  DType dtype = DType::F32;         ///< of the data
-  std::vector<std::string> sizes;   ///< named sizes, in the order of nf_call.sizes
-  std::vector<std::string> scalars; ///< run-time numbers, in the order of nf_call.scalars
+  std::string name;                    ///< of the spec; documentation alone
+  std::string symbol;                  ///< what names of its functions begin with
+  Phase phase = Phase::Inference;      ///< of the spec; documentation alone
+  DType dtype = DType::F32;            ///< of the data
+  std::vector<std::string> sizes;      ///< named sizes, in the order of nf_call.sizes
+  std::vector<Constraint> constraints; ///< of named sizes
+  std::vector<Scalar> scalars;         ///< run-time numbers, in the order of nf_call.scalars
 
   Exprs exprs;
   std::vector<Loop> loops; ///< in memory order of the data, the innermost last
@@ -95,6 +89,7 @@ struct Operator {
 
   int rank() const { return static_cast<int>(loops.size()); }
   DType computeType() const { return computeDType(dtype); }
+  std::vector<std::string> scalarNames() const;
   /// Index of an operand, or -1.
   int operand(std::string_view name, bool written) const;
   /// The operands as a manifest has them.

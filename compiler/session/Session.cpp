@@ -89,11 +89,12 @@ struct Compiled {
 Artifact manifestOf(const Operator &op, const TargetDescription &target) {
   Artifact artifact;
   artifact.name = op.name;
-  artifact.phase = op.phase;
+  artifact.phase = toString(op.phase);
   artifact.triple = target.triple;
   artifact.cpu = target.cpu;
   artifact.requiredFeatures = target.instructionSets();
   artifact.sizes = op.sizes;
+  artifact.constraints = op.constraints;
   artifact.scalars = op.scalars;
   artifact.arguments = op.arguments();
   return artifact;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <limits>
 
 namespace normforge {
 
@@ -21,6 +22,23 @@ std::string_view toString(Semantics semantics) {
     return "onnx-15";
   }
   return "";
+}
+
+std::string_view toString(Phase phase) {
+  switch (phase) {
+  case Phase::Inference:
+    return "inference";
+  case Phase::Training:
+    return "training";
+  }
+  return "";
+}
+
+std::optional<Phase> parsePhase(std::string_view text) {
+  for (Phase phase : kPhases)
+    if (toString(phase) == text)
+      return phase;
+  return std::nullopt;
 }
 
 std::string_view toString(Mode mode) {
@@ -83,16 +101,25 @@ std::vector<std::string> Spec::sizeNames() const {
   return names;
 }
 
-std::vector<std::string> Spec::scalarNames(Phase phase) const {
-  std::vector<std::string> names;
+std::vector<Scalar> Spec::scalars(Phase phase) const {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const DType type = computeDType(dtype);
+  std::vector<Scalar> scalars;
   if (epsilon.isArgument)
-    names.push_back("epsilon");
+    scalars.push_back({"epsilon", type, 0, kInfinity, /*open=*/true});
   if (phase == Phase::Training && hasMovingStatistics()) {
     if (momentum.cumulative)
-      names.push_back("count");
+      scalars.push_back({"count", type, 1, kInfinity});
     else if (momentum.mean.isArgument || momentum.variance.isArgument)
-      names.push_back("momentum");
+      scalars.push_back({"momentum", type, 0, 1});
   }
+  return scalars;
+}
+
+std::vector<std::string> Spec::scalarNames(Phase phase) const {
+  std::vector<std::string> names;
+  for (const Scalar &scalar : scalars(phase))
+    names.push_back(scalar.name);
   return names;
 }
 
@@ -122,7 +149,7 @@ std::string canonicalText(const Spec &spec) {
   for (Fused fused : spec.fuse)
     text += std::string(toString(fused)) + ",";
   text += " phases=";
-  for (Phase phase : {Phase::Inference, Phase::Training})
+  for (Phase phase : kPhases)
     if (spec.hasPhase(phase))
       text += std::string(toString(phase)) + ",";
   return text;

@@ -34,6 +34,12 @@ struct Layout {
   bool isBlocked() const { return blockedAxis >= 0; }
 };
 
+/// What of a normalization a kernel does.
+enum class Phase : uint8_t { Inference, Training };
+constexpr Phase kPhases[] = {Phase::Inference, Phase::Training};
+std::string_view toString(Phase);
+std::optional<Phase> parsePhase(std::string_view text);
+
 enum class Semantics : uint8_t { Keras_1_2, PyTorch, Onnx_15 };
 /// 0 `feature`, 1 `sample`, 2 `batch`.
 enum class Mode : uint8_t { Feature, Sample, Batch };
@@ -90,8 +96,9 @@ struct Spec {
   /// Distinct names of named sizes in the order of their first appearance in the shape: the order
   /// of nf_call.sizes.
   std::vector<std::string> sizeNames() const;
-  /// Names of the run-time numbers that `phase` takes, in the order of nf_call.scalars: "epsilon",
-  /// "momentum", "count". Inference takes epsilon alone.
+  /// The run-time numbers that `phase` takes, in the order of nf_call.scalars: epsilon, momentum,
+  /// count. Inference takes epsilon alone.
+  std::vector<Scalar> scalars(Phase phase) const;
   std::vector<std::string> scalarNames(Phase phase) const;
 };
 

@@ -198,7 +198,17 @@ typedef struct nf_kernel nf_kernel;
 
 /* NF_BF16 is the upper half of an IEEE binary32 number, NF_F16 is IEEE binary16. */
 typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2, NF_BF16 = 3, NF_F16 = 4 } nf_dtype;
-typedef enum nf_phase { NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
+/* More may follow: NF_OTHER_PHASE is one that this library has no number for. */
+typedef enum nf_phase { NF_OTHER_PHASE = -1, NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
+/* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, or
+ * a state that is kept from call to call. */
+typedef enum nf_role {
+  NF_NO_ROLE = 0,
+  NF_DATA = 1,
+  NF_PARAMETER = 2,
+  NF_STATISTIC = 3,
+  NF_STATE = 4
+} nf_role;
 
 typedef struct nf_compile_options {
   uint32_t struct_size;    /* sizeof(nf_compile_options); less than its first version is an error */
@@ -252,6 +262,8 @@ NF_API const char *nf_kernel_name(const nf_kernel *kernel);
 NF_API nf_phase nf_kernel_phase(const nf_kernel *kernel);
 NF_API const char *nf_kernel_cpu(const nf_kernel *kernel);
 
+#define NF_NOT_FOUND ((size_t)-1)
+
 /* The arrays in the order of nf_call.args: those read, then those written. In training,
  * moving_mean and moving_variance are two arguments each: the old is read, the new is written. */
 NF_API size_t nf_kernel_argument_count(const nf_kernel *kernel);
@@ -259,12 +271,16 @@ NF_API const char *nf_kernel_argument_name(const nf_kernel *kernel, size_t argum
 NF_API nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argument);
 /* 1 when the kernel writes the array (every element of it), 0 when it only reads it. */
 NF_API int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument);
+/* What the array is to its host. */
+NF_API nf_role nf_kernel_argument_role(const nf_kernel *kernel, size_t argument);
+/* Of a written state: the array that is read and whose next value it is, of one name, dtype and
+ * shape with it. NF_NOT_FOUND for every other array. */
+NF_API size_t nf_kernel_argument_old(const nf_kernel *kernel, size_t argument);
 /* 1 when the written array may be the same buffer as the read one. All other arrays that a kernel
  * writes must not overlap any array. */
 NF_API int nf_kernel_may_alias(const nf_kernel *kernel, size_t written, size_t read);
 /* The index of the array of this name that is read (written = 0) or written (1); NF_NOT_FOUND. */
 NF_API size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int written);
-#define NF_NOT_FOUND ((size_t)-1)
 
 /* The named sizes that nf_plan_create takes, in order. */
 NF_API size_t nf_kernel_size_count(const nf_kernel *kernel);

@@ -142,6 +142,9 @@ public:
   std::string_view argumentName(size_t i) const { return text(nf_kernel_argument_name(get(), i)); }
   nf_dtype argumentDType(size_t i) const { return nf_kernel_argument_dtype(get(), i); }
   bool isWritten(size_t i) const { return nf_kernel_argument_is_written(get(), i) != 0; }
+  nf_role role(size_t i) const { return nf_kernel_argument_role(get(), i); }
+  /// Of a written state, the argument that it is the next value of; NF_NOT_FOUND.
+  size_t old(size_t i) const { return nf_kernel_argument_old(get(), i); }
   /// NF_NOT_FOUND where there is none of this name.
   size_t findArgument(const std::string &name, bool written) const {
     return nf_kernel_find_argument(get(), name.c_str(), written);

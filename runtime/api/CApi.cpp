@@ -280,6 +280,16 @@ bool openPack(nf_engine *engine, std::shared_ptr<const Pack> pack, nf_pack **han
   return true;
 }
 
+/// The phases by their numbers in the C API.
+constexpr std::string_view kPhases[] = {"inference", "training"};
+static_assert(NF_INFERENCE == 0 && NF_TRAINING == 1);
+
+nf_phase phaseOf(std::string_view text) {
+  const auto found = std::find(std::begin(kPhases), std::end(kPhases), text);
+  return found == std::end(kPhases) ? NF_OTHER_PHASE
+                                    : static_cast<nf_phase>(found - std::begin(kPhases));
+}
+
 const Pack::Entry *entryAt(const nf_pack *pack, size_t kernel) {
   const auto kernels = pack->pack->kernels();
   return kernel < kernels.size() ? &pack->pack->entries()[kernels[kernel]] : nullptr;
@@ -423,7 +433,7 @@ const char *nf_pack_kernel_name(const nf_pack *pack, size_t kernel) {
 }
 nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel) {
   const Pack::Entry *entry = entryAt(pack, kernel);
-  return entry && entry->phase == Phase::Training ? NF_TRAINING : NF_INFERENCE;
+  return entry ? phaseOf(entry->phase) : NF_OTHER_PHASE;
 }
 
 nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel) {
@@ -434,12 +444,11 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
       return failNull("name", failure);
     std::underlying_type_t<nf_phase> number; // C may give any; to C++ another is no nf_phase
     std::memcpy(&number, &phase, sizeof number);
-    if (number != NF_INFERENCE && number != NF_TRAINING)
+    if (number < 0 || number >= std::size(kPhases))
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE or NF_TRAINING");
     const ForkGate gate; // of the lock below
-    const Pack::Entry *entry = pack->pack->choose(
-        name, phase == NF_TRAINING ? Phase::Training : Phase::Inference, failure);
+    const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], failure);
     if (!entry)
       return false;
     std::lock_guard lock(pack->mutex);
@@ -495,9 +504,7 @@ void nf_kernel_retain(nf_kernel *kernel) { retain(kernel); }
 void nf_kernel_release(nf_kernel *kernel) { release(kernel); }
 
 const char *nf_kernel_name(const nf_kernel *kernel) { return artifactOf(kernel).name.c_str(); }
-nf_phase nf_kernel_phase(const nf_kernel *kernel) {
-  return artifactOf(kernel).phase == Phase::Training ? NF_TRAINING : NF_INFERENCE;
-}
+nf_phase nf_kernel_phase(const nf_kernel *kernel) { return phaseOf(artifactOf(kernel).phase); }
 const char *nf_kernel_cpu(const nf_kernel *kernel) { return artifactOf(kernel).cpu.c_str(); }
 
 size_t nf_kernel_argument_count(const nf_kernel *kernel) {
@@ -514,6 +521,14 @@ nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argument) {
 int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument) {
   const Argument *a = argumentAt(kernel, argument);
   return a && a->written;
+}
+nf_role nf_kernel_argument_role(const nf_kernel *kernel, size_t argument) {
+  const Argument *a = argumentAt(kernel, argument);
+  return !a ? NF_NO_ROLE : static_cast<nf_role>(static_cast<int>(a->role) + NF_DATA);
+}
+size_t nf_kernel_argument_old(const nf_kernel *kernel, size_t argument) {
+  const Argument *a = argumentAt(kernel, argument);
+  return !a || a->old < 0 ? NF_NOT_FOUND : static_cast<size_t>(a->old);
 }
 int nf_kernel_may_alias(const nf_kernel *kernel, size_t written, size_t read) {
   if (const Argument *a = argumentAt(kernel, written))
@@ -536,7 +551,8 @@ const char *nf_kernel_size_name(const nf_kernel *kernel, size_t size) {
 }
 size_t nf_kernel_scalar_count(const nf_kernel *kernel) { return artifactOf(kernel).scalars.size(); }
 const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar) {
-  return nameAt(artifactOf(kernel).scalars, scalar);
+  const std::vector<Scalar> &scalars = artifactOf(kernel).scalars;
+  return scalar < scalars.size() ? scalars[scalar].name.c_str() : nullptr;
 }
 size_t nf_kernel_variant_count(const nf_kernel *kernel) {
   return artifactOf(kernel).variants.size();

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -15,7 +16,7 @@ namespace {
 
 // The file: magic, format version, length of the whole, checksum of what follows, fields.
 constexpr std::array<char, 8> magic = {'N', 'F', 'K', 'E', 'R', 'N', 'E', 'L'};
-constexpr uint32_t formatVersion = 1;
+constexpr uint32_t formatVersion = 2;
 constexpr size_t headerBytes = magic.size() + 4 + 8 + 8;
 
 constexpr size_t maxRank = 16;
@@ -44,11 +45,13 @@ SizeExpr readExpr(Reader &in, size_t sizeCount) {
 
 void write(Writer &out, const Argument &argument) {
   out.text(argument.name);
+  out.integer(static_cast<uint8_t>(argument.role));
   out.integer(static_cast<uint8_t>(argument.written));
   out.integer(static_cast<uint8_t>(argument.dtype));
   out.count(argument.shape.size());
   for (const SizeExpr &size : argument.shape)
     write(out, size);
+  out.integer(argument.old);
   out.count(argument.mayAlias.size());
   for (uint32_t index : argument.mayAlias)
     out.integer(index);
@@ -57,13 +60,33 @@ void write(Writer &out, const Argument &argument) {
 Argument readArgument(Reader &in, size_t sizeCount) {
   Argument argument;
   argument.name = in.text();
+  argument.role = in.enumerator<Role>(roleCount, "role");
   argument.written = in.boolean();
   argument.dtype = in.enumerator<DType>(dtypeCount, "dtype");
   for (size_t n = in.count(maxRank, "axes in an argument"); n > 0 && !in.failed(); --n)
     argument.shape.push_back(readExpr(in, sizeCount));
+  argument.old = in.integer<int32_t>();
   for (size_t n = in.count(maxList, "aliases of an argument"); n > 0 && !in.failed(); --n)
     argument.mayAlias.push_back(in.integer<uint32_t>());
   return argument;
+}
+
+void write(Writer &out, const Scalar &scalar) {
+  out.text(scalar.name);
+  out.integer(static_cast<uint8_t>(scalar.type));
+  out.integer(std::bit_cast<uint64_t>(scalar.least));
+  out.integer(std::bit_cast<uint64_t>(scalar.most));
+  out.integer(static_cast<uint8_t>(scalar.open));
+}
+
+Scalar readScalar(Reader &in) {
+  Scalar scalar;
+  scalar.name = in.text();
+  scalar.type = in.enumerator<DType>(dtypeCount, "dtype");
+  scalar.least = std::bit_cast<double>(in.integer<uint64_t>());
+  scalar.most = std::bit_cast<double>(in.integer<uint64_t>());
+  scalar.open = in.boolean();
+  return scalar;
 }
 
 void write(Writer &out, const Variant &variant) {
@@ -128,38 +151,52 @@ size_t byteSize(DType dtype) { return dtype == DType::F64 ? 8 : dtype == DType::
 
 DType computeDType(DType dtype) { return dtype == DType::F64 ? DType::F64 : DType::F32; }
 
-std::string_view toString(Phase phase) {
-  return phase == Phase::Inference ? "inference" : "training";
+std::string_view toString(Role role) {
+  constexpr std::string_view names[roleCount] = {"data", "parameter", "statistic", "state"};
+  return names[static_cast<unsigned>(role)];
 }
 
-std::optional<Phase> parsePhase(std::string_view text) {
-  for (Phase phase : {Phase::Inference, Phase::Training})
-    if (toString(phase) == text)
-      return phase;
-  return std::nullopt;
-}
-
-std::string scalarProblem(const Artifact &artifact, size_t scalar, double value) {
-  const std::string &name = artifact.scalars[scalar];
-  auto expected = [&](const char *range) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.9g", value);
-    return name + ": expected a number " + range + ", found " + text;
+std::string problemOf(const Scalar &scalar, double value) {
+  auto text = [](double number) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%.9g", number);
+    return std::string(digits);
+  };
+  auto expected = [&](const std::string &range) {
+    return scalar.name + ": expected a number " + range + ", found " + text(value);
+  };
+  auto inRange = [&](double number) {
+    return number <= scalar.most && (scalar.open ? number > scalar.least : number >= scalar.least);
   };
   if (!std::isfinite(value))
     return expected("that is finite");
-  if (name == "epsilon") {
-    if (!(value > 0))
-      return expected("above 0");
-    const auto narrow = static_cast<float>(value);
-    if (computeDType(artifact.arguments[0].dtype) == DType::F32 &&
-        (narrow == 0 || std::isinf(narrow)))
-      return expected("in the range of f32");
+  if (!inRange(value))
+    return expected(scalar.open               ? "above " + text(scalar.least)
+                    : std::isinf(scalar.most) ? "of at least " + text(scalar.least)
+                    : std::isinf(scalar.least)
+                        ? "of at most " + text(scalar.most)
+                        : "from " + text(scalar.least) + " to " + text(scalar.most));
+  const auto narrow = static_cast<float>(value);
+  if (computeDType(scalar.type) == DType::F32 && (std::isinf(narrow) || !inRange(narrow)))
+    return expected("in the range of f32");
+  return {};
+}
+
+std::string problemOf(const Artifact &artifact, std::span<const int64_t> sizes) {
+  auto found = [&](size_t i, const std::string &expected) {
+    return "size " + artifact.sizes[i] + " is " + std::to_string(sizes[i]) + "; expected " +
+           expected;
+  };
+  for (size_t i = 0; i < sizes.size(); ++i)
+    if (sizes[i] < 0)
+      return found(i, "at least 0");
+  for (const Constraint &constraint : artifact.constraints) {
+    const int64_t size = sizes[constraint.size];
+    if (size < constraint.atLeast)
+      return found(constraint.size, "at least " + std::to_string(constraint.atLeast));
+    if (size % constraint.multipleOf != 0)
+      return found(constraint.size, "a multiple of " + std::to_string(constraint.multipleOf));
   }
-  if (name == "momentum" && !(value >= 0 && value <= 1))
-    return expected("from 0 to 1");
-  if (name == "count" && !(value >= 1))
-    return expected("of at least 1");
   return {};
 }
 
@@ -174,12 +211,24 @@ bool validate(const Artifact &artifact, std::string &error) {
     return SizeExpr::fromNodes({nodes.begin(), nodes.end()}, sizeCount).has_value();
   };
 
-  for (const auto *list : {&artifact.sizes, &artifact.scalars, &artifact.requiredFeatures})
+  std::vector<std::string> scalars;
+  for (const Scalar &scalar : artifact.scalars)
+    scalars.push_back(scalar.name);
+  for (const std::vector<std::string> *list :
+       {&artifact.sizes, &std::as_const(scalars), &artifact.requiredFeatures})
     if (!std::all_of(list->begin(), list->end(), isName) || hasRepeats(*list))
       return fail("has an empty or repeated name of a size, scalar or CPU feature");
-  for (const std::string *text : {&artifact.name, &artifact.triple, &artifact.cpu})
+  if (!isName(artifact.phase))
+    return fail("has no phase");
+  for (const std::string *text : {&artifact.name, &artifact.phase, &artifact.triple, &artifact.cpu})
     if (text->find('\0') != std::string::npos)
       return fail("has a zero byte in a text");
+  for (const Scalar &scalar : artifact.scalars)
+    if (!(scalar.least <= scalar.most)) // a NaN, too
+      return fail("has an empty range for the number '" + scalar.name + "'");
+  for (const Constraint &constraint : artifact.constraints)
+    if (constraint.size >= sizeCount || constraint.multipleOf < 1)
+      return fail("has a constraint that is none");
 
   if (artifact.arguments.empty())
     return fail("has no arguments");
@@ -196,6 +245,13 @@ bool validate(const Artifact &artifact, std::string &error) {
       if (!argument.written || other >= i || artifact.arguments[other].written ||
           artifact.arguments[other].dtype != argument.dtype)
         return fail("lets argument '" + argument.name + "' alias what it may not");
+    if (argument.old != -1) {
+      const auto old = static_cast<size_t>(argument.old);
+      if (!argument.written || argument.old < 0 || old >= i || artifact.arguments[old].written ||
+          artifact.arguments[old].dtype != argument.dtype ||
+          artifact.arguments[old].shape != argument.shape)
+        return fail("has argument '" + argument.name + "' replace what it may not");
+    }
   }
   if (hasRepeats(std::move(names)))
     return fail("has two arguments of one name and direction");
@@ -241,12 +297,21 @@ std::vector<std::byte> serialize(const Artifact &artifact) {
 
   out.integer(artifact.abiVersion);
   out.text(artifact.name);
-  out.integer(static_cast<uint8_t>(artifact.phase));
+  out.text(artifact.phase);
+  out.integer(static_cast<uint8_t>(artifact.entry));
   out.text(artifact.triple);
   out.text(artifact.cpu);
   out.texts(artifact.requiredFeatures);
   out.texts(artifact.sizes);
-  out.texts(artifact.scalars);
+  out.count(artifact.constraints.size());
+  for (const Constraint &constraint : artifact.constraints) {
+    out.integer(constraint.size);
+    out.integer(constraint.atLeast);
+    out.integer(constraint.multipleOf);
+  }
+  out.count(artifact.scalars.size());
+  for (const Scalar &scalar : artifact.scalars)
+    write(out, scalar);
   out.count(artifact.arguments.size());
   for (const Argument &argument : artifact.arguments)
     write(out, argument);
@@ -284,12 +349,20 @@ std::optional<Artifact> deserialize(std::span<const std::byte> bytes, std::strin
   Artifact artifact;
   artifact.abiVersion = in.integer<uint32_t>();
   artifact.name = in.text();
-  artifact.phase = in.enumerator<Phase>(2, "phase");
+  artifact.phase = in.text();
+  artifact.entry = in.enumerator<EntryKind>(entryKindCount, "kind of entry");
   artifact.triple = in.text();
   artifact.cpu = in.text();
   artifact.requiredFeatures = in.texts("CPU features");
   artifact.sizes = in.texts("named sizes");
-  artifact.scalars = in.texts("scalars");
+  for (size_t n = in.count(maxList, "constraints"); n > 0 && !in.failed(); --n) {
+    Constraint &constraint = artifact.constraints.emplace_back();
+    constraint.size = in.integer<uint32_t>();
+    constraint.atLeast = in.integer<int64_t>();
+    constraint.multipleOf = in.integer<int64_t>();
+  }
+  for (size_t n = in.count(maxList, "scalars"); n > 0 && !in.failed(); --n)
+    artifact.scalars.push_back(readScalar(in));
   size_t sizeCount = artifact.sizes.size();
   for (size_t n = in.count(maxList, "arguments"); n > 0 && !in.failed(); --n)
     artifact.arguments.push_back(readArgument(in, sizeCount));

@@ -24,20 +24,49 @@ size_t byteSize(DType dtype);
 /// What is computed in: f32 for the half-precision types, otherwise the type itself.
 DType computeDType(DType dtype);
 
-enum class Phase : uint8_t { Inference, Training };
-std::string_view toString(Phase phase);
-std::optional<Phase> parsePhase(std::string_view text);
+/// What an argument is to its host.
+enum class Role : uint8_t {
+  Data,      ///< of x's shape: x, y, addend
+  Parameter, ///< learned: gamma, beta
+  Statistic, ///< of a batch, written: batch_mean, batch_variance
+  State,     ///< kept from call to call: moving_mean, moving_variance
+};
+constexpr unsigned roleCount = 4;
+std::string_view toString(Role role);
 
-/// An array argument. `moving_mean` and `moving_variance` of training are two arguments of one
-/// name, the old one read and the new one written.
+/// An array argument.
 struct Argument {
   std::string name;
+  Role role = Role::Data;
   bool written = false;
   DType dtype = DType::F32;
   std::vector<SizeExpr> shape; ///< in memory order, dense; a blocked layout's has one axis more
+  /// Of a written state: the read argument, earlier and of the same shape, whose next value it is;
+  /// the two have one name. -1: none.
+  int32_t old = -1;
   /// Earlier, read arguments that may be the same buffer as this written one.
   std::vector<uint32_t> mayAlias;
 };
+
+/// A run-time number and what it may be, also after it has been rounded to `type`.
+struct Scalar {
+  std::string name;
+  DType type = DType::F32;    ///< that the kernel computes with
+  double least = 0, most = 0; ///< infinite: no limit; it is finite all the same
+  bool open = false;          ///< `least` itself is not allowed
+};
+
+/// What a named size has to be.
+struct Constraint {
+  uint32_t size = 0; ///< its index
+  int64_t atLeast = 0, multipleOf = 1;
+};
+
+/// How a stage's function is called.
+enum class EntryKind : uint8_t {
+  Call, ///< function(nf_call, first task, last task), on the host's threads
+};
+constexpr unsigned entryKindCount = 1;
 
 struct Stage {
   std::string symbol;    ///< the function's name
@@ -76,25 +105,28 @@ struct Variant {
 
 struct Artifact {
   uint32_t abiVersion = NF_ABI_VERSION;
-  std::string name; ///< of the spec; documentation alone
-  Phase phase = Phase::Inference;
+  std::string name;  ///< of the spec; documentation alone
+  std::string phase; ///< "inference", "training"
+  EntryKind entry = EntryKind::Call;
   std::string triple;
   std::string cpu;
   std::vector<std::string> requiredFeatures; ///< of the CPU, in LLVM's names: "avx512f"
-  std::vector<std::string> sizes;            ///< named sizes
-  std::vector<std::string> scalars;          ///< run-time numbers: "epsilon", "momentum", "count"
+  std::vector<std::string> sizes;            ///< named sizes, which are at least 0
+  std::vector<Constraint> constraints;       ///< what more they have to be
+  std::vector<Scalar> scalars;               ///< run-time numbers
   std::vector<Argument> arguments;
   std::vector<Variant> variants; ///< the first whose guard holds is taken; the last always holds
 };
 
-/// What is wrong with a value of a run-time number, or empty: an epsilon is above 0 (in f32 too,
-/// where that is the arrays' dtype), a momentum from 0 to 1, a count of batches at least 1, all are
-/// finite.
-std::string scalarProblem(const Artifact &artifact, size_t scalar, double value);
+/// What is wrong with a value of a run-time number, or empty.
+std::string problemOf(const Scalar &scalar, double value);
+/// What is wrong with the named sizes, as many as the artifact has, or empty.
+std::string problemOf(const Artifact &artifact, std::span<const int64_t> sizes);
 
 /// Whether what a runtime relies on holds: expressions well formed over the named sizes, entries
-/// within their image, aliases earlier, read and of the same dtype, names neither empty nor
-/// repeated, a last variant without a guard. Otherwise `error` says what does not.
+/// within their image, aliases and old states earlier, read and of the same dtype, constraints of
+/// sizes that there are, ranges of numbers that hold some, names neither empty nor repeated, a last
+/// variant without a guard. Otherwise `error` says what does not.
 bool validate(const Artifact &artifact, std::string &error);
 
 /// The artifact as bytes: magic, version, length, checksum, then the fields, little-endian.

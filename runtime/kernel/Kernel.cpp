@@ -39,7 +39,7 @@ std::vector<Stage> namedStages(const Artifact &artifact, size_t variant) {
     const std::string number =
         artifact.variants.size() > 1 ? "_v" + std::to_string(variant + 1) : std::string();
     const size_t last = stage.symbol.rfind('_'); // "nf_bn_training_f32_nchw_moments"
-    stage.symbol = artifact.name + "_" + std::string(toString(artifact.phase)) + number + "_" +
+    stage.symbol = artifact.name + "_" + artifact.phase + number + "_" +
                    stage.symbol.substr(last == std::string::npos ? 0 : last + 1);
   }
   return stages;

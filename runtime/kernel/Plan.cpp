@@ -72,17 +72,8 @@ bool Plan::checkSizes(Failure &failure) const {
   if (sizes_.size() != artifact.sizes.size())
     return failure.set(NF_INVALID_ARGUMENT, "kernel '" + artifact.name + "' " +
                                                 countText("size", artifact.sizes, sizes_.size()));
-  for (size_t i = 0; i < sizes_.size(); ++i) {
-    if (sizes_[i] < 0)
-      return failure.set(NF_INVALID_ARGUMENT, "size " + artifact.sizes[i] + " is " +
-                                                  std::to_string(sizes_[i]) +
-                                                  "; expected at least 0");
-    if (sizes_[i] == 0 && artifact.phase == Phase::Training)
-      return failure.set(NF_INVALID_ARGUMENT,
-                         "size " + artifact.sizes[i] +
-                             " is 0; training needs at least 1: nothing has no statistics");
-  }
-  return true;
+  std::string problem = problemOf(artifact, sizes_);
+  return problem.empty() || failure.set(NF_INVALID_ARGUMENT, std::move(problem));
 }
 
 bool Plan::measureArrays(Failure &failure) {
@@ -145,14 +136,18 @@ bool Plan::check(const CallArguments &call, Failure &failure) const {
     return failure.set(NF_INVALID_ARGUMENT, "kernel '" + artifact.name + "' " +
                                                 countText("argument", names, call.args.size()));
   }
-  if (call.scalars.size() != artifact.scalars.size())
+  if (call.scalars.size() != artifact.scalars.size()) {
+    std::vector<std::string> scalars;
+    for (const Scalar &scalar : artifact.scalars)
+      scalars.push_back(scalar.name);
     return failure.set(NF_INVALID_ARGUMENT,
                        "kernel '" + artifact.name + "' " +
-                           countText("scalar", artifact.scalars, call.scalars.size()));
+                           countText("scalar", scalars, call.scalars.size()));
+  }
   if ((!call.args.empty() && !call.args.data()) || (!call.scalars.empty() && !call.scalars.data()))
     return failure.set(NF_INVALID_ARGUMENT, "the list of arguments or of scalars is null");
   for (size_t i = 0; i < call.scalars.size(); ++i)
-    if (std::string problem = scalarProblem(artifact, i, call.scalars[i]); !problem.empty())
+    if (std::string problem = problemOf(artifact.scalars[i], call.scalars[i]); !problem.empty())
       return failure.set(NF_INVALID_ARGUMENT, std::move(problem));
   for (size_t i = 0; i < call.args.size(); ++i) {
     if (arrays_[i].bytes == 0)

@@ -20,19 +20,19 @@ namespace normforge {
 namespace {
 
 constexpr std::array<char, 8> magic = {'N', 'F', 'P', 'A', 'C', 'K', 0, 0};
-constexpr uint32_t formatVersion = 1;
+constexpr uint32_t formatVersion = 2;
 constexpr size_t headerBytes = magic.size() + 4 + 4 + 8 + 8 + 8;
 constexpr uint64_t alignment = 64;
 constexpr size_t maxEntries = 1 << 20;
-/// An entry has at least its name's, triple's and CPU's lengths, a phase, a number of features, an
+/// An entry has at least its name's, phase's, triple's and CPU's lengths, a number of features, an
 /// offset and a length.
-constexpr size_t leastEntryBytes = 4 + 1 + 4 + 4 + 4 + 8 + 8;
+constexpr size_t leastEntryBytes = 4 + 4 + 4 + 4 + 4 + 8 + 8;
 
 auto order(const Pack::Entry &entry) { return std::tie(entry.name, entry.phase); }
 
 void write(Writer &out, const Pack::Entry &entry) {
   out.text(entry.name);
-  out.integer(static_cast<uint8_t>(entry.phase));
+  out.text(entry.phase);
   out.text(entry.triple);
   out.text(entry.cpu);
   out.texts(entry.features);
@@ -177,7 +177,7 @@ bool Pack::readTable(Failure &failure) {
   for (uint32_t i = 0; i < count; ++i) {
     Entry entry;
     entry.name = in.text();
-    entry.phase = in.enumerator<Phase>(2, "phase");
+    entry.phase = in.text();
     entry.triple = in.text();
     entry.cpu = in.text();
     entry.features = in.texts("CPU features");
@@ -185,7 +185,7 @@ bool Pack::readTable(Failure &failure) {
     entry.bytes = in.integer<uint64_t>();
     if (in.failed())
       return fail(std::move(error));
-    for (const std::string *text : {&entry.name, &entry.triple, &entry.cpu})
+    for (const std::string *text : {&entry.name, &entry.phase, &entry.triple, &entry.cpu})
       if (text->empty() || text->find('\0') != std::string::npos)
         return fail("pack has an empty name or one with a zero byte");
     if (entry.offset < headerBytes + tableBytes || entry.offset % alignment != 0 ||
@@ -202,9 +202,11 @@ bool Pack::readTable(Failure &failure) {
   return true;
 }
 
-const Pack::Entry *Pack::choose(std::string_view name, Phase phase, Failure &failure) const {
-  const auto less = [](const Entry &entry, const std::pair<std::string_view, Phase> &key) {
-    return std::pair<std::string_view, Phase>(entry.name, entry.phase) < key;
+const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase,
+                                Failure &failure) const {
+  const auto less = [](const Entry &entry,
+                       const std::pair<std::string_view, std::string_view> &key) {
+    return std::pair<std::string_view, std::string_view>(entry.name, entry.phase) < key;
   };
   const Entry *best = nullptr;
   std::string reasons;
@@ -218,7 +220,7 @@ const Pack::Entry *Pack::choose(std::string_view name, Phase phase, Failure &fai
   }
   if (best)
     return best;
-  const std::string what = "'" + std::string(name) + "', " + std::string(toString(phase));
+  const std::string what = "'" + std::string(name) + "', " + std::string(phase);
   if (reasons.empty())
     failure.set(NF_NO_KERNEL, "the pack has no kernel " + what);
   else

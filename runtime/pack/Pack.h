@@ -43,7 +43,7 @@ public:
 
   struct Entry {
     std::string name;
-    Phase phase = Phase::Inference;
+    std::string phase;
     std::string triple, cpu;
     std::vector<std::string> features;
     uint64_t offset = 0, bytes = 0; ///< of its artifact
@@ -55,7 +55,7 @@ public:
   /// The entry of a kernel that this machine runs: of those all of whose features it has, the one
   /// with most of them, the first of equals. Null with `failure` set: NF_NO_KERNEL,
   /// NF_WRONG_MACHINE.
-  const Entry *choose(std::string_view name, Phase phase, Failure &failure) const;
+  const Entry *choose(std::string_view name, std::string_view phase, Failure &failure) const;
   /// Reads and checks an entry's artifact: NF_BAD_ARTIFACT.
   bool read(const Entry &entry, Artifact &artifact, Failure &failure) const;
 

@@ -118,8 +118,8 @@ oracle::Arrays TestKernel::run(const oracle::Sizes &sizes, const oracle::Arrays 
   const size_t workspaceBytes = (plan->workspaceBytes() + 63) / 64 * 64;
   GuardedBuffer workspace(workspaceBytes);
   std::vector<nf_scalar> numbers;
-  for (const std::string &name : artifact().scalars)
-    numbers.push_back(scalars.at(name));
+  for (const Scalar &scalar : artifact().scalars)
+    numbers.push_back(scalars.at(scalar.name));
   CallArguments call{pointers, numbers, workspace.data()};
   Failure failure;
   if (options.threads == 0 && !options.split) {

@@ -85,7 +85,9 @@ EXPORT int nf_compiler_compile_v3(const nf_compiler_request *request, nf_compile
     artifact.name = spec.substr(0, spec.find('\n'));
     artifact.triple = "x86_64-unknown-linux-gnu";
     artifact.cpu = "x86-64";
-    artifact.arguments = {{"y", true, DType::F32, {SizeExpr(1)}, {}}};
+    artifact.phase = "inference";
+    artifact.arguments = {
+        {.name = "y", .written = true, .dtype = DType::F32, .shape = {SizeExpr(1)}}};
     Variant variant;
     variant.schedule = "none";
     variant.image.bytes.assign(64, std::byte{0xC3}); // ret

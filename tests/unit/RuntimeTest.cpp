@@ -47,18 +47,18 @@ const SizeExpr N = SizeExpr::size(0);
 
 /// x, y, z of shape [N]. Up to N = 100 its tasks are small; above, they claim 4 KiB each and the
 /// kernel takes 8 N bytes of workspace. z may be x's buffer.
-Artifact sample(Phase phase = Phase::Inference) {
+Artifact sample() {
   Artifact artifact;
   artifact.name = "sample";
-  artifact.phase = phase;
+  artifact.phase = "inference";
   artifact.triple = "x86_64-pc-linux-gnu";
   artifact.cpu = "x86-64";
   artifact.requiredFeatures = {"sse2"};
   artifact.sizes = {"N"};
-  artifact.scalars = {"epsilon"};
-  artifact.arguments = {{"x", false, DType::F32, {N}, {}},
-                        {"y", true, DType::F32, {N}, {}},
-                        {"z", true, DType::F32, {N}, {0}}};
+  artifact.scalars = {{"epsilon", DType::F32, 0, INFINITY, /*open=*/true}};
+  artifact.arguments = {{"x", Role::Data, false, DType::F32, {N}, -1, {}},
+                        {"y", Role::Data, true, DType::F32, {N}, -1, {}},
+                        {"z", Role::State, true, DType::F32, {N}, 0, {0}}};
   Variant small;
   small.schedule = "small";
   small.guard = {N, 100};
@@ -230,18 +230,30 @@ TEST_CASE("malformed nodes are refused") {
 }
 
 TEST_CASE("an artifact survives its bytes") {
-  Artifact artifact = sample(Phase::Training);
+  Artifact artifact = sample();
+  artifact.phase = "of another time";
+  artifact.constraints = {{0, 2, 4}};
   std::vector<std::byte> bytes = serialize(artifact);
   std::string error;
   std::optional<Artifact> read = deserialize(bytes, error);
   REQUIRE_MESSAGE(read, error);
   CHECK(serialize(*read) == bytes);
   CHECK(read->name == "sample");
-  CHECK((read->phase == Phase::Training));
+  CHECK(read->phase == "of another time");
+  REQUIRE(read->constraints.size() == 1);
+  CHECK(read->constraints[0].atLeast == 2);
+  CHECK(read->constraints[0].multipleOf == 4);
   CHECK(read->requiredFeatures == artifact.requiredFeatures);
-  CHECK(read->scalars == artifact.scalars);
+  REQUIRE(read->scalars.size() == 1);
+  CHECK(read->scalars[0].name == "epsilon");
+  CHECK(read->scalars[0].least == 0);
+  CHECK(read->scalars[0].most == INFINITY);
+  CHECK(read->scalars[0].open);
   REQUIRE(read->arguments.size() == 3);
   CHECK(read->arguments[2].mayAlias == std::vector<uint32_t>{0});
+  CHECK((read->arguments[2].role == Role::State));
+  CHECK(read->arguments[2].old == 0);
+  CHECK(read->arguments[1].old == -1);
   REQUIRE(read->variants.size() == 2);
   CHECK(read->variants[0].guard.value == N);
   CHECK(read->variants[0].guard.limit == 100);
@@ -349,7 +361,21 @@ TEST_CASE("what a runtime cannot trust is refused") {
   refused([](Artifact &a) { a.arguments[2].name = std::string("y"); });
   refused([](Artifact &a) { a.arguments[0].name.clear(); });
   refused([](Artifact &a) { a.sizes = {"N", "N"}; });
-  refused([](Artifact &a) { a.scalars = {""}; });
+  refused([](Artifact &a) { a.scalars[0].name.clear(); });
+  CHECK(refused([](Artifact &a) { a.scalars[0].most = -1; }) ==
+        "artifact has an empty range for the number 'epsilon'");
+  refused([](Artifact &a) { a.scalars[0].least = NAN; });
+  CHECK(refused([](Artifact &a) { a.phase.clear(); }) == "artifact has no phase");
+  CHECK(refused([](Artifact &a) {
+          a.constraints = {{1, 1, 1}};
+        }) == "artifact has a constraint that is none");
+  refused([](Artifact &a) { a.constraints = {{0, 1, 0}}; });
+  CHECK(refused([](Artifact &a) { a.arguments[2].old = 1; }) ==
+        "artifact has argument 'z' replace what it may not"); // y is written
+  refused([](Artifact &a) { a.arguments[2].old = 2; });
+  refused([](Artifact &a) { a.arguments[2].old = -2; });
+  refused([](Artifact &a) { a.arguments[0].old = 0; }); // only what is written replaces
+  refused([](Artifact &a) { a.arguments[0].shape = {N, N}; });
   refused([](Artifact &a) { a.name = std::string("a\0b", 3); });
 }
 
@@ -426,6 +452,12 @@ TEST_CASE("a kernel describes itself") {
   CHECK(nf_kernel_may_alias(kernel.get(), 2, 0) == 1);
   CHECK(nf_kernel_may_alias(kernel.get(), 2, 1) == 0);
   CHECK(nf_kernel_may_alias(kernel.get(), 9, 0) == 0);
+  CHECK(kernel.role(0) == NF_DATA);
+  CHECK(kernel.role(2) == NF_STATE);
+  CHECK(kernel.role(3) == NF_NO_ROLE);
+  CHECK(kernel.old(2) == 0);
+  CHECK(kernel.old(1) == NF_NOT_FOUND);
+  CHECK(kernel.old(3) == NF_NOT_FOUND);
   CHECK(kernel.sizeCount() == 1);
   CHECK(kernel.sizeName(0) == "N");
   CHECK(kernel.scalarCount() == 1);
@@ -473,7 +505,7 @@ TEST_CASE("a plan checks its sizes") {
   CHECK(nf_plan_sizes(large.get())[0] == 101);
 }
 
-TEST_CASE("a size of 0 does nothing in inference and is an error in training") {
+TEST_CASE("a size of 0 does nothing, or is an error where it is constrained") {
   if (!canRunSample())
     return;
   nf::Engine engine;
@@ -483,9 +515,35 @@ TEST_CASE("a size of 0 does nothing in inference and is an error in training") {
   void *args[3] = {};
   double epsilon = 1;
   plan.run(args, {&epsilon, 1});
-  nf::Kernel training = load(engine, sample(Phase::Training));
+  Artifact constrained = sample();
+  constrained.phase = "of another time";
+  constrained.constraints = {{0, 1, 1}, {0, 0, 4}};
+  nf::Kernel training = load(engine, constrained);
+  CHECK(training.phase() == NF_OTHER_PHASE);
   CHECK(errorOf(NF_INVALID_ARGUMENT, [&] { training.plan({0}); }) ==
-        "size N is 0; training needs at least 1: nothing has no statistics");
+        "size N is 0; expected at least 1");
+  CHECK(errorOf(NF_INVALID_ARGUMENT, [&] { training.plan({6}); }) ==
+        "size N is 6; expected a multiple of 4");
+  CHECK(errorOf(NF_INVALID_ARGUMENT, [&] { training.plan({-4}); }) ==
+        "size N is -4; expected at least 0");
+  CHECK(training.plan({8}).stageCount() == 2);
+}
+
+TEST_CASE("a number is in its range, also as it is rounded") {
+  const Scalar epsilon{"e", DType::F32, 0, INFINITY, true}, share{"a", DType::F32, 0, 1},
+      count{"n", DType::F64, 1, INFINITY}, below{"b", DType::F64, -INFINITY, 2};
+  CHECK(problemOf(epsilon, 1e-5).empty());
+  CHECK(problemOf(epsilon, 0) == "e: expected a number above 0, found 0");
+  CHECK(problemOf(epsilon, 1e-60) == "e: expected a number in the range of f32, found 1e-60");
+  CHECK(problemOf(epsilon, 1e60) == "e: expected a number in the range of f32, found 1e+60");
+  CHECK(problemOf(epsilon, NAN) == "e: expected a number that is finite, found nan");
+  CHECK(problemOf(share, 0).empty());
+  CHECK(problemOf(share, 1).empty());
+  CHECK(problemOf(share, 1.5) == "a: expected a number from 0 to 1, found 1.5");
+  CHECK(problemOf(count, 1e60).empty());
+  CHECK(problemOf(count, 0.5) == "n: expected a number of at least 1, found 0.5");
+  CHECK(problemOf(below, 3) == "b: expected a number of at most 2, found 3");
+  CHECK(problemOf(below, INFINITY) == "b: expected a number that is finite, found inf");
 }
 
 TEST_CASE("a call checks its pointers") {
