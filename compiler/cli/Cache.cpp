@@ -36,9 +36,8 @@ std::string contents(const DiskCache::File &file, const std::set<std::string> &k
     problem = error;
     return {};
   }
-  return fmt::format("{}, {}, {}, {} variant{}", artifact->name, artifact->phase,
-                     artifact->cpu, artifact->variants.size(),
-                     artifact->variants.size() == 1 ? "" : "s");
+  return fmt::format("{}, {}, {}, {} variant{}", artifact->name, artifact->phase, artifact->cpu,
+                     artifact->variants.size(), artifact->variants.size() == 1 ? "" : "s");
 }
 
 int cannotRead(const DiskCache &cache, const std::string &problem) {

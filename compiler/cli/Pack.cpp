@@ -39,10 +39,9 @@ llvm::Error list(const std::string &path) {
     size_t code = 0;
     for (const Variant &variant : artifact.variants)
       code += variant.image.bytes.size();
-    fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {} in {} variant{}{}\n", entry.name,
-               entry.phase, architectureOf(entry.triple), entry.cpu, entry.bytes, code,
-               artifact.variants.size(), artifact.variants.size() == 1 ? "" : "s",
-               isNew ? "" : ", shared with another");
+    fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {} in {} variant{}{}\n", entry.name, entry.phase,
+               architectureOf(entry.triple), entry.cpu, entry.bytes, code, artifact.variants.size(),
+               artifact.variants.size() == 1 ? "" : "s", isNew ? "" : ", shared with another");
   }
   uint64_t bytes = 0;
   for (const auto &[offset, size] : distinct)

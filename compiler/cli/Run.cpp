@@ -50,7 +50,9 @@ struct Request {
         arrays.push_back(argument.name);
     return fmt::format("it writes {}", fmt::join(arrays, ", "));
   }
-  bool isScalar(const std::string &name) const { return llvm::is_contained(op.scalarNames(), name); }
+  bool isScalar(const std::string &name) const {
+    return llvm::is_contained(op.scalarNames(), name);
+  }
 
   /// Names against the operator: each known, none twice, none missing.
   llvm::Error take(const Options &options) {

@@ -200,8 +200,8 @@ typedef struct nf_kernel nf_kernel;
 typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2, NF_BF16 = 3, NF_F16 = 4 } nf_dtype;
 /* More may follow: NF_OTHER_PHASE is one that this library has no number for. */
 typedef enum nf_phase { NF_OTHER_PHASE = -1, NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
-/* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, or
- * a state that is kept from call to call. */
+/* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch,
+ * or a state that is kept from call to call. */
 typedef enum nf_role {
   NF_NO_ROLE = 0,
   NF_DATA = 1,

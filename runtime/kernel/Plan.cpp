@@ -140,9 +140,8 @@ bool Plan::check(const CallArguments &call, Failure &failure) const {
     std::vector<std::string> scalars;
     for (const Scalar &scalar : artifact.scalars)
       scalars.push_back(scalar.name);
-    return failure.set(NF_INVALID_ARGUMENT,
-                       "kernel '" + artifact.name + "' " +
-                           countText("scalar", scalars, call.scalars.size()));
+    return failure.set(NF_INVALID_ARGUMENT, "kernel '" + artifact.name + "' " +
+                                                countText("scalar", scalars, call.scalars.size()));
   }
   if ((!call.args.empty() && !call.args.data()) || (!call.scalars.empty() && !call.scalars.data()))
     return failure.set(NF_INVALID_ARGUMENT, "the list of arguments or of scalars is null");

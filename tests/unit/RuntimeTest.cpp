@@ -238,6 +238,9 @@ TEST_CASE("an artifact survives its bytes") {
   std::optional<Artifact> read = deserialize(bytes, error);
   REQUIRE_MESSAGE(read, error);
   CHECK(serialize(*read) == bytes);
+  bytes[8] = std::byte(1);
+  CHECK_FALSE(deserialize(bytes, error));
+  CHECK(error == "artifact has format version 1; this library reads 2");
   CHECK(read->name == "sample");
   CHECK(read->phase == "of another time");
   REQUIRE(read->constraints.size() == 1);
