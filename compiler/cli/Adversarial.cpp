@@ -162,6 +162,7 @@ private:
     }
     const oracle::Arrays expected =
         oracle::reference(spec, check_.phase, *sizes, inputs, check_.scalars);
+    const auto tolerances = oracle::tolerances(spec, check_.phase, *sizes, inputs, check_.scalars);
     fmt::print("{:<28}", row.name);
     bool agrees = true;
     const auto &arguments = kernel_->artifact().arguments;
@@ -174,12 +175,10 @@ private:
       fmt::print("  {:<8} {:<8}", ours.text,
                  theirs.count(name) ? errorOf(theirs.at(name), expected.at(name)).text : "-");
       // Data that are not finite give no tolerance: the other groups are ordinary ones.
-      agrees = agrees && (std::isfinite(row.spot)
-                              ? oracle::compare(actual, expected.at(name),
-                                                oracle::tolerance(spec, check_.phase, name, *sizes,
-                                                                  inputs, expected, check_.scalars))
-                                    .agrees()
-                              : ours.isPlaced && ours.size < mostOrdinaryError);
+      agrees =
+          agrees && (std::isfinite(row.spot)
+                         ? oracle::compare(actual, expected.at(name), tolerances.at(name)).agrees()
+                         : ours.isPlaced && ours.size < mostOrdinaryError);
     }
     fmt::print("{}\n", agrees ? "" : "  DISAGREES");
     std::fflush(stdout);

@@ -32,8 +32,6 @@ struct CheckSettings {
 struct Compared {
   oracle::Comparison comparison;
   oracle::Tolerance tolerance;
-  /// What is allowed at the element that comes nearest to, or exceeds, what is allowed.
-  double allowed() const;
 };
 
 struct OutputResult {

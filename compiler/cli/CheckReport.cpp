@@ -98,8 +98,9 @@ public:
     row(check.path, toString(check.phase), sizesText(check), result.targetCpu,
         fmt::format("{:.1f}", result.compileMilliseconds),
         theirs ? errorText(byOneDnn(*theirs).comparison.worstError) : "-",
-        theirs ? errorText(byOneDnn(*theirs).allowed()) : "-",
-        errorText(worst.reference.comparison.worstError), errorText(worst.reference.allowed()),
+        theirs ? errorText(byOneDnn(*theirs).comparison.allowed) : "-",
+        errorText(worst.reference.comparison.worstError),
+        errorText(worst.reference.comparison.allowed),
         fmt::format("{:.1f}", result.timeMicroseconds),
         result.oneDnnMicroseconds ? fmt::format("{:.1f}", *result.oneDnnMicroseconds) : "-",
         fmt::format("{} [{}]", verdict(agrees), fmt::join(notes, " ")));
@@ -151,10 +152,10 @@ private:
   static void printOutput(const OutputResult &output) {
     auto line = [&](const char *authority, const Compared &compared) {
       const oracle::Comparison &c = compared.comparison;
-      fmt::print("    {:<15} {:<18} {}: largest error {}, allowed {} + {} of the value ({})",
+      fmt::print("    {:<15} {:<18} {}: largest error {}; at the worst element {}, allowed {} ({})",
                  output.name, authority, c.agrees() ? "agrees" : "DISAGREES",
-                 errorText(c.largestError), errorText(compared.tolerance.absolute),
-                 errorText(compared.tolerance.relative), compared.tolerance.why);
+                 errorText(c.largestError), errorText(c.worstError), errorText(c.allowed),
+                 compared.tolerance.why);
       if (!c.agrees() && c.worst >= 0)
         fmt::print("; element {} is {}, expected {}", c.worst, c.actual, c.expected);
       fmt::print("\n");
@@ -236,13 +237,13 @@ public:
       const OutputResult *theirs = result.worstByOneDnn();
       if (theirs) {
         number(json, "error_onednn", byOneDnn(*theirs).comparison.worstError);
-        number(json, "tolerance_onednn", byOneDnn(*theirs).allowed());
+        number(json, "tolerance_onednn", byOneDnn(*theirs).comparison.allowed);
       } else {
         json.attribute("error_onednn", nullptr);
         json.attribute("tolerance_onednn", nullptr);
       }
       number(json, "error_reference", worst.reference.comparison.worstError);
-      number(json, "tolerance_reference", worst.reference.allowed());
+      number(json, "tolerance_reference", worst.reference.comparison.allowed);
       json.attribute("tolerance_reference_why", worst.reference.tolerance.why);
       json.attributeArray("outputs", [&] {
         for (const OutputResult &output : result.outputs)
@@ -269,8 +270,8 @@ private:
     auto write = [&](const std::string &authority, const Compared &compared) {
       number(json, "error_" + authority, compared.comparison.largestError);
       number(json, "error_over_tolerance_" + authority, compared.comparison.largestExcess);
-      number(json, "tolerance_absolute_" + authority, compared.tolerance.absolute);
-      number(json, "tolerance_relative_" + authority, compared.tolerance.relative);
+      number(json, "worst_error_" + authority, compared.comparison.worstError);
+      number(json, "tolerance_" + authority, compared.comparison.allowed);
       json.attribute("tolerance_why_" + authority, compared.tolerance.why);
     };
     json.object([&] {

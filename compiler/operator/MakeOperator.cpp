@@ -109,8 +109,8 @@ private:
 
   void makeLoops();
   void makeOperands(bool training, bool updates);
-  void addOperand(const char *name, Role role, DType dtype, Index index, bool written,
-                  std::initializer_list<const char *> aliases = {});
+  void addOperand(const char *name, Role role, Values values, DType dtype, Index index,
+                  bool written, std::initializer_list<const char *> aliases = {});
   bool isIndexed(int axis, Index index) const {
     return index == Index::Data ||
            spec_.isAxis(axis) != (index == Index::Statistics && spec_.mode == Mode::Sample);
@@ -214,11 +214,13 @@ void OperatorBuilder::makeLoops() {
   op_.blocked = blocked;
 }
 
-void OperatorBuilder::addOperand(const char *name, Role role, DType dtype, Index index,
-                                 bool written, std::initializer_list<const char *> aliases) {
+void OperatorBuilder::addOperand(const char *name, Role role, Values values, DType dtype,
+                                 Index index, bool written,
+                                 std::initializer_list<const char *> aliases) {
   const bool blocks = index == Index::Data && spec_.layout.isBlocked();
   Operand operand{.name = name,
                   .role = role,
+                  .values = values,
                   .dtype = dtype,
                   .written = written,
                   .padded = blocks && op_.blocked->padded};
@@ -264,26 +266,29 @@ void OperatorBuilder::addOperand(const char *name, Role role, DType dtype, Index
 
 void OperatorBuilder::makeOperands(bool training, bool updates) {
   const DType data = spec_.dtype, parameter = spec_.parameterDType;
-  addOperand("x", Role::Data, data, Index::Data, false);
+  addOperand("x", Role::Data, Values::Sample, data, Index::Data, false);
   if (spec_.scale)
-    addOperand("gamma", Role::Parameter, parameter, Index::Parameters, false);
+    addOperand("gamma", Role::Parameter, Values::Factor, parameter, Index::Parameters, false);
   if (spec_.center)
-    addOperand("beta", Role::Parameter, parameter, Index::Parameters, false);
+    addOperand("beta", Role::Parameter, Values::Any, parameter, Index::Parameters, false);
   if (spec_.hasMovingStatistics()) {
-    addOperand("moving_mean", Role::State, parameter, Index::Statistics, false);
-    addOperand("moving_variance", Role::State, parameter, Index::Statistics, false);
+    addOperand("moving_mean", Role::State, Values::Mean, parameter, Index::Statistics, false);
+    addOperand("moving_variance", Role::State, Values::Variance, parameter, Index::Statistics,
+               false);
   }
   if (llvm::is_contained(spec_.fuse, Fused::Add))
-    addOperand("addend", Role::Data, data, Index::Data, false);
-  addOperand("y", Role::Data, data, Index::Data, true, {"x", "addend"});
+    addOperand("addend", Role::Data, Values::Any, data, Index::Data, false);
+  addOperand("y", Role::Data, Values::Any, data, Index::Data, true, {"x", "addend"});
   if (updates) {
-    addOperand("moving_mean", Role::State, parameter, Index::Statistics, true, {"moving_mean"});
-    addOperand("moving_variance", Role::State, parameter, Index::Statistics, true,
+    addOperand("moving_mean", Role::State, Values::Mean, parameter, Index::Statistics, true,
+               {"moving_mean"});
+    addOperand("moving_variance", Role::State, Values::Variance, parameter, Index::Statistics, true,
                {"moving_variance"});
   }
   if (training) {
-    addOperand("batch_mean", Role::Statistic, parameter, Index::Statistics, true);
-    addOperand("batch_variance", Role::Statistic, parameter, Index::Statistics, true);
+    addOperand("batch_mean", Role::Statistic, Values::Mean, parameter, Index::Statistics, true);
+    addOperand("batch_variance", Role::Statistic, Values::Variance, parameter, Index::Statistics,
+               true);
   }
 }
 

@@ -28,18 +28,28 @@ struct BlockedAxis {
   bool padded = false; ///< whether size may be no multiple of block
 };
 
+/// Which values make sense in an operand, for those who draw some.
+enum class Values : uint8_t {
+  Sample,   ///< of the data that statistics are taken of
+  Any,      ///< of either sign, of the order of 1
+  Factor,   ///< of either sign, not near 0
+  Mean,     ///< near the data's
+  Variance, ///< near the data's, at least 0
+};
+
 struct Operand {
   std::string name;
   Role role = Role::Data;
+  Values values = Values::Any;
   DType dtype = DType::F32;
-  std::vector<SizeExpr> shape;   ///< the host's view, dense, in memory order
-  std::vector<int> loops;        ///< that index it, outermost in memory first
-  std::vector<SizeExpr> strides; ///< by loop of the operator, in elements; 0: not indexed by it
+  std::vector<SizeExpr> shape{};   ///< the host's view, dense, in memory order
+  std::vector<int> loops{};         ///< that index it, outermost in memory first
+  std::vector<SizeExpr> strides{}; ///< by loop of the operator, in elements; 0: not indexed by it
   bool written = false;
   bool padded = false; ///< a blocked axis has its padding in memory, which is written as zeros
   int old = -1;        ///< of a written state: the operand whose next value it is
   /// Earlier, read operands that may be the same buffer as this written one.
-  std::vector<uint32_t> mayAlias;
+  std::vector<uint32_t> mayAlias{};
 };
 
 enum class Reduce : uint8_t {

@@ -1,51 +1,44 @@
 // Names, shapes and drawn values of the kernels' arguments.
 
+#include "compiler/operator/Operator.h"
 #include "compiler/oracle/Coordinates.h"
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 namespace normforge::oracle {
 
 std::vector<int64_t> argumentShape(const Spec &spec, const std::string &name, const Sizes &sizes) {
-  const Coordinates at(spec, sizes);
-  if (name == "x" || name == "y" || name == "addend")
-    return at.memoryShape();
-  if (name == "gamma" || name == "beta")
-    return at.parameterShape();
-  return at.groupShape();
-}
-
-static bool hasAddend(const Spec &spec) {
-  return std::find(spec.fuse.begin(), spec.fuse.end(), Fused::Add) != spec.fuse.end();
-}
-
-std::vector<std::string> inputNames(const Spec &spec, Phase phase) {
-  std::vector<std::string> names{"x"};
-  if (spec.scale)
-    names.push_back("gamma");
-  if (spec.center)
-    names.push_back("beta");
-  if (spec.hasMovingStatistics()) {
-    names.push_back("moving_mean");
-    names.push_back("moving_variance");
-  }
-  if (hasAddend(spec))
-    names.push_back("addend");
-  return names;
-}
-
-std::vector<std::string> outputNames(const Spec &spec, Phase phase) {
-  std::vector<std::string> names{"y"};
-  if (phase == Phase::Training) {
-    if (spec.hasMovingStatistics()) {
-      names.push_back("moving_mean");
-      names.push_back("moving_variance");
+  for (Phase phase : kPhases) {
+    const Operator op = makeOperator(spec, phase);
+    std::vector<int64_t> values;
+    for (const std::string &size : op.sizes)
+      values.push_back(sizes.at(size));
+    for (const Operand &operand : op.operands) {
+      if (operand.name != name)
+        continue;
+      std::vector<int64_t> shape;
+      for (const SizeExpr &size : operand.shape)
+        shape.push_back(size.evaluate(values).value());
+      return shape;
     }
-    names.push_back("batch_mean");
-    names.push_back("batch_variance");
   }
+  throw std::out_of_range("no argument '" + name + "'");
+}
+
+static std::vector<std::string> names(const Spec &spec, Phase phase, bool written) {
+  std::vector<std::string> names;
+  for (const Operand &operand : makeOperator(spec, phase).operands)
+    if (operand.written == written)
+      names.push_back(operand.name);
   return names;
+}
+std::vector<std::string> inputNames(const Spec &spec, Phase phase) {
+  return names(spec, phase, /*written=*/false);
+}
+std::vector<std::string> outputNames(const Spec &spec, Phase phase) {
+  return names(spec, phase, /*written=*/true);
 }
 
 static constexpr std::pair<Data, std::string_view> dataNames[] = {
@@ -69,17 +62,16 @@ std::string_view toString(Data data) {
 
 namespace {
 
-/// What a number is drawn for: each stream is independent of the others.
-enum class Stream : uint64_t {
-  X = 1,
-  Addend,
-  Gamma,
-  Beta,
-  MovingMean,
-  MovingVariance,
-  Group,
-  Spot
-};
+/// What numbers are drawn for: each stream is independent of the others.
+using Stream = uint64_t;
+/// FNV-1a, of an operand's name or another word.
+constexpr Stream streamOf(std::string_view name) {
+  Stream hash = 0xcbf29ce484222325;
+  for (char c : name)
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+constexpr Stream kGroups = streamOf("the groups' distributions"), kSpots = streamOf("outliers");
 
 /// Numbers by their index, so that an element's value depends on nothing but
 /// the seed and its place. No function of the C library is involved: the same
@@ -89,7 +81,7 @@ public:
   explicit Draw(uint64_t seed) : seed_(seed) {}
 
   uint64_t bits(Stream stream, uint64_t index) const {
-    return mix(mix(mix(seed_) + static_cast<uint64_t>(stream)) + index);
+    return mix(mix(mix(seed_) + stream) + index);
   }
   /// 0 to 1, without 1.
   double uniform(Stream stream, uint64_t index) const {
@@ -122,8 +114,8 @@ struct Distribution {
 };
 
 Distribution groupDistribution(const Draw &draw, Data data, int64_t group) {
-  const double a = draw.uniform(Stream::Group, 2 * group);
-  const double b = draw.uniform(Stream::Group, 2 * group + 1);
+  const double a = draw.uniform(kGroups, 2 * group);
+  const double b = draw.uniform(kGroups, 2 * group + 1);
   switch (data) {
   case Data::Normal:
   case Data::Outlier:
@@ -147,53 +139,61 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
   for (int64_t g = 0; g < at.groups(); ++g)
     distributions.push_back(groupDistribution(draw, data, g));
 
+  /// Element `index` of an operand; of data and statistics, of statistics group `group`.
+  auto value = [&](const Operand &operand, uint64_t index, size_t group) {
+    const Stream stream = streamOf(operand.name);
+    switch (operand.values) {
+    case Values::Sample: {
+      const Distribution &d = distributions[group];
+      return d.mean + d.deviation * draw.normal(stream, index);
+    }
+    case Values::Any:
+      break;
+    case Values::Factor: {
+      // Of both signs, never near 0, where nothing of x would be seen in y.
+      const double magnitude = 0.5 + draw.uniform(stream, 2 * index);
+      return draw.bits(stream, 2 * index + 1) % 4 == 0 ? -magnitude : magnitude;
+    }
+    case Values::Mean: {
+      // Near the batch's statistics, but distinct from them.
+      const Distribution &d = distributions[group];
+      return d.mean + 0.25 * d.deviation * draw.normal(stream, index);
+    }
+    case Values::Variance: {
+      const double deviation = distributions[group].deviation;
+      return deviation * deviation * (0.75 + 0.5 * draw.uniform(stream, index));
+    }
+    }
+    return draw.normal(stream, index);
+  };
+
   Arrays inputs;
-  for (const std::string &name : inputNames(spec, phase)) {
-    if (name == "x" || name == "addend") {
-      HostArray array(spec.dtype, at.memoryShape());
-      if (spec.layout.isBlocked()) // padding must not matter
-        for (int64_t i = 0, n = array.count(); i < n; ++i)
-          array.set(i, NAN);
-      // The index counts logical elements, so that layouts of one problem see
-      // the same values.
-      uint64_t index = 0;
-      if (name == "addend") {
-        at.forEach([&](Place p) { array.set(p.offset, draw.normal(Stream::Addend, index++)); });
-      } else {
-        std::vector<uint64_t> visited(at.groups(),
-                                      0); // elements of each group so far
-        at.forEach([&](Place p) {
-          const Distribution &d = distributions[p.group];
-          double value = d.mean + d.deviation * draw.normal(Stream::X, index++);
-          if (data == Data::Outlier &&
-              visited[p.group]++ == draw.bits(Stream::Spot, p.group) % at.groupSize())
-            value = spec.dtype == DType::F16 ? 3e4 : 1e6; // that f16 can hold
-          array.set(p.offset, value);
-        });
-      }
-      inputs.emplace(name, std::move(array));
+  for (const Operand &operand : makeOperator(spec, phase).operands) {
+    if (operand.written)
+      continue;
+    HostArray array(operand.dtype, argumentShape(spec, operand.name, sizes));
+    if (operand.role != Role::Data) {
+      for (int64_t i = 0, n = array.count(); i < n; ++i)
+        array.set(i, value(operand, static_cast<uint64_t>(i), static_cast<size_t>(i)));
+      inputs.emplace(operand.name, std::move(array));
       continue;
     }
-
-    HostArray array(spec.parameterDType, argumentShape(spec, name, sizes));
-    for (int64_t i = 0, n = array.count(); i < n; ++i) {
-      if (name == "gamma") {
-        // Of both signs, never near 0, where nothing of x would be seen in y.
-        const double magnitude = 0.5 + draw.uniform(Stream::Gamma, 2 * i);
-        array.set(i, draw.bits(Stream::Gamma, 2 * i + 1) % 4 == 0 ? -magnitude : magnitude);
-      } else if (name == "beta") {
-        array.set(i, draw.normal(Stream::Beta, i));
-      } else if (name == "moving_mean") {
-        // Near the batch's statistics, but distinct from them.
-        const Distribution &d = distributions[i];
-        array.set(i, d.mean + 0.25 * d.deviation * draw.normal(Stream::MovingMean, i));
-      } else {
-        const double deviation = distributions[i].deviation;
-        const double factor = 0.75 + 0.5 * draw.uniform(Stream::MovingVariance, i);
-        array.set(i, deviation * deviation * factor);
-      }
-    }
-    inputs.emplace(name, std::move(array));
+    if (operand.padded) // it must not matter
+      for (int64_t i = 0, n = array.count(); i < n; ++i)
+        array.set(i, NAN);
+    // The index counts logical elements, so that layouts of one problem see the same values.
+    uint64_t index = 0;
+    std::vector<int64_t> visited(static_cast<size_t>(at.groups())); // elements of each group so far
+    at.forEach([&](Place p) {
+      const auto group = static_cast<size_t>(p.group);
+      double drawn = value(operand, index++, group);
+      if (operand.values == Values::Sample && data == Data::Outlier &&
+          static_cast<uint64_t>(visited[group]++) ==
+              draw.bits(kSpots, group) % static_cast<uint64_t>(at.groupSize()))
+        drawn = operand.dtype == DType::F16 ? 3e4 : 1e6; // that f16 can hold
+      array.set(p.offset, drawn);
+    });
+    inputs.emplace(operand.name, std::move(array));
   }
   return inputs;
 }

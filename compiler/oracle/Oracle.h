@@ -1,6 +1,7 @@
 // What a kernel's results are compared with: an f64 reference written to be read, and oneDNN.
 //
-// Both take the spec itself, never the operator or the schedule that the kernel was made from.
+// Both take the spec itself, never the operator or the schedule that the kernel was made from. What
+// inputs are drawn and how far results may be off is read from the operator.
 #pragma once
 
 #include "compiler/spec/HostArray.h"
@@ -47,23 +48,26 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
 Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars = {});
 
-/// The largest difference allowed between a kernel's output and the reference, element by element:
-/// |a - b| <= absolute + relative*|b|, computed from the dtype's digits, the length of the
-/// reduction and the data's magnitudes. `why` says how in a line.
+/// The largest difference allowed between a kernel's output and the reference, for each element:
+/// |a - b| <= elements[i] + absolute + relative*|b|. `why` says what it is made of in a line.
 struct Tolerance {
   double absolute = 0, relative = 0;
   /// Where the kernel has NaN, an expected 0 agrees too: oneDNN's JIT relu makes 0 of NaN.
   bool zeroForNaN = false;
   std::string why;
+  std::shared_ptr<const std::vector<double>> elements{}; ///< in memory order; null: 0 for all
+
+  double allowed(int64_t element, double expected) const;
 };
-/// `expected` are the reference's outputs for the same inputs and scalars.
-Tolerance tolerance(const Spec &spec, Phase phase, const std::string &output, const Sizes &sizes,
-                    const Arrays &inputs, const Arrays &expected, const Numbers &scalars = {});
+/// By output: how far roundings may take a kernel from the exact value, computed from the dtype's
+/// digits, the length of the sums and the data (Bounds.cpp).
+std::map<std::string, Tolerance> tolerances(const Spec &spec, Phase phase, const Sizes &sizes,
+                                            const Arrays &inputs, const Numbers &scalars = {});
 /// The same between a kernel and oneDNN, whose own error (its mean is not corrected by a second
 /// pass) comes on top.
-Tolerance oneDnnTolerance(const Spec &spec, Phase phase, const std::string &output,
-                          const Sizes &sizes, const Arrays &inputs, const Arrays &expected,
-                          const Numbers &scalars = {});
+std::map<std::string, Tolerance> oneDnnTolerances(const Spec &spec, Phase phase, const Sizes &sizes,
+                                                  const Arrays &inputs,
+                                                  const Numbers &scalars = {});
 
 struct Comparison {
   double largestError = 0;         ///< |a - b|; infinite where only one of them is NaN
@@ -71,6 +75,7 @@ struct Comparison {
   double largestExcess = 0;        ///< |a - b| / allowed; agrees when at most 1
   int64_t worst = -1;              ///< index in memory order of the largest excess
   double actual = 0, expected = 0; ///< there
+  double allowed = 0;              ///< there
   bool agrees() const { return largestExcess <= 1; }
 };
 /// NaN agrees with NaN and Inf with the same Inf. Arrays of different counts never agree.

@@ -28,11 +28,11 @@ struct StepPlan {
 
 /// One stage of a kernel: some steps, in order, over the stage's loops (stageLoops).
 struct StagePlan {
-  std::string name; ///< the end of the function's name
-  std::vector<StepPlan> steps;
+  std::string name{}; ///< the end of the function's name
+  std::vector<StepPlan> steps{};
   /// For each loop, the iterations of it that a task takes; 0: all of them. The number of tasks is
   /// the product of ceil(size/chunk) over the chunked loops.
-  std::vector<int64_t> chunks;
+  std::vector<int64_t> chunks{};
   int tiled = -1;     ///< the kept loop whose indices a tile covers; -1: none
   int64_t vector = 1; ///< lanes of a vector
   /// Kept indices whose statistics are in registers at once: rows in flight where the innermost

@@ -444,7 +444,7 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
       return failNull("name", failure);
     std::underlying_type_t<nf_phase> number; // C may give any; to C++ another is no nf_phase
     std::memcpy(&number, &phase, sizeof number);
-    if (number < 0 || number >= std::size(kPhases))
+    if (number < 0 || static_cast<size_t>(number) >= std::size(kPhases))
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE or NF_TRAINING");
     const ForkGate gate; // of the lock below

@@ -40,12 +40,12 @@ struct Argument {
   Role role = Role::Data;
   bool written = false;
   DType dtype = DType::F32;
-  std::vector<SizeExpr> shape; ///< in memory order, dense; a blocked layout's has one axis more
+  std::vector<SizeExpr> shape{}; ///< in memory order, dense; a blocked layout's has one axis more
   /// Of a written state: the read argument, earlier and of the same shape, whose next value it is;
   /// the two have one name. -1: none.
   int32_t old = -1;
   /// Earlier, read arguments that may be the same buffer as this written one.
-  std::vector<uint32_t> mayAlias;
+  std::vector<uint32_t> mayAlias{};
 };
 
 /// A run-time number and what it may be, also after it has been rounded to `type`.

@@ -1,0 +1,378 @@
+// How far a kernel's outputs may lie from the exact ones, element by element: the operator's own
+// formulas, each value carried with a bound of its error.
+//
+// The values of the reference are not these: the reference has formulas of its own. Here the
+// operator that kernels are made from is evaluated in f64, and every operation adds what its
+// rounding and the errors of its operands may come to (running error analysis; Wilkinson 1986,
+// Higham 2002, section 3.3). u is the unit roundoff of the accumulators, 2^-24 for f32 and 2^-53
+// for f64; m, v and s are a group's mean, variance and deviation; n is its size.
+//
+// Growth with n. A sum of n terms rounds at most n times, each time by at most u times the partial
+// sum. Roundings of drawn data have no common sign, so their sum grows like a random walk: its
+// standard deviation is at most u * sqrt(n/3) * sum|x| for one accumulator; the vector kernels have
+// eight or more, which divides n. sqrt(n) is thus at least four standard deviations of what a
+// kernel does. Roundings do have a common sign where one and the same number is added over and over
+// to a sum that dwarfs it: in a group that is constant up to a few roundings, and in one where a
+// single element makes up the variance. There the growth is the n/8 additions of one of eight
+// lanes. oneDNN sums long groups into one accumulator, which in the end dwarfs every term: n/8 for
+// it too (2e5 terms and more show it, 1e6 err by n/20). 8 more are for what does not grow:
+// divisions, the merge of partial results, the conversion to the result's dtype.
+//
+// Moments. The mean that x is subtracted from is any number near the mean: what it lacks is in the
+// sum of residuals, whose error is what counts, u*growth*n*(s + f) with f = u*growth*(|m| + s) for
+// how far off that number may be, and 4u|m|n for the merge, in which each partial mean is off by a
+// rounding of m. The sum of squares errs by u*growth*(n v + n f^2), and by 4u|m|s n in the merge.
+// oneDNN sums once: its mean errs by u*growth*(|m| + s), and its variance by the square of that
+// too.
+
+#include "compiler/oracle/Oracle.h"
+
+#include "compiler/operator/Operator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace normforge::oracle {
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+double unitRoundoff(DType dtype) {
+  constexpr double units[dtypeCount] = {0x1p-24, 0x1p-53, 0x1p-8, 0x1p-11};
+  return units[static_cast<unsigned>(dtype)];
+}
+/// The absolute error of an operation whose result is denormal, twice. Of bf16 it is the denormals
+/// themselves: AVX512-BF16's conversion makes them 0.
+double tiny(DType dtype) {
+  constexpr double errors[dtypeCount] = {0x1p-148, 0x1p-1073, 0x1p-126, 0x1p-24};
+  return errors[static_cast<unsigned>(dtype)];
+}
+
+/// A value and how far off a kernel's may be. A condition is 0 or 1, and off by 1 where it may be
+/// either.
+struct Bounded {
+  double value = 0, error = 0;
+};
+
+class Evaluator {
+public:
+  Evaluator(const Operator &op, const Sizes &sizes, const Arrays &inputs, const Numbers &scalars,
+            bool corrected);
+
+  /// What may differ, by written operand.
+  std::map<std::string, Tolerance> run();
+
+private:
+  using Array = std::vector<Bounded>;
+  /// Calls body() for every index of these loops that exists, with it in index_.
+  template <typename Body> void forEach(const std::vector<int> &loops, Body body);
+  bool exists() const {
+    return !op_.blocked ||
+           index_[op_.blocked->outer] * op_.blocked->block + index_[op_.blocked->inner] < limit_;
+  }
+  /// Position of the current index among the elements of a result.
+  size_t position(const std::vector<int> &loops) const {
+    int64_t at = 0;
+    for (int loop : loops)
+      at = at * extents_[loop] + index_[loop];
+    return static_cast<size_t>(at);
+  }
+  int64_t count(const std::vector<int> &loops) const {
+    int64_t product = 1;
+    for (int loop : loops)
+      product *= extents_[loop];
+    return product;
+  }
+  int64_t elements(const Operand &operand) const {
+    int64_t product = 1;
+    for (const SizeExpr &size : operand.shape)
+      product *= size.evaluate(sizes_).value();
+    return product;
+  }
+  int64_t offset(size_t operand) const {
+    int64_t at = 0;
+    for (int loop : op_.operands[operand].loops)
+      at += index_[loop] * strides_[operand][loop];
+    return at;
+  }
+  Bounded rounded(double value, double error) const {
+    return {value, error + u_ * (std::abs(value) + error) + least_};
+  }
+  /// The formulas of `nodes` at the current index, into values_.
+  void evaluate(const std::vector<Expr> &nodes);
+  Bounded evaluate(const Node &node);
+  void takeMoments(const Step &step);
+  void takeMap(const Step &step);
+  std::string why() const;
+
+  const Operator &op_;
+  const Arrays &inputs_;
+  const bool corrected_; ///< whether the mean is, by the sum of the residuals
+  double u_, least_;
+  std::vector<int64_t> sizes_, extents_;
+  std::vector<double> scalars_;
+  std::vector<std::vector<int64_t>> strides_; ///< by operand and loop
+  int64_t limit_ = 0;                         ///< of the blocked axis
+  std::vector<int64_t> index_;                ///< by loop
+  std::vector<Bounded> values_;               ///< by node
+  std::vector<bool> isRead_;                  ///< by result, whether another step reads it
+  std::vector<Array> results_;                ///< by result, of those that are read
+  std::map<std::string, Tolerance> tolerances_;
+  int64_t terms_ = 0; ///< of the longest sum
+};
+
+Evaluator::Evaluator(const Operator &op, const Sizes &sizes, const Arrays &inputs,
+                     const Numbers &scalars, bool corrected)
+    : op_(op), inputs_(inputs), corrected_(corrected), u_(unitRoundoff(op.computeType())),
+      least_(tiny(op.computeType())), index_(op.loops.size()), values_(op.exprs.size()) {
+  for (const std::string &name : op.sizes)
+    sizes_.push_back(sizes.at(name));
+  for (const Scalar &scalar : op.scalars)
+    scalars_.push_back(scalars.at(scalar.name));
+  for (const Loop &loop : op.loops)
+    extents_.push_back(loop.size.evaluate(sizes_).value());
+  if (op.blocked)
+    limit_ = op.blocked->size.evaluate(sizes_).value();
+  for (const Operand &operand : op.operands) {
+    std::vector<int64_t> &strides = strides_.emplace_back();
+    for (const SizeExpr &stride : operand.strides)
+      strides.push_back(stride.evaluate(sizes_).value());
+  }
+}
+
+template <typename Body> void Evaluator::forEach(const std::vector<int> &loops, Body body) {
+  std::fill(index_.begin(), index_.end(), 0);
+  if (count(loops) == 0)
+    return;
+  for (;;) {
+    if (exists())
+      body();
+    size_t i = loops.size();
+    while (i > 0 && ++index_[loops[i - 1]] == extents_[loops[i - 1]])
+      index_[loops[--i]] = 0;
+    if (i == 0)
+      return;
+  }
+}
+
+Bounded Evaluator::evaluate(const Node &node) {
+  const auto in = [&](unsigned k) -> const Bounded & { return values_[node.in[k]]; };
+  const Bounded a = arityOf(node.op) > 0 ? in(0) : Bounded();
+  const Bounded b = arityOf(node.op) > 1 ? in(1) : Bounded();
+  auto product = [](Bounded x, Bounded y) {
+    return std::abs(x.value) * y.error + std::abs(y.value) * x.error + x.error * y.error;
+  };
+  auto given = [&](double value) { return Bounded{value, u_ * std::abs(value)}; };
+  switch (node.op) {
+  case ExprOp::Constant:
+    return given(node.number);
+  case ExprOp::Operand: // a kernel computes with what is stored
+    return {inputs_.at(op_.operands[node.index].name).get(offset(node.index)), 0};
+  case ExprOp::Result: {
+    const Array &array = results_[node.index];
+    return array[position(op_.result(node.index).loops)];
+  }
+  case ExprOp::Scalar:
+    return given(scalars_[node.index]);
+  case ExprOp::Size:
+    break; // in run()
+  case ExprOp::Add:
+    return rounded(a.value + b.value, a.error + b.error);
+  case ExprOp::Sub:
+    return rounded(a.value - b.value, a.error + b.error);
+  case ExprOp::Mul:
+    return rounded(a.value * b.value, product(a, b));
+  case ExprOp::Div: {
+    const double value = a.value / b.value, least = std::abs(b.value) - b.error;
+    return rounded(value, least > 0 ? (a.error + std::abs(value) * b.error) / least : kInfinity);
+  }
+  case ExprOp::Fma:
+    return rounded(std::fma(a.value, b.value, in(2).value), product(a, b) + in(2).error);
+  case ExprOp::Neg:
+    return {-a.value, a.error};
+  case ExprOp::Sqrt: {
+    const double value = std::sqrt(a.value);
+    return rounded(value, std::max(std::sqrt(a.value + a.error) - value,
+                                   value - std::sqrt(std::max(0.0, a.value - a.error))));
+  }
+  case ExprOp::Less: {
+    const bool either = std::abs(a.value - b.value) <= a.error + b.error;
+    return {a.value < b.value ? 1.0 : 0.0, either ? 1.0 : 0.0};
+  }
+  case ExprOp::IsNan:
+    return {std::isnan(a.value) ? 1.0 : 0.0, 0};
+  case ExprOp::Select: {
+    const Bounded taken = a.value != 0 ? b : in(2), other = a.value != 0 ? in(2) : b;
+    if (a.error == 0)
+      return taken;
+    return {taken.value, std::max(taken.error, std::abs(taken.value - other.value) + other.error)};
+  }
+  }
+  return {};
+}
+
+void Evaluator::evaluate(const std::vector<Expr> &nodes) {
+  for (Expr expr : nodes)
+    if (op_.exprs[expr].op != ExprOp::Size)
+      values_[expr] = evaluate(op_.exprs[expr]);
+}
+
+void Evaluator::takeMoments(const Step &step) {
+  const Expr root = step.results[0].value;
+  const std::vector<Expr> nodes = op_.exprs.nodesOf(std::span(&root, 1));
+  const std::vector<int> &kept = step.results[0].loops;
+  struct Group {
+    long double sum = 0, residuals = 0, squares = 0;
+    double n = 0, errors = 0, largest = 0, mean = 0;
+  };
+  std::vector<Group> groups(static_cast<size_t>(count(kept)));
+  forEach(step.loops, [&] {
+    evaluate(nodes);
+    Group &g = groups[position(kept)];
+    g.sum += values_[root].value;
+    g.errors += values_[root].error;
+    g.n += 1;
+  });
+  for (Group &g : groups) {
+    g.mean = static_cast<double>(g.sum / g.n);
+    if (op_.computeType() == DType::F32)
+      g.mean = static_cast<float>(g.mean);
+  }
+  forEach(step.loops, [&] {
+    evaluate(nodes);
+    Group &g = groups[position(kept)];
+    const double residual = values_[root].value - g.mean;
+    g.residuals += residual;
+    g.squares += static_cast<long double>(residual) * residual;
+    if (const double size = std::abs(residual); size > g.largest || std::isnan(size))
+      g.largest = size; // a NaN stays
+  });
+  Array *arrays[3];
+  for (uint32_t i = 0; i < 3; ++i) {
+    arrays[i] = &results_[step.firstResult + i];
+    arrays[i]->resize(groups.size());
+  }
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const Group &g = groups[i];
+    const double n = g.n, m = std::abs(g.mean);
+    const double squares = static_cast<double>(g.squares), s = std::sqrt(squares / n);
+    const bool isConstant = s <= 8 * u_ * m;
+    const bool isOneElement = 4 * g.largest * g.largest >= squares;
+    const double growth =
+        8 + std::max(std::sqrt(n), isConstant || isOneElement || !corrected_ ? n / 8 : 0);
+    const double grown = u_ * growth, first = grown * (m + s);
+    const double mean = corrected_ ? grown * (s + first) + 4 * u_ * m : first;
+    (*arrays[0])[i] = {g.mean, 0};
+    (*arrays[1])[i] = {static_cast<double>(g.residuals), g.errors + n * (mean + least_)};
+    (*arrays[2])[i] = {squares, grown * (squares + n * first * first) +
+                                    n * (4 * u_ * m * s + mean * mean + least_) +
+                                    2 * (g.largest + first) * g.errors};
+    terms_ = std::max(terms_, static_cast<int64_t>(n));
+  }
+}
+
+void Evaluator::takeMap(const Step &step) {
+  std::vector<Expr> roots;
+  for (const Result &result : step.results)
+    roots.push_back(result.value);
+  const std::vector<Expr> nodes = op_.exprs.nodesOf(roots);
+  std::vector<std::shared_ptr<std::vector<double>>> allowed(step.results.size());
+  for (size_t i = 0; i < step.results.size(); ++i) {
+    const Result &result = step.results[i];
+    if (isRead_[step.firstResult + i])
+      results_[step.firstResult + i].resize(static_cast<size_t>(count(result.loops)));
+    if (result.operand >= 0)
+      allowed[i] = std::make_shared<std::vector<double>>(
+          static_cast<size_t>(elements(op_.operands[result.operand])));
+  }
+  forEach(step.loops, [&] {
+    evaluate(nodes);
+    for (size_t i = 0; i < step.results.size(); ++i) {
+      const Result &result = step.results[i];
+      const Bounded found = values_[roots[i]];
+      if (isRead_[step.firstResult + i])
+        results_[step.firstResult + i][position(result.loops)] = found;
+      if (result.operand < 0)
+        continue;
+      // It is rounded once more where it is stored in fewer digits.
+      const DType stored = op_.operands[result.operand].dtype;
+      double error = found.error;
+      if (unitRoundoff(stored) > u_)
+        error += unitRoundoff(stored) * (std::abs(found.value) + error) + tiny(stored);
+      // Where not even the exact value is a number there is nothing to be far from.
+      (*allowed[i])[static_cast<size_t>(offset(static_cast<size_t>(result.operand)))] =
+          std::isnan(error) ? kInfinity : error;
+    }
+  });
+  for (size_t i = 0; i < step.results.size(); ++i) {
+    const Result &result = step.results[i];
+    if (result.operand < 0)
+      continue;
+    Tolerance tolerance;
+    tolerance.elements = allowed[i];
+    tolerance.why = why();
+    for (Expr expr : op_.exprs.nodesOf(std::span(&roots[i], 1)))
+      tolerance.zeroForNaN |= !corrected_ && op_.isWhole(op_.operands[result.operand]) &&
+                              op_.exprs[expr].op == ExprOp::Select;
+    tolerances_[op_.operands[result.operand].name] = std::move(tolerance);
+  }
+}
+
+std::string Evaluator::why() const {
+  const char *unit = op_.computeType() == DType::F64 ? "2^-53" : "2^-24";
+  if (terms_ == 0)
+    return fmt::format("roundings of {}, carried through the formula", unit);
+  return fmt::format("roundings of {}, carried through sums of {} and the formula", unit, terms_);
+}
+
+std::map<std::string, Tolerance> Evaluator::run() {
+  size_t results = 0;
+  for (const Step &step : op_.steps)
+    results += step.results.size();
+  results_.resize(results);
+  isRead_.resize(results);
+  for (const Step &step : op_.steps)
+    for (const Result &result : step.results)
+      for (Expr expr : op_.exprs.nodesOf(std::span(&result.value, 1)))
+        if (op_.exprs[expr].op == ExprOp::Result)
+          isRead_[op_.exprs[expr].index] = true;
+  for (Expr expr = 0; expr < op_.exprs.size(); ++expr)
+    if (op_.exprs[expr].op == ExprOp::Size) {
+      const auto size = static_cast<double>(op_.exprs.sizeOf(expr).evaluate(sizes_).value());
+      values_[expr] = {size, u_ * size};
+    }
+  for (const Step &step : op_.steps)
+    if (step.reduce == Reduce::None)
+      takeMap(step);
+    else
+      takeMoments(step);
+  return std::move(tolerances_);
+}
+
+} // namespace
+
+std::map<std::string, Tolerance> tolerances(const Spec &spec, Phase phase, const Sizes &sizes,
+                                            const Arrays &inputs, const Numbers &scalars) {
+  return Evaluator(makeOperator(spec, phase), sizes, inputs, scalars, /*corrected=*/true).run();
+}
+
+std::map<std::string, Tolerance> oneDnnTolerances(const Spec &spec, Phase phase, const Sizes &sizes,
+                                                  const Arrays &inputs, const Numbers &scalars) {
+  const Operator op = makeOperator(spec, phase);
+  auto ours = Evaluator(op, sizes, inputs, scalars, /*corrected=*/true).run();
+  auto theirs = Evaluator(op, sizes, inputs, scalars, /*corrected=*/false).run();
+  for (auto &[name, tolerance] : theirs) { // both sides round
+    auto sum = std::make_shared<std::vector<double>>(*tolerance.elements);
+    for (size_t i = 0; i < sum->size(); ++i)
+      (*sum)[i] += (*ours.at(name).elements)[i];
+    tolerance.elements = std::move(sum);
+    tolerance.why += ", oneDNN's own error included";
+  }
+  return theirs;
+}
+
+} // namespace normforge::oracle
