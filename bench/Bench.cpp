@@ -29,7 +29,7 @@ struct Options {
   std::vector<std::string> phases{"inference", "training"};
   int threads = std::min(2, usableProcessors());
   double seconds = 0.3; ///< a case
-  std::string json;
+  std::string json, schedule;
   bool quick = false;
 };
 
@@ -175,7 +175,7 @@ private:
 
   void measureCase(const SpecFile &file, const Spec &spec, const std::string &layout, int64_t batch,
                    Phase phase) {
-    Case problem{spec, phase, {}, {}, options_.threads};
+    Case problem{spec, phase, {}, {}, options_.threads, options_.schedule};
     int64_t tokens = 128;
     for (const List &l : kLists)
       if (l.folder == file.list && l.tokens)
@@ -317,7 +317,7 @@ private:
           if (!spec->hasPhase(phase))
             continue;
           const Operator op = makeOperator(*spec, phase);
-          for (const ScheduleVariant &variant : selectSchedules(op, target_)) {
+          for (const ScheduleVariant &variant : llvm::cantFail(chooseSchedules(op, target_))) {
             const ScheduleVariant only{variant.schedule, Guard{}, ""};
             std::vector<double> times;
             for (int i = 0; i < (options_.quick ? 3 : 5); ++i) {
@@ -406,6 +406,11 @@ int main(int argc, char **argv) {
       ->check(CLI::Range(1, 1024));
   app.add_option("--seconds", options.seconds, "Seconds to spend on a case (default: 0.3)")
       ->check(CLI::Range(0.001, 3600.0));
+  app.add_option(
+         "--schedule", options.schedule,
+         "Compute by this schedule, as `normforge explain` shows them, instead of those that "
+         "are chosen: of one spec, layout and phase")
+      ->type_name("TEXT");
   app.add_option("--json", options.json,
                  "Also write one JSON object a line and contender to this file");
   app.add_flag("--quick", options.quick, "A few specs of each list, and a third of the time");

@@ -119,7 +119,11 @@ struct Normforge::State {
 Normforge::Normforge(Session &session, const Case &problem) : state_(std::make_unique<State>()) {
   State &s = *state_;
   s.executor = nf_openmp_executor(problem.threads);
-  auto artifact = session.compile(problem.spec, problem.phase);
+  const Operator op = makeOperator(problem.spec, problem.phase);
+  auto variants = chooseSchedules(op, session.target(), problem.schedule);
+  if (!variants)
+    throw std::runtime_error("--schedule: " + llvm::toString(variants.takeError()));
+  auto artifact = session.compile(op, *variants);
   if (!artifact)
     throw std::runtime_error(llvm::toString(artifact.takeError()));
   Failure failure;

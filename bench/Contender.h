@@ -17,6 +17,7 @@ struct Case {
   oracle::Sizes sizes;
   oracle::Arrays inputs;
   int threads = 1;
+  std::string schedule{}; ///< a forced one's text; empty: what is chosen
 };
 
 class Contender {

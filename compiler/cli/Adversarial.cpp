@@ -68,7 +68,11 @@ public:
       : session_(session), check_(check), settings_(settings) {}
 
   llvm::Expected<bool> print() {
-    auto artifact = session_.compile(check_.spec, check_.phase);
+    const Operator op = makeOperator(check_.spec, check_.phase);
+    auto variants = chooseVariants(op, session_.target(), check_.schedule);
+    if (!variants)
+      return variants.takeError();
+    auto artifact = session_.compile(op, *variants);
     if (!artifact)
       return internalError(artifact.takeError());
     Failure failure;

@@ -22,7 +22,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> paths, sizes;
-  std::string threads, cpu, phase, seed, data;
+  std::string threads, cpu, phase, seed, data, schedule, schedules;
   bool json = false, verbose = false, adversarial = false;
 };
 
@@ -161,7 +161,24 @@ llvm::Expected<ExitStatus> run(const Options &options) {
   if (llvm::Error error = planner.finish())
     return error;
 
-  const std::vector<CheckCase> &cases = planner.cases;
+  if (!options.schedules.empty() && options.schedules != "all")
+    return badInput(fmt::format("--schedules: expected all, found '{}'", options.schedules));
+  if (!options.schedules.empty() && (!options.schedule.empty() || options.adversarial))
+    return badInput("--schedules all is of a check by itself; leave out --schedule and "
+                    "--adversarial, or --schedules");
+  std::vector<CheckCase> cases;
+  for (CheckCase &check : planner.cases) {
+    check.schedule = options.schedule;
+    if (options.schedules.empty()) {
+      cases.push_back(check);
+      continue;
+    }
+    const Operator op = makeOperator(check.spec, check.phase);
+    for (const Schedule &schedule : scheduleSpace(op, *target)) {
+      check.schedule = schedule.text(op);
+      cases.push_back(check);
+    }
+  }
   const std::string cpu = target->cpu;
   Session session(std::move(*target), environmentVerifies());
   ExitStatus status = Success;
@@ -222,6 +239,10 @@ void declareCheck(CLI::App &app, int &status) {
   sub->add_option("--seed", options->seed,
                   "Draw the same inputs again (default: a new seed, which is printed)")
       ->type_name("NUMBER");
+  addScheduleOption(*sub, options->schedule);
+  sub->add_option("--schedules", options->schedules,
+                  "all: check every schedule that there is to choose from, one after the other")
+      ->type_name("all");
   sub->add_flag("--adversarial", options->adversarial,
                 "Instead, print how far our results and oneDNN's are off on data that are hard for "
                 "arithmetic");

@@ -107,7 +107,11 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
 
   // From the spec in hand to a kernel that can be called.
   const Clock::time_point start = Clock::now();
-  auto artifact = session.compile(spec, check.phase);
+  const Operator op = makeOperator(spec, check.phase);
+  auto variants = chooseVariants(op, session.target(), check.schedule);
+  if (!variants)
+    return variants.takeError();
+  auto artifact = session.compile(op, *variants);
   if (!artifact)
     return internalError(artifact.takeError());
   Failure failure;

@@ -17,8 +17,9 @@ struct CheckCase {
   Spec spec;
   Phase phase = Phase::Inference;
   oracle::Sizes sizes;
+  std::string schedule{}; ///< a forced one's text; empty: what is chosen
   /// Values for the run-time numbers that the phase takes.
-  oracle::Numbers scalars;
+  oracle::Numbers scalars{};
 };
 
 struct CheckSettings {

@@ -9,6 +9,7 @@
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
 #include <fmt/format.h>
@@ -183,6 +184,22 @@ std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const Nam
 }
 
 // ---- Specs --------------------------------------------------------------------------------------
+
+llvm::Expected<std::vector<ScheduleVariant>>
+chooseVariants(const Operator &op, const TargetDescription &target, const std::string &forced) {
+  auto variants = chooseSchedules(op, target, forced);
+  if (!variants)
+    return badInput("--schedule: " + llvm::toString(variants.takeError()));
+  return variants;
+}
+
+void addScheduleOption(CLI::App &command, std::string &forced) {
+  command
+      .add_option("--schedule", forced,
+                  "Compute by this schedule, for all sizes, instead of those that are chosen; "
+                  "`normforge explain` shows them")
+      ->type_name("TEXT");
+}
 
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths) {
   namespace fs = llvm::sys::fs;

@@ -77,6 +77,11 @@ llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::String
 llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<std::string> &cpus,
                                                              llvm::StringRef machine = "");
 
+/// chooseSchedules, its error as one of --schedule, which `forced` is the text of.
+llvm::Expected<std::vector<ScheduleVariant>>
+chooseVariants(const Operator &op, const TargetDescription &target, const std::string &forced);
+void addScheduleOption(CLI::App &command, std::string &forced);
+
 /// The files named, and every *.yaml below the directories named, ascending.
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths);
 /// The specs, or the errors of all of them.

@@ -17,7 +17,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> specs, emit, cpus;
-  std::string machine, phase, output, variant;
+  std::string machine, phase, output, variant, schedule;
   bool time = false;
 };
 
@@ -125,7 +125,7 @@ llvm::Error run(const Options &options) {
       if (!options.variant.empty())
         return badInput("--variant: a file holds all variants; leave it out, or print a stage");
       return exportKernels({options.specs, options.cpus, options.machine, options.phase,
-                            std::move(kinds), options.output});
+                            options.schedule, std::move(kinds), options.output});
     }
   }
   if (options.specs.size() > 1 || options.cpus.size() > 1)
@@ -144,7 +144,10 @@ llvm::Error run(const Options &options) {
     return phase.takeError();
 
   const Operator op = makeOperator(*spec, *phase);
-  std::vector<ScheduleVariant> variants = selectSchedules(op, *target);
+  auto choice = chooseVariants(op, *target, options.schedule);
+  if (!choice)
+    return choice.takeError();
+  std::vector<ScheduleVariant> &variants = *choice;
   const size_t count = variants.size();
   auto which = parseNumber("--variant", options.variant, 1, count);
   if (!which)
@@ -230,6 +233,7 @@ void declareCompile(CLI::App &app, int &status) {
                   "Write this file instead of standard output; a directory (with / at its end, or "
                   "there already) gets files named after each spec")
       ->type_name("PATH");
+  addScheduleOption(*sub, options->schedule);
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

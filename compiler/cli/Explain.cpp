@@ -14,7 +14,7 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::string spec, cpu, machine, phase;
+  std::string spec, cpu, machine, phase, schedule;
   std::vector<std::string> sizes;
 };
 
@@ -288,7 +288,10 @@ llvm::Error run(const Options &options) {
   if (missing.empty())
     values = ordered;
 
-  const std::vector<ScheduleVariant> variants = selectSchedules(op, *target);
+  auto chosen = chooseVariants(op, *target, options.schedule);
+  if (!chosen)
+    return chosen.takeError();
+  const std::vector<ScheduleVariant> &variants = *chosen;
   Session session(*target, environmentVerifies());
   auto artifact = session.compile(op, variants);
   if (!artifact)
@@ -327,6 +330,7 @@ void declareExplain(CLI::App &app, int &status) {
       ->type_name("TRIPLE");
   sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
       ->type_name("PHASE");
+  addScheduleOption(*sub, options->schedule);
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

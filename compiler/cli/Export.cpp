@@ -168,7 +168,10 @@ llvm::Error Exporter::compile(const FileSet &set) {
         const std::string symbol = exportedSymbol(set.specs[i].name, toString(phase));
         if (t == 0)
           header.kernels.push_back({symbol, inWords(set.specs[i], phase), {}});
-        kernels.push_back({op, selectSchedules(op, targets_[t]),
+        auto variants = chooseVariants(op, targets_[t], request_.schedule);
+        if (!variants)
+          return variants.takeError();
+        kernels.push_back({op, std::move(*variants),
                            fmt::format("{}__{}", symbol, identifierOf(targets_[t].cpu))});
       }
     auto object = sessions_[t]->compileObject(kernels, has(FileKind::Assembly));

@@ -22,7 +22,7 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::string spec, cpu, phase, threads;
+  std::string spec, cpu, phase, threads, schedule;
   std::vector<std::string> inputs, outputs, sizes;
 };
 
@@ -188,7 +188,10 @@ llvm::Error run(const Options &options) {
     return sizes.takeError();
 
   Session session(*target, environmentVerifies());
-  auto artifact = session.compile(*spec, *phase);
+  auto variants = chooseVariants(op, session.target(), options.schedule);
+  if (!variants)
+    return variants.takeError();
+  auto artifact = session.compile(op, *variants);
   if (!artifact)
     return internalError(artifact.takeError());
   Failure failure;
@@ -230,6 +233,7 @@ void declareRun(CLI::App &app, int &status) {
   sub->add_option("--threads", options->threads,
                   "Threads to use (default: as many as processors may be used)")
       ->type_name("COUNT");
+  addScheduleOption(*sub, options->schedule);
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

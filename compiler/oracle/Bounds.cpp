@@ -300,7 +300,8 @@ void Evaluator::takeMap(const Step &step) {
         continue;
       // It is rounded once more where it is stored in fewer digits.
       const DType stored = op_.operands[result.operand].dtype;
-      double error = found.error;
+      // The reference rounds, too, in f64.
+      double error = found.error * (1 + unitRoundoff(DType::F64) / u_);
       if (unitRoundoff(stored) > u_)
         error += unitRoundoff(stored) * (std::abs(found.value) + error) + tiny(stored);
       // Where not even the exact value is a number there is nothing to be far from.

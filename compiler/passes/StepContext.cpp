@@ -145,7 +145,8 @@ void StepAnalysis::makeSlots(StepContext &context) {
     return;
   }
   if (!extent) {
-    append(0, width.lanes, maskBelow(b_, loc, sizes().value(slots), width));
+    append(0, width.lanes,
+           width.isScalar() ? Value() : maskBelow(b_, loc, sizes().value(slots), width));
     return;
   }
   int64_t offset = 0;

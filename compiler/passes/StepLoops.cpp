@@ -274,7 +274,8 @@ StepEmitter::Sums StepEmitter::emitLanesFrom(const Cursor &at, OpFoldResult begi
       }
     return sums;
   }
-  const bool masksTail = knobs_.masksTails || (context_.reduces() && knobs_.masksLoads);
+  const bool masksTail =
+      width.lanes > 1 && (knobs_.masksTails || (context_.reduces() && knobs_.masksLoads));
   // A masked store is never past the caches, a whole vector is.
   const bool splits = at.unroll > 1 && (!masksTail || at.streams);
   OpFoldResult last = splits ? add(begin, sizes().roundDown(count, width)) : inFlight;

@@ -1,42 +1,6 @@
 #include "compiler/schedule/Schedule.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 namespace normforge {
-
-namespace {
-
-std::string textOf(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops) {
-  std::vector<std::string> steps, take;
-  for (const StepPlan &step : stage.steps)
-    steps.push_back((step.part == Part::Partial ? "partial "
-                     : step.part == Part::Merge ? "merge "
-                                                : "") +
-                    op.steps[step.step].name);
-  for (int64_t chunk : stage.chunks)
-    take.push_back(chunk == 0 ? "all" : fmt::format("{}", chunk));
-  return fmt::format("{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{})", stage.name,
-                     fmt::join(steps, " + "), fmt::join(take, ","),
-                     stage.tiled < 0 ? "" : " tiled=" + loops[stage.tiled].name, stage.vector,
-                     stage.tile, stage.unroll, stage.alternates ? " passes=alternating" : "",
-                     stage.prefetches ? " prefetch=next" : "",
-                     stage.reversed ? " tasks=reversed" : "",
-                     stage.streams ? " stores=streaming" : "");
-}
-
-} // namespace
-
-std::string Schedule::text(const Operator &op) const {
-  std::string text = fmt::format("tails={}", maskedTails ? "masked" : "narrower");
-  if (scalable > 0)
-    text += fmt::format(" scalable={}", scalable);
-  if (!maskedLoads)
-    text += " loads=whole";
-  for (size_t i = 0; i < stages.size(); ++i)
-    text += " " + textOf(stages[i], op, stageLoops(op, *this, i));
-  return text;
-}
 
 std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, size_t index) {
   std::vector<StageLoop> loops;

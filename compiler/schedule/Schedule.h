@@ -53,6 +53,7 @@ struct StagePlan {
   bool streams = false;
 
   bool merges() const { return !steps.empty() && steps.front().part == Part::Merge; }
+  bool operator==(const StagePlan &) const = default;
 };
 
 struct Schedule {
@@ -65,7 +66,17 @@ struct Schedule {
 
   /// One line: "tails=masked moments(partial moments; take=[1,1,all] tiled=c vector=16 ...) ...".
   std::string text(const Operator &op) const;
+  bool operator==(const Schedule &) const = default;
 };
+
+/// What Schedule::text wrote. The error says at which column what was expected and found. It need
+/// not be legal.
+llvm::Expected<Schedule> parseSchedule(llvm::StringRef text, const Operator &op);
+
+/// Whether kernels can be made by it: an error in words that names the stage, the loop or step, and
+/// the value. A legal schedule changes at most in which order sums are taken.
+llvm::Error checkSchedule(const Schedule &schedule, const Operator &op,
+                          const TargetDescription &target);
 
 struct ScheduleVariant {
   Schedule schedule;
@@ -94,5 +105,18 @@ SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 /// The heuristic. The variants are in the order in which their guards are tried; the last one's
 /// always holds.
 std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target);
+
+/// The forms that the heuristic chooses between, each as it would be for its own sizes: one stage
+/// with plain stores, three with partials, and both with streaming stores.
+std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &target);
+
+/// Legal schedules to choose from, each once: those of the heuristic, and neighbors that differ in
+/// form, vectors, tiles, what is in flight and what tasks take. Some hundred at most.
+std::vector<Schedule> scheduleSpace(const Operator &op, const TargetDescription &target);
+
+/// What a kernel is made by: `forced`, the text of a schedule, for all sizes where it is not empty;
+/// otherwise the heuristic's. Errors of the text, and of a schedule that is not legal.
+llvm::Expected<std::vector<ScheduleVariant>>
+chooseSchedules(const Operator &op, const TargetDescription &target, llvm::StringRef forced = "");
 
 } // namespace normforge

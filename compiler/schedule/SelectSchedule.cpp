@@ -352,13 +352,20 @@ struct Selection {
   }
 };
 
-std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &target) {
-  const Selection selection(op, target);
+/// What all schedules for a target have.
+Schedule baseFor(const Selection &selection) {
+  const TargetDescription &target = selection.target;
   Schedule base;
   base.maskedTails = target.maskedTails;
   // AVX2 has none of 16-bit elements.
   base.maskedLoads = target.maskedTails || (target.maskedLoads && selection.element > 2);
   base.scalable = target.vectorScale();
+  return base;
+}
+
+std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &target) {
+  const Selection selection(op, target);
+  const Schedule base = baseFor(selection);
 
   const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
   /// Plain stores where x and y stay in cache, streaming ones beyond.
@@ -444,6 +451,19 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 }
 
 } // namespace
+
+std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &target) {
+  const Selection selection(op, target);
+  const Schedule base = baseFor(selection);
+  if (!op.reduces()) {
+    const Schedule plain =
+        selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name);
+    return {plain, selection.streaming(plain)};
+  }
+  const Schedule fused = selection.single(base, selection.fused(), "fused");
+  const Schedule split = selection.split(base);
+  return {fused, selection.streaming(fused), split, selection.streaming(split)};
+}
 
 std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target) {
   std::vector<ScheduleVariant> variants = candidates(op, target);

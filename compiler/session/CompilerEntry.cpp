@@ -91,7 +91,7 @@ llvm::Error identify(const nf_compiler_request &given, nf_compiler_reply &reply)
         fmt::format("normforge {}, ABI {}, LLVM {}\nspec {}\nphase {}\ntarget {}\n", nf_version(),
                     NF_ABI_VERSION, LLVM_VERSION_STRING, canonicalText(request.spec),
                     toString(request.phase), session.target().text());
-    for (const ScheduleVariant &variant : selectSchedules(op, session.target()))
+    for (const ScheduleVariant &variant : llvm::cantFail(chooseSchedules(op, session.target())))
       key += fmt::format("variant {} <= {}: {}\n", variant.guard.value.text(op.sizes),
                          variant.guard.limit, variant.schedule.text(op));
     reply.name = copied(request.spec.name);

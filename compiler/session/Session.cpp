@@ -268,7 +268,10 @@ Session::emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, Emit
 
 llvm::Expected<Artifact> Session::compile(const Spec &spec, Phase phase, CompileTimes *times) {
   const Operator op = makeOperator(spec, phase);
-  return compile(op, selectSchedules(op, target_), times);
+  auto variants = chooseSchedules(op, target_);
+  if (!variants)
+    return variants.takeError();
+  return compile(op, *variants, times);
 }
 
 llvm::Expected<Artifact> Session::compile(const Operator &op,

@@ -23,8 +23,8 @@ describe() {
     max_len=65536
     ;;
   spec) # a spec file, its operator and its schedules
-    sources=(compiler/spec/*.cpp compiler/operator/*.cpp compiler/schedule/Schedule.cpp
-      compiler/schedule/SelectSchedule.cpp compiler/machine/Machine.cpp runtime/artifact/Artifact.cpp
+    sources=(compiler/spec/*.cpp compiler/operator/*.cpp compiler/schedule/*.cpp
+      compiler/machine/Machine.cpp runtime/artifact/Artifact.cpp
       runtime/artifact/SizeExpr.cpp runtime/cpu_info/CpuInfo.cpp tests/fuzz/SpecFuzz.cpp)
     uses_llvm=true max_len=4096
     ;;

@@ -65,6 +65,17 @@ TestKernel::TestKernel(const Spec &spec, Phase phase, Session &session) {
 
 TestKernel::TestKernel(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
                        Session &session) {
+  // Whatever schedule a test makes is legal, and its text gives it back.
+  for (const ScheduleVariant &variant : variants) {
+    const std::string text = variant.schedule.text(op);
+    auto parsed = parseSchedule(text, op);
+    if (!parsed)
+      throw std::runtime_error(llvm::toString(parsed.takeError()));
+    if (*parsed != variant.schedule)
+      throw std::runtime_error("a schedule is not what its text says: " + text);
+    if (llvm::Error error = checkSchedule(variant.schedule, op, session.target()))
+      throw std::runtime_error(llvm::toString(std::move(error)) + ": " + text);
+  }
   load(session.compile(op, variants));
 }
 

@@ -1,0 +1,305 @@
+// Whether a schedule is legal for an operator on a target: what lowering and passes rely on.
+#include "compiler/schedule/Schedule.h"
+
+#include <algorithm>
+#include <bit>
+#include <fmt/format.h>
+
+namespace normforge {
+
+namespace {
+
+/// Bytes of vectors that a step may have in flight: what registers do not hold lies on the stack,
+/// and each is code.
+constexpr int64_t kMostInFlight = 4096;
+/// Iterations of a loop, or slots, that a step may have in flight at once.
+constexpr int64_t kMostUnrolled = 128;
+/// Iterations that a task may take of a loop: far from where sizes overflow.
+constexpr int64_t kMostTaken = int64_t(1) << 40;
+
+class Checker {
+public:
+  Checker(const Schedule &schedule, const Operator &op, const TargetDescription &target)
+      : schedule_(schedule), op_(op), target_(target) {}
+
+  /// What is wrong, or empty.
+  std::string run();
+
+private:
+  std::string checkTarget() const;
+  std::string checkStage(size_t index);
+  std::string checkTaken(const StagePlan &stage, std::span<const StageLoop> loops) const;
+  std::string checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const;
+  std::string checkStep(size_t index, const StepPlan &plan);
+  std::string checkReads(size_t index, const StepPlan &plan) const;
+  std::string checkWrites(size_t index, const Step &step) const;
+  bool isElements(const Step &step) const {
+    return step.reduce == Reduce::None && step.loops.size() == op_.loops.size();
+  }
+  /// Whether a stage's tasks may be more than one along a loop.
+  static bool cuts(const StagePlan &stage, std::span<const StageLoop> loops, size_t i) {
+    const auto size = loops[i].size.constant();
+    return stage.chunks[i] > 0 && !(size && *size <= stage.chunks[i]);
+  }
+
+  const Schedule &schedule_;
+  const Operator &op_;
+  const TargetDescription &target_;
+  std::vector<int> doneIn_;    ///< by step, the stage that has made it whole; -1
+  std::vector<int> partialIn_; ///< by step, the stage that has made its partials; -1
+};
+
+std::string Checker::checkTarget() const {
+  if (schedule_.maskedTails && !target_.maskedTails)
+    return fmt::format("tails=masked: {} has no masks that cost nothing", target_.cpu);
+  if (schedule_.maskedLoads && !target_.maskedLoads)
+    return fmt::format("loads under masks: {} has none; expected loads=whole", target_.cpu);
+  if (schedule_.maskedTails && !schedule_.maskedLoads)
+    return "loads=whole: expected loads under masks where tails are masked";
+  // There are none of 16-bit elements.
+  if (schedule_.maskedLoads && !target_.maskedTails && byteSize(op_.dtype) < 4)
+    return fmt::format("loads under masks: {} has none of {}; expected loads=whole", target_.cpu,
+                       toString(op_.dtype));
+  if (schedule_.scalable != target_.vectorScale())
+    return fmt::format("scalable={}: expected {} for {}", schedule_.scalable, target_.vectorScale(),
+                       target_.cpu);
+  return {};
+}
+
+std::string Checker::checkTaken(const StagePlan &stage, std::span<const StageLoop> loops) const {
+  if (stage.chunks.size() != loops.size())
+    return fmt::format("take has {} numbers; expected {}, one a loop", stage.chunks.size(),
+                       loops.size());
+  const bool whole = std::any_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
+    return plan.part != Part::Partial && op_.steps[plan.step].reduce != Reduce::None;
+  });
+  const bool partial = stage.steps.front().part == Part::Partial;
+  bool cutsReduced = false;
+  for (size_t i = 0; i < loops.size(); ++i) {
+    const int64_t taken = stage.chunks[i];
+    if (taken < 0 || taken > kMostTaken)
+      return fmt::format("take of loop {} is {}; expected 1 to {}, or all", loops[i].name, taken,
+                         kMostTaken);
+    if (taken == 0 || loops[i].kept)
+      continue;
+    if (whole)
+      return fmt::format("a task takes {} of loop {}, which a step of the stage reduces over; "
+                         "expected all",
+                         taken, loops[i].name);
+    const int loop = loops[i].loop;
+    if (partial && op_.blocked && op_.blocked->padded &&
+        (loop == op_.blocked->outer || loop == op_.blocked->inner))
+      return fmt::format("a task takes {} of loop {}, of a padded blocked axis that a step of the "
+                         "stage reduces over; expected all",
+                         taken, loops[i].name);
+    cutsReduced = true;
+  }
+  if (partial && !cutsReduced)
+    return "partials of no loop: a task takes all of every loop that is reduced over";
+  return {};
+}
+
+std::string Checker::checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const {
+  const int last = static_cast<int>(loops.size()) - 1, best = tileLoop(loops);
+  if (stage.tiled < -1 || stage.tiled > last)
+    return fmt::format("tiled is loop {} of {}", stage.tiled, loops.size());
+  if ((stage.tiled < 0) != (best < 0))
+    return best < 0 ? "a tile needs a loop that is kept; there is none"
+                    : fmt::format("no loop is tiled; expected tiled={}", loops[best].name);
+  if (stage.tiled >= 0 && !loops[stage.tiled].kept)
+    return fmt::format("tiled={}: the loop is reduced over; expected tiled={}",
+                       loops[stage.tiled].name, loops[best].name);
+  if (best == last && stage.tiled != last)
+    return fmt::format("tiled={}: the innermost loop {} is kept and has the lanes; expected "
+                       "tiled={}",
+                       loops[stage.tiled].name, loops[last].name, loops[last].name);
+  const bool columns = stage.tiled == last;
+
+  const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op_.computeType());
+  const int64_t most = target_.lanes(bytes);
+  const int64_t least = std::max<int64_t>(1, schedule_.scalable);
+  if (stage.vector < least || stage.vector > most ||
+      !std::has_single_bit(static_cast<uint64_t>(stage.vector)))
+    return fmt::format("vector={}: expected a power of two from {} to {}", stage.vector, least,
+                       most);
+  if (stage.tile < 1 || stage.tile > kMostUnrolled * most)
+    return fmt::format("tile={}: expected 1 to {}", stage.tile, kMostUnrolled * most);
+  if (columns && stage.tile % stage.vector != 0)
+    return fmt::format("tile={}: expected a multiple of the {} lanes of a vector", stage.tile,
+                       stage.vector);
+  if (stage.tiled < 0 && stage.tile != 1)
+    return fmt::format("tile={}: expected 1 where no loop is tiled", stage.tile);
+  if (stage.tiled >= 0 && stage.chunks[stage.tiled] % stage.tile != 0)
+    return fmt::format("a task takes {} of loop {}; expected a multiple of the tile, {}",
+                       stage.chunks[stage.tiled], loops[stage.tiled].name, stage.tile);
+  if (stage.unroll < 1 || stage.unroll > kMostUnrolled)
+    return fmt::format("unroll={}: expected 1 to {}", stage.unroll, kMostUnrolled);
+  const int64_t slots = columns ? stage.tile / stage.vector : stage.tile;
+  const int64_t sums = op_.reduces() ? 2 : 1; // moments have two at once
+  const int64_t inFlight = slots * stage.unroll * sums * stage.vector * static_cast<int64_t>(bytes);
+  if (inFlight > kMostInFlight)
+    return fmt::format(
+        "{} slots with unroll={} are {} bytes of vectors in flight; expected at most "
+        "{}",
+        slots, stage.unroll, inFlight, kMostInFlight);
+  return {};
+}
+
+/// What a step reads was made before, where the stage can read it.
+std::string Checker::checkReads(size_t index, const StepPlan &plan) const {
+  const Step &step = op_.steps[plan.step];
+  std::vector<Expr> roots;
+  for (const Result &result : step.results)
+    roots.push_back(result.value);
+  for (Expr expr : op_.exprs.nodesOf(roots)) {
+    if (op_.exprs[expr].op != ExprOp::Result)
+      continue;
+    const Step &maker = op_.stepOf(op_.exprs[expr].index);
+    const int made = doneIn_[static_cast<size_t>(&maker - op_.steps.data())];
+    if (made < 0)
+      return fmt::format("step {} reads {} before step {} has made it", step.name,
+                         op_.result(op_.exprs[expr].index).name, maker.name);
+    if (made != static_cast<int>(index) && maker.reduce != Reduce::None)
+      return fmt::format("step {} reads {} of step {}, which is kept within its stage alone",
+                         step.name, op_.result(op_.exprs[expr].index).name, maker.name);
+  }
+  return {};
+}
+
+/// No task writes what another one writes or reads, and nothing is read after it was written over.
+std::string Checker::checkWrites(size_t index, const Step &step) const {
+  const StagePlan &stage = schedule_.stages[index];
+  const std::vector<StageLoop> loops = stageLoops(op_, schedule_, index);
+  for (size_t r = 0; r < step.results.size(); ++r) {
+    const Result &result = step.results[r];
+    const uint32_t number = step.firstResult + static_cast<uint32_t>(r);
+    bool isWritten = result.operand >= 0;
+    for (size_t i = index + 1; i < schedule_.stages.size(); ++i)
+      for (const StepPlan &later : schedule_.stages[i].steps) {
+        if (later.step >= op_.steps.size())
+          continue;
+        std::vector<Expr> roots;
+        for (const Result &read : op_.steps[later.step].results)
+          roots.push_back(read.value);
+        for (Expr expr : op_.exprs.nodesOf(roots)) {
+          const Node &node = op_.exprs[expr];
+          isWritten |= node.op == ExprOp::Result && node.index == number;
+          if (result.operand < 0 || node.op != ExprOp::Operand)
+            continue;
+          for (uint32_t alias : op_.operands[result.operand].mayAlias)
+            if (alias == node.index)
+              return fmt::format("stage {} reads {} after {} may have been written over it",
+                                 schedule_.stages[i].name, op_.operands[alias].name, result.name);
+        }
+      }
+    for (size_t i = 0; isWritten && i < loops.size(); ++i)
+      if (cuts(stage, loops, i) &&
+          std::find(result.loops.begin(), result.loops.end(), loops[i].loop) == result.loops.end())
+        return fmt::format("tasks that take {} of loop {} would all write {}, which the loop does "
+                           "not index",
+                           stage.chunks[i], loops[i].name, result.name);
+  }
+  return {};
+}
+
+std::string Checker::checkStep(size_t index, const StepPlan &plan) {
+  const StagePlan &stage = schedule_.stages[index];
+  const Step &step = op_.steps[plan.step];
+  if (doneIn_[plan.step] >= 0)
+    return fmt::format("step {} is done twice", step.name);
+  if (plan.part != Part::Whole && step.reduce == Reduce::None)
+    return fmt::format("step {} is no reduction, and has no partials", step.name);
+  if (stage.merges() && isElements(step))
+    return fmt::format("step {} runs over elements; a stage that merges has none", step.name);
+  if (plan.part == Part::Partial) {
+    if (stage.steps.size() != 1)
+      return fmt::format("a stage of partials does nothing else; step {} is one of {}", step.name,
+                         stage.steps.size());
+    if (partialIn_[plan.step] >= 0)
+      return fmt::format("partials of step {} are made twice", step.name);
+    partialIn_[plan.step] = static_cast<int>(index);
+    return checkReads(index, plan);
+  }
+  if (plan.part == Part::Merge) {
+    if (&plan != &stage.steps.front())
+      return fmt::format("merge {}: expected as the first step of its stage", step.name);
+  } else {
+    if (stage.merges() && step.reduce != Reduce::None)
+      return fmt::format("step {} reduces elements; a stage that merges has none", step.name);
+    if (std::string wrong = checkReads(index, plan); !wrong.empty())
+      return wrong;
+    if (std::string wrong = checkWrites(index, step); !wrong.empty())
+      return wrong;
+  }
+  doneIn_[plan.step] = static_cast<int>(index);
+  return {};
+}
+
+std::string Checker::checkStage(size_t index) {
+  const StagePlan &stage = schedule_.stages[index];
+  if (stage.steps.empty())
+    return "it has no steps";
+  for (const StepPlan &plan : stage.steps)
+    if (plan.step >= op_.steps.size())
+      return fmt::format("there is no step {}", plan.step);
+  // Its loops depend on the stage before.
+  const uint32_t first = stage.steps.front().step;
+  if (stage.merges() && (index == 0 || partialIn_[first] != static_cast<int>(index) - 1))
+    return fmt::format("merge {}: the stage before does not make its partials",
+                       op_.steps[first].name);
+  const std::vector<StageLoop> loops = stageLoops(op_, schedule_, index);
+  std::string wrong = checkTaken(stage, loops);
+  for (size_t i = 0; wrong.empty() && i < stage.steps.size(); ++i)
+    wrong = checkStep(index, stage.steps[i]);
+  if (wrong.empty())
+    wrong = checkInFlight(stage, loops);
+  if (wrong.empty() && stage.streams) {
+    size_t written = 0;
+    for (const StepPlan &plan : stage.steps)
+      if (isElements(op_.steps[plan.step]))
+        written = std::max(written, op_.steps[plan.step].results.size());
+    if (!target_.isX86())
+      wrong = fmt::format("stores=streaming: not for {}", target_.cpu);
+    else if (written != 1)
+      wrong =
+          fmt::format("stores=streaming: a step writes {} arrays of elements; expected 1", written);
+  }
+  return wrong;
+}
+
+std::string Checker::run() {
+  std::string wrong = checkTarget();
+  if (!wrong.empty())
+    return wrong;
+  doneIn_.assign(op_.steps.size(), -1);
+  partialIn_ = doneIn_;
+  for (size_t i = 0; i < schedule_.stages.size(); ++i) {
+    const std::string &name = schedule_.stages[i].name;
+    const bool isName = !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+      return c < 0x80 && (std::isalnum(c) || c == '_');
+    });
+    if (!isName || name.size() > 64)
+      return fmt::format("stage {}: a stage's name has 1 to 64 letters, digits and _", i + 1);
+    for (size_t j = 0; j < i; ++j)
+      if (schedule_.stages[j].name == name)
+        return fmt::format("two stages are named {}", name);
+    if (wrong = checkStage(i); !wrong.empty())
+      return fmt::format("stage {}: {}", name, wrong);
+  }
+  for (size_t i = 0; i < op_.steps.size(); ++i)
+    if (doneIn_[i] < 0)
+      return fmt::format("no stage does step {}{}", op_.steps[i].name,
+                         partialIn_[i] < 0 ? "" : " but for its partials");
+  return {};
+}
+
+} // namespace
+
+llvm::Error checkSchedule(const Schedule &schedule, const Operator &op,
+                          const TargetDescription &target) {
+  const std::string wrong = Checker(schedule, op, target).run();
+  return wrong.empty() ? llvm::Error::success()
+                       : llvm::createStringError("schedule is not legal: " + wrong);
+}
+
+} // namespace normforge

@@ -1,0 +1,333 @@
+// Any schedule whatever is refused in words, or gives right results: knobs of schedules are mutated
+// at random, and what is still legal is run.
+#include "tests/numerics/KernelCase.h"
+#include "tests/numerics/SpecDraw.h"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <set>
+
+using namespace normforge;
+using namespace normforge::test;
+
+namespace {
+
+class Mutator {
+public:
+  explicit Mutator(std::mt19937_64 &random) : random_(random) {}
+
+  void mutate(Schedule &schedule) {
+    for (uint64_t n = 1 + random_() % 3; n > 0; --n)
+      change(schedule);
+  }
+  /// A character of a text taken out, doubled or replaced.
+  void mutate(std::string &text) {
+    const size_t at = random_() % text.size();
+    switch (random_() % 4) {
+    case 0:
+      text.erase(at, 1 + random_() % 4);
+      break;
+    case 1:
+      text.insert(at, 1, text[random_() % text.size()]);
+      break;
+    case 2:
+      text[at] = static_cast<char>(random_());
+      break;
+    default:
+      text.insert(at, "99999999999999999999");
+    }
+  }
+
+private:
+  int64_t number() {
+    constexpr int64_t values[] = {-1, 0,  1,  2,  3,  4,  5,   6,       7,
+                                  8,  12, 16, 17, 32, 64, 100, 1 << 20, INT64_MAX};
+    return values[random_() % std::size(values)];
+  }
+  template <typename T> T &any(std::vector<T> &list) { return list[random_() % list.size()]; }
+
+  void change(Schedule &schedule) {
+    StagePlan &stage = any(schedule.stages);
+    switch (random_() % 16) {
+    case 0:
+    case 1:
+    case 2:
+      if (!stage.chunks.empty())
+        any(stage.chunks) = number();
+      break;
+    case 3:
+      stage.vector = number();
+      break;
+    case 4:
+    case 5:
+      stage.tile = number();
+      break;
+    case 6:
+      stage.unroll = number();
+      break;
+    case 7:
+      stage.tiled = static_cast<int>(random_() % (stage.chunks.size() + 2)) - 1;
+      break;
+    case 8:
+      stage.alternates = !stage.alternates;
+      break;
+    case 9:
+      stage.streams = !stage.streams;
+      break;
+    case 10:
+      stage.prefetches = !stage.prefetches;
+      stage.reversed = !stage.reversed;
+      break;
+    case 11:
+      (random_() % 2 ? schedule.maskedTails : schedule.maskedLoads) ^= true;
+      break;
+    case 12:
+      if (!stage.steps.empty())
+        any(stage.steps).part = static_cast<Part>(random_() % 3);
+      break;
+    case 13: { // a step to another stage
+      if (stage.steps.empty())
+        break;
+      const StepPlan step = stage.steps.back();
+      stage.steps.pop_back();
+      std::vector<StepPlan> &other = any(schedule.stages).steps;
+      other.insert(random_() % 2 ? other.begin() : other.end(), step);
+      break;
+    }
+    case 14:
+      if (random_() % 2)
+        stage.chunks.push_back(1);
+      else if (stage.chunks.size() > 1)
+        stage.chunks.pop_back();
+      break;
+    default:
+      if (random_() % 2)
+        schedule.stages.push_back(stage);
+      else if (schedule.stages.size() > 1)
+        schedule.stages.pop_back();
+    }
+  }
+
+  std::mt19937_64 &random_;
+};
+
+/// The steps of a stage may be none, and then it has no text.
+bool hasText(const Schedule &schedule) {
+  for (size_t i = 0; i < schedule.stages.size(); ++i)
+    if (schedule.stages[i].steps.empty() || (i == 0 && schedule.stages[i].merges()))
+      return false;
+  return true;
+}
+
+void tryMutations(const char *cpu, int wanted) {
+  Session *session = sessionOrSkip(cpu);
+  if (!session)
+    return;
+  SpecDraw draw(testSeed());
+  Mutator mutator(draw.engine());
+  int legal = 0, illegal = 0;
+  while (legal < wanted) {
+    const DrawnSpec drawn = draw.draw();
+    const Spec spec = specOf(drawn.yaml());
+    const Phase phase = spec.phases[draw.engine()() % spec.phases.size()];
+    const Operator op = makeOperator(spec, phase);
+    const auto forms = scheduleForms(op, session->target());
+    for (int i = 0; i < 20; ++i) {
+      Schedule schedule = forms[draw.engine()() % forms.size()];
+      mutator.mutate(schedule);
+      if (llvm::Error error = checkSchedule(schedule, op, session->target())) {
+        const std::string words = llvm::toString(std::move(error));
+        CHECK_MESSAGE(words.starts_with("schedule is not legal: "), words);
+        ++illegal;
+        continue;
+      }
+      REQUIRE(hasText(schedule));
+      INFO(repeatCommand("mutated schedules*"), " cpu ", std::string(cpu), "\n", schedule.text(op),
+           "\n", drawn.yaml(), describeSizes(drawn.sizes()));
+      const oracle::Arrays inputs = oracle::drawInputs(spec, phase, drawn.sizes(), draw.engine()());
+      try {
+        const TestKernel kernel(op, always(schedule), *session);
+        const std::string wrong =
+            wrongResults(kernel, spec, phase, drawn.sizes(), inputs, drawnScalars());
+        CHECK_MESSAGE(wrong.empty(), wrong);
+      } catch (const std::exception &error) {
+        FAIL_CHECK(error.what());
+      }
+      ++legal;
+    }
+  }
+  CHECK(illegal > wanted);
+}
+
+Operator operatorOf(const char *yaml, Phase phase = Phase::Training) {
+  return makeOperator(specOf(yaml), phase);
+}
+const char *const kNchw = "semantics: pytorch\ninput: {shape: [N, 64, 7, 9], layout: nchw}\n"
+                          "axis: c\nphases: [inference, training]\n";
+
+} // namespace
+
+TEST_CASE("mutated schedules are refused or right: native") { tryMutations("native", 60); }
+TEST_CASE("mutated schedules are refused or right: haswell") { tryMutations("haswell", 40); }
+TEST_CASE("mutated schedules are refused or right: x86-64-v2") { tryMutations("x86-64-v2", 40); }
+
+TEST_CASE("all schedules to choose from are right") {
+  for (const char *cpu : {"native", "x86-64-v2"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    SpecDraw draw(testSeed());
+    for (int i = 0; i < 4; ++i) {
+      const DrawnSpec drawn = draw.draw();
+      const Spec spec = specOf(drawn.yaml());
+      const Phase phase = spec.phases.back();
+      const Operator op = makeOperator(spec, phase);
+      const std::vector<Schedule> space = scheduleSpace(op, session->target());
+      CHECK(space.size() >= 4);
+      CHECK(space.size() <= 400);
+      const oracle::Arrays inputs = oracle::drawInputs(spec, phase, drawn.sizes(), 3);
+      std::set<std::string> texts;
+      for (size_t s = 0; s < space.size(); ++s) {
+        const std::string text = space[s].text(op);
+        CHECK(texts.insert(text).second);
+        if (draw.engine()() % 4 != 0) // every fourth of them
+          continue;
+        INFO(repeatCommand("all schedules*"), " cpu ", std::string(cpu), "\n", text, "\n",
+             drawn.yaml(), describeSizes(drawn.sizes()));
+        const std::string wrong = wrongResults(TestKernel(op, always(space[s]), *session), spec,
+                                               phase, drawn.sizes(), inputs, drawnScalars());
+        CHECK_MESSAGE(wrong.empty(), wrong);
+      }
+    }
+  }
+}
+
+TEST_CASE("texts that are no schedules are refused with their place") {
+  const Operator op = operatorOf(kNchw);
+  auto target = describeTarget("znver4");
+  REQUIRE(target);
+  std::mt19937_64 random(testSeed());
+  Mutator mutator(random);
+  int refused = 0;
+  for (const Schedule &form : scheduleForms(op, *target))
+    for (int i = 0; i < 2000; ++i) {
+      std::string text = form.text(op);
+      mutator.mutate(text);
+      INFO(text);
+      auto parsed = parseSchedule(text, op);
+      if (parsed) {
+        // What is read is what was written.
+        CHECK(*parseSchedule(parsed->text(op), op) == *parsed);
+        llvm::consumeError(checkSchedule(*parsed, op, *target));
+        continue;
+      }
+      ++refused;
+      const std::string words = llvm::toString(parsed.takeError());
+      CHECK_MESSAGE(words.starts_with("schedule, column "), words);
+    }
+  CHECK(refused > 1000);
+}
+
+TEST_CASE("what is wrong with a schedule is said in words") {
+  struct Row {
+    const char *text, *expected;
+  };
+  const Row rows[] = {
+      {"tails=some", "schedule, column 7: expected masked or narrower, found 'some'"},
+      {"tails=masked", "schedule, column 13: expected a stage, found the end"},
+      {"tails=masked fused(moments; take=[1,2] vector=16 tile=1 unroll=1)",
+       "schedule, column 39: expected 3 numbers in take=[...], one a loop, found ' vector=16 "
+       "tile=1 unroll...'"},
+      {"tails=masked a(moments; take=[all,1,0] tiled=c vector=16 tile=1 unroll=1)",
+       "schedule, column 38: expected a number above 0, or all, found '] tiled=c vector=16 tile..."
+       "'"},
+      {"tails=masked a(moments + finalize + normalize; take=[all,1,all] tiled=x vector=16)",
+       "schedule, column 71: expected a loop (n, c, hw), found 'x vector=16)'"},
+      {"tails=masked m(merge moments; take=[all] vector=8)",
+       "schedule, column 41: expected a stage of partials before one that merges, found ' "
+       "vector=8)'"},
+      {"tails=masked a(moments + finalize + normalize; take=[all,4,all] tiled=c vector=3 tile=4 "
+       "unroll=1)",
+       "schedule is not legal: stage a: vector=3: expected a power of two from 1 to 16"},
+      {"tails=masked a(moments + finalize + normalize; take=[2,4,all] tiled=c vector=16 tile=4 "
+       "unroll=1)",
+       "schedule is not legal: stage a: a task takes 2 of loop n, which a step of the stage "
+       "reduces "
+       "over; expected all"},
+      {"tails=masked a(moments + finalize + normalize; take=[all,6,all] tiled=c vector=16 tile=4 "
+       "unroll=1)",
+       "schedule is not legal: stage a: a task takes 6 of loop c; expected a multiple of the tile, "
+       "4"},
+      {"tails=masked a(finalize + moments + normalize; take=[all,4,all] tiled=c vector=16 tile=4 "
+       "unroll=1)",
+       "schedule is not legal: stage a: step finalize reads rounded_mean before step moments has "
+       "made it"},
+      {"tails=masked a(moments; take=[all,4,all] tiled=c vector=16 tile=4 unroll=1) b(finalize + "
+       "normalize; take=[all,4,all] tiled=c vector=16 tile=4 unroll=1)",
+       "schedule is not legal: stage b: step finalize reads rounded_mean of step moments, which is "
+       "kept within its stage alone"},
+      {"tails=masked a(partial moments; take=[2,4,all] tiled=c vector=16 tile=4 unroll=1) b(merge "
+       "moments; take=[all,8] tiled=c vector=8 tile=8 unroll=1) c(finalize + normalize; "
+       "take=[1,4,all] tiled=c vector=16 tile=4 unroll=1)",
+       "schedule is not legal: stage c: step finalize reads rounded_mean of step moments, which is "
+       "kept within its stage alone"},
+      {"tails=masked a(partial moments; take=[all,4,all] tiled=c vector=16 tile=4 unroll=1) "
+       "b(merge "
+       "moments + finalize; take=[8] tiled=c vector=8 tile=8 unroll=1) c(normalize; "
+       "take=[1,4,all] tiled=c vector=16 tile=4 unroll=1)",
+       "schedule is not legal: stage a: partials of no loop: a task takes all of every loop that "
+       "is "
+       "reduced over"},
+      {"tails=masked a(moments + finalize + normalize; take=[all,4,all] tiled=c vector=16 tile=4 "
+       "unroll=64)",
+       "schedule is not legal: stage a: 4 slots with unroll=64 are 32768 bytes of vectors in "
+       "flight; "
+       "expected at most 4096"},
+      {"tails=masked a(moments + finalize; take=[all,4,all] tiled=c vector=16 tile=4 unroll=1)",
+       "schedule is not legal: no stage does step normalize"},
+      {"tails=narrower a(moments + finalize + normalize; take=[all,4,all] vector=16 tile=4 "
+       "unroll=1)",
+       "schedule is not legal: stage a: no loop is tiled; expected tiled=c"},
+  };
+  const Operator op = operatorOf(kNchw);
+  auto target = describeTarget("znver4");
+  REQUIRE(target);
+  for (const Row &row : rows) {
+    auto variants = chooseSchedules(op, *target, row.text);
+    REQUIRE_FALSE(variants);
+    CHECK(llvm::toString(variants.takeError()) == row.expected);
+  }
+  // Of other machines.
+  auto arm = describeTarget("neoverse-n1"), sve = describeTarget("neoverse-v1");
+  REQUIRE(arm);
+  REQUIRE(sve);
+  const Operator inference = operatorOf(kNchw, Phase::Inference);
+  auto refused = [&](const TargetDescription &of, const char *text) {
+    auto variants = chooseSchedules(inference, of, text);
+    return variants ? "" : llvm::toString(variants.takeError());
+  };
+  CHECK(refused(*arm, "tails=narrower loads=whole a(finalize + normalize; take=[1,4,all] tiled=c "
+                      "vector=4 tile=4 unroll=1 stores=streaming)") ==
+        "schedule is not legal: stage a: stores=streaming: not for neoverse-n1");
+  CHECK(refused(*arm, "tails=masked a(finalize + normalize; take=[1,4,all] tiled=c vector=4 tile=4 "
+                      "unroll=1)") ==
+        "schedule is not legal: tails=masked: neoverse-n1 has no masks that cost nothing");
+  CHECK(refused(*sve,
+                "tails=masked a(finalize + normalize; take=[1,4,all] tiled=c vector=4 tile=4 "
+                "unroll=1)") == "schedule is not legal: scalable=0: expected 2 for neoverse-v1");
+  // Every task would write the moving statistics.
+  CHECK(refused(*target, "tails=masked a(finalize; take=[all,4,all] tiled=c vector=16 tile=4 "
+                         "unroll=1) b(finalize + normalize; take=[1,4,all] tiled=c vector=16 "
+                         "tile=4 unroll=1)") ==
+        "schedule is not legal: stage b: step finalize is done twice");
+  CHECK(refused(*target, "tails=masked a(finalize + normalize; take=[all,4,all] tiled=c vector=16 "
+                         "tile=4 unroll=1) b(normalize; take=[1,4,all] tiled=c vector=16 tile=4 "
+                         "unroll=1)") ==
+        "schedule is not legal: stage a: stage b reads x after y may have been written over it");
+  CHECK(refused(*target, "tails=masked a(finalize; take=[1,4,all] tiled=c vector=16 tile=4 "
+                         "unroll=1) b(normalize; take=[1,4,all] tiled=c vector=16 tile=4 "
+                         "unroll=1)") ==
+        "schedule is not legal: stage a: tasks that take 1 of loop n would all write mean, which "
+        "the loop does not index");
+}
