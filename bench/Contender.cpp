@@ -187,7 +187,7 @@ std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64
   const bool fits = canRunHandWritten() && spec.mode != Mode::Sample && spec.axes.size() == 1 &&
                     spec.dtype == DType::F32 && !isBlocked(spec) &&
                     (channelsFirst || isLast(spec)) &&
-                    (spec.fuse.empty() || spec.fuse == std::vector<Fused>{Fused::Relu});
+                    (spec.fuse.empty() || spec.fuse == std::vector<FuseStep>{{"relu"}});
   return fits ? std::make_unique<HandWritten>(problem, streamingBytes) : nullptr;
 }
 

@@ -298,8 +298,8 @@ llvm::Error run(const Options &options) {
     return internalError(artifact.takeError());
 
   std::vector<std::string> fused;
-  for (Fused f : spec->fuse)
-    fused.emplace_back(toString(f));
+  for (const FuseStep &step : spec->fuse)
+    fused.push_back(step.text());
   fmt::print("{}: {}, mode {}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
              spec->layout.text, toString(spec->dtype),
              fused.empty() ? "" : fmt::format(", then {}", fmt::join(fused, ", ")));

@@ -41,9 +41,9 @@ struct FileSet {
 };
 
 std::string inWords(const Spec &spec, Phase phase) {
-  std::vector<std::string_view> fused;
-  for (Fused step : spec.fuse)
-    fused.push_back(toString(step));
+  std::vector<std::string> fused;
+  for (const FuseStep &step : spec.fuse)
+    fused.push_back(step.text());
   return fmt::format("{} of {} ({}), mode {}, {} {}{}", toString(phase), spec.name,
                      toString(spec.semantics), toString(spec.mode), spec.layout.text,
                      toString(spec.dtype),

@@ -213,7 +213,7 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
                                spec::quoted(*header.descr)));
   if (*header.fortranOrder)
     return failure(path, "expected an array in C order (fortran_order False), "
-                         "found Fortran order");
+                         "found Fortran order; save it with np.ascontiguousarray(...)");
   int64_t size = static_cast<int64_t>(byteSize(*dtype));
   for (int64_t extent : *header.shape)
     if (llvm::MulOverflow(size, extent, size))

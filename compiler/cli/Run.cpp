@@ -50,6 +50,33 @@ struct Request {
         arrays.push_back(argument.name);
     return fmt::format("it writes {}", fmt::join(arrays, ", "));
   }
+  /// What we call an argument that a framework has by another name: ", here 'gamma'".
+  std::string ours(const std::string &theirs) const {
+    constexpr std::pair<std::string_view, std::string_view> names[] = {
+        {"weight", "gamma"},
+        {"scale", "gamma"},
+        {"Scale", "gamma"},
+        {"bias", "beta"},
+        {"B", "beta"},
+        {"Offset", "beta"},
+        {"offset", "beta"},
+        {"input", "x"},
+        {"X", "x"},
+        {"running_mean", "moving_mean"},
+        {"input_mean", "moving_mean"},
+        {"mean", "moving_mean"},
+        {"running_var", "moving_variance"},
+        {"running_std", "moving_variance"},
+        {"input_var", "moving_variance"},
+        {"var", "moving_variance"},
+        {"variance", "moving_variance"},
+        {"residual", "addend"},
+        {"eps", "epsilon"}};
+    for (auto [name, own] : names)
+      if (theirs == name && (isScalar(std::string(own)) || op.operand(own, false) >= 0))
+        return fmt::format(", here '{}'", own);
+    return "";
+  }
   bool isScalar(const std::string &name) const {
     return llvm::is_contained(op.scalarNames(), name);
   }
@@ -61,7 +88,8 @@ struct Request {
       if (!pair)
         return pair.takeError();
       if (!isScalar(pair->name) && op.operand(pair->name, false) < 0)
-        return badInput(fmt::format("{} takes no '{}'; {}", subject(), pair->name, reads()));
+        return badInput(fmt::format("{} takes no '{}'{}; {}", subject(), pair->name,
+                                    ours(pair->name), reads()));
       if (!inputs.emplace(pair->name, pair->text).second)
         return badInput(fmt::format("argument {} is given twice", pair->name));
     }
@@ -116,6 +144,17 @@ llvm::Expected<std::vector<nf_scalar>> readScalars(const Request &request) {
   return scalars;
 }
 
+/// How NumPy makes the one dtype of the other.
+std::string conversion(DType wanted, DType found) {
+  if (wanted == DType::F32 && found == DType::F64)
+    return "; save it with .astype(\"float32\"), or write 'dtype: f64' in the spec";
+  if (wanted == DType::F64)
+    return "; save it with .astype(\"float64\")";
+  if (wanted == DType::F32)
+    return "; save it with .astype(\"float32\")";
+  return "";
+}
+
 llvm::Expected<std::map<std::string, HostArray>> readArrays(const Request &request) {
   std::map<std::string, HostArray> arrays;
   for (const Operand &argument : request.op.operands) {
@@ -127,8 +166,9 @@ llvm::Expected<std::map<std::string, HostArray>> readArrays(const Request &reque
       return located(array.takeError());
     if (array->dtype != argument.dtype)
       return located(llvm::createStringError(
-          fmt::format("{}: error: argument {} takes {}, found {}", path, argument.name,
-                      toString(argument.dtype), toString(array->dtype))));
+          fmt::format("{}: error: argument {} takes {}, found {}{}", path, argument.name,
+                      toString(argument.dtype), toString(array->dtype),
+                      conversion(argument.dtype, array->dtype))));
     arrays.emplace(argument.name, std::move(*array));
   }
   return arrays;

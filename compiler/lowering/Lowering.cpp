@@ -59,8 +59,22 @@ struct NodeEmitter {
       return fma(in[0], in[1], in[2]);
     case ExprOp::Neg:
       return negate(in[0]);
+    case ExprOp::Abs:
+      return math::AbsFOp::create(b, loc, in[0]);
     case ExprOp::Sqrt:
       return math::SqrtOp::create(b, loc, in[0]);
+    case ExprOp::Exp:
+      return math::ExpOp::create(b, loc, in[0]);
+    case ExprOp::Expm1:
+      return math::ExpM1Op::create(b, loc, in[0]);
+    case ExprOp::Log:
+      return math::LogOp::create(b, loc, in[0]);
+    case ExprOp::Log1p:
+      return math::Log1pOp::create(b, loc, in[0]);
+    case ExprOp::Erf:
+      return math::ErfOp::create(b, loc, in[0]);
+    case ExprOp::Tanh:
+      return math::TanhOp::create(b, loc, in[0]);
     case ExprOp::Less:
       return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLT, in[0], in[1]);
     case ExprOp::IsNan:

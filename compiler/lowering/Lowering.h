@@ -1,7 +1,7 @@
 // From an operator and a schedule to linalg on tensors.
 //
-// Leaves: a module with a function a stage. Each step (sum, mean, second moment, merge, normalize
-// with its epilogue) is one linalg.generic over the whole of its loops; what the schedule says is
+// Leaves: a module with a function a stage. A step is one linalg.generic over the whole of its
+// loops, or a few (moments are a sum, a mean, and the sums of residuals); what the schedule says is
 // carried as attributes (Attributes.h) and nothing is tiled yet.
 #pragma once
 

@@ -1,4 +1,5 @@
 // From a spec to its operator: loops, operands, and the formulas of the phases.
+#include "compiler/expr/Functions.h"
 #include "compiler/operator/Operator.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -276,7 +277,7 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
     addOperand("moving_variance", Role::State, Values::Variance, parameter, Index::Statistics,
                false);
   }
-  if (llvm::is_contained(spec_.fuse, Fused::Add))
+  if (llvm::any_of(spec_.fuse, [](const FuseStep &step) { return step.isAdd(); }))
     addOperand("addend", Role::Data, Values::Any, data, Index::Data, false);
   addOperand("y", Role::Data, Values::Any, data, Index::Data, true, {"x", "addend"});
   if (updates) {
@@ -436,8 +437,8 @@ void OperatorBuilder::normalize(const Statistics &statistics) {
     value = value * *gamma;
   else if (beta)
     value = value + *beta;
-  for (Fused fused : spec_.fuse)
-    value = fused == Fused::Add ? value + *addend : clampAtZero(value);
+  for (const FuseStep &step : spec_.fuse)
+    value = step.isAdd() ? value + *addend : findFunction(step.name)->body(value, step.parameters);
   addStep("normalize", Reduce::None, allLoops(), allLoops(), {{"y", value, "y"}});
 }
 

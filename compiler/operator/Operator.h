@@ -5,7 +5,7 @@
 // scalar expressions. Nothing below this room asks for a mode, a phase or an operand by its name.
 #pragma once
 
-#include "compiler/operator/Expr.h"
+#include "compiler/expr/Expr.h"
 #include "compiler/spec/Spec.h"
 
 #include <optional>
@@ -43,7 +43,7 @@ struct Operand {
   Values values = Values::Any;
   DType dtype = DType::F32;
   std::vector<SizeExpr> shape{};   ///< the host's view, dense, in memory order
-  std::vector<int> loops{};         ///< that index it, outermost in memory first
+  std::vector<int> loops{};        ///< that index it, outermost in memory first
   std::vector<SizeExpr> strides{}; ///< by loop of the operator, in elements; 0: not indexed by it
   bool written = false;
   bool padded = false; ///< a blocked axis has its padding in memory, which is written as zeros
@@ -54,9 +54,9 @@ struct Operand {
 
 enum class Reduce : uint8_t {
   None, ///< a map: a value for every index of the step's loops
-  /// The mean of a value as first rounded, the sum of what remains of it, x - mean, and that of its
-  /// squares: three results. The second corrects what the first lost (Chan, Golub, LeVeque 1983,
-  /// corrected two-pass).
+  /// Three results of one value x, which each of them has as its `value`: the mean of x as first
+  /// rounded, the sum of what remains, x - mean, and that of its squares. The second corrects what
+  /// the first lost (Chan, Golub, LeVeque 1983, corrected two-pass). Reads the data twice.
   Moments,
 };
 

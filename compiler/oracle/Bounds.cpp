@@ -102,32 +102,38 @@ private:
   Bounded rounded(double value, double error) const {
     return {value, error + u_ * (std::abs(value) + error) + least_};
   }
+  Bounded approximated(double value, double error) const {
+    return {value, error + 8 * u_ * (std::abs(value) + error) + least_};
+  }
+  /// The nodes that these are made of, but for those of one value for all elements.
+  std::vector<Expr> nodesOf(std::span<const Expr> roots) const;
   /// The formulas of `nodes` at the current index, into values_.
   void evaluate(const std::vector<Expr> &nodes);
-  Bounded evaluate(const Node &node);
+  Bounded evaluate(Expr expr);
   void takeMoments(const Step &step);
   void takeMap(const Step &step);
   std::string why() const;
 
   const Operator &op_;
-  const Arrays &inputs_;
   const bool corrected_; ///< whether the mean is, by the sum of the residuals
   double u_, least_;
   std::vector<int64_t> sizes_, extents_;
   std::vector<double> scalars_;
   std::vector<std::vector<int64_t>> strides_; ///< by operand and loop
+  std::vector<const HostArray *> inputsOf_;   ///< by operand; null for written ones
   int64_t limit_ = 0;                         ///< of the blocked axis
   std::vector<int64_t> index_;                ///< by loop
   std::vector<Bounded> values_;               ///< by node
   std::vector<bool> isRead_;                  ///< by result, whether another step reads it
-  std::vector<Array> results_;                ///< by result, of those that are read
+  std::vector<const std::vector<int> *> loopsOfResult_;
+  std::vector<Array> results_; ///< by result, of those that are read
   std::map<std::string, Tolerance> tolerances_;
   int64_t terms_ = 0; ///< of the longest sum
 };
 
 Evaluator::Evaluator(const Operator &op, const Sizes &sizes, const Arrays &inputs,
                      const Numbers &scalars, bool corrected)
-    : op_(op), inputs_(inputs), corrected_(corrected), u_(unitRoundoff(op.computeType())),
+    : op_(op), corrected_(corrected), u_(unitRoundoff(op.computeType())),
       least_(tiny(op.computeType())), index_(op.loops.size()), values_(op.exprs.size()) {
   for (const std::string &name : op.sizes)
     sizes_.push_back(sizes.at(name));
@@ -138,6 +144,7 @@ Evaluator::Evaluator(const Operator &op, const Sizes &sizes, const Arrays &input
   if (op.blocked)
     limit_ = op.blocked->size.evaluate(sizes_).value();
   for (const Operand &operand : op.operands) {
+    inputsOf_.push_back(operand.written ? nullptr : &inputs.at(operand.name));
     std::vector<int64_t> &strides = strides_.emplace_back();
     for (const SizeExpr &stride : operand.strides)
       strides.push_back(stride.evaluate(sizes_).value());
@@ -159,7 +166,8 @@ template <typename Body> void Evaluator::forEach(const std::vector<int> &loops, 
   }
 }
 
-Bounded Evaluator::evaluate(const Node &node) {
+Bounded Evaluator::evaluate(Expr expr) {
+  const Node &node = op_.exprs[expr];
   const auto in = [&](unsigned k) -> const Bounded & { return values_[node.in[k]]; };
   const Bounded a = arityOf(node.op) > 0 ? in(0) : Bounded();
   const Bounded b = arityOf(node.op) > 1 ? in(1) : Bounded();
@@ -171,15 +179,14 @@ Bounded Evaluator::evaluate(const Node &node) {
   case ExprOp::Constant:
     return given(node.number);
   case ExprOp::Operand: // a kernel computes with what is stored
-    return {inputs_.at(op_.operands[node.index].name).get(offset(node.index)), 0};
+    return {inputsOf_[node.index]->get(offset(node.index)), 0};
   case ExprOp::Result: {
-    const Array &array = results_[node.index];
-    return array[position(op_.result(node.index).loops)];
+    return results_[node.index][position(*loopsOfResult_[node.index])];
   }
   case ExprOp::Scalar:
     return given(scalars_[node.index]);
   case ExprOp::Size:
-    break; // in run()
+    return given(static_cast<double>(op_.exprs.sizeOf(expr).evaluate(sizes_).value()));
   case ExprOp::Add:
     return rounded(a.value + b.value, a.error + b.error);
   case ExprOp::Sub:
@@ -194,6 +201,32 @@ Bounded Evaluator::evaluate(const Node &node) {
     return rounded(std::fma(a.value, b.value, in(2).value), product(a, b) + in(2).error);
   case ExprOp::Neg:
     return {-a.value, a.error};
+  case ExprOp::Abs:
+    return {std::abs(a.value), a.error};
+  // Functions err by 2 units in the last place, erf and tanh in f64 by 4: at most 8 roundings.
+  case ExprOp::Exp: {
+    const double value = std::exp(a.value);
+    return approximated(value, value * std::expm1(a.error));
+  }
+  case ExprOp::Expm1:
+    return approximated(std::expm1(a.value), std::exp(a.value) * std::expm1(a.error));
+  case ExprOp::Log:
+  case ExprOp::Log1p: {
+    const double of = node.op == ExprOp::Log ? a.value : 1 + a.value;
+    return approximated(node.op == ExprOp::Log ? std::log(a.value) : std::log1p(a.value),
+                        of > a.error   ? a.error / (of - a.error)
+                        : a.error == 0 ? 0
+                                       : kInfinity);
+  }
+  case ExprOp::Erf: {
+    const double nearest = std::max(0.0, std::abs(a.value) - a.error);
+    return approximated(std::erf(a.value),
+                        a.error * std::min(2.0, 1.2 * std::exp(-nearest * nearest)));
+  }
+  case ExprOp::Tanh: {
+    const double nearest = std::tanh(std::max(0.0, std::abs(a.value) - a.error));
+    return approximated(std::tanh(a.value), a.error * (1 - nearest * nearest));
+  }
   case ExprOp::Sqrt: {
     const double value = std::sqrt(a.value);
     return rounded(value, std::max(std::sqrt(a.value + a.error) - value,
@@ -215,15 +248,20 @@ Bounded Evaluator::evaluate(const Node &node) {
   return {};
 }
 
+std::vector<Expr> Evaluator::nodesOf(std::span<const Expr> roots) const {
+  std::vector<Expr> nodes = op_.exprs.nodesOf(roots);
+  std::erase_if(nodes, [&](Expr expr) { return op_.exprs.isUniform(expr); });
+  return nodes;
+}
+
 void Evaluator::evaluate(const std::vector<Expr> &nodes) {
   for (Expr expr : nodes)
-    if (op_.exprs[expr].op != ExprOp::Size)
-      values_[expr] = evaluate(op_.exprs[expr]);
+    values_[expr] = evaluate(expr);
 }
 
 void Evaluator::takeMoments(const Step &step) {
   const Expr root = step.results[0].value;
-  const std::vector<Expr> nodes = op_.exprs.nodesOf(std::span(&root, 1));
+  const std::vector<Expr> nodes = nodesOf(std::span(&root, 1));
   const std::vector<int> &kept = step.results[0].loops;
   struct Group {
     long double sum = 0, residuals = 0, squares = 0;
@@ -279,7 +317,7 @@ void Evaluator::takeMap(const Step &step) {
   std::vector<Expr> roots;
   for (const Result &result : step.results)
     roots.push_back(result.value);
-  const std::vector<Expr> nodes = op_.exprs.nodesOf(roots);
+  const std::vector<Expr> nodes = nodesOf(roots);
   std::vector<std::shared_ptr<std::vector<double>>> allowed(step.results.size());
   for (size_t i = 0; i < step.results.size(); ++i) {
     const Result &result = step.results[i];
@@ -336,16 +374,16 @@ std::map<std::string, Tolerance> Evaluator::run() {
     results += step.results.size();
   results_.resize(results);
   isRead_.resize(results);
+  for (uint32_t i = 0; i < results; ++i)
+    loopsOfResult_.push_back(&op_.result(i).loops);
   for (const Step &step : op_.steps)
     for (const Result &result : step.results)
       for (Expr expr : op_.exprs.nodesOf(std::span(&result.value, 1)))
         if (op_.exprs[expr].op == ExprOp::Result)
           isRead_[op_.exprs[expr].index] = true;
   for (Expr expr = 0; expr < op_.exprs.size(); ++expr)
-    if (op_.exprs[expr].op == ExprOp::Size) {
-      const auto size = static_cast<double>(op_.exprs.sizeOf(expr).evaluate(sizes_).value());
-      values_[expr] = {size, u_ * size};
-    }
+    if (op_.exprs.isUniform(expr))
+      values_[expr] = evaluate(expr);
   for (const Step &step : op_.steps)
     if (step.reduce == Reduce::None)
       takeMap(step);

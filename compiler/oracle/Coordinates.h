@@ -19,6 +19,9 @@ struct Place {
   int64_t offset = 0, group = 0, parameter = 0;
 };
 
+/// A function of `fuse` of x in f64, by its definition.
+double applyFunction(const FuseStep &step, double x);
+
 class Coordinates {
 public:
   /// Every named size of the spec must be in `sizes`.

@@ -246,7 +246,7 @@ private:
     // A relu right behind is part of the primitive; in training that writes a
     // mask for the backward pass as well.
     const bool reluFirst = way_ != Way::TransposedBatchNorm && !spec_.fuse.empty() &&
-                           spec_.fuse.front() == Fused::Relu;
+                           spec_.fuse.front().name == "relu";
     bool fused = false;
     BatchNorm::primitive_desc description;
     if (reluFirst) {
@@ -298,13 +298,13 @@ private:
     memory addend;
     for (; next < spec_.fuse.size(); ++next) {
       Step step;
-      if (spec_.fuse[next] == Fused::Add) {
+      if (spec_.fuse[next].isAdd()) {
         if (!addend)
           addend = copyOfData(inputs.at("addend"), data);
         // With a padded last block, oneDNN 2.6.3's binary forgets the relu in
         // that block.
         const bool thenRelu =
-            !hasPadding() && next + 1 < spec_.fuse.size() && spec_.fuse[next + 1] == Fused::Relu;
+            !hasPadding() && next + 1 < spec_.fuse.size() && spec_.fuse[next + 1].name == "relu";
         const auto description = describeAdd(engine_, data, thenRelu);
         step.primitive = dnnl::binary(description);
         step.arguments = {{DNNL_ARG_SRC_0, y_}, {DNNL_ARG_SRC_1, addend}, {DNNL_ARG_DST, y_}};
@@ -332,12 +332,9 @@ private:
         value *= static_cast<float>(inputs_.at("gamma").get(p.parameter));
       if (spec_.center)
         value += static_cast<float>(inputs_.at("beta").get(p.parameter));
-      for (Fused fused : spec_.fuse) {
-        if (fused == Fused::Add)
-          value += static_cast<float>(inputs_.at("addend").get(p.offset));
-        else
-          value = value < 0 ? 0 : value;
-      }
+      for (const FuseStep &step : spec_.fuse)
+        value = step.isAdd() ? value + static_cast<float>(inputs_.at("addend").get(p.offset))
+                             : static_cast<float>(applyFunction(step, value));
       values[p.offset] = value;
     });
   }
@@ -391,6 +388,11 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
 std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Sizes &sizes,
                                        const Arrays &inputs, const Numbers &scalars, int threads,
                                        std::string &whyNot) {
+  for (const FuseStep &step : spec.fuse)
+    if (!step.isAdd() && step.name != "relu") {
+      whyNot = fmt::format("{}: not computed with oneDNN here", step.text());
+      return nullptr;
+    }
   return make(spec, phase, sizes, inputs, scalars, threads,
               spec.mode == Mode::Sample ? Way::LayerNorm : Way::BatchNorm, whyNot);
 }

@@ -14,8 +14,7 @@
 
 namespace normforge::oracle {
 
-/// Arrays by the names of the kernels' arguments (x, gamma, beta, moving_mean, moving_variance,
-/// addend; y, moving_mean, moving_variance, batch_mean, batch_variance).
+/// Arrays by the names of the kernels' arguments.
 using Arrays = std::map<std::string, HostArray>;
 /// Run-time numbers and named sizes by name.
 using Numbers = std::map<std::string, double>;

@@ -3,6 +3,7 @@
 #include "compiler/oracle/Coordinates.h"
 
 #include <cmath>
+#include <stdexcept>
 
 namespace normforge::oracle {
 
@@ -94,6 +95,46 @@ HostArray toArray(const std::vector<double> &values, const std::vector<int64_t> 
 
 } // namespace
 
+double applyFunction(const FuseStep &step, double x) {
+  constexpr double rootOf2 = 1.41421356237309504880, rootOf2OverPi = 0.79788456080286535588;
+  auto clamp = [](double value, double low, double high) { // NaN passes
+    return value < low ? low : value > high ? high : value;
+  };
+  auto softplus = [](double value) {
+    return value > 0 ? value + std::log1p(std::exp(-value)) : std::log1p(std::exp(value));
+  };
+  const std::string &name = step.name;
+  if (name == "relu")
+    return x < 0 ? 0 : x;
+  if (name == "relu6")
+    return clamp(x, 0, 6);
+  if (name == "clamp")
+    return clamp(x, step.parameters[0], step.parameters[1]);
+  if (name == "leaky_relu")
+    return x < 0 ? step.parameters[0] * x : x;
+  if (name == "elu")
+    return x > 0 ? x : step.parameters[0] * std::expm1(x);
+  if (name == "gelu")
+    return 0.5 * x * std::erfc(-x / rootOf2);
+  if (name == "gelu_tanh")
+    return 0.5 * x * (1 + std::tanh(rootOf2OverPi * (x + 0.044715 * x * x * x)));
+  if (name == "sigmoid")
+    return 1 / (1 + std::exp(-x));
+  if (name == "silu")
+    return x / (1 + std::exp(-x));
+  if (name == "tanh")
+    return std::tanh(x);
+  if (name == "softplus")
+    return softplus(x);
+  if (name == "mish")
+    return x * std::tanh(softplus(x));
+  if (name == "hard_sigmoid")
+    return clamp(x / 6 + 0.5, 0, 1);
+  if (name == "hard_swish")
+    return x * clamp(x / 6 + 0.5, 0, 1);
+  throw std::logic_error("the reference has no function '" + name + "'");
+}
+
 Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
   const Coordinates at(spec, sizes);
@@ -122,12 +163,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
       value *= gamma->get(p.parameter);
     if (beta)
       value += beta->get(p.parameter);
-    for (Fused fused : spec.fuse) {
-      if (fused == Fused::Add)
-        value += inputs.at("addend").get(p.offset);
-      else
-        value = value < 0 ? 0 : value; // NaN passes
-    }
+    for (const FuseStep &step : spec.fuse)
+      value = step.isAdd() ? value + inputs.at("addend").get(p.offset) : applyFunction(step, value);
     y.set(p.offset, value);
   });
 

@@ -33,7 +33,9 @@ struct StagePlan {
   /// For each loop, the iterations of it that a task takes; 0: all of them. The number of tasks is
   /// the product of ceil(size/chunk) over the chunked loops.
   std::vector<int64_t> chunks{};
-  int tiled = -1;     ///< the kept loop whose indices a tile covers; -1: none
+  /// The kept loop whose indices a tile covers; -1: none. A tile is within one index of every other
+  /// kept loop, over which a task goes one by one.
+  int tiled = -1;
   int64_t vector = 1; ///< lanes of a vector
   /// Kept indices whose statistics are in registers at once: rows in flight where the innermost
   /// loop is reduced; lanes, a multiple of the vector, where it is kept.

@@ -31,6 +31,9 @@ constexpr int64_t kShortRowVectors = 16, kLongRowVectors = 512;
 constexpr int64_t kJoinedRows = 16;
 /// Bytes of neighboring rows that a task takes the moments of, so that it reads runs.
 constexpr int64_t kRowRunBytes = 8 * 1024;
+/// Instructions of elements' formulas that are in flight at once: what costs much fills the machine
+/// by itself, and is code each time.
+constexpr int64_t kInstructionsInFlight = 96;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
@@ -47,13 +50,19 @@ struct Selection {
   const TargetDescription &target;
   int64_t element;
   int64_t vector;
-  int tiled;         ///< tileLoop
-  bool lanesReduced; ///< the innermost loop is reduced: rows; otherwise columns
+  int64_t mostBodies; ///< of elements' formulas in flight
+  int tiled;          ///< tileLoop
+  bool lanesReduced;  ///< the innermost loop is reduced: rows; otherwise columns
 
   Selection(const Operator &op, const TargetDescription &target)
       : op(op), target(target), element(static_cast<int64_t>(byteSize(op.dtype))),
         vector(target.lanes(byteSize(op.computeType()))), tiled(lastKept(op)),
         lanesReduced(!op.kept.back()) {
+    std::vector<Expr> values;
+    for (const Result &result : op.steps.back().results)
+      values.push_back(result.value);
+    mostBodies =
+        std::max<int64_t>(1, kInstructionsInFlight / std::max<int64_t>(1, op.exprs.cost(values)));
     // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
     // knows yet whether they are longer.
     if (op.blocked && !target.scalableVectors)
@@ -171,8 +180,16 @@ struct Selection {
     }
   }
 
+  /// `vectors` slots, each with `unroll` bodies, as far as the cost of one allows.
+  int64_t boundUnroll(int64_t unroll, int64_t vectors) const {
+    return std::clamp<int64_t>(mostBodies / std::max<int64_t>(1, vectors), 1, unroll);
+  }
+
   StagePlan normalize(bool streams) const {
     StagePlan stage = inFlight(false);
+    if (!lanesReduced && ceilDiv(stage.tile, vector) > mostBodies)
+      stage.tile = columnTile(mostBodies);
+    stage.unroll = boundUnroll(stage.unroll, lanesReduced ? 1 : ceilDiv(stage.tile, vector));
     if (streams && lanesReduced) {
       stage.unroll = 1; // memory sets the pace
       // Rows that no vector divides share lines of y: together they are written whole.

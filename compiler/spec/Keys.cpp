@@ -96,6 +96,14 @@ constexpr ForeignName foreignNames[] = {
     {"input_shape", "'input.shape', the samples axis included"},
     {"data_format", "'input.layout'"},
     {"dtype", "'input.dtype'"},
+    {"bias", "'center': true where beta is added"},
+    {"weight", "'scale': true where gamma is multiplied with"},
+    {"use_global_stats", "'phases': inference takes the moving statistics"},
+    {"begin_norm_axis", "'axis', a list of this axis and those after it"},
+    {"exponential_avg_factor", "'momentum'"},
+    {"exponential_average_factor", "'momentum'"},
+    {"moving_average_fraction", "'momentum'"},
+    {"stash_type", "nothing to choose: statistics of half precision are in f32"},
 };
 
 std::string unknownKey(const std::string &key, std::string_view path,

@@ -12,8 +12,8 @@
 namespace normforge::spec {
 namespace {
 
-constexpr std::string_view letters = "nctdhw";
-constexpr std::string_view expectedLetters = "n, c, t, d, h or w";
+constexpr std::string_view letters = "nbctldhw"; // samples, channels, positions
+constexpr std::string_view expectedLetters = "n, b, c, t, l, d, h or w";
 constexpr int64_t minBlock = 2, maxBlock = 64;
 
 bool isUpper(char c) { return c >= 'A' && c <= 'Z'; }

@@ -131,7 +131,9 @@ void Parser::readMode() {
   } else {
     if (entry->value.isScalar())
       modeName_ = entry->value.text;
-    if (!choose(entry->value, "mode", modeNames, diagnostics_, {}, expectedModes))
+    if (modeName_ == "layer") // the field's name of it
+      modeName_ = "sample";
+    else if (!choose(entry->value, "mode", modeNames, diagnostics_, {}, expectedModes))
       modeKnown_ = false;
   }
   for (size_t i = 0; i < 3; ++i)
@@ -195,6 +197,8 @@ void Parser::readMomentum() {
     momentum.cumulative = true;
   } else if (std::optional<double> ratio = readRatio(value)) {
     momentum.mean = momentum.variance = {*ratio, false};
+  } else if (isNull(value)) {
+    error(value, "momentum is null; PyTorch's average over all batches is 'momentum: cumulative'");
   } else {
     error(value, fmt::format("momentum must be a number from 0 to 1, 'argument', 'cumulative' or "
                              "{{mean: ..., variance: ...}}; found {}",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <limits>
 
 namespace normforge {
@@ -77,14 +78,12 @@ std::string_view toString(RunningVariance variance) {
   return "";
 }
 
-std::string_view toString(Fused fused) {
-  switch (fused) {
-  case Fused::Add:
-    return "add";
-  case Fused::Relu:
-    return "relu";
-  }
-  return "";
+std::string FuseStep::text() const {
+  if (parameters.empty())
+    return name;
+  if (parameters.size() == 1)
+    return fmt::format("{{{}: {}}}", name, parameters[0]);
+  return fmt::format("{{{}: [{}]}}", name, fmt::join(parameters, ", "));
 }
 
 bool Spec::isAxis(int i) const { return std::binary_search(axes.begin(), axes.end(), i); }
@@ -146,8 +145,8 @@ std::string canonicalText(const Spec &spec) {
   text +=
       fmt::format(" running_variance={} center={} scale={} fuse=", toString(spec.runningVariance),
                   spec.center, spec.scale);
-  for (Fused fused : spec.fuse)
-    text += std::string(toString(fused)) + ",";
+  for (const FuseStep &step : spec.fuse)
+    text += step.text() + ",";
   text += " phases=";
   for (Phase phase : kPhases)
     if (spec.hasPhase(phase))

@@ -41,7 +41,9 @@ std::string_view toString(Phase);
 std::optional<Phase> parsePhase(std::string_view text);
 
 enum class Semantics : uint8_t { Keras_1_2, PyTorch, Onnx_15 };
-/// 0 `feature`, 1 `sample`, 2 `batch`.
+/// Keras 1's modes 0, 1 and 2: statistics of each index of `axes`, in inference the moving ones
+/// (Feature); of each index of the other axes (Sample, layer normalization); as Feature, but of the
+/// batch in inference too (Batch).
 enum class Mode : uint8_t { Feature, Sample, Batch };
 /// sqrt(v+e), sqrt(v)+e, sqrt(v+e)+e.
 enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
@@ -49,13 +51,20 @@ enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
 enum class RunningVariance : uint8_t { Biased, Bessel, Keras2 };
 /// What momentum weighs: a*old + (1-a)*batch, or (1-a)*old + a*batch.
 enum class MomentumWeighs : uint8_t { Old, New };
-enum class Fused : uint8_t { Add, Relu };
+/// A step of `fuse`: `add`, whose operand is addend, or a function of compiler/expr/Functions.h.
+struct FuseStep {
+  std::string name;
+  std::vector<double> parameters{}; ///< as many as the function has
+  bool isAdd() const { return name == "add"; }
+  /// As a spec has it: "relu", "{leaky_relu: 0.01}", "{clamp: [0, 6]}".
+  std::string text() const;
+  bool operator==(const FuseStep &) const = default;
+};
 
 std::string_view toString(Semantics);
 std::string_view toString(Mode);
 std::string_view toString(EpsilonPosition);
 std::string_view toString(RunningVariance);
-std::string_view toString(Fused);
 
 /// A number in the spec, or a scalar given at the call.
 struct Number {
@@ -79,14 +88,16 @@ struct Spec {
   DType dtype = DType::F32;
   DType parameterDType = DType::F32;
   Mode mode = Mode::Feature;
-  std::vector<int> axes; ///< ascending, 0 to rank-1; mode 1: the axes reduced over
+  /// Ascending, 0 to rank-1: the axes that gamma and beta have. They are kept in modes 0 and 2 and
+  /// reduced over in mode 1.
+  std::vector<int> axes;
   Number epsilon;
   EpsilonPosition epsilonPosition = EpsilonPosition::Inside;
   Momentum momentum;
   RunningVariance runningVariance = RunningVariance::Biased;
-  bool center = true, scale = true;
-  std::vector<Phase> phases; ///< as listed, without repeats
-  std::vector<Fused> fuse;   ///< in order
+  bool center = true, scale = true; ///< whether beta, gamma exist
+  std::vector<Phase> phases;        ///< as listed, without repeats
+  std::vector<FuseStep> fuse;       ///< in order
 
   int rank() const { return static_cast<int>(shape.size()); }
   bool isAxis(int i) const;

@@ -9,7 +9,7 @@
 namespace normforge::spec {
 
 /// The list under `fuse`, or what is right of it.
-std::vector<Fused> readFuse(const Value &value, Diagnostics &diagnostics);
+std::vector<FuseStep> readFuse(const Value &value, Diagnostics &diagnostics);
 /// Checks the list under `prologue`, of which nothing is built yet. False if it is wrong.
 bool checkPrologue(const Value &value, Diagnostics &diagnostics);
 

@@ -3,6 +3,7 @@
 #include "compiler/target/CodeGen.h"
 #include "compiler/target/HalfPrecision.h"
 #include "compiler/target/PointerViews.h"
+#include "compiler/target/VectorMathPatterns.h"
 
 #include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
 #include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
@@ -81,6 +82,7 @@ struct LlvmConversion::State {
     if (!cpu.fusedMultiplyAdd)
       set.add<ExpandFma>(types, &context, PatternBenefit(2));
     populateHalfPrecisionPatterns(types, set, cpu);
+    populateVectorMathPatterns(set);
     if (cpu.scalableVectors)
       set.add<ScalableMask>(types, &context, PatternBenefit(2));
     populateSCFToControlFlowConversionPatterns(set);

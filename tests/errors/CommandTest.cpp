@@ -172,7 +172,8 @@ TEST_CASE("run refuses arrays that are not what the phase takes") {
   SUBCASE("dtype") {
     folder.array("x64.npy", {2, 3, 2, 2}, 1, DType::F64);
     folder.refuses(runWords({"-o", "y=y.npy"}, "x64.npy"),
-                   "x64.npy: error: argument x takes f32, found f64");
+                   "x64.npy: error: argument x takes f32, found f64; save it with "
+                   ".astype(\"float32\"), or write 'dtype: f64' in the spec");
   }
   SUBCASE("shape of numbers") {
     folder.array("wide.npy", {4}, 1);
@@ -225,6 +226,14 @@ TEST_CASE("run refuses arguments that the phase does not take, and lists what it
                      reads);
   folder.refuses(runWords({"dy=x.npy", "-o", "y=y.npy"}),
                  "normforge: error: phase inference of bn.yaml takes no 'dy'; " + reads);
+  for (auto [theirs, ours] : {std::pair{"weight", "gamma"},
+                              {"bias", "beta"},
+                              {"B", "beta"},
+                              {"scale", "gamma"},
+                              {"running_var", "moving_variance"}})
+    folder.refuses(runWords({std::string(theirs) + "=x.npy", "-o", "y=y.npy"}),
+                   "normforge: error: phase inference of bn.yaml takes no '" + std::string(theirs) +
+                       "', here '" + ours + "'; " + reads);
   folder.refuses(runWords({"x=x.npy", "-o", "y=y.npy"}),
                  "normforge: error: argument x is given twice");
   folder.refuses(runWords({"x", "-o", "y=y.npy"}),

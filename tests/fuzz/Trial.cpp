@@ -174,7 +174,7 @@ private:
       last ^= std::byte{0x40};
     const Size &inner = spec.shape.back();
     if (injection_ == Injection::SplitRelu && options.split &&
-        std::ranges::find(spec.fuse, Fused::Relu) != spec.fuse.end() &&
+        std::ranges::find(spec.fuse, FuseStep{"relu"}) != spec.fuse.end() &&
         (inner.isNamed() ? trial_.sizes.at(inner.name) : inner.value) >= 5)
       last ^= std::byte{0x40};
     return arrays;

@@ -23,7 +23,7 @@ describe() {
     max_len=65536
     ;;
   spec) # a spec file, its operator and its schedules
-    sources=(compiler/spec/*.cpp compiler/operator/*.cpp compiler/schedule/*.cpp
+    sources=(compiler/expr/*.cpp compiler/spec/*.cpp compiler/operator/*.cpp compiler/schedule/*.cpp
       compiler/machine/Machine.cpp runtime/artifact/Artifact.cpp
       runtime/artifact/SizeExpr.cpp runtime/cpu_info/CpuInfo.cpp tests/fuzz/SpecFuzz.cpp)
     uses_llvm=true max_len=4096

@@ -1,5 +1,7 @@
 #include "tests/numerics/SpecDraw.h"
 
+#include "compiler/expr/Functions.h"
+
 #include <algorithm>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -56,11 +58,11 @@ std::string DrawnSpec::yaml() const {
   }
   if (runningVariance)
     text += fmt::format("running_variance: {}\n", toString(*runningVariance));
-  words.clear();
-  for (Fused fused : fuse)
-    words.push_back(toString(fused));
-  if (!words.empty())
-    text += fmt::format("fuse: [{}]\n", fmt::join(words, ", "));
+  std::vector<std::string> steps;
+  for (const FuseStep &step : fuse)
+    steps.push_back(step.text());
+  if (!steps.empty())
+    text += fmt::format("fuse: [{}]\n", fmt::join(steps, ", "));
   return text;
 }
 
@@ -153,8 +155,20 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
     spec.momentum = DrawnMomentum::Pair;
   if (chance(4))
     spec.runningVariance = chance(2) ? RunningVariance::Bessel : RunningVariance::Keras2;
-  spec.fuse = pick<std::vector<Fused>>(
-      {{Fused::Add}, {Fused::Relu}, {Fused::Add, Fused::Relu}, {Fused::Relu, Fused::Add}, {}});
+  const FuseStep add{"add"}, relu{"relu"};
+  spec.fuse = pick<std::vector<FuseStep>>({{add}, {relu}, {add, relu}, {relu, add}, {}});
+  if (chance(3)) {
+    const auto all = functions();
+    const Function &function = all[random_() % all.size()];
+    FuseStep step{std::string(function.name)};
+    for (unsigned i = 0; i < function.parameters; ++i)
+      step.parameters.push_back(i - 0.25 * static_cast<double>(random_() % 4));
+    spec.fuse.insert(chance(2) ? spec.fuse.begin() : spec.fuse.end(), step);
+    if (spec.fuse.size() > 1 && spec.fuse[0] == spec.fuse[1]) // relu after relu is refused
+      spec.fuse.pop_back();
+    if (spec.fuse.size() > 2 && spec.fuse[1] == spec.fuse[2])
+      spec.fuse.pop_back();
+  }
 }
 
 } // namespace normforge::test

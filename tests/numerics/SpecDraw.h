@@ -37,7 +37,7 @@ struct DrawnSpec {
   DrawnEpsilon epsilon = DrawnEpsilon::Default;
   DrawnMomentum momentum = DrawnMomentum::Default;
   std::optional<RunningVariance> runningVariance; ///< none: the preset's
-  std::vector<Fused> fuse;
+  std::vector<FuseStep> fuse;
 
   int rank() const { return static_cast<int>(axes.size()); }
   /// Keys whose values are the language's defaults are left out.

@@ -169,7 +169,7 @@ TEST_CASE("npy: bad headers") {
         "expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '<c8'");
   CHECK(error("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}") ==
         "expected an array in C order (fortran_order False), found Fortran "
-        "order");
+        "order; save it with np.ascontiguousarray(...)");
   CHECK(error("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,)}") ==
         "damaged header: expected one dtype, not the fields of a structure");
   CHECK(error("{'descr': '<f4', 'fortran_order': 0, 'shape': (2,)}") ==

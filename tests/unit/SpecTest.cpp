@@ -85,7 +85,7 @@ TEST_CASE("everything a spec can say") {
   CHECK_FALSE(spec.center);
   CHECK_FALSE(spec.scale);
   CHECK(spec.phases == std::vector<Phase>{Phase::Training, Phase::Inference});
-  CHECK(spec.fuse == std::vector<Fused>{Fused::Relu, Fused::Add, Fused::Relu});
+  CHECK(spec.fuse == std::vector<FuseStep>{{"relu"}, {"add"}, {"relu"}});
   CHECK(spec.sizeNames() == std::vector<std::string>{"N", "T"});
   CHECK_FALSE(spec.hasMovingStatistics());
 }
@@ -118,6 +118,8 @@ TEST_CASE("presets") {
 
 TEST_CASE("axis of mode 1") {
   CHECK(parse(nchw + "mode: sample\n").axes == std::vector<int>{3});
+  CHECK((parse(nchw + "mode: layer\n").mode == Mode::Sample));
+  CHECK(parse("input: {shape: [2, 3, 4], layout: blc}\naxis: c\n").layout.axes == "blc");
   CHECK(parse(nchw + "mode: 1\naxis: -1\n").axes == std::vector<int>{3});
   CHECK(parse(nchw + "mode: 1\naxis: [w]\n").axes == std::vector<int>{3});
   CHECK(parse(nchw + "mode: 1\nsemantics: pytorch\naxis: [w, h, c]\n").axes ==
@@ -184,7 +186,9 @@ TEST_CASE("text forms") {
   CHECK(toString(Mode::Sample) == "sample");
   CHECK(toString(EpsilonPosition::Both) == "both");
   CHECK(toString(RunningVariance::Keras2) == "keras-2");
-  CHECK(toString(Fused::Relu) == "relu");
+  CHECK(FuseStep{"relu"}.text() == "relu");
+  CHECK(FuseStep{"leaky_relu", {0.1}}.text() == "{leaky_relu: 0.1}");
+  CHECK(FuseStep{"clamp", {-1, 6}}.text() == "{clamp: [-1, 6]}");
 }
 
 /// The specs in a folder, and the layers that their comments name: "#   layer" after "# Layers:".
@@ -237,8 +241,8 @@ TEST_CASE("the networks' specs are complete") {
       std::string key;
       for (const Size &size : spec.shape)
         key += size.name + std::to_string(size.value) + ",";
-      for (Fused fused : spec.fuse)
-        key += toString(fused);
+      for (const FuseStep &step : spec.fuse)
+        key += step.text();
       CHECK_MESSAGE(operators.insert(key).second, spec.name << " is the same operator as another");
     }
   }

@@ -1,4 +1,4 @@
-#include "compiler/operator/Expr.h"
+#include "compiler/expr/Expr.h"
 
 #include <algorithm>
 #include <bit>
@@ -15,7 +15,14 @@ unsigned arityOf(ExprOp op) {
   case ExprOp::Size:
     return 0;
   case ExprOp::Neg:
+  case ExprOp::Abs:
   case ExprOp::Sqrt:
+  case ExprOp::Exp:
+  case ExprOp::Expm1:
+  case ExprOp::Log:
+  case ExprOp::Log1p:
+  case ExprOp::Erf:
+  case ExprOp::Tanh:
   case ExprOp::IsNan:
     return 1;
   case ExprOp::Add:
@@ -72,6 +79,63 @@ std::vector<Expr> Exprs::nodesOf(std::span<const Expr> roots) const {
     if (needed[i])
       nodes.push_back(static_cast<Expr>(i));
   return nodes;
+}
+
+/// The name of a function of one argument, or null.
+static const char *nameOf(ExprOp op) {
+  switch (op) {
+  case ExprOp::Abs:
+    return "abs";
+  case ExprOp::Sqrt:
+    return "sqrt";
+  case ExprOp::Exp:
+    return "exp";
+  case ExprOp::Expm1:
+    return "expm1";
+  case ExprOp::Log:
+    return "log";
+  case ExprOp::Log1p:
+    return "log1p";
+  case ExprOp::Erf:
+    return "erf";
+  case ExprOp::Tanh:
+    return "tanh";
+  case ExprOp::IsNan:
+    return "isnan";
+  default:
+    return nullptr;
+  }
+}
+
+/// Instructions of one operation on a vector, counted in VectorMath.h.
+static int64_t costOf(ExprOp op) {
+  switch (op) {
+  case ExprOp::Exp:
+    return 18;
+  case ExprOp::Expm1:
+    return 22;
+  case ExprOp::Log:
+    return 30;
+  case ExprOp::Log1p:
+    return 38;
+  case ExprOp::Erf:
+    return 42;
+  case ExprOp::Tanh:
+    return 34;
+  case ExprOp::Div:
+  case ExprOp::Sqrt:
+    return 4;
+  default:
+    return arityOf(op) == 0 ? 0 : 1;
+  }
+}
+
+int64_t Exprs::cost(std::span<const Expr> roots) const {
+  int64_t sum = 0;
+  for (Expr expr : nodesOf(roots))
+    if (!isUniform(expr))
+      sum += costOf(nodes_[expr].op);
+  return sum;
 }
 
 int64_t Exprs::flops(std::span<const Expr> roots) const {
@@ -153,12 +217,18 @@ std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int
     return wrap(2, in(0, 3) + " * " + in(1, 4) + " + " + in(2, 3));
   case ExprOp::Neg:
     return wrap(3, "-" + in(0, 4));
-  case ExprOp::Sqrt:
-    return "sqrt(" + in(0, 0) + ")";
   case ExprOp::Less:
     return wrap(1, in(0, 2) + " < " + in(1, 2));
+  case ExprOp::Abs:
+  case ExprOp::Sqrt:
+  case ExprOp::Exp:
+  case ExprOp::Expm1:
+  case ExprOp::Log:
+  case ExprOp::Log1p:
+  case ExprOp::Erf:
+  case ExprOp::Tanh:
   case ExprOp::IsNan:
-    return "isnan(" + in(0, 0) + ")";
+    return std::string(nameOf(node.op)) + "(" + in(0, 0) + ")";
   case ExprOp::Select:
     return wrap(0, in(0, 1) + " ? " + in(1, 1) + " : " + in(2, 0));
   }

@@ -1,7 +1,7 @@
 // Scalar expressions as data: the formulas of an operator.
 //
-// One expression gives the body of a linalg.generic, the formula that `explain` prints, its cost
-// and, differentiated, a gradient. Expressions are hash-consed: equal ones are one node, so that
+// One expression gives the body of a linalg.generic, the formula that `explain` prints, its cost,
+// and a bound of its error. Expressions are hash-consed: equal ones are one node, so that
 // what two results share is computed once, and a node's number is above those that it is made of.
 #pragma once
 
@@ -30,7 +30,15 @@ enum class ExprOp : uint8_t {
   Div,
   Fma, ///< in[0]*in[1] + in[2], rounded once
   Neg,
+  Abs,
   Sqrt,
+  // Functions; their errors are in compiler/target/VectorMath.h.
+  Exp,
+  Expm1, ///< exp(x) - 1
+  Log,
+  Log1p, ///< log(1 + x)
+  Erf,
+  Tanh,
   // Conditions, and what takes one.
   Less,   ///< false for NaN
   IsNan,  ///< of in[0]
@@ -71,6 +79,8 @@ public:
   std::vector<Expr> nodesOf(std::span<const Expr> roots) const;
   /// Whether no operand and no result is in it: one value for all elements.
   bool isUniform(Expr expr) const { return uniform_[expr]; }
+  /// Instructions on a vector, about; what is uniform costs nothing.
+  int64_t cost(std::span<const Expr> roots) const;
   /// Floating-point operations, an FMA counted as two; what is uniform costs nothing.
   int64_t flops(std::span<const Expr> roots) const;
   /// Names of what leaves stand for.
@@ -112,7 +122,15 @@ inline Term operator-(Term a) { return {a.in, a.in->make(ExprOp::Neg, a.expr)}; 
 inline Term fma(Term a, Term b, Term c) {
   return {a.in, a.in->make(ExprOp::Fma, a.expr, b.expr, c.expr)};
 }
-inline Term sqrt(Term a) { return {a.in, a.in->make(ExprOp::Sqrt, a.expr)}; }
+inline Term apply(ExprOp op, Term a) { return {a.in, a.in->make(op, a.expr)}; }
+inline Term abs(Term a) { return apply(ExprOp::Abs, a); }
+inline Term sqrt(Term a) { return apply(ExprOp::Sqrt, a); }
+inline Term exp(Term a) { return apply(ExprOp::Exp, a); }
+inline Term expm1(Term a) { return apply(ExprOp::Expm1, a); }
+inline Term log(Term a) { return apply(ExprOp::Log, a); }
+inline Term log1p(Term a) { return apply(ExprOp::Log1p, a); }
+inline Term erf(Term a) { return apply(ExprOp::Erf, a); }
+inline Term tanh(Term a) { return apply(ExprOp::Tanh, a); }
 inline Term less(Term a, Term b) { return a.make(ExprOp::Less, b); }
 inline Term isNan(Term a) { return {a.in, a.in->make(ExprOp::IsNan, a.expr)}; }
 inline Term select(Term condition, Term yes, Term no) {

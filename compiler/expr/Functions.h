@@ -1,0 +1,27 @@
+// The scalar functions that specs name: activations and the like.
+//
+// A function is one row of one table: how it is written, and its expression. What a kernel
+// computes, the formula that `explain` prints, its cost and how far it may be off all come from the
+// row. (The f64 reference has formulas of its own.)
+#pragma once
+
+#include "compiler/expr/Expr.h"
+
+#include <string_view>
+
+namespace normforge {
+
+struct Function {
+  std::string_view name;
+  std::string_view example; ///< how it is written: "leaky_relu: 0.01"
+  unsigned parameters = 0;  ///< numbers after its name: none, one, or a range of two
+  using Body = Term (*)(Term x, std::span<const double> parameters);
+  Body body;
+};
+
+/// All of them, in the order in which messages name them.
+std::span<const Function> functions();
+/// nullptr: there is none of this name.
+const Function *findFunction(std::string_view name);
+
+} // namespace normforge
