@@ -40,8 +40,9 @@ struct List {
   int64_t tokens; ///< the size T
 };
 constexpr List kLists[] = {
-    {"resnet50", 50, 0},    {"googlenet_v2", 96, 0},      {"mobilenet_v2", 32, 0},
-    {"bert_base", 32, 128}, {"transformer_4096", 4, 512}, {"awkward", 64, 0},
+    {"resnet50", 50, 0},      {"googlenet_v2", 96, 0},      {"mobilenet_v2", 32, 0},
+    {"bert_base", 32, 128},   {"transformer_4096", 4, 512}, {"awkward", 64, 0},
+    {"style_transfer", 4, 0}, {"convnext_tiny", 32, 0},     {"transformer_rms", 1, 64},
 };
 /// Enough of each list to see what a change does.
 constexpr std::string_view kQuick[] = {

@@ -184,8 +184,9 @@ std::unique_ptr<OneDnnContender> OneDnnContender::create(const Case &problem, st
 std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64_t streamingBytes) {
   const Spec &spec = problem.spec;
   const bool channelsFirst = spec.axes[0] == 1 && !isLast(spec);
-  const bool fits = canRunHandWritten() && spec.mode != Mode::Sample && spec.axes.size() == 1 &&
-                    spec.dtype == DType::F32 && !isBlocked(spec) &&
+  const bool fits = canRunHandWritten() &&
+                    (spec.mode == Mode::Feature || spec.mode == Mode::Batch) &&
+                    spec.axes.size() == 1 && spec.dtype == DType::F32 && !isBlocked(spec) &&
                     (channelsFirst || isLast(spec)) &&
                     (spec.fuse.empty() || spec.fuse == std::vector<FuseStep>{{"relu"}});
   return fits ? std::make_unique<HandWritten>(problem, streamingBytes) : nullptr;

@@ -60,10 +60,14 @@ std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &sta
 const char *trafficInWords(const Operator &op, const Schedule &schedule) {
   if (!op.reduces())
     return "x is read once";
+  const bool isSum = op.steps.front().reduce == Reduce::Sum;
   if (schedule.stages.size() == 1)
-    return "x is read once from memory, then twice from the task's caches";
-  return "x is read twice from memory, once more from the task's caches, and two partials a "
-         "chunk are written and read";
+    return isSum ? "x is read once from memory, then once from the task's caches"
+                 : "x is read once from memory, then twice from the task's caches";
+  return isSum
+             ? "x is read twice from memory, and a partial a chunk is written and read"
+             : "x is read twice from memory, once more from the task's caches, and two partials a "
+               "chunk are written and read";
 }
 
 const char *formInWords(const Operator &op, const Schedule &schedule) {
@@ -106,9 +110,11 @@ void printFormula(const Spec &spec, Phase phase) {
     denominator = "(sqrt(variance + epsilon) + epsilon)";
     break;
   }
-  fmt::print("\nFormula, by {}\n  y = (x - mean) / {}{}{}\n  epsilon {}\n",
-             toString(spec.semantics), denominator, spec.scale ? " * gamma" : "",
+  fmt::print("\nFormula, by {}\n  y = {} / {}{}{}\n  epsilon {}\n", toString(spec.semantics),
+             spec.hasMean() ? "(x - mean)" : "x", denominator, spec.scale ? " * gamma" : "",
              spec.center ? " + beta" : "", numberInWords(spec.epsilon, "epsilon"));
+  if (!spec.hasMean())
+    fmt::print("  variance is the mean of x * x\n");
   if (phase != Phase::Training || !spec.hasMovingStatistics())
     return;
   const Momentum &momentum = spec.momentum;
@@ -175,6 +181,11 @@ void printSteps(const Operator &op) {
                over.empty() ? "nothing" : fmt::format("{}", fmt::join(over, ", ")));
     if (step.reduce == Reduce::Moments) {
       fmt::print("    mean of {}, sums of what remains and of its squares\n",
+                 op.exprs.text(step.results[0].value, names));
+      continue;
+    }
+    if (step.reduce == Reduce::Sum) {
+      fmt::print("    {} = sum of {}\n", step.results[0].name,
                  op.exprs.text(step.results[0].value, names));
       continue;
     }

@@ -127,6 +127,10 @@ private:
   void lowerMap(const Step &step);
   void lowerMoments(const Step &step, bool partial);
   void mergeMoments(const Step &step);
+  void lowerSum(const Step &step, bool partial);
+  void mergeSum(const Step &step);
+  /// Binds what a reduction's value is made of.
+  llvm::SmallVector<Tensor> bindAll(ArrayRef<Expr> leaves);
 
   Tensor bind(Expr leaf);
   Value uniform(Expr expr, Type type);
@@ -298,12 +302,74 @@ Value StageLowering::chunkCount(OpBuilder &b, Location loc, const ChunkSizes &si
 }
 
 void StageLowering::lower(const Step &step, Part part) {
-  if (step.reduce == Reduce::None)
-    lowerMap(step);
-  else if (part == Part::Merge)
-    mergeMoments(step);
-  else
-    lowerMoments(step, part == Part::Partial);
+  switch (step.reduce) {
+  case Reduce::None:
+    return lowerMap(step);
+  case Reduce::Moments:
+    return part == Part::Merge ? mergeMoments(step) : lowerMoments(step, part == Part::Partial);
+  case Reduce::Sum:
+    return part == Part::Merge ? mergeSum(step) : lowerSum(step, part == Part::Partial);
+  }
+}
+
+llvm::SmallVector<Tensor> StageLowering::bindAll(ArrayRef<Expr> leaves) {
+  llvm::SmallVector<Tensor> tensors;
+  for (Expr leaf : leaves)
+    tensors.push_back(bind(leaf));
+  return tensors;
+}
+
+/// A product is added in one rounding.
+void StageLowering::lowerSum(const Step &step, bool partial) {
+  const Expr root = step.results[0].value;
+  const std::vector<Expr> leaves = leavesOf(root);
+  const llvm::SmallVector<Tensor> inputs = bindAll(leaves);
+  const auto space = s_.statisticSpace(partial);
+  const Node &node = op_.exprs[root];
+  const bool isProduct = node.op == ExprOp::Mul;
+  std::vector<Expr> roots{root};
+  if (isProduct)
+    roots = {node.in[0], node.in[1]};
+  prepare(roots);
+  Value axisSize = reducesPadding() ? s_.size(op_.blocked->size) : Value();
+  const Tensor sum =
+      s_.sum(inputs, space, 1, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+        const NodeEmitter e{b, loc, type_};
+        Values values = emit(b, loc, roots, leaves, v);
+        if (axisSize) // what does not exist adds nothing
+          values[0] = e.select(exists(b, loc, loop, axisSize), values[0], e.constant(0));
+        if (axisSize && isProduct && values[1] != values[0])
+          values[1] = e.select(exists(b, loc, loop, axisSize), values[1], e.constant(0));
+        Value total = v[leaves.size()];
+        return Values{isProduct ? e.fma(values[0], values[1], total) : e.add(values[0], total)};
+      })[0];
+  if (!partial) {
+    leaves_[*op_.exprs.find(ExprOp::Result, step.firstResult)] = sum;
+    return;
+  }
+  s_.writeWorkspace(
+      sum, workspace_.allocate(workspace_.partials[step.firstResult], s_.shapeOf(space), type_));
+}
+
+void StageLowering::mergeSum(const Step &step) {
+  const auto space = s_.statisticSpace(false);
+  std::vector<AffineExpr> index;
+  for (size_t i = 0; i < s_.loops().size(); ++i)
+    if (!s_.loops()[i].kept)
+      index.push_back(s_.loop(static_cast<int>(i)));
+  index.insert(index.end(), space.begin(), space.end());
+  const Tensor partials = s_.workspace(workspace_.partials.at(step.firstResult), index);
+  partialBytes_ = SizeExpr(static_cast<int64_t>(byteSize(op_.computeType())));
+  for (const StageLoop &loop : s_.loops())
+    partialBytes_ = partialBytes_ * loop.size;
+  const Type wide = s_.typeOf(DType::F64);
+  const Tensor sum =
+      s_.sum({partials}, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+        return Values{NodeEmitter{b, loc, wide}.add(v[0], v[1])};
+      })[0];
+  leaves_[*op_.exprs.find(ExprOp::Result, step.firstResult)] =
+      s_.map({sum}, space, type_, wide,
+             [&](OpBuilder &, Location, ValueRange v, Index) { return Values{v[0]}; })[0];
 }
 
 void StageLowering::lowerMap(const Step &step) {

@@ -19,6 +19,22 @@ SizeExpr sizeOf(const Size &size, const std::vector<std::string> &names) {
   return SizeExpr::size(static_cast<uint32_t>(it - names.begin()));
 }
 
+/// Of kernels' symbols.
+const char *shortName(Mode mode) {
+  switch (mode) {
+  case Mode::Feature:
+  case Mode::Batch:
+    break;
+  case Mode::Sample:
+    return "ln";
+  case Mode::Instance:
+    return "in";
+  case Mode::Rms:
+    return "rms";
+  }
+  return "bn";
+}
+
 char upper(char letter) { return static_cast<char>(letter - 'a' + 'A'); }
 
 /// A loop with the axes of the spec that it stands for.
@@ -31,11 +47,13 @@ struct RawLoop {
 
 std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes) {
   std::vector<RawLoop> raw;
-  const bool sample = spec.mode == Mode::Sample;
   auto add = [&](char letter, SizeExpr size, int axis, auto part) {
     const bool named = spec.isAxis(axis);
-    raw.push_back(
-        {{std::string(1, letter), std::move(size)}, {axis}, part, named != sample, named});
+    raw.push_back({{std::string(1, letter), std::move(size)},
+                   {axis},
+                   part,
+                   spec.indexesStatistics(axis),
+                   named});
   };
   const Layout &layout = spec.layout;
   for (int i = 0; i < spec.rank(); ++i)
@@ -82,8 +100,8 @@ public:
     op_.name = spec.name;
     op_.phase = phase;
     op_.dtype = spec.dtype;
-    op_.symbol = fmt::format("nf_{}_{}_{}_{}", spec.mode == Mode::Sample ? "ln" : "bn",
-                             toString(phase), toString(spec.dtype), spec.layout.text);
+    op_.symbol = fmt::format("nf_{}_{}_{}_{}", shortName(spec.mode), toString(phase),
+                             toString(spec.dtype), spec.layout.text);
     op_.sizes = spec.sizeNames();
     op_.scalars = spec.scalars(phase);
     // Nothing has no statistics.
@@ -98,10 +116,12 @@ public:
     const bool updates = training && spec_.hasMovingStatistics();
     makeOperands(training, updates);
     operand("x"); // steps read what was named first before the rest
-    const Statistics statistics = training || spec_.mode != Mode::Feature
-                                      ? batchStatistics(training, updates)
-                                      : movingStatistics();
-    normalize(statistics);
+    if (spec_.hasMovingStatistics() && !training)
+      normalize(movingStatistics());
+    else if (spec_.hasMean())
+      normalize(batchStatistics(training, updates));
+    else
+      normalize(meanOfSquares(training));
     return std::move(op_);
   }
 
@@ -113,8 +133,15 @@ private:
   void addOperand(const char *name, Role role, Values values, DType dtype, Index index,
                   bool written, std::initializer_list<const char *> aliases = {});
   bool isIndexed(int axis, Index index) const {
-    return index == Index::Data ||
-           spec_.isAxis(axis) != (index == Index::Statistics && spec_.mode == Mode::Sample);
+    switch (index) {
+    case Index::Data:
+      return true;
+    case Index::Parameters:
+      return spec_.isAxis(axis);
+    case Index::Statistics:
+      return spec_.indexesStatistics(axis);
+    }
+    return false;
   }
 
   // Leaves of formulas.
@@ -157,11 +184,15 @@ private:
   // Formulas.
   /// What normalize needs: y = (x - mean)*scale + shift. The mean is rounded; shift carries what
   /// rounding lost, so that y is exact where |mean| is far above the deviation.
+  /// Without a mean y = x*scale.
   struct Statistics {
-    Term mean, scale, shift;
+    std::optional<Term> mean;
+    Term scale;
+    std::optional<Term> shift;
   };
-  /// Gamma and beta are indexed as the statistics are (modes 0, 2), not by reduced loops (mode 1).
-  bool parametersAreKept() const { return spec_.mode != Mode::Sample; }
+  /// Gamma and beta are indexed as the statistics are, not by reduced loops: they are in scale and
+  /// shift.
+  bool parametersAreKept() const { return spec_.indexesStatistics(spec_.axes.front()); }
   Term zeroIfNan(Term x) { return select(isNan(x), constant(0), x); }
   /// Keeps NaN.
   Term clampAtZero(Term x) {
@@ -175,6 +206,7 @@ private:
   MomentumWeights momentumWeights();
   std::optional<Term> runningVarianceFactor(Term n, Term epsilon);
   Statistics batchStatistics(bool training, bool updates);
+  Statistics meanOfSquares(bool training);
   Statistics movingStatistics();
   void normalize(const Statistics &statistics);
 
@@ -287,7 +319,8 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
                {"moving_variance"});
   }
   if (training) {
-    addOperand("batch_mean", Role::Statistic, Values::Mean, parameter, Index::Statistics, true);
+    if (spec_.hasMean())
+      addOperand("batch_mean", Role::Statistic, Values::Mean, parameter, Index::Statistics, true);
     addOperand("batch_variance", Role::Statistic, Values::Variance, parameter, Index::Statistics,
                true);
   }
@@ -403,6 +436,19 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
   return {leaves[0], leaves[1], leaves[2]};
 }
 
+/// The mean of squares about 0 (Zhang and Sennrich 2019), and what is written of it.
+OperatorBuilder::Statistics OperatorBuilder::meanOfSquares(bool training) {
+  const Term x = operand("x");
+  const auto sums =
+      addStep("squares", Reduce::Sum, allLoops(), keptLoops(), {{"square_sum", x * x}});
+  const Term square = sums[0] / size(op_.groupSize);
+  const Term scale = reciprocalDeviation(square, number(spec_.epsilon, "epsilon"));
+  std::vector<Named> results{{"scale", scale}};
+  if (training)
+    results.push_back({"batch_variance", square, "batch_variance"});
+  return {{}, addStep("finalize", Reduce::None, keptLoops(), keptLoops(), results)[0], {}};
+}
+
 /// Statistics as they are given.
 OperatorBuilder::Statistics OperatorBuilder::movingStatistics() {
   const Term mean = operand("moving_mean"), variance = operand("moving_variance");
@@ -430,7 +476,8 @@ void OperatorBuilder::normalize(const Statistics &statistics) {
     beta = operand("beta");
   if (op_.operand("addend", false) >= 0)
     addend = operand("addend");
-  Term value = fma(x - statistics.mean, statistics.scale, statistics.shift);
+  Term value = statistics.mean ? fma(x - *statistics.mean, statistics.scale, *statistics.shift)
+                               : x * statistics.scale;
   if (gamma && beta)
     value = fma(value, *gamma, *beta);
   else if (gamma)

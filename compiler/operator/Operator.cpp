@@ -76,6 +76,8 @@ SizeExpr Operator::flops() const {
     perElement += exprs.flops(values);
     if (step.reduce == Reduce::Moments) // an addition; a subtraction, an FMA and an addition
       perElement += 5;
+    else if (step.reduce == Reduce::Sum)
+      perElement += 1;
   }
   return elements * SizeExpr(perElement);
 }

@@ -58,6 +58,7 @@ enum class Reduce : uint8_t {
   /// rounded, the sum of what remains, x - mean, and that of its squares. The second corrects what
   /// the first lost (Chan, Golub, LeVeque 1983, corrected two-pass). Reads the data twice.
   Moments,
+  Sum, ///< one result: the sum of its value
 };
 
 struct Result {

@@ -111,6 +111,7 @@ private:
   void evaluate(const std::vector<Expr> &nodes);
   Bounded evaluate(Expr expr);
   void takeMoments(const Step &step);
+  void takeSum(const Step &step);
   void takeMap(const Step &step);
   std::string why() const;
 
@@ -313,6 +314,42 @@ void Evaluator::takeMoments(const Step &step) {
   }
 }
 
+/// u*growth of the sum of absolute values, and the terms' own errors.
+void Evaluator::takeSum(const Step &step) {
+  const Expr root = step.results[0].value;
+  const std::vector<Expr> nodes = nodesOf(std::span(&root, 1));
+  const std::vector<int> &kept = step.results[0].loops;
+  struct Total {
+    long double sum = 0, absolute = 0;
+    double n = 0, errors = 0, largest = 0;
+  };
+  std::vector<Total> totals(static_cast<size_t>(count(kept)));
+  forEach(step.loops, [&] {
+    evaluate(nodes);
+    Total &total = totals[position(kept)];
+    const Bounded &term = values_[root];
+    total.sum += term.value;
+    total.absolute += std::abs(term.value);
+    total.errors += term.error;
+    total.n += 1;
+    total.largest = std::max(total.largest, std::abs(term.value));
+  });
+  Array &array = results_[step.firstResult];
+  array.resize(totals.size());
+  for (size_t i = 0; i < totals.size(); ++i) {
+    const Total &total = totals[i];
+    const double absolute = static_cast<double>(total.absolute);
+    // Of terms of one size roundings have one sign, as where a single one is all of the sum.
+    const bool isEven = absolute >= 0.99 * total.n * total.largest;
+    const bool isOneElement = 4 * total.largest >= absolute;
+    const double growth =
+        8 + std::max(std::sqrt(total.n), isEven || isOneElement ? total.n / 8 : 0);
+    array[i] = {static_cast<double>(total.sum),
+                total.errors + u_ * growth * absolute + total.n * least_};
+    terms_ = std::max(terms_, static_cast<int64_t>(total.n));
+  }
+}
+
 void Evaluator::takeMap(const Step &step) {
   std::vector<Expr> roots;
   for (const Result &result : step.results)
@@ -387,8 +424,10 @@ std::map<std::string, Tolerance> Evaluator::run() {
   for (const Step &step : op_.steps)
     if (step.reduce == Reduce::None)
       takeMap(step);
-    else
+    else if (step.reduce == Reduce::Moments)
       takeMoments(step);
+    else
+      takeSum(step);
   return std::move(tolerances_);
 }
 

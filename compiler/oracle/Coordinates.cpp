@@ -1,5 +1,6 @@
 #include "compiler/oracle/Coordinates.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace normforge::oracle {
@@ -26,13 +27,22 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
     memoryShape_.push_back(layout.block);
   }
 
-  // Parameters are indexed by `axis` in every mode. Statistics are kept per
-  // index of `axis`, except in mode 1, which keeps one per index of all other
-  // axes.
+  // Parameters are indexed by `axis` in every mode. Statistics are kept per index of `axis`; in
+  // layer and RMS normalization per index of all other axes; in instance normalization per index of
+  // `axis` and sample, whose axis is n, else b, else the first.
+  const bool ofOthers = spec.mode == Mode::Sample || spec.mode == Mode::Rms;
+  int samples = -1;
+  if (spec.mode == Mode::Instance) {
+    samples = static_cast<int>(std::min(layout.axes.find('n'), layout.axes.size()));
+    if (samples == rank)
+      samples = static_cast<int>(std::min(layout.axes.find('b'), layout.axes.size()));
+    if (samples == rank)
+      samples = 0;
+  }
   std::vector<bool> indexesGroup(rank), indexesParameter(rank);
   for (int axis = 0; axis < rank; ++axis) {
     indexesParameter[axis] = spec.isAxis(axis);
-    indexesGroup[axis] = (spec.mode == Mode::Sample) != spec.isAxis(axis);
+    indexesGroup[axis] = axis == samples || ofOthers != spec.isAxis(axis);
     if (indexesParameter[axis])
       parameterShape_.push_back(shape_[axis]);
     if (indexesGroup[axis])

@@ -388,6 +388,10 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
 std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Sizes &sizes,
                                        const Arrays &inputs, const Numbers &scalars, int threads,
                                        std::string &whyNot) {
+  if (spec.mode == Mode::Instance || spec.mode == Mode::Rms) {
+    whyNot = fmt::format("mode {}: not in oneDNN as it is", toString(spec.mode));
+    return nullptr;
+  }
   for (const FuseStep &step : spec.fuse)
     if (!step.isAdd() && step.name != "relu") {
       whyNot = fmt::format("{}: not computed with oneDNN here", step.text());
@@ -400,8 +404,8 @@ std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Size
 std::unique_ptr<OneDnn> OneDnn::createTransposed(const Spec &spec, Phase phase, const Sizes &sizes,
                                                  const Arrays &inputs, const Numbers &scalars,
                                                  int threads, std::string &whyNot) {
-  if (spec.mode != Mode::Sample) {
-    whyNot = "mode 1 alone is checked through the transposed problem";
+  if (spec.mode != Mode::Sample && spec.mode != Mode::Instance) {
+    whyNot = "modes 1 and instance alone are checked through the transposed problem";
     return nullptr;
   }
   return make(spec, phase, sizes, inputs, scalars, threads, Way::TransposedBatchNorm, whyNot);

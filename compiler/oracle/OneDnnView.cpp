@@ -15,7 +15,7 @@ struct Run {
 std::vector<bool> keptAxes(const Spec &spec) {
   std::vector<bool> kept(spec.rank());
   for (int axis = 0; axis < spec.rank(); ++axis)
-    kept[axis] = (spec.mode == Mode::Sample) != spec.isAxis(axis);
+    kept[axis] = spec.indexesStatistics(axis);
   return kept;
 }
 

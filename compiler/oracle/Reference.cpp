@@ -86,6 +86,20 @@ Statistics batchStatistics(const Coordinates &at, const HostArray &x) {
   return result;
 }
 
+/// The mean of squares, about no mean.
+Statistics meanOfSquares(const Coordinates &at, const HostArray &x) {
+  std::vector<long double> squares(at.groups(), 0);
+  at.forEach([&](Place p) {
+    const long double value = x.get(p.offset);
+    squares[p.group] += value * value;
+  });
+  Statistics result;
+  result.mean.assign(squares.size(), 0);
+  for (long double s : squares)
+    result.variance.push_back(static_cast<double>(s / at.groupSize()));
+  return result;
+}
+
 HostArray toArray(const std::vector<double> &values, const std::vector<int64_t> &shape) {
   HostArray array(DType::F64, shape);
   for (size_t i = 0; i < values.size(); ++i)
@@ -149,6 +163,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
       used.mean.push_back(inputs.at("moving_mean").get(g));
       used.variance.push_back(inputs.at("moving_variance").get(g));
     }
+  } else if (spec.mode == Mode::Rms) {
+    used = meanOfSquares(at, x);
   } else {
     used = batchStatistics(at, x);
   }
@@ -186,7 +202,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
     outputs.emplace("moving_mean", toArray(mean, at.groupShape()));
     outputs.emplace("moving_variance", toArray(variance, at.groupShape()));
   }
-  outputs.emplace("batch_mean", toArray(used.mean, at.groupShape()));
+  if (spec.mode != Mode::Rms)
+    outputs.emplace("batch_mean", toArray(used.mean, at.groupShape()));
   outputs.emplace("batch_variance", toArray(used.variance, at.groupShape()));
   return outputs;
 }

@@ -65,21 +65,38 @@ void Parser::readAxis() {
 
 void Parser::useAxisDefault() {
   int rank = spec_.rank();
-  int axis = spec_.mode == Mode::Sample ? -1 : preset_->axis;
+  const bool takesLast = spec_.mode == Mode::Sample || spec_.mode == Mode::Rms;
+  int axis = takesLast ? -1 : preset_->axis;
   spec_.axes = {axis < 0 ? axis + rank : std::min(axis, rank - 1)};
   axesKnown_ = true;
   const Entry *input = keys_.find("input");
-  if (modeKnown_ && spec_.mode != Mode::Sample && input)
+  if (modeKnown_ && input)
     checkReducedAxes(input->value.offset);
 }
 
 void Parser::checkReducedAxes(size_t offset) {
-  if (static_cast<int>(spec_.axes.size()) < spec_.rank())
+  if (spec_.mode == Mode::Sample || spec_.mode == Mode::Rms)
     return;
+  const std::string mode =
+      spec_.mode == Mode::Instance
+          ? "mode instance"
+          : fmt::format("mode {} ({})", static_cast<int>(spec_.mode), toString(spec_.mode));
+  if (spec_.mode == Mode::Instance && spec_.isAxis(spec_.samplesAxis())) {
+    diagnostics_.error(offset,
+                       fmt::format("axis has '{}', the samples axis of layout '{}'; mode instance "
+                                   "keeps statistics for each sample anyway",
+                                   spec_.layout.axes[static_cast<size_t>(spec_.samplesAxis())],
+                                   spec_.layout.text));
+    return;
+  }
+  for (int axis = 0; axis < spec_.rank(); ++axis)
+    if (!spec_.indexesStatistics(axis))
+      return;
   diagnostics_.error(
-      offset, fmt::format("axis takes all axes of layout '{}'; mode {} ({}) needs one or "
+      offset, fmt::format("axis{} all axes of layout '{}'; {} needs one or "
                           "more left to take statistics over",
-                          spec_.layout.text, static_cast<int>(spec_.mode), toString(spec_.mode)));
+                          spec_.mode == Mode::Instance ? " and the samples axis take" : " takes",
+                          spec_.layout.text, mode));
 }
 
 std::optional<int> Parser::readOneAxis(const Value &item) {

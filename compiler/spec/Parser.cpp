@@ -21,9 +21,10 @@ constexpr Choice semanticsNames[] = {
 constexpr Alias semanticsAliases[] = {{"keras", "keras-1.2"},     {"keras-1", "keras-1.2"},
                                       {"torch", "pytorch"},       {"onnx", "onnx-15"},
                                       {"tensorflow", "tf-keras"}, {"keras-2", "tf-keras"}};
-constexpr Choice modeNames[] = {{"feature"},      {"sample"},          {"batch"},
-                                {"group", false}, {"instance", false}, {"rms", false}};
-constexpr char expectedModes[] = "0 (feature), 1 (sample) or 2 (batch)";
+/// In the order of Mode, then what is not built.
+constexpr Choice modeNames[] = {{"feature"},  {"sample"}, {"batch"},
+                                {"instance"}, {"rms"},    {"group", false}};
+constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance or rms";
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
 constexpr Choice phaseNames[] = {{"inference"},     {"training"},          {"backward", false},
@@ -136,12 +137,16 @@ void Parser::readMode() {
     else if (!choose(entry->value, "mode", modeNames, diagnostics_, {}, expectedModes))
       modeKnown_ = false;
   }
-  for (size_t i = 0; i < 3; ++i)
-    if (modeName_ == modeNames[i].name)
+  for (size_t i = 0; i < std::size(modeNames); ++i)
+    if (modeNames[i].built && modeName_ == modeNames[i].name)
       spec_.mode = static_cast<Mode>(i);
   modeKnown_ = modeKnown_ && !modeName_.empty();
-  spec_.epsilonPosition =
-      spec_.mode == Mode::Sample ? preset_->sampleEpsilonPosition : preset_->epsilonPosition;
+  // What a preset does otherwise in mode 1 is of this framework's layer of that time.
+  spec_.epsilonPosition = spec_.mode == Mode::Sample ? preset_->sampleEpsilonPosition
+                          : spec_.mode == Mode::Rms || spec_.mode == Mode::Instance
+                              ? EpsilonPosition::Inside
+                              : preset_->epsilonPosition;
+  spec_.center = spec_.hasMean(); // unless it is written
 }
 
 void Parser::readEpsilon() {

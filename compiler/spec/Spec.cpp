@@ -50,6 +50,10 @@ std::string_view toString(Mode mode) {
     return "sample";
   case Mode::Batch:
     return "batch";
+  case Mode::Instance:
+    return "instance";
+  case Mode::Rms:
+    return "rms";
   }
   return "";
 }
@@ -87,6 +91,27 @@ std::string FuseStep::text() const {
 }
 
 bool Spec::isAxis(int i) const { return std::binary_search(axes.begin(), axes.end(), i); }
+
+int Spec::samplesAxis() const {
+  for (char letter : {'n', 'b'})
+    if (const size_t found = layout.axes.find(letter); found != std::string::npos)
+      return static_cast<int>(found);
+  return 0;
+}
+
+bool Spec::indexesStatistics(int i) const {
+  switch (mode) {
+  case Mode::Feature:
+  case Mode::Batch:
+    return isAxis(i);
+  case Mode::Sample:
+  case Mode::Rms:
+    return !isAxis(i);
+  case Mode::Instance:
+    return isAxis(i) || i == samplesAxis();
+  }
+  return false;
+}
 
 bool Spec::hasPhase(Phase phase) const {
   return std::find(phases.begin(), phases.end(), phase) != phases.end();

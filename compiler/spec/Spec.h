@@ -41,10 +41,11 @@ std::string_view toString(Phase);
 std::optional<Phase> parsePhase(std::string_view text);
 
 enum class Semantics : uint8_t { Keras_1_2, PyTorch, Onnx_15 };
-/// Keras 1's modes 0, 1 and 2: statistics of each index of `axes`, in inference the moving ones
-/// (Feature); of each index of the other axes (Sample, layer normalization); as Feature, but of the
-/// batch in inference too (Batch).
-enum class Mode : uint8_t { Feature, Sample, Batch };
+/// Which statistics are taken of which elements. Keras 1's modes 0, 1 and 2: of each index of
+/// `axes`, in inference the moving ones (Feature); of each index of the other axes (Sample, layer
+/// normalization); as Feature, but of the batch in inference too (Batch). Instance: of each index
+/// of the samples axis and of `axes`. Rms: as Sample, the mean of squares about 0.
+enum class Mode : uint8_t { Feature, Sample, Batch, Instance, Rms };
 /// sqrt(v+e), sqrt(v)+e, sqrt(v+e)+e.
 enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
 /// The moving variance takes v, v*N/(N-1), v*N/(N-(1+e)); N <= 1 (or N <= 1+e) takes v.
@@ -88,8 +89,8 @@ struct Spec {
   DType dtype = DType::F32;
   DType parameterDType = DType::F32;
   Mode mode = Mode::Feature;
-  /// Ascending, 0 to rank-1: the axes that gamma and beta have. They are kept in modes 0 and 2 and
-  /// reduced over in mode 1.
+  /// Ascending, 0 to rank-1: the axes that gamma and beta have. Statistics are taken over them in
+  /// modes Sample and Rms, for each index of them in the others.
   std::vector<int> axes;
   Number epsilon;
   EpsilonPosition epsilonPosition = EpsilonPosition::Inside;
@@ -101,6 +102,12 @@ struct Spec {
 
   int rank() const { return static_cast<int>(shape.size()); }
   bool isAxis(int i) const;
+  /// The axis of letter n, else of b, else the first.
+  int samplesAxis() const;
+  /// Whether axis i indexes the statistics; the others are taken over.
+  bool indexesStatistics(int i) const;
+  /// Whether statistics have a mean, or are the mean of squares alone.
+  bool hasMean() const { return mode != Mode::Rms; }
   bool hasPhase(Phase phase) const;
   /// Mode 0 alone keeps moving statistics.
   bool hasMovingStatistics() const { return mode == Mode::Feature; }

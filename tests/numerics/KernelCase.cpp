@@ -62,7 +62,9 @@ std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes) {
     for (int d = 0; d < spec.rank(); ++d) {
       const auto index = static_cast<size_t>(d);
       exists = exists && at[index] < logical[index];
-      if (spec.isAxis(d) != (spec.mode == Mode::Sample))
+      const bool isSample = spec.mode == Mode::Instance && d == spec.samplesAxis();
+      const bool ofOthers = spec.mode == Mode::Sample || spec.mode == Mode::Rms;
+      if (isSample || spec.isAxis(d) != ofOthers)
         group = group * logical[index] + at[index];
     }
     groups[static_cast<size_t>(i)] = exists ? group : -1;

@@ -69,7 +69,7 @@ void forEachKernel(const std::string &repeat, Phase phase, const std::string &mo
 }
 
 /// The index of gamma and beta for a statistics group: the same in modes 0 and 2.
-bool parametersAreKept(const Spec &spec) { return spec.mode != Mode::Sample; }
+bool parametersAreKept(const Spec &spec) { return spec.indexesStatistics(spec.axes.front()); }
 
 double digits(const Spec &spec) {
   return spec.dtype == DType::F32 ? std::numeric_limits<float>::epsilon()

@@ -32,13 +32,14 @@ std::string DrawnSpec::yaml() const {
   text += fmt::format("input: {{shape: [{}], layout: {}, dtype: {}}}\naxis: [{}]\n",
                       fmt::join(shape, ", "), layout, toString(dtype), fmt::join(listed, ", "));
   if (mode != Mode::Feature)
-    text += fmt::format("mode: {}\n", static_cast<int>(mode));
+    text += mode > Mode::Batch ? fmt::format("mode: {}\n", toString(mode))
+                               : fmt::format("mode: {}\n", static_cast<int>(mode));
   std::vector<std::string_view> words;
   for (Phase phase : phases)
     words.push_back(toString(phase));
   text += fmt::format("phases: [{}]\n", fmt::join(words, ", "));
-  if (!center)
-    text += "center: false\n";
+  if (center != (mode != Mode::Rms))
+    text += fmt::format("center: {}\n", center);
   if (!scale)
     text += "scale: false\n";
   if (epsilon == DrawnEpsilon::Argument)
@@ -89,7 +90,7 @@ DrawnSpec SpecDraw::draw() {
       std::swap(letters[i - 1], letters[random_() % i]);
     for (size_t i = 0; i < spec.axes.size(); ++i)
       spec.axes[i].letter = letters[i];
-    spec.mode = static_cast<Mode>(pick({0, 0, 1, 2}));
+    spec.mode = static_cast<Mode>(pick({0, 0, 1, 2, 3, 4}));
     if (!chance(3))
       spec.semantics = chance(2) ? Semantics::PyTorch : Semantics::Onnx_15;
     if (!listAxes(spec))
@@ -120,7 +121,15 @@ bool SpecDraw::listAxes(DrawnSpec &spec) {
     spec.axes[random_() % spec.axes.size()].listed = true;
     ++listed;
   }
-  if (sample || listed < spec.axes.size())
+  if (spec.mode == Mode::Instance) {
+    auto samples = std::ranges::find(spec.axes, 'n', &DrawnAxis::letter);
+    if (samples == spec.axes.end())
+      samples = spec.axes.begin();
+    listed -= samples->listed;
+    samples->listed = false;
+    return listed > 0 && listed + 1 < spec.axes.size();
+  }
+  if (sample || spec.mode == Mode::Rms || listed < spec.axes.size())
     return true;
   // Modes 0 and 2 reduce over the others; rank 1 has none.
   spec.axes.back().listed = false;
@@ -164,10 +173,8 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
     for (unsigned i = 0; i < function.parameters; ++i)
       step.parameters.push_back(i - 0.25 * static_cast<double>(random_() % 4));
     spec.fuse.insert(chance(2) ? spec.fuse.begin() : spec.fuse.end(), step);
-    if (spec.fuse.size() > 1 && spec.fuse[0] == spec.fuse[1]) // relu after relu is refused
-      spec.fuse.pop_back();
-    if (spec.fuse.size() > 2 && spec.fuse[1] == spec.fuse[2])
-      spec.fuse.pop_back();
+    // relu after relu is refused.
+    spec.fuse.erase(std::unique(spec.fuse.begin(), spec.fuse.end()), spec.fuse.end());
   }
 }
 
