@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <immintrin.h>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
 
 #define NF_AVX512 __attribute__((target("avx512f")))
 #define NF_AVX2 __attribute__((target("avx2,fma")))
@@ -274,3 +276,36 @@ void scaleCopy(const float *x, const float *z, float *y, int64_t count, bool str
 }
 
 } // namespace normforge::bench
+
+#else // no kernels by hand for other machines; the plain loop stands for the memory's speed
+
+namespace normforge::bench {
+
+bool canRunHandWritten() { return false; }
+void inferenceNchw(const HandWrittenProblem &) {}
+void trainingNchw(const HandWrittenProblem &) {}
+void inferenceNhwc(const HandWrittenProblem &) {}
+void trainingNhwc(const HandWrittenProblem &, float *) {}
+
+void scaleCopy(const float *x, const float *z, float *y, int64_t count, bool, int threads) {
+  struct Copy {
+    const float *x, *z;
+    float *y;
+    int64_t count;
+  } copy{x, z, y, count};
+  constexpr int64_t chunk = 4 << 10; // floats
+  const nf_executor executor = nf_openmp_executor(threads);
+  executor.parallel_for(
+      executor.user, static_cast<uint64_t>((count + chunk - 1) / chunk),
+      [](void *data, uint64_t first, uint64_t last) {
+        const Copy &c = *static_cast<const Copy *>(data);
+        const int64_t end = std::min(c.count, static_cast<int64_t>(last) * chunk);
+        for (auto i = static_cast<int64_t>(first) * chunk; i < end; ++i)
+          c.y[i] = 1.5F * c.x[i] + (c.z ? c.z[i] : 0.25F);
+      },
+      &copy);
+}
+
+} // namespace normforge::bench
+
+#endif

@@ -157,11 +157,15 @@ private:
   /// A function of the stage and the sizes.
   template <typename Value>
   void writeStageQuery(const char *type, const char *what, const char *otherwise, Value value) {
+    size_t most = 1; // stages of a variant
+    forEachVariant(
+        [&](size_t, const Variant &variant) { most = std::max(most, variant.stages.size()); });
     line("static inline {}{}_{}({}) {{", type, name_, what, sizeParameters("uint32_t stage"));
-    line("  switch ({}_variant({}) * 4 + stage) {{", name_, sizeArguments());
+    line("  if (stage >= {})\n    return {};", most, otherwise);
+    line("  switch ({}_variant({}) * {} + stage) {{", name_, sizeArguments(), most);
     forEachVariant([&](size_t number, const Variant &variant) {
       for (size_t s = 0; s < variant.stages.size(); ++s)
-        line("  case {}:\n    return {};", number * 4 + s, value(variant.stages[s]));
+        line("  case {}:\n    return {};", number * most + s, value(variant.stages[s]));
     });
     line("  default:\n    return {};\n  }}\n}}", otherwise);
   }

@@ -177,6 +177,58 @@ TEST_CASE("export: headers are C99 and C++, without a warning") {
   }
 }
 
+TEST_CASE("export: a variant may have any number of stages") {
+  // Six stages up to N = 4, two beyond. No kernel of today has as many; the header asks none.
+  Artifact artifact;
+  artifact.name = "many";
+  artifact.phase = "training";
+  artifact.triple = "x86_64-unknown-linux-gnu";
+  artifact.cpu = "x86-64";
+  artifact.sizes = {"N"};
+  Argument argument;
+  argument.name = "y";
+  argument.shape = {SizeExpr::size(0)};
+  argument.written = true;
+  artifact.arguments = {argument};
+  for (const auto &[stages, limit] : {std::pair(6, int64_t{4}), std::pair(2, INT64_MAX)}) {
+    Variant variant;
+    variant.guard = {SizeExpr::size(0), limit};
+    for (int s = 0; s < stages; ++s)
+      variant.stages.push_back({fmt::format("of{}_{}", stages, s), 0, 10 * stages + s, 1});
+    artifact.variants.push_back(variant);
+  }
+  const Folder folder;
+  folder.write("many.h", cHeader({"many", "", {{"many_training", "by hand", {artifact}}}}));
+  std::string program = "#include \"many.h\"\nstatic int calls[8], order;\n";
+  for (const int stages : {6, 2})
+    for (int s = 0; s < stages; ++s)
+      program +=
+          fmt::format("void of{0}_{1}(const nf_call *call, uint64_t first, uint64_t last) {{\n"
+                      "  (void)call;\n  if (first == 0 && last == {0}{1})\n"
+                      "    calls[{1}] = ++order;\n}}\n",
+                      stages, s);
+  folder.write("main.c", program + R"(
+static int run(int64_t n, int stages) {
+  int s;
+  order = 0;
+  for (s = 0; s < 8; ++s)
+    calls[s] = 0;
+  if (many_training_stages(n) != (uint32_t)stages || many_training(0, n, 0) != 0)
+    return 1;
+  for (s = 0; s < 8; ++s)
+    if (calls[s] != (s < stages ? s + 1 : 0))
+      return 2;
+  for (s = stages; s < 20; ++s) /* none is another variant's */
+    if (many_training_stage((uint32_t)s, n) || many_training_tasks((uint32_t)s, n))
+      return 3;
+  return 0;
+}
+int main(void) { return run(4, 6) * 10 + run(5, 2); }
+)");
+  const int status = folder.run("cc -std=c99 -Wall -Wextra -Werror main.c -o main && ./main");
+  CHECK_MESSAGE(status == 0, folder.log());
+}
+
 TEST_CASE("export: headers of one name for two CPUs do not hide each other") {
   const Folder folder;
   REQUIRE(folder.normforge("compile bn.yaml --cpu haswell --emit=header -o one/") == 0);
