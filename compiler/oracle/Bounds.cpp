@@ -9,14 +9,14 @@
 //
 // Growth with n. A sum of n terms rounds at most n times, each time by at most u times the partial
 // sum. Roundings of drawn data have no common sign, so their sum grows like a random walk: its
-// standard deviation is at most u * sqrt(n/3) * sum|x| for one accumulator; the vector kernels have
-// eight or more, which divides n. sqrt(n) is thus at least four standard deviations of what a
-// kernel does. Roundings do have a common sign where one and the same number is added over and over
-// to a sum that dwarfs it: in a group that is constant up to a few roundings, and in one where a
-// single element makes up the variance. There the growth is the n/8 additions of one of eight
-// lanes. oneDNN sums long groups into one accumulator, which in the end dwarfs every term: n/8 for
-// it too (2e5 terms and more show it, 1e6 err by n/20). 8 more are for what does not grow:
-// divisions, the merge of partial results, the conversion to the result's dtype.
+// standard deviation is at most u * sqrt(n/3) * sum|x| for one accumulator, which is what a group
+// has where the lanes of a vector are different groups. 2.5 * sqrt(n) is four of them. Roundings do
+// have a common sign where one and the same number is added over and over to a sum that dwarfs it:
+// in a group that is constant up to a few roundings, and in one where a single element makes up the
+// variance. There the growth is the n/8 additions of one of eight lanes. oneDNN sums long groups
+// into one accumulator, which in the end dwarfs every term: n/8 for it too (2e5 terms and more show
+// it, 1e6 err by n/20). 8 more are for what does not grow: divisions, the merge of partial results,
+// the conversion to the result's dtype.
 //
 // Moments. The mean that x is subtracted from is any number near the mean: what it lacks is in the
 // sum of residuals, whose error is what counts, u*growth*n*(s + f) with f = u*growth*(|m| + s) for
@@ -302,7 +302,7 @@ void Evaluator::takeMoments(const Step &step) {
     const bool isConstant = s <= 8 * u_ * m;
     const bool isOneElement = 4 * g.largest * g.largest >= squares;
     const double growth =
-        8 + std::max(std::sqrt(n), isConstant || isOneElement || !corrected_ ? n / 8 : 0);
+        8 + std::max(2.5 * std::sqrt(n), isConstant || isOneElement || !corrected_ ? n / 8 : 0);
     const double grown = u_ * growth, first = grown * (m + s);
     const double mean = corrected_ ? grown * (s + first) + 4 * u_ * m : first;
     (*arrays[0])[i] = {g.mean, 0};
@@ -343,7 +343,7 @@ void Evaluator::takeSum(const Step &step) {
     const bool isEven = absolute >= 0.99 * total.n * total.largest;
     const bool isOneElement = 4 * total.largest >= absolute;
     const double growth =
-        8 + std::max(std::sqrt(total.n), isEven || isOneElement ? total.n / 8 : 0);
+        8 + std::max(2.5 * std::sqrt(total.n), isEven || isOneElement ? total.n / 8 : 0);
     array[i] = {static_cast<double>(total.sum),
                 total.errors + u_ * growth * absolute + total.n * least_};
     terms_ = std::max(terms_, static_cast<int64_t>(total.n));

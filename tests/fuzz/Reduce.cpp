@@ -122,7 +122,7 @@ Candidates lessFused(const Candidate &from) {
 }
 
 Candidates defaultCenter(const Candidate &from) {
-  return changed(from, [](DrawnSpec &spec) { spec.center = true; });
+  return changed(from, [](DrawnSpec &spec) { spec.center = spec.mode != Mode::Rms; });
 }
 Candidates defaultScale(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.scale = true; });
