@@ -97,6 +97,13 @@ void Parser::checkReducedAxes(size_t offset) {
                           "more left to take statistics over",
                           spec_.mode == Mode::Instance ? " and the samples axis take" : " takes",
                           spec_.layout.text, mode));
+  if (preset_->axis >= spec_.rank()) { // ONNX takes such an input as one channel's
+    const Size &size = spec_.shape[0];
+    diagnostics_.note(offset, fmt::format("under semantics {} these are values of one channel: "
+                                          "write shape: [{}, 1], layout: nc",
+                                          toString(spec_.semantics),
+                                          size.isNamed() ? size.name : std::to_string(size.value)));
+  }
 }
 
 std::optional<int> Parser::readOneAxis(const Value &item) {

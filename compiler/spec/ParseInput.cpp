@@ -100,7 +100,13 @@ void Parser::readShape(const Value &value) {
     std::optional<std::string_view> word = asWord(item);
     std::optional<Integer> integer = asInteger(item);
     std::string problem;
-    if (word && isIdentifier(*word) && word->size() > maxName)
+    // What frameworks write for a size that varies. Under one name two such sizes would be equal.
+    if ((word && (*word == "None" || *word == "?")) || isNull(item) ||
+        (integer && !integer->tooLarge && integer->value == -1))
+      problem = fmt::format("{} does not name a size; a size that varies has a name of its own, "
+                            "such as N or H",
+                            found(item));
+    else if (word && isIdentifier(*word) && word->size() > maxName)
       problem = fmt::format("the name of a size has {} characters; expected at most {}",
                             word->size(), maxName);
     else if (word && isIdentifier(*word))

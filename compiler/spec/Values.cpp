@@ -152,19 +152,18 @@ std::optional<size_t> choose(const Value &value, std::string_view what,
                       fmt::format("{} must be {}; found {}", what, expected, found(value)));
     return std::nullopt;
   }
+  std::string_view name = value.text;
+  for (auto [theirs, ours] : aliases)
+    if (value.text == theirs)
+      name = ours;
   for (const Choice &choice : choices) {
-    if (value.text == choice.name) {
+    if (name == choice.name && !choice.built) {
       diagnostics.unbuilt(value.offset, fmt::format("{} {} is not built yet; expected {}", what,
                                                     quoted(value.text), expected));
       return std::nullopt;
     }
   }
-  std::optional<std::string_view> suggestion;
-  for (auto [theirs, ours] : aliases)
-    if (value.text == theirs)
-      suggestion = ours;
-  if (!suggestion)
-    suggestion = nearest(value.text, all);
+  const std::optional<std::string_view> suggestion = name == value.text ? nearest(name, all) : name;
   diagnostics.error(
       value.offset,
       suggestion ? fmt::format("unknown {} {}; did you mean '{}'?", what, found(value), *suggestion)
