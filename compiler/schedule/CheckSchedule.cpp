@@ -122,6 +122,9 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
       !std::has_single_bit(static_cast<uint64_t>(stage.vector)))
     return fmt::format("vector={}: expected a power of two from {} to {}", stage.vector, least,
                        most);
+  // The lanes' masks keep what is behind the end of a padded axis from being touched.
+  if (stage.vector == 1 && !stage.merges() && op_.blocked && op_.blocked->padded)
+    return "vector=1: expected 2 or more for a padded blocked axis";
   if (stage.tile < 1 || stage.tile > kMostUnrolled * most)
     return fmt::format("tile={}: expected 1 to {}", stage.tile, kMostUnrolled * most);
   if (columns && stage.tile % stage.vector != 0)
