@@ -131,7 +131,7 @@ LogicalResult CallBinder::run() {
     argument.replaceAllUsesWith(value);
   }
   body.eraseArguments(0, arguments);
-  stage_.setAllArgAttrs(ArrayRef<DictionaryAttr>());
+  stage_.removeArgAttrsAttr();
   stage_.setFunctionType(b_.getFunctionType(body.getArgumentTypes(), {}));
   return success();
 }
