@@ -6,37 +6,51 @@
 
 namespace normforge {
 
-unsigned arityOf(ExprOp op) {
-  switch (op) {
-  case ExprOp::Constant:
-  case ExprOp::Operand:
-  case ExprOp::Result:
-  case ExprOp::Scalar:
-  case ExprOp::Size:
-    return 0;
-  case ExprOp::Neg:
-  case ExprOp::Abs:
-  case ExprOp::Sqrt:
-  case ExprOp::Exp:
-  case ExprOp::Expm1:
-  case ExprOp::Log:
-  case ExprOp::Log1p:
-  case ExprOp::Erf:
-  case ExprOp::Tanh:
-  case ExprOp::IsNan:
-    return 1;
-  case ExprOp::Add:
-  case ExprOp::Sub:
-  case ExprOp::Mul:
-  case ExprOp::Div:
-  case ExprOp::Less:
-    return 2;
-  case ExprOp::Fma:
-  case ExprOp::Select:
-    return 3;
-  }
-  return 0;
+namespace {
+
+struct OpTraits {
+  ExprOp op;
+  unsigned arity;
+  int64_t cost;               ///< instructions on a vector; of functions, counted in VectorMath.h
+  const char *name = nullptr; ///< of what is written as a function
+};
+constexpr OpTraits kOps[] = {
+    {ExprOp::Constant, 0, 0},
+    {ExprOp::Operand, 0, 0},
+    {ExprOp::Result, 0, 0},
+    {ExprOp::Scalar, 0, 0},
+    {ExprOp::Size, 0, 0},
+    {ExprOp::Add, 2, 1},
+    {ExprOp::Sub, 2, 1},
+    {ExprOp::Mul, 2, 1},
+    {ExprOp::Div, 2, 4},
+    {ExprOp::Fma, 3, 1},
+    {ExprOp::Neg, 1, 1},
+    {ExprOp::Abs, 1, 1, "abs"},
+    {ExprOp::Sqrt, 1, 4, "sqrt"},
+    {ExprOp::Exp, 1, 18, "exp"},
+    {ExprOp::Expm1, 1, 22, "expm1"},
+    {ExprOp::Log, 1, 30, "log"},
+    {ExprOp::Log1p, 1, 38, "log1p"},
+    {ExprOp::Erf, 1, 42, "erf"},
+    {ExprOp::Tanh, 1, 34, "tanh"},
+    {ExprOp::Less, 2, 1},
+    {ExprOp::IsNan, 1, 1, "isnan"},
+    {ExprOp::Select, 3, 1},
+};
+constexpr bool isInOrder() {
+  for (size_t i = 0; i < std::size(kOps); ++i)
+    if (static_cast<size_t>(kOps[i].op) != i)
+      return false;
+  return std::size(kOps) == static_cast<size_t>(ExprOp::Select) + 1;
 }
+static_assert(isInOrder(), "a row for every operation, in the order of ExprOp");
+
+const OpTraits &traitsOf(ExprOp op) { return kOps[static_cast<size_t>(op)]; }
+
+} // namespace
+
+unsigned arityOf(ExprOp op) { return traitsOf(op).arity; }
 
 Expr Exprs::intern(const Node &node) {
   const Key key{node.op,   node.in[0], node.in[1], node.in[2], std::bit_cast<uint64_t>(node.number),
@@ -81,60 +95,11 @@ std::vector<Expr> Exprs::nodesOf(std::span<const Expr> roots) const {
   return nodes;
 }
 
-/// The name of a function of one argument, or null.
-static const char *nameOf(ExprOp op) {
-  switch (op) {
-  case ExprOp::Abs:
-    return "abs";
-  case ExprOp::Sqrt:
-    return "sqrt";
-  case ExprOp::Exp:
-    return "exp";
-  case ExprOp::Expm1:
-    return "expm1";
-  case ExprOp::Log:
-    return "log";
-  case ExprOp::Log1p:
-    return "log1p";
-  case ExprOp::Erf:
-    return "erf";
-  case ExprOp::Tanh:
-    return "tanh";
-  case ExprOp::IsNan:
-    return "isnan";
-  default:
-    return nullptr;
-  }
-}
-
-/// Instructions of one operation on a vector, counted in VectorMath.h.
-static int64_t costOf(ExprOp op) {
-  switch (op) {
-  case ExprOp::Exp:
-    return 18;
-  case ExprOp::Expm1:
-    return 22;
-  case ExprOp::Log:
-    return 30;
-  case ExprOp::Log1p:
-    return 38;
-  case ExprOp::Erf:
-    return 42;
-  case ExprOp::Tanh:
-    return 34;
-  case ExprOp::Div:
-  case ExprOp::Sqrt:
-    return 4;
-  default:
-    return arityOf(op) == 0 ? 0 : 1;
-  }
-}
-
 int64_t Exprs::cost(std::span<const Expr> roots) const {
   int64_t sum = 0;
   for (Expr expr : nodesOf(roots))
     if (!isUniform(expr))
-      sum += costOf(nodes_[expr].op);
+      sum += traitsOf(nodes_[expr].op).cost;
   return sum;
 }
 
@@ -228,7 +193,7 @@ std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int
   case ExprOp::Erf:
   case ExprOp::Tanh:
   case ExprOp::IsNan:
-    return std::string(nameOf(node.op)) + "(" + in(0, 0) + ")";
+    return std::string(traitsOf(node.op).name) + "(" + in(0, 0) + ")";
   case ExprOp::Select:
     return wrap(0, in(0, 1) + " ? " + in(1, 1) + " : " + in(2, 0));
   }

@@ -129,7 +129,9 @@ private:
   void mergeMoments(const Step &step);
   void lowerSum(const Step &step, bool partial);
   void mergeSum(const Step &step);
-  /// Binds what a reduction's value is made of.
+  /// Binds partial results of the stage before, indexed by the chunks and the statistics.
+  llvm::SmallVector<Tensor> bindPartials(ArrayRef<uint32_t> results);
+  /// Binds what formulas are made of.
   llvm::SmallVector<Tensor> bindAll(ArrayRef<Expr> leaves);
 
   Tensor bind(Expr leaf);
@@ -147,6 +149,15 @@ private:
   bool reducesPadding() const { return isPadded() && !op_.kept[op_.blocked->inner]; }
   /// Whether element (index of the blocks, index of the lanes) of the blocked axis exists.
   Value exists(OpBuilder &b, Location loc, Index loop, Value axisSize) const;
+  /// `value`, or 0 where its element of the blocked axis does not exist; without an axisSize all
+  /// do.
+  Value zeroPadding(OpBuilder &b, Location loc, Index loop, Value axisSize, Value value) const {
+    if (!axisSize)
+      return value;
+    const NodeEmitter e{b, loc, type_};
+    Value zero = e.constant(0);
+    return e.select(exists(b, loc, loop, axisSize), value, zero);
+  }
   /// Whether a later stage reads a result.
   bool isReadLater(uint32_t result) const;
   struct ChunkSizes {
@@ -252,10 +263,7 @@ Value StageLowering::exists(OpBuilder &b, Location loc, Index loop, Value axisSi
 bool StageLowering::isReadLater(uint32_t result) const {
   for (size_t i = index_ + 1; i < schedule_.stages.size(); ++i)
     for (const StepPlan &step : schedule_.stages[i].steps) {
-      std::vector<Expr> roots;
-      for (const Result &read : op_.steps[step.step].results)
-        roots.push_back(read.value);
-      for (Expr leaf : leavesOf(roots))
+      for (Expr leaf : leavesOf(op_.steps[step.step].values()))
         if (op_.exprs[leaf].op == ExprOp::Result && op_.exprs[leaf].index == result)
           return true;
     }
@@ -319,6 +327,22 @@ llvm::SmallVector<Tensor> StageLowering::bindAll(ArrayRef<Expr> leaves) {
   return tensors;
 }
 
+llvm::SmallVector<Tensor> StageLowering::bindPartials(ArrayRef<uint32_t> results) {
+  std::vector<AffineExpr> index;
+  partialBytes_ = SizeExpr(static_cast<int64_t>(results.size() * byteSize(op_.computeType())));
+  for (size_t i = 0; i < s_.loops().size(); ++i) {
+    partialBytes_ = partialBytes_ * s_.loops()[i].size;
+    if (!s_.loops()[i].kept)
+      index.push_back(s_.loop(static_cast<int>(i)));
+  }
+  const auto space = s_.statisticSpace(false);
+  index.insert(index.end(), space.begin(), space.end());
+  llvm::SmallVector<Tensor> tensors;
+  for (uint32_t result : results)
+    tensors.push_back(s_.workspace(workspace_.partials.at(result), index));
+  return tensors;
+}
+
 /// A product is added in one rounding.
 void StageLowering::lowerSum(const Step &step, bool partial) {
   const Expr root = step.results[0].value;
@@ -336,10 +360,8 @@ void StageLowering::lowerSum(const Step &step, bool partial) {
       s_.sum(inputs, space, 1, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         const NodeEmitter e{b, loc, type_};
         Values values = emit(b, loc, roots, leaves, v);
-        if (axisSize) // what does not exist adds nothing
-          values[0] = e.select(exists(b, loc, loop, axisSize), values[0], e.constant(0));
-        if (axisSize && isProduct && values[1] != values[0])
-          values[1] = e.select(exists(b, loc, loop, axisSize), values[1], e.constant(0));
+        for (Value &value : values)
+          value = zeroPadding(b, loc, loop, axisSize, value);
         Value total = v[leaves.size()];
         return Values{isProduct ? e.fma(values[0], values[1], total) : e.add(values[0], total)};
       })[0];
@@ -353,18 +375,10 @@ void StageLowering::lowerSum(const Step &step, bool partial) {
 
 void StageLowering::mergeSum(const Step &step) {
   const auto space = s_.statisticSpace(false);
-  std::vector<AffineExpr> index;
-  for (size_t i = 0; i < s_.loops().size(); ++i)
-    if (!s_.loops()[i].kept)
-      index.push_back(s_.loop(static_cast<int>(i)));
-  index.insert(index.end(), space.begin(), space.end());
-  const Tensor partials = s_.workspace(workspace_.partials.at(step.firstResult), index);
-  partialBytes_ = SizeExpr(static_cast<int64_t>(byteSize(op_.computeType())));
-  for (const StageLoop &loop : s_.loops())
-    partialBytes_ = partialBytes_ * loop.size;
+  const llvm::SmallVector<Tensor> partials = bindPartials(step.firstResult);
   const Type wide = s_.typeOf(DType::F64);
   const Tensor sum =
-      s_.sum({partials}, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+      s_.sum(partials, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
         return Values{NodeEmitter{b, loc, wide}.add(v[0], v[1])};
       })[0];
   leaves_[*op_.exprs.find(ExprOp::Result, step.firstResult)] =
@@ -373,28 +387,21 @@ void StageLowering::mergeSum(const Step &step) {
 }
 
 void StageLowering::lowerMap(const Step &step) {
-  std::vector<Expr> roots;
+  const std::vector<Expr> roots = step.values();
   llvm::SmallVector<Type> types;
-  for (const Result &result : step.results) {
-    roots.push_back(result.value);
+  for (const Result &result : step.results)
     types.push_back(result.operand < 0 ? type_ : s_.typeOf(op_.operands[result.operand].dtype));
-  }
   const std::vector<Expr> leaves = leavesOf(roots);
-  llvm::SmallVector<Tensor> inputs;
-  for (Expr leaf : leaves)
-    inputs.push_back(bind(leaf));
+  const llvm::SmallVector<Tensor> inputs = bindAll(leaves);
   prepare(roots);
   const bool isWhole = step.loops.size() == op_.loops.size();
-  const bool pads = isWhole && isPadded();
-  Value axisSize = pads ? s_.size(op_.blocked->size) : Value();
+  // Padding is written as zeros.
+  Value axisSize = isWhole && isPadded() ? s_.size(op_.blocked->size) : Value();
   const auto outputs = s_.map(inputs, isWhole ? s_.allLoops() : s_.statisticSpace(false), types,
                               type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
                                 Values values = emit(b, loc, roots, leaves, v);
                                 for (Value &value : values)
-                                  if (pads) // padding is written as zeros
-                                    value = NodeEmitter{b, loc, type_}.select(
-                                        exists(b, loc, loop, axisSize), value,
-                                        NodeEmitter{b, loc, type_}.constant(0));
+                                  value = zeroPadding(b, loc, loop, axisSize, value);
                                 return values;
                               });
   for (auto [result, output] : llvm::zip(step.results, outputs)) {
@@ -422,9 +429,7 @@ void StageLowering::lowerMap(const Step &step) {
 void StageLowering::lowerMoments(const Step &step, bool partial) {
   const Expr root = step.results[0].value;
   const std::vector<Expr> leaves = leavesOf(root);
-  llvm::SmallVector<Tensor> inputs;
-  for (Expr leaf : leaves)
-    inputs.push_back(bind(leaf));
+  llvm::SmallVector<Tensor> inputs = bindAll(leaves);
   const auto space = s_.statisticSpace(partial);
   const ChunkSizes sizes = partial ? chunkSizes() : ChunkSizes();
   Value whole = partial ? Value() : s_.number(op_.groupSize, type_);
@@ -433,18 +438,12 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
   };
   prepare(root);
   Value axisSize = reducesPadding() ? s_.size(op_.blocked->size) : Value();
-  auto masked = [&](OpBuilder &b, Location loc, Index loop, Value value) -> Value {
-    if (!axisSize)
-      return value;
-    const NodeEmitter e{b, loc, type_};
-    Value zero = e.constant(0);
-    return e.select(exists(b, loc, loop, axisSize), value, zero);
-  };
   const size_t values = leaves.size();
   const Tensor sum =
       s_.sum(inputs, space, 1, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         Value value = emit(b, loc, root, leaves, v)[0];
-        return Values{NodeEmitter{b, loc, type_}.add(masked(b, loc, loop, value), v[values])};
+        return Values{
+            NodeEmitter{b, loc, type_}.add(zeroPadding(b, loc, loop, axisSize, value), v[values])};
       })[0];
   const Tensor mean =
       s_.map({sum}, space, type_, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
@@ -455,7 +454,7 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
       s_.sum(inputs, space, 2, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         const NodeEmitter e{b, loc, type_};
         Value value = emit(b, loc, root, leaves, v)[0];
-        Value residual = masked(b, loc, loop, e.sub(value, v[values]));
+        Value residual = zeroPadding(b, loc, loop, axisSize, e.sub(value, v[values]));
         return Values{e.fma(residual, residual, v[values + 1]), e.add(residual, v[values + 2])};
       });
   const Tensor &squares = second[0], &residuals = second[1];
@@ -486,15 +485,8 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
 void StageLowering::mergeMoments(const Step &step) {
   const auto space = s_.statisticSpace(false);
   const ChunkSizes sizes = chunkSizes();
-  std::vector<AffineExpr> index;
-  for (size_t i = 0; i < sizes.cut.size(); ++i)
-    index.push_back(s_.loop(static_cast<int>(i)));
-  index.insert(index.end(), space.begin(), space.end());
-  const Tensor means = s_.workspace(workspace_.partials.at(step.firstResult), index),
-               squares = s_.workspace(workspace_.partials.at(step.firstResult + 2), index);
-  partialBytes_ = SizeExpr(2 * static_cast<int64_t>(byteSize(op_.computeType())));
-  for (const StageLoop &loop : s_.loops())
-    partialBytes_ = partialBytes_ * loop.size;
+  const auto partials = bindPartials({step.firstResult, step.firstResult + 2});
+  const Tensor &means = partials[0], &squares = partials[1];
 
   // In f64: there may be hundreds of thousands of partials, and they are few beside the data.
   const Type wide = s_.typeOf(DType::F64);

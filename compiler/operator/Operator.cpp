@@ -4,6 +4,13 @@
 
 namespace normforge {
 
+std::vector<Expr> Step::values() const {
+  std::vector<Expr> values;
+  for (const Result &result : results)
+    values.push_back(result.value);
+  return values;
+}
+
 int Operator::operand(std::string_view name, bool written) const {
   for (size_t i = 0; i < operands.size(); ++i)
     if (operands[i].name == name && operands[i].written == written)
@@ -70,10 +77,7 @@ SizeExpr Operator::flops() const {
   for (const Step &step : steps) {
     if (step.loops.size() != loops.size())
       continue;
-    std::vector<Expr> values;
-    for (const Result &result : step.results)
-      values.push_back(result.value);
-    perElement += exprs.flops(values);
+    perElement += exprs.flops(step.values());
     if (step.reduce == Reduce::Moments) // an addition; a subtraction, an FMA and an addition
       perElement += 5;
     else if (step.reduce == Reduce::Sum)

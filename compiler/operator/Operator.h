@@ -77,6 +77,9 @@ struct Step {
   std::vector<int> loops; ///< that it runs over, in the operator's order
   std::vector<Result> results;
   uint32_t firstResult = 0; ///< the number of results[0] among all results
+
+  /// The results' formulas, in their order.
+  std::vector<Expr> values() const;
 };
 
 struct Operator {

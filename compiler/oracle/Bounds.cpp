@@ -351,9 +351,7 @@ void Evaluator::takeSum(const Step &step) {
 }
 
 void Evaluator::takeMap(const Step &step) {
-  std::vector<Expr> roots;
-  for (const Result &result : step.results)
-    roots.push_back(result.value);
+  const std::vector<Expr> roots = step.values();
   const std::vector<Expr> nodes = nodesOf(roots);
   std::vector<std::shared_ptr<std::vector<double>>> allowed(step.results.size());
   for (size_t i = 0; i < step.results.size(); ++i) {

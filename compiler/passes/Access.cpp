@@ -34,9 +34,14 @@ Value StepEmitter::laneOffsets(Width width, OpFoldResult stride) {
 Value StepEmitter::load(const Access &access, const Place &place, const Spot &spot) {
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
-  if (!stride || spot.width.isScalar())
+  if (!stride || (spot.width.isScalar() && !place.bound))
     return memref::LoadOp::create(b_, loc_, place.view, at);
   auto type = spot.width.vector(access.element());
+  if (spot.width.isScalar()) { // one lane, which may not exist
+    Value lane = vector::MaskedLoadOp::create(
+        b_, loc_, type, place.view, at, existing(access, place, spot), constants_.zero(loc_, type));
+    return vector::ExtractOp::create(b_, loc_, lane, ArrayRef<int64_t>{0});
+  }
   Value mask = existing(access, place, spot);
   if (getConstantIntValue(stride) == 1) {
     if (!mask)
@@ -87,11 +92,16 @@ void StepEmitter::store(const Access &access, const Place &place, const Spot &sp
                         bool streams) {
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
-  if (!stride || spot.width.isScalar()) {
+  if (!stride || (spot.width.isScalar() && !place.bound)) {
     memref::StoreOp::create(b_, loc_, value, place.view, at);
     return;
   }
   Value mask = existing(access, place, spot);
+  if (spot.width.isScalar()) { // one lane, which may not exist
+    Value lane = vector::BroadcastOp::create(b_, loc_, spot.width.vector(access.element()), value);
+    vector::MaskedStoreOp::create(b_, loc_, place.view, at, mask, lane);
+    return;
+  }
   if (getConstantIntValue(stride) == 1) {
     // One lane is an element. (LLVM 22 would store twice its bytes where it has been narrowed: its
     // x86 backend makes a store of the wide element of a masked store under such a constant mask.)

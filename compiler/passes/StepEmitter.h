@@ -54,7 +54,6 @@ private:
   using RangeBody = llvm::function_ref<Sums(OpFoldResult, Sums)>;
 
   // Steps.
-  LogicalResult checkStreams() const;
   FailureOr<Sums> zeros();
   void finishSums(const Sums &sums);
   Value reduceRows(ArrayRef<Value> rows);

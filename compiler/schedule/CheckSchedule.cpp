@@ -122,9 +122,6 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
       !std::has_single_bit(static_cast<uint64_t>(stage.vector)))
     return fmt::format("vector={}: expected a power of two from {} to {}", stage.vector, least,
                        most);
-  // The lanes' masks keep what is behind the end of a padded axis from being touched.
-  if (stage.vector == 1 && !stage.merges() && op_.blocked && op_.blocked->padded)
-    return "vector=1: expected 2 or more for a padded blocked axis";
   if (stage.tile < 1 || stage.tile > kMostUnrolled * most)
     return fmt::format("tile={}: expected 1 to {}", stage.tile, kMostUnrolled * most);
   if (columns && stage.tile % stage.vector != 0)
@@ -151,10 +148,7 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
 /// What a step reads was made before, where the stage can read it.
 std::string Checker::checkReads(size_t index, const StepPlan &plan) const {
   const Step &step = op_.steps[plan.step];
-  std::vector<Expr> roots;
-  for (const Result &result : step.results)
-    roots.push_back(result.value);
-  for (Expr expr : op_.exprs.nodesOf(roots)) {
+  for (Expr expr : op_.exprs.nodesOf(step.values())) {
     if (op_.exprs[expr].op != ExprOp::Result)
       continue;
     const Step &maker = op_.stepOf(op_.exprs[expr].index);
@@ -181,10 +175,7 @@ std::string Checker::checkWrites(size_t index, const Step &step) const {
       for (const StepPlan &later : schedule_.stages[i].steps) {
         if (later.step >= op_.steps.size())
           continue;
-        std::vector<Expr> roots;
-        for (const Result &read : op_.steps[later.step].results)
-          roots.push_back(read.value);
-        for (Expr expr : op_.exprs.nodesOf(roots)) {
+        for (Expr expr : op_.exprs.nodesOf(op_.steps[later.step].values())) {
           const Node &node = op_.exprs[expr];
           isWritten |= node.op == ExprOp::Result && node.index == number;
           if (result.operand < 0 || node.op != ExprOp::Operand)

@@ -58,11 +58,8 @@ struct Selection {
       : op(op), target(target), element(static_cast<int64_t>(byteSize(op.dtype))),
         vector(target.lanes(byteSize(op.computeType()))), tiled(lastKept(op)),
         lanesReduced(!op.kept.back()) {
-    std::vector<Expr> values;
-    for (const Result &result : op.steps.back().results)
-      values.push_back(result.value);
-    mostBodies =
-        std::max<int64_t>(1, kInstructionsInFlight / std::max<int64_t>(1, op.exprs.cost(values)));
+    const int64_t cost = op.exprs.cost(op.steps.back().values());
+    mostBodies = std::max<int64_t>(1, kInstructionsInFlight / std::max<int64_t>(1, cost));
     // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
     // knows yet whether they are longer.
     if (op.blocked && !target.scalableVectors)

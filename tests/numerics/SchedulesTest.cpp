@@ -172,6 +172,47 @@ TEST_CASE("mutated schedules are refused or right: native") { tryMutations("nati
 TEST_CASE("mutated schedules are refused or right: haswell") { tryMutations("haswell", 40); }
 TEST_CASE("mutated schedules are refused or right: x86-64-v2") { tryMutations("x86-64-v2", 40); }
 
+/// The last element of a padded axis is at the end of what is not padded: parameters, statistics.
+TEST_CASE("single lanes stop where a padded axis ends") {
+  struct Row {
+    const char *cpu, *yaml, *schedule;
+  };
+  const char *columns = "name: columns\ninput: {shape: [2, 15, 49], layout: Hwt4h, dtype: f16}\n"
+                        "axis: [0, 2]\nphases: [training]\n";
+  const char *rows = "name: rows\nsemantics: pytorch\n"
+                     "input: {shape: [3, 6, 5, 7], layout: nChw4c}\naxis: [c, h, w]\nmode: 1\n"
+                     "phases: [training]\n";
+  const Row cases[] = {
+      {"x86-64-v4", columns,
+       "fused(moments + finalize + normalize; take=[1,all,1,4] tiled=h vector=1 tile=4 unroll=4)"},
+      {"x86-64-v2", columns,
+       "fused(moments + finalize + normalize; take=[1,all,1,4] tiled=h vector=1 tile=2 unroll=1)"},
+      {"x86-64-v2", rows,
+       "moments(partial moments; take=[1,all,8,all] tiled=n vector=4 tile=1 unroll=1) "
+       "merge(merge moments + finalize; take=[all,2] tiled=n vector=2 tile=2 unroll=1) "
+       "normalize(normalize; take=[1,all,8,3] tiled=n vector=4 tile=1 unroll=1)"},
+  };
+  for (const Row &row : cases) {
+    Session *session = sessionOrSkip(row.cpu);
+    if (!session)
+      continue;
+    const Spec spec = specOf(row.yaml);
+    const Operator op = makeOperator(spec, Phase::Training);
+    // The heads that the CPUs take.
+    const Schedule form = scheduleForms(op, session->target()).front();
+    auto schedule = parseSchedule(std::string("tails=narrower ") + row.schedule, op);
+    REQUIRE(schedule);
+    schedule->maskedTails = form.maskedTails;
+    schedule->maskedLoads = form.maskedLoads;
+    REQUIRE(llvm::toString(checkSchedule(*schedule, op, session->target())) == "");
+    INFO(repeatCommand("single lanes*"), " cpu ", std::string(row.cpu), "\n", schedule->text(op));
+    const oracle::Arrays inputs = oracle::drawInputs(spec, Phase::Training, {}, testSeed());
+    const std::string wrong = wrongResults(TestKernel(op, always(*schedule), *session), spec,
+                                           Phase::Training, {}, inputs);
+    CHECK_MESSAGE(wrong.empty(), wrong);
+  }
+}
+
 TEST_CASE("all schedules to choose from are right") {
   for (const char *cpu : {"native", "x86-64-v2"}) {
     Session *session = sessionOrSkip(cpu);
