@@ -47,7 +47,7 @@ public:
     if (!phase_.empty()) {
       const std::optional<Phase> phase = parsePhase(phase_);
       if (!phase)
-        return badInput(fmt::format("--phase: expected inference or training, found '{}'", phase_));
+        return badInput(fmt::format("--phase: expected {}, found '{}'", phaseChoices(), phase_));
       if (!spec.hasPhase(*phase))
         return llvm::Error::success();
       phases = {*phase};
@@ -230,7 +230,7 @@ void declareCheck(CLI::App &app, int &status) {
                   "Compile for this CPU, which must be one that this machine can stand for "
                   "(default: native)")
       ->type_name("CPU");
-  sub->add_option("--phase", options->phase, "inference or training (default: each of a spec's)")
+  sub->add_option("--phase", options->phase, phaseChoices() + " (default: each of a spec's)")
       ->type_name("PHASE");
   sub->add_option("--data", options->data,
                   "How inputs are drawn: normal, offset (mean far from 0), constant, outlier or "

@@ -123,6 +123,17 @@ bool environmentVerifies() {
   return word && llvm::StringRef(word) == "1";
 }
 
+std::string phaseChoices() {
+  std::string text;
+  for (Phase phase : kPhases)
+    text += fmt::format("{}{}",
+                        phase == kPhases[0]                        ? ""
+                        : phase == kPhases[std::size(kPhases) - 1] ? " or "
+                                                                   : ", ",
+                        toString(phase));
+  return text;
+}
+
 llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::StringRef word) {
   if (word.empty())
     return spec.phases.front();

@@ -64,6 +64,8 @@ struct NamedText {
 llvm::Expected<NamedText> parseNamedText(llvm::StringRef word, llvm::StringRef what);
 /// The number of threads that --threads asks for; all hardware threads where it is empty.
 llvm::Expected<int> parseThreads(llvm::StringRef word);
+/// "inference, training or backward"
+std::string phaseChoices();
 /// The phase that --phase asks for; the spec's first where it is empty.
 llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::StringRef word);
 /// The same where all phases are wanted when none is asked for.

@@ -219,9 +219,8 @@ void declareCompile(CLI::App &app, int &status) {
   sub->add_option("--target", options->machine,
                   "The machine, x86_64-linux-gnu or aarch64-linux-gnu (default: the CPU's)")
       ->type_name("TRIPLE");
-  sub->add_option(
-         "--phase", options->phase,
-         "inference or training (default: all of the spec's in a file; the first, printed)")
+  sub->add_option("--phase", options->phase,
+                  phaseChoices() + " (default: all of the spec's in a file; the first, printed)")
       ->type_name("PHASE");
   sub->add_option("--variant", options->variant,
                   "The number of one variant, as `normforge explain` shows them (default: all, one "

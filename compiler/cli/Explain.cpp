@@ -56,30 +56,90 @@ std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &sta
   return text;
 }
 
-/// What of the arrays moves, and where from.
-const char *trafficInWords(const Operator &op, const Schedule &schedule) {
-  if (!op.reduces())
-    return "x is read once";
-  const bool isSum = op.steps.front().reduce == Reduce::Sum;
-  if (schedule.stages.size() == 1)
-    return isSum ? "x is read once from memory, then once from the task's caches"
-                 : "x is read once from memory, then twice from the task's caches";
-  return isSum
-             ? "x is read twice from memory, and a partial a chunk is written and read"
-             : "x is read twice from memory, once more from the task's caches, and two partials a "
-               "chunk are written and read";
+/// Names of arrays of the data: what reductions read, or else what elements are made of first; what
+/// is written.
+std::vector<std::string> arraysRead(const Operator &op) {
+  std::vector<std::string> names;
+  for (const Step &step : op.steps)
+    for (Expr expr : op.exprs.nodesOf(step.values())) {
+      const Node &node = op.exprs[expr];
+      if (node.op != ExprOp::Operand || !op.isWhole(op.operands[node.index]) ||
+          (op.reduces() ? step.reduce == Reduce::None || !op.isWhole(step) : !names.empty()))
+        continue;
+      if (const std::string &name = op.operands[node.index].name; !llvm::is_contained(names, name))
+        names.push_back(name);
+    }
+  return names;
+}
+std::vector<std::string> arraysWritten(const Operator &op) {
+  std::vector<std::string> names;
+  for (const Operand &operand : op.operands)
+    if (operand.written && op.isWhole(operand))
+      names.push_back(operand.name);
+  return names;
 }
 
+std::string times(int count) {
+  return count == 1 ? "once" : count == 2 ? "twice" : fmt::format("{} times", count);
+}
+
+/// What of the arrays moves, and where from.
+std::string trafficInWords(const Operator &op, const Schedule &schedule) {
+  int stages = 0, passes = 0;
+  size_t partials = 0;
+  for (const StagePlan &stage : schedule.stages) {
+    int own = 0;
+    for (const StepPlan &plan : stage.steps) {
+      const Step &step = op.steps[plan.step];
+      if (!op.isWhole(step) || plan.part == Part::Merge)
+        continue;
+      const bool isMoments = step.reduce == Reduce::Moments;
+      own += isMoments ? 2 : 1;
+      if (plan.part == Part::Partial)
+        partials += isMoments ? 2 : step.results.size();
+    }
+    stages += own > 0;
+    passes += own;
+  }
+  const std::vector<std::string> arrays = arraysRead(op);
+  std::string text = fmt::format("{} {} read {}", fmt::join(arrays, ", "),
+                                 arrays.size() == 1 ? "is" : "are", times(stages));
+  if (!op.reduces())
+    return text;
+  text += " from memory";
+  if (passes > stages)
+    text += fmt::format(", {}{} from the task's caches", stages == 1 ? "then " : "",
+                        times(passes - stages) + (stages == 1 ? "" : " more"));
+  if (partials == 1)
+    text += ", and a partial a chunk is written and read";
+  else if (partials > 1)
+    text += fmt::format(", and {} partials a chunk are written and read",
+                        partials == 2 ? "two" : std::to_string(partials));
+  return text;
+}
+
+/// Fused: one stage goes through the data.
 const char *formInWords(const Operator &op, const Schedule &schedule) {
-  return !op.reduces() ? "elementwise" : schedule.stages.size() == 1 ? "fused" : "split";
+  if (!op.reduces())
+    return "elementwise";
+  const auto goesThrough = [&](const StagePlan &stage) {
+    return llvm::any_of(stage.steps, [&](const StepPlan &plan) {
+      return plan.part != Part::Merge && op.isWhole(op.steps[plan.step]);
+    });
+  };
+  return llvm::count_if(schedule.stages, goesThrough) == 1 ? "fused" : "split";
 }
 
 void printSchedule(const Operator &op, const Schedule &schedule) {
+  const std::string written = fmt::format("{}", fmt::join(arraysWritten(op), ", "));
   fmt::print("    vectors of {} {}, tails {}{}\n", schedule.stages.front().vector,
              toString(op.computeType()),
              schedule.maskedTails ? "under a mask" : "in narrower vectors",
-             schedule.stages.back().streams ? ", y stored around the caches" : "");
-  fmt::print("    moved      {}; y is written once\n", trafficInWords(op, schedule));
+             llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
+                 ? fmt::format(", {} stored around the caches", written)
+                 : "");
+  fmt::print("    moved      {}; {} {} written once\n", trafficInWords(op, schedule), written,
+             arraysWritten(op).size() == 1 ? "is" : "are");
   for (size_t i = 0; i < schedule.stages.size(); ++i) {
     const StagePlan &stage = schedule.stages[i];
     const std::vector<StageLoop> loops = stageLoops(op, schedule, i);
@@ -87,7 +147,8 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
                flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
                stage.reversed ? "; tasks from the last to the first" : "");
     if (stage.prefetches)
-      fmt::print("               while y is written, the next tile's x is fetched into L2\n");
+      fmt::print("               while {} is written, the next tile's {} is fetched into L2\n",
+                 written, fmt::join(arraysRead(op), ", "));
   }
 }
 
@@ -155,9 +216,9 @@ void printLoops(const Operator &op, const Values &values) {
         parameters.push_back(operand.name);
     fmt::print("{}for {} in {}: {}{}{}\n", indent, op.loops[i].name,
                describe(op.loops[i].size, op.sizes, values),
-               op.kept[i] ? "kept, indexes the statistics" : "reduced",
+               op.kept()[i] ? "kept, indexes the statistics" : "reduced",
                parameters.empty() ? ""
-               : op.kept[i]       ? " and "
+               : op.kept()[i]     ? " and "
                                   : ", indexes ",
                fmt::join(parameters, ", "));
     indent += "  ";
@@ -184,15 +245,11 @@ void printSteps(const Operator &op) {
                  op.exprs.text(step.results[0].value, names));
       continue;
     }
-    if (step.reduce == Reduce::Sum) {
-      fmt::print("    {} = sum of {}\n", step.results[0].name,
-                 op.exprs.text(step.results[0].value, names));
-      continue;
-    }
+    const bool sums = step.reduce == Reduce::Sum;
     std::vector<std::pair<std::string, Expr>> results;
     for (const Result &result : step.results)
       results.emplace_back(result.name + (result.operand < 0 ? "" : "'"), result.value);
-    for (const std::string &line : op.exprs.lines(results, names))
+    for (const std::string &line : op.exprs.lines(results, names, sums))
       fmt::print("    {}\n", line);
   }
 }
@@ -339,7 +396,7 @@ void declareExplain(CLI::App &app, int &status) {
   sub->add_option("--target", options->machine,
                   "The machine, x86_64-linux-gnu or aarch64-linux-gnu (default: the CPU's)")
       ->type_name("TRIPLE");
-  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
+  sub->add_option("--phase", options->phase, phaseChoices() + " (default: the spec's first)")
       ->type_name("PHASE");
   addScheduleOption(*sub, options->schedule);
   sub->callback([options, &status] {

@@ -136,7 +136,7 @@ void declarePack(CLI::App &app, int &status) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("CPU[,CPU]");
-  sub->add_option("--phase", options->phase, "inference or training (default: all of each spec)")
+  sub->add_option("--phase", options->phase, phaseChoices() + " (default: all of each spec)")
       ->type_name("PHASE");
   sub->add_option("-o", options->output, "The file to write, such as model.nfk")->type_name("FILE");
   sub->add_option("--list", options->list, "Show and check what a pack holds")->type_name("FILE");

@@ -266,7 +266,7 @@ void declareRun(CLI::App &app, int &status) {
   sub->add_option("--size", options->sizes, "a size that the arrays do not tell")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
-  sub->add_option("--phase", options->phase, "inference or training (default: the spec's first)")
+  sub->add_option("--phase", options->phase, phaseChoices() + " (default: the spec's first)")
       ->type_name("PHASE");
   sub->add_option("--cpu", options->cpu, "Compile for this CPU (default: native)")
       ->type_name("CPU");

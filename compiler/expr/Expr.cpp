@@ -35,6 +35,7 @@ constexpr OpTraits kOps[] = {
     {ExprOp::Erf, 1, 42, "erf"},
     {ExprOp::Tanh, 1, 34, "tanh"},
     {ExprOp::Less, 2, 1},
+    {ExprOp::LessEqual, 2, 1},
     {ExprOp::IsNan, 1, 1, "isnan"},
     {ExprOp::Select, 3, 1},
 };
@@ -81,6 +82,103 @@ Expr Exprs::size(const SizeExpr &size) {
 
 Expr Exprs::make(ExprOp op, Expr a, Expr b, Expr c) { return intern({op, {a, b, c}, 0, 0}); }
 
+std::vector<std::optional<Expr>> Exprs::gradients(Expr of, Expr seed, std::span<const Expr> by) {
+  std::map<Expr, Expr, std::greater<>> open{{of, seed}}; ///< gradients not handed on yet, by node
+  std::map<Expr, Expr> found;
+  while (!open.empty()) {
+    // The highest: all that use it, which have higher numbers, have added to it.
+    const auto [expr, gradient] = *open.begin();
+    open.erase(open.begin());
+    found[expr] = gradient;
+    if (std::find(by.begin(), by.end(), expr) != by.end())
+      continue;
+    const Node node = nodes_[expr]; // a copy: nodes are added
+    const Term g{this, gradient}, self{this, expr};
+    auto in = [&](unsigned k) { return Term{this, node.in[k]}; };
+    auto give = [&](Expr to, Term part) {
+      const auto [before, isNew] = open.try_emplace(to, part.expr);
+      if (!isNew)
+        before->second = (Term{this, before->second} + part).expr;
+    };
+    auto add = [&](unsigned k, Term part) { give(node.in[k], part); };
+    const Term zero = g.constant(0);
+    if (const auto rule = rules_.find(expr); rule != rules_.end()) {
+      const auto [argument, own] = rule->second; // a copy as well
+      give(argument, {this, own(*this, gradient)});
+      continue;
+    }
+    switch (node.op) {
+    case ExprOp::Constant:
+    case ExprOp::Operand:
+    case ExprOp::Result:
+    case ExprOp::Scalar:
+    case ExprOp::Size:
+    case ExprOp::Less:
+    case ExprOp::LessEqual:
+    case ExprOp::IsNan:
+      break;
+    case ExprOp::Add:
+      add(0, g);
+      add(1, g);
+      break;
+    case ExprOp::Sub:
+      add(0, g);
+      add(1, -g);
+      break;
+    case ExprOp::Mul:
+      add(0, g * in(1));
+      add(1, g * in(0));
+      break;
+    case ExprOp::Div:
+      add(0, g / in(1));
+      add(1, -(g * self / in(1)));
+      break;
+    case ExprOp::Fma:
+      add(0, g * in(1));
+      add(1, g * in(0));
+      add(2, g);
+      break;
+    case ExprOp::Neg:
+      add(0, -g);
+      break;
+    case ExprOp::Abs:
+      add(0, select(less(in(0), zero), -g, g));
+      break;
+    case ExprOp::Sqrt:
+      add(0, g * (g.constant(0.5) / self));
+      break;
+    case ExprOp::Exp:
+      add(0, g * self);
+      break;
+    case ExprOp::Expm1:
+      add(0, g * exp(in(0)));
+      break;
+    case ExprOp::Log:
+      add(0, g / in(0));
+      break;
+    case ExprOp::Log1p:
+      add(0, g / (g.constant(1) + in(0)));
+      break;
+    case ExprOp::Erf: // 2/sqrt(pi) exp(-x^2)
+      add(0, g * (g.constant(1.12837916709551257390) * exp(-(in(0) * in(0)))));
+      break;
+    case ExprOp::Tanh:
+      add(0, g * fma(-self, self, g.constant(1)));
+      break;
+    case ExprOp::Select:
+      add(1, select(in(0), g, zero));
+      add(2, select(in(0), zero, g));
+      break;
+    }
+  }
+  std::vector<std::optional<Expr>> gradients;
+  for (Expr node : by) {
+    const auto gradient = found.find(node);
+    gradients.push_back(gradient == found.end() ? std::nullopt : std::optional(gradient->second));
+  }
+  return gradients;
+}
+
 std::vector<Expr> Exprs::nodesOf(std::span<const Expr> roots) const {
   std::vector<bool> needed(nodes_.size());
   for (Expr root : roots)
@@ -107,7 +205,8 @@ int64_t Exprs::flops(std::span<const Expr> roots) const {
   int64_t sum = 0;
   for (Expr expr : nodesOf(roots)) {
     const ExprOp op = nodes_[expr].op;
-    if (arityOf(op) == 0 || op == ExprOp::Less || op == ExprOp::IsNan || isUniform(expr))
+    if (arityOf(op) == 0 || op == ExprOp::Less || op == ExprOp::LessEqual || op == ExprOp::IsNan ||
+        isUniform(expr))
       continue;
     sum += op == ExprOp::Fma ? 2 : 1;
   }
@@ -117,7 +216,7 @@ int64_t Exprs::flops(std::span<const Expr> roots) const {
 std::string Exprs::text(Expr expr, const Names &names) const { return text(expr, names, {}, 0); }
 
 std::vector<std::string> Exprs::lines(std::span<const std::pair<std::string, Expr>> roots,
-                                      const Names &names) const {
+                                      const Names &names, bool areSums) const {
   std::vector<Expr> values;
   std::map<Expr, int> uses;
   for (const auto &[name, value] : roots) {
@@ -137,13 +236,13 @@ std::vector<std::string> Exprs::lines(std::span<const std::pair<std::string, Exp
     const auto root = std::find_if(roots.begin(), roots.end(),
                                    [&](const auto &named) { return named.second == expr; });
     const std::string name =
-        root != roots.end() ? root->first : fmt::format("t{}", shared.size() + 1);
+        root != roots.end() && !areSums ? root->first : fmt::format("t{}", shared.size() + 1);
     lines.push_back(name + " = " + text(expr, names, shared, 0));
     shared[expr] = name;
   }
   for (const auto &[name, value] : roots)
     if (const auto found = shared.find(value); found == shared.end() || found->second != name)
-      lines.push_back(name + " = " + text(value, names, shared, 0));
+      lines.push_back(name + (areSums ? " = sum of " : " = ") + text(value, names, shared, 0));
   return lines;
 }
 
@@ -184,6 +283,8 @@ std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int
     return wrap(3, "-" + in(0, 4));
   case ExprOp::Less:
     return wrap(1, in(0, 2) + " < " + in(1, 2));
+  case ExprOp::LessEqual:
+    return wrap(1, in(0, 2) + " <= " + in(1, 2));
   case ExprOp::Abs:
   case ExprOp::Sqrt:
   case ExprOp::Exp:

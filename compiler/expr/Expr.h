@@ -8,6 +8,7 @@
 #include "runtime/artifact/SizeExpr.h"
 
 #include <array>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -40,9 +41,10 @@ enum class ExprOp : uint8_t {
   Erf,
   Tanh,
   // Conditions, and what takes one.
-  Less,   ///< false for NaN
-  IsNan,  ///< of in[0]
-  Select, ///< in[0] ? in[1] : in[2]
+  Less,      ///< false for NaN
+  LessEqual, ///< false for NaN
+  IsNan,     ///< of in[0]
+  Select,    ///< in[0] ? in[1] : in[2]
 };
 
 /// The number of a node in its Exprs.
@@ -68,6 +70,19 @@ public:
   /// step's type says.
   Expr make(ExprOp op, Expr a, Expr b = 0, Expr c = 0);
 
+  /// What `seed` times the derivatives of `of` by the nodes `by` are, each of which counts as a
+  /// variable: the chain rule from the end, sums in the order of the nodes. Nothing where `of` does
+  /// not depend on it. Through a condition goes no gradient, through a Select that of the branch
+  /// that is taken, and the other branch gets 0, whatever the seed.
+  std::vector<std::optional<Expr>> gradients(Expr of, Expr seed, std::span<const Expr> by);
+  /// Seed to seed times derivative, in a given Exprs.
+  using Gradient = std::function<Expr(Exprs &, Expr seed)>;
+  /// From now on the gradient of node `root` goes to node `argument` by this rule alone, and not to
+  /// what it is made of.
+  void setGradient(Expr root, Expr argument, Gradient gradient) {
+    rules_[root] = {argument, std::move(gradient)};
+  }
+
   /// The leaf that stands for operand, result or number `index`, if any formula has it.
   std::optional<Expr> find(ExprOp leaf, uint32_t index) const;
 
@@ -89,10 +104,10 @@ public:
   };
   /// In infix, with the fewest parentheses: "(x - mean) * scale + shift".
   std::string text(Expr expr, const Names &names) const;
-  /// The same of several, as lines "name = ..."; what is used more than once has a line of its own
-  /// before, named t1, t2, ...
+  /// The same of several, as lines "name = ...", or "name = sum of ..."; what is used more than
+  /// once has a line of its own before, named t1, t2, ...
   std::vector<std::string> lines(std::span<const std::pair<std::string, Expr>> roots,
-                                 const Names &names) const;
+                                 const Names &names, bool areSums = false) const;
 
 private:
   Expr intern(const Node &node);
@@ -104,6 +119,7 @@ private:
   std::vector<SizeExpr> sizes_;
   using Key = std::tuple<ExprOp, Expr, Expr, Expr, uint64_t, uint32_t>;
   std::map<Key, Expr> known_;
+  std::map<Expr, std::pair<Expr, Gradient>> rules_;
 };
 
 /// A node with what it is in, so that formulas in C++ read as such.
@@ -132,6 +148,7 @@ inline Term log1p(Term a) { return apply(ExprOp::Log1p, a); }
 inline Term erf(Term a) { return apply(ExprOp::Erf, a); }
 inline Term tanh(Term a) { return apply(ExprOp::Tanh, a); }
 inline Term less(Term a, Term b) { return a.make(ExprOp::Less, b); }
+inline Term lessEqual(Term a, Term b) { return a.make(ExprOp::LessEqual, b); }
 inline Term isNan(Term a) { return {a.in, a.in->make(ExprOp::IsNan, a.expr)}; }
 inline Term select(Term condition, Term yes, Term no) {
   return {yes.in, yes.in->make(ExprOp::Select, condition.expr, yes.expr, no.expr)};

@@ -17,6 +17,13 @@ struct Function {
   unsigned parameters = 0;  ///< numbers after its name: none, one, or a range of two
   using Body = Term (*)(Term x, std::span<const double> parameters);
   Body body;
+  /// `seed` times the derivative at x, where the chain rule would cancel, overflow, or take another
+  /// side of a kink than frameworks do. NaN passes the seed on. nullptr: the chain rule.
+  using Gradient = Term (*)(Term x, Term seed, std::span<const double> parameters);
+  Gradient gradient = nullptr;
+
+  /// The function of x, whose gradient its Exprs then knows.
+  Term operator()(Term x, std::span<const double> parameters) const;
 };
 
 /// All of them, in the order in which messages name them.

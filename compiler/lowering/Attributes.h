@@ -45,5 +45,9 @@ inline constexpr const char *kLast = "nf.last";     ///< unit; the one after its
 // On a linalg.generic: map from the stage's loops to the step's own. `d0 floordiv 4` is the chunk
 // that loop 0 is in.
 inline constexpr const char *kDomain = "nf.domain";
+/// Unit: a sum whose results the tiles of a task add to in memory; they keep what the tile does
+/// not. After FormTasks also on the cast of the slice in memory, which carries whether the tile is
+/// the first of its task that adds to it: what is there then does not count.
+inline constexpr const char *kCarried = "nf.carried";
 
 } // namespace normforge::attr

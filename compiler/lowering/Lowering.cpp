@@ -8,7 +8,7 @@
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 
-#include <set>
+#include <numeric>
 
 using namespace mlir;
 
@@ -77,6 +77,8 @@ struct NodeEmitter {
       return math::TanhOp::create(b, loc, in[0]);
     case ExprOp::Less:
       return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLT, in[0], in[1]);
+    case ExprOp::LessEqual:
+      return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, in[0], in[1]);
     case ExprOp::IsNan:
       return isNan(in[0]);
     case ExprOp::Select:
@@ -117,20 +119,20 @@ public:
 
   StageInfo run() {
     for (const StepPlan &step : plan_.steps)
-      lower(op_.steps[step.step], step.part);
+      lower(step);
     return s_.finish(partialBytes_ +
                      op_.elements * SizeExpr(static_cast<int64_t>(bytesPerElement_)));
   }
 
 private:
-  void lower(const Step &step, Part part);
+  void lower(const StepPlan &plan);
   void lowerMap(const Step &step);
   void lowerMoments(const Step &step, bool partial);
   void mergeMoments(const Step &step);
-  void lowerSum(const Step &step, bool partial);
+  void lowerSum(const Step &step, bool partial, bool carried);
   void mergeSum(const Step &step);
   /// Binds partial results of the stage before, indexed by the chunks and the statistics.
-  llvm::SmallVector<Tensor> bindPartials(ArrayRef<uint32_t> results);
+  llvm::SmallVector<Tensor> bindPartials(const Step &step, ArrayRef<uint32_t> results);
   /// Binds what formulas are made of.
   llvm::SmallVector<Tensor> bindAll(ArrayRef<Expr> leaves);
 
@@ -146,8 +148,13 @@ private:
 
   bool isPadded() const { return op_.blocked && op_.blocked->padded; }
   /// Whether the step reduces over a blocked axis whose padding does not count.
-  bool reducesPadding() const { return isPadded() && !op_.kept[op_.blocked->inner]; }
-  /// Whether element (index of the blocks, index of the lanes) of the blocked axis exists.
+  bool reducesPadding(const Step &step) const {
+    return isPadded() && step.reduce != Reduce::None &&
+           llvm::is_contained(step.loops, op_.blocked->inner) &&
+           !llvm::is_contained(step.results[0].loops, op_.blocked->inner);
+  }
+  /// Whether element (index of the blocks, index of the lanes) of the blocked axis exists, in a
+  /// step over the stage's loops.
   Value exists(OpBuilder &b, Location loc, Index loop, Value axisSize) const;
   /// `value`, or 0 where its element of the blocked axis does not exist; without an axisSize all
   /// do.
@@ -158,6 +165,15 @@ private:
     Value zero = e.constant(0);
     return e.select(exists(b, loc, loop, axisSize), value, zero);
   }
+  /// The index of a step's results; of its partials, the chunks come first.
+  std::vector<AffineExpr> spaceOf(const Step &step, bool partial = false) const {
+    return s_.space(step.results[0].loops, partial);
+  }
+  void setLeaf(const Step &step, size_t result, const Tensor &value) {
+    if (const auto leaf =
+            op_.exprs.find(ExprOp::Result, step.firstResult + static_cast<uint32_t>(result)))
+      leaves_[*leaf] = value;
+  }
   /// Whether a later stage reads a result.
   bool isReadLater(uint32_t result) const;
   struct ChunkSizes {
@@ -165,12 +181,13 @@ private:
     Value rest; ///< product of the others, without padding
   };
   const StagePlan &partials() const {
-    return plan_.merges() ? schedule_.stages[index_ - 1] : plan_;
+    return plan_.merges() ? schedule_.stages[static_cast<size_t>(partialStage(schedule_, index_))]
+                          : plan_;
   }
-  ChunkSizes chunkSizes();
+  ChunkSizes chunkSizes(const Step &step);
   /// Elements of the chunks that the step's first loops count: min(chunk, what is left) each.
-  Value chunkCount(OpBuilder &b, Location loc, const ChunkSizes &sizes, Index loop,
-                   Type type) const;
+  Value chunkCount(OpBuilder &b, Location loc, const Step &step, const ChunkSizes &sizes,
+                   Index loop, Type type) const;
 
   const Operator &op_;
   const Schedule &schedule_;
@@ -202,7 +219,8 @@ Tensor StageLowering::bind(Expr leaf) {
     bytesPerElement_ += op_.isWhole(operand) ? byteSize(operand.dtype) : 0;
     return leaves_[leaf] = s_.operand(node.index);
   }
-  return leaves_[leaf] = s_.workspace(workspace_.results.at(node.index), s_.statisticSpace(false));
+  return leaves_[leaf] = s_.workspace(workspace_.results.at(node.index),
+                                      s_.space(op_.result(node.index).loops, false));
 }
 
 Value StageLowering::uniform(Expr expr, Type type) {
@@ -253,16 +271,17 @@ Values StageLowering::emit(OpBuilder &b, Location loc, ArrayRef<Expr> roots, Arr
 
 Value StageLowering::exists(OpBuilder &b, Location loc, Index loop, Value axisSize) const {
   Value block = arith::ConstantIndexOp::create(b, loc, op_.blocked->block);
-  Value first =
-      arith::MulIOp::create(b, loc, loop(static_cast<unsigned>(op_.blocked->outer)), block);
-  Value index =
-      arith::AddIOp::create(b, loc, first, loop(static_cast<unsigned>(op_.blocked->inner)));
+  auto at = [&](int of) { return loop(static_cast<unsigned>(s_.stageLoop(of))); };
+  Value first = arith::MulIOp::create(b, loc, at(op_.blocked->outer), block);
+  Value index = arith::AddIOp::create(b, loc, first, at(op_.blocked->inner));
   return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, index, axisSize);
 }
 
 bool StageLowering::isReadLater(uint32_t result) const {
   for (size_t i = index_ + 1; i < schedule_.stages.size(); ++i)
     for (const StepPlan &step : schedule_.stages[i].steps) {
+      if (step.part == Part::Merge) // reads partials alone
+        continue;
       for (Expr leaf : leavesOf(op_.steps[step.step].values()))
         if (op_.exprs[leaf].op == ExprOp::Result && op_.exprs[leaf].index == result)
           return true;
@@ -270,25 +289,25 @@ bool StageLowering::isReadLater(uint32_t result) const {
   return false;
 }
 
-StageLowering::ChunkSizes StageLowering::chunkSizes() {
+StageLowering::ChunkSizes StageLowering::chunkSizes(const Step &step) {
   ChunkSizes sizes;
   SizeExpr rest(1);
   for (int i = 0; i < op_.rank(); ++i) {
-    if (op_.kept[i])
+    if (llvm::is_contained(step.results[0].loops, i))
       continue;
     if (partials().chunks[i] > 0)
       sizes.cut.push_back(s_.size(op_.loops[i].size));
-    else if (reducesPadding() && i == op_.blocked->outer)
+    else if (reducesPadding(step) && i == op_.blocked->outer)
       rest = rest * op_.blocked->size;
-    else if (!(reducesPadding() && i == op_.blocked->inner))
+    else if (!(reducesPadding(step) && i == op_.blocked->inner))
       rest = rest * op_.loops[i].size;
   }
   sizes.rest = s_.size(rest);
   return sizes;
 }
 
-Value StageLowering::chunkCount(OpBuilder &b, Location loc, const ChunkSizes &sizes, Index loop,
-                                Type type) const {
+Value StageLowering::chunkCount(OpBuilder &b, Location loc, const Step &step,
+                                const ChunkSizes &sizes, Index loop, Type type) const {
   Value count = sizes.rest;
   Values indices;
   for (unsigned i = 0; i < sizes.cut.size(); ++i)
@@ -296,7 +315,7 @@ Value StageLowering::chunkCount(OpBuilder &b, Location loc, const ChunkSizes &si
   size_t next = 0;
   for (int i = 0; i < op_.rank(); ++i) {
     const int64_t chunk = partials().chunks[i];
-    if (op_.kept[i] || chunk == 0)
+    if (llvm::is_contained(step.results[0].loops, i) || chunk == 0)
       continue;
     Value size = arith::ConstantIndexOp::create(b, loc, chunk);
     Value first = arith::MulIOp::create(b, loc, indices[next], size);
@@ -309,14 +328,17 @@ Value StageLowering::chunkCount(OpBuilder &b, Location loc, const ChunkSizes &si
   return arith::SIToFPOp::create(b, loc, type, integer);
 }
 
-void StageLowering::lower(const Step &step, Part part) {
+void StageLowering::lower(const StepPlan &plan) {
+  const Step &step = op_.steps[plan.step];
+  const Part part = plan.part;
   switch (step.reduce) {
   case Reduce::None:
     return lowerMap(step);
   case Reduce::Moments:
     return part == Part::Merge ? mergeMoments(step) : lowerMoments(step, part == Part::Partial);
   case Reduce::Sum:
-    return part == Part::Merge ? mergeSum(step) : lowerSum(step, part == Part::Partial);
+    return part == Part::Merge ? mergeSum(step)
+                               : lowerSum(step, part == Part::Partial, isCarried(op_, plan_, plan));
   }
 }
 
@@ -327,7 +349,8 @@ llvm::SmallVector<Tensor> StageLowering::bindAll(ArrayRef<Expr> leaves) {
   return tensors;
 }
 
-llvm::SmallVector<Tensor> StageLowering::bindPartials(ArrayRef<uint32_t> results) {
+llvm::SmallVector<Tensor> StageLowering::bindPartials(const Step &step,
+                                                      ArrayRef<uint32_t> results) {
   std::vector<AffineExpr> index;
   partialBytes_ = SizeExpr(static_cast<int64_t>(results.size() * byteSize(op_.computeType())));
   for (size_t i = 0; i < s_.loops().size(); ++i) {
@@ -335,7 +358,7 @@ llvm::SmallVector<Tensor> StageLowering::bindPartials(ArrayRef<uint32_t> results
     if (!s_.loops()[i].kept)
       index.push_back(s_.loop(static_cast<int>(i)));
   }
-  const auto space = s_.statisticSpace(false);
+  const auto space = spaceOf(step);
   index.insert(index.end(), space.begin(), space.end());
   llvm::SmallVector<Tensor> tensors;
   for (uint32_t result : results)
@@ -344,46 +367,71 @@ llvm::SmallVector<Tensor> StageLowering::bindPartials(ArrayRef<uint32_t> results
 }
 
 /// A product is added in one rounding.
-void StageLowering::lowerSum(const Step &step, bool partial) {
-  const Expr root = step.results[0].value;
-  const std::vector<Expr> leaves = leavesOf(root);
+void StageLowering::lowerSum(const Step &step, bool partial, bool carried) {
+  std::vector<Expr> roots; // of a product, its factors
+  for (Expr value : step.values()) {
+    const Node &node = op_.exprs[value];
+    if (node.op == ExprOp::Mul)
+      roots.insert(roots.end(), {node.in[0], node.in[1]});
+    else
+      roots.push_back(value);
+  }
+  const std::vector<Expr> leaves = leavesOf(roots);
   const llvm::SmallVector<Tensor> inputs = bindAll(leaves);
-  const auto space = s_.statisticSpace(partial);
-  const Node &node = op_.exprs[root];
-  const bool isProduct = node.op == ExprOp::Mul;
-  std::vector<Expr> roots{root};
-  if (isProduct)
-    roots = {node.in[0], node.in[1]};
+  const auto space = spaceOf(step, partial);
+  const auto count = static_cast<unsigned>(step.results.size());
   prepare(roots);
-  Value axisSize = reducesPadding() ? s_.size(op_.blocked->size) : Value();
-  const Tensor sum =
-      s_.sum(inputs, space, 1, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+  Value axisSize = reducesPadding(step) ? s_.size(op_.blocked->size) : Value();
+  const auto sums = s_.sum(
+      inputs, space, count, type_,
+      [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         const NodeEmitter e{b, loc, type_};
         Values values = emit(b, loc, roots, leaves, v);
         for (Value &value : values)
           value = zeroPadding(b, loc, loop, axisSize, value);
-        Value total = v[leaves.size()];
-        return Values{isProduct ? e.fma(values[0], values[1], total) : e.add(values[0], total)};
-      })[0];
-  if (!partial) {
-    leaves_[*op_.exprs.find(ExprOp::Result, step.firstResult)] = sum;
-    return;
+        Values totals;
+        const Value *next = values.begin();
+        for (unsigned i = 0; i < count; ++i) {
+          Value total = v[leaves.size() + i];
+          if (op_.exprs[step.results[i].value].op == ExprOp::Mul) {
+            totals.push_back(e.fma(next[0], next[1], total));
+            next += 2;
+          } else {
+            totals.push_back(e.add(*next++, total));
+          }
+        }
+        return totals;
+      },
+      carried);
+  for (unsigned i = 0; i < count; ++i) {
+    if (!partial) {
+      setLeaf(step, i, sums[i]);
+      continue;
+    }
+    s_.writeWorkspace(sums[i], workspace_.allocate(workspace_.partials[step.firstResult + i],
+                                                   s_.shapeOf(space), type_));
   }
-  s_.writeWorkspace(
-      sum, workspace_.allocate(workspace_.partials[step.firstResult], s_.shapeOf(space), type_));
 }
 
 void StageLowering::mergeSum(const Step &step) {
-  const auto space = s_.statisticSpace(false);
-  const llvm::SmallVector<Tensor> partials = bindPartials(step.firstResult);
+  const auto space = spaceOf(step);
+  std::vector<uint32_t> results(step.results.size());
+  std::iota(results.begin(), results.end(), step.firstResult);
+  const llvm::SmallVector<Tensor> partials = bindPartials(step, results);
   const Type wide = s_.typeOf(DType::F64);
-  const Tensor sum =
-      s_.sum(partials, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
-        return Values{NodeEmitter{b, loc, wide}.add(v[0], v[1])};
-      })[0];
-  leaves_[*op_.exprs.find(ExprOp::Result, step.firstResult)] =
-      s_.map({sum}, space, type_, wide,
-             [&](OpBuilder &, Location, ValueRange v, Index) { return Values{v[0]}; })[0];
+  const auto count = static_cast<unsigned>(results.size());
+  const auto sums =
+      s_.sum(partials, space, count, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+        Values totals;
+        for (unsigned i = 0; i < count; ++i)
+          totals.push_back(NodeEmitter{b, loc, wide}.add(v[i], v[count + i]));
+        return totals;
+      });
+  const auto rounded =
+      s_.map(sums, space, llvm::SmallVector<Type>(count, type_), wide,
+             [&](OpBuilder &, Location, ValueRange v, Index) { return Values(v); });
+  for (unsigned i = 0; i < count; ++i)
+    setLeaf(step, i, rounded[i]);
 }
 
 void StageLowering::lowerMap(const Step &step) {
@@ -394,11 +442,11 @@ void StageLowering::lowerMap(const Step &step) {
   const std::vector<Expr> leaves = leavesOf(roots);
   const llvm::SmallVector<Tensor> inputs = bindAll(leaves);
   prepare(roots);
-  const bool isWhole = step.loops.size() == op_.loops.size();
+  const bool isWhole = op_.isWhole(step);
   // Padding is written as zeros.
   Value axisSize = isWhole && isPadded() ? s_.size(op_.blocked->size) : Value();
-  const auto outputs = s_.map(inputs, isWhole ? s_.allLoops() : s_.statisticSpace(false), types,
-                              type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+  const auto outputs = s_.map(inputs, isWhole ? s_.allLoops() : spaceOf(step), types, type_,
+                              [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
                                 Values values = emit(b, loc, roots, leaves, v);
                                 for (Value &value : values)
                                   value = zeroPadding(b, loc, loop, axisSize, value);
@@ -413,8 +461,7 @@ void StageLowering::lowerMap(const Step &step) {
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     const uint32_t number = step.firstResult + static_cast<uint32_t>(i);
-    if (const auto leaf = op_.exprs.find(ExprOp::Result, number))
-      leaves_[*leaf] = outputs[i];
+    setLeaf(step, i, outputs[i]);
     if (isReadLater(number)) {
       const std::vector<SizeExpr> shape = s_.shapeOf(outputs[i].index);
       s_.writeWorkspace(outputs[i],
@@ -430,14 +477,14 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
   const Expr root = step.results[0].value;
   const std::vector<Expr> leaves = leavesOf(root);
   llvm::SmallVector<Tensor> inputs = bindAll(leaves);
-  const auto space = s_.statisticSpace(partial);
-  const ChunkSizes sizes = partial ? chunkSizes() : ChunkSizes();
+  const auto space = spaceOf(step, partial);
+  const ChunkSizes sizes = partial ? chunkSizes(step) : ChunkSizes();
   Value whole = partial ? Value() : s_.number(op_.groupSize, type_);
   auto count = [&](OpBuilder &b, Location loc, Index loop) -> Value {
-    return partial ? chunkCount(b, loc, sizes, loop, type_) : whole;
+    return partial ? chunkCount(b, loc, step, sizes, loop, type_) : whole;
   };
   prepare(root);
-  Value axisSize = reducesPadding() ? s_.size(op_.blocked->size) : Value();
+  Value axisSize = reducesPadding(step) ? s_.size(op_.blocked->size) : Value();
   const size_t values = leaves.size();
   const Tensor sum =
       s_.sum(inputs, space, 1, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
@@ -458,11 +505,10 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
         return Values{e.fma(residual, residual, v[values + 1]), e.add(residual, v[values + 2])};
       });
   const Tensor &squares = second[0], &residuals = second[1];
-  auto leaf = [&](uint32_t i) { return *op_.exprs.find(ExprOp::Result, step.firstResult + i); };
   if (!partial) {
-    leaves_[leaf(0)] = mean;
-    leaves_[leaf(1)] = residuals;
-    leaves_[leaf(2)] = squares;
+    setLeaf(step, 0, mean);
+    setLeaf(step, 1, residuals);
+    setLeaf(step, 2, squares);
     return;
   }
   // A chunk's own: its mean, corrected, and the squares about it.
@@ -483,15 +529,15 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
 /// and, as within a chunk, the residual sum(n_i (m_i - mean)) that the mean's rounding left. Both
 /// are then taken about the mean as rounded to the type of what follows.
 void StageLowering::mergeMoments(const Step &step) {
-  const auto space = s_.statisticSpace(false);
-  const ChunkSizes sizes = chunkSizes();
-  const auto partials = bindPartials({step.firstResult, step.firstResult + 2});
+  const auto space = spaceOf(step);
+  const ChunkSizes sizes = chunkSizes(step);
+  const auto partials = bindPartials(step, {step.firstResult, step.firstResult + 2});
   const Tensor &means = partials[0], &squares = partials[1];
 
   // In f64: there may be hundreds of thousands of partials, and they are few beside the data.
   const Type wide = s_.typeOf(DType::F64);
   auto count = [&](OpBuilder &b, Location loc, Index loop) {
-    return chunkCount(b, loc, sizes, loop, wide);
+    return chunkCount(b, loc, step, sizes, loop, wide);
   };
   const Tensor sum =
       s_.sum({means}, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
@@ -523,7 +569,7 @@ void StageLowering::mergeMoments(const Step &step) {
                return Values{mean, residual, m2};
              });
   for (uint32_t i = 0; i < 3; ++i)
-    leaves_[*op_.exprs.find(ExprOp::Result, step.firstResult + i)] = rounded[i];
+    setLeaf(step, i, rounded[i]);
 }
 
 } // namespace

@@ -131,16 +131,16 @@ int StageBuilder::stageLoop(int loop) const {
   return -1;
 }
 
-std::vector<AffineExpr> StageBuilder::statisticSpace(bool chunks) const {
+std::vector<AffineExpr> StageBuilder::space(llvm::ArrayRef<int> of, bool chunks) const {
   std::vector<AffineExpr> exprs;
   for (size_t i = 0; chunks && i < loops_.size(); ++i)
-    if (!loops_[i].kept && stage_.chunks[i] > 0)
+    if (!llvm::is_contained(of, loops_[i].loop) && stage_.chunks[i] > 0)
       exprs.push_back(loop(static_cast<int>(i)).floorDiv(stage_.chunks[i]));
-  for (int i = 0; i < static_cast<int>(loops_.size()); ++i) {
-    if (!loops_[i].kept || (op_.blocked && loops_[i].loop == op_.blocked->inner))
+  for (int i : of) {
+    if (op_.blocked && i == op_.blocked->inner)
       continue;
-    exprs.push_back(loop(i));
-    if (op_.blocked && loops_[i].loop == op_.blocked->outer)
+    exprs.push_back(loop(stageLoop(i)));
+    if (op_.blocked && i == op_.blocked->outer)
       exprs.push_back(loop(stageLoop(op_.blocked->inner)));
   }
   return exprs;
@@ -349,9 +349,12 @@ llvm::SmallVector<Tensor> StageBuilder::map(llvm::ArrayRef<Tensor> inputs,
 
 llvm::SmallVector<Tensor> StageBuilder::sum(llvm::ArrayRef<Tensor> inputs,
                                             llvm::ArrayRef<AffineExpr> space, unsigned results,
-                                            Type compute, const Body &body) {
-  return generic(inputs, allLoops(), space, llvm::SmallVector<Type>(results, compute), true,
-                 compute, body);
+                                            Type compute, const Body &body, bool carried) {
+  auto sums = generic(inputs, allLoops(), space, llvm::SmallVector<Type>(results, compute), true,
+                      compute, body);
+  if (carried)
+    sums.front().value.getDefiningOp()->setAttr(attr::kCarried, builder_.getUnitAttr());
+  return sums;
 }
 
 StageInfo StageBuilder::finish(const SizeExpr &bytes) {

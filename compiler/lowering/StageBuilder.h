@@ -41,10 +41,12 @@ public:
 
   const std::vector<StageLoop> &loops() const { return loops_; }
   mlir::AffineExpr loop(int i) const;
+  /// The stage's loop that is the operator's loop `loop`, or -1.
+  int stageLoop(int loop) const;
   std::vector<mlir::AffineExpr> allLoops() const;
-  /// The kept loops, the lanes of a block after the blocks; with `chunks`, before them the chunks
-  /// of the chunked reduced loops.
-  std::vector<mlir::AffineExpr> statisticSpace(bool chunks) const;
+  /// These loops of the operator, the lanes of a block after the blocks; with `chunks`, before them
+  /// the chunks of the other loops that are chunked.
+  std::vector<mlir::AffineExpr> space(llvm::ArrayRef<int> loops, bool chunks) const;
   /// Sizes of the axes of a tensor indexed by these expressions.
   std::vector<SizeExpr> shapeOf(llvm::ArrayRef<mlir::AffineExpr> index) const;
 
@@ -64,10 +66,11 @@ public:
                                 llvm::ArrayRef<mlir::AffineExpr> space,
                                 llvm::ArrayRef<mlir::Type> types, mlir::Type compute,
                                 const Body &body);
-  /// Sums over all loops of the stage into results of type `compute`, indexed by `space`.
+  /// Sums over all loops of the stage into results of type `compute`, indexed by `space`. Those
+  /// that are `carried` a task's tiles add to what the task has in memory.
   llvm::SmallVector<Tensor> sum(llvm::ArrayRef<Tensor> inputs,
                                 llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
-                                mlir::Type compute, const Body &body);
+                                mlir::Type compute, const Body &body, bool carried = false);
 
   /// Results of the function.
   void writeOperand(const Tensor &value, uint32_t index);
@@ -99,9 +102,6 @@ private:
   accessOf(uint32_t index, llvm::ArrayRef<mlir::AffineExpr> axes) const;
   llvm::SmallVector<std::pair<const char *, mlir::Attribute>>
   accessOf(const WorkspaceArray &array) const;
-  /// The stage's loop that is the operator's loop `loop`, or -1.
-  int stageLoop(int loop) const;
-
   const Operator &op_;
   const StagePlan &stage_;
   std::string symbol_;

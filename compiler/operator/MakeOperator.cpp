@@ -105,13 +105,17 @@ public:
     op_.sizes = spec.sizeNames();
     op_.scalars = spec.scalars(phase);
     // Nothing has no statistics.
-    if (phase == Phase::Training)
+    if (phase != Phase::Inference)
       for (uint32_t i = 0; i < op_.sizes.size(); ++i)
         op_.constraints.push_back({i, 1, 1});
   }
 
   Operator build() {
     makeLoops();
+    if (op_.phase == Phase::Backward) {
+      makeBackward();
+      return std::move(op_);
+    }
     const bool training = op_.phase == Phase::Training;
     const bool updates = training && spec_.hasMovingStatistics();
     makeOperands(training, updates);
@@ -130,6 +134,7 @@ private:
 
   void makeLoops();
   void makeOperands(bool training, bool updates);
+  void makeBackward();
   void addOperand(const char *name, Role role, Values values, DType dtype, Index index,
                   bool written, std::initializer_list<const char *> aliases = {});
   bool isIndexed(int axis, Index index) const {
@@ -173,10 +178,13 @@ private:
     std::iota(loops.begin(), loops.end(), 0);
     return loops;
   }
-  std::vector<int> keptLoops() const {
+  /// That index statistics; gamma and beta.
+  std::vector<int> keptLoops() const { return loopsThat(&RawLoop::kept); }
+  std::vector<int> parameterLoops() const { return loopsThat(&RawLoop::parameter); }
+  std::vector<int> loopsThat(bool RawLoop::*index) const {
     std::vector<int> loops;
     for (int i = 0; i < op_.rank(); ++i)
-      if (op_.kept[i])
+      if (loops_[i].*index)
         loops.push_back(i);
     return loops;
   }
@@ -209,6 +217,15 @@ private:
   Statistics meanOfSquares(bool training);
   Statistics movingStatistics();
   void normalize(const Statistics &statistics);
+  /// gamma and beta are those that elements have, none where they are in the statistics.
+  Term affine(const Statistics &statistics, std::optional<Term> gamma, std::optional<Term> beta);
+  Term epilogue(Term value, std::optional<Term> addend);
+  /// What of the forward pass the gradients of the epilogue are made of.
+  struct Needs {
+    bool value = false; ///< what the epilogue was applied to
+    bool addend = false;
+  };
+  Needs needsOfEpilogue() const;
 
   const Spec &spec_;
   Operator op_;
@@ -220,10 +237,8 @@ void OperatorBuilder::makeLoops() {
   for (const Size &size : spec_.shape)
     axisSizes_.push_back(sizeOf(size, op_.sizes));
   loops_ = joinLoops(rawLoops(spec_, axisSizes_));
-  for (const RawLoop &raw : loops_) {
+  for (const RawLoop &raw : loops_)
     op_.loops.push_back(raw.loop);
-    op_.kept.push_back(raw.kept);
-  }
   const Layout &layout = spec_.layout;
   op_.groupSize = op_.elements = SizeExpr(1);
   for (int i = 0; i < spec_.rank(); ++i) {
@@ -466,16 +481,9 @@ OperatorBuilder::Statistics OperatorBuilder::movingStatistics() {
   return {leaves[0], leaves[1], leaves[2]};
 }
 
-/// y = epilogue(((x - mean)*scale + shift)*gamma + beta), gamma and beta where mode 1 has them.
-void OperatorBuilder::normalize(const Statistics &statistics) {
-  std::optional<Term> gamma, beta, addend;
+Term OperatorBuilder::affine(const Statistics &statistics, std::optional<Term> gamma,
+                             std::optional<Term> beta) {
   const Term x = operand("x");
-  if (!parametersAreKept() && spec_.scale)
-    gamma = operand("gamma");
-  if (!parametersAreKept() && spec_.center)
-    beta = operand("beta");
-  if (op_.operand("addend", false) >= 0)
-    addend = operand("addend");
   Term value = statistics.mean ? fma(x - *statistics.mean, statistics.scale, *statistics.shift)
                                : x * statistics.scale;
   if (gamma && beta)
@@ -484,9 +492,240 @@ void OperatorBuilder::normalize(const Statistics &statistics) {
     value = value * *gamma;
   else if (beta)
     value = value + *beta;
+  return value;
+}
+
+Term OperatorBuilder::epilogue(Term value, std::optional<Term> addend) {
   for (const FuseStep &step : spec_.fuse)
-    value = step.isAdd() ? value + *addend : findFunction(step.name)->body(value, step.parameters);
+    value = step.isAdd() ? value + *addend : (*findFunction(step.name))(value, step.parameters);
+  return value;
+}
+
+/// y = epilogue(((x - mean)*scale + shift)*gamma + beta), gamma and beta where mode 1 has them.
+void OperatorBuilder::normalize(const Statistics &statistics) {
+  std::optional<Term> gamma, beta, addend;
+  operand("x");
+  if (!parametersAreKept() && spec_.scale)
+    gamma = operand("gamma");
+  if (!parametersAreKept() && spec_.center)
+    beta = operand("beta");
+  if (op_.operand("addend", false) >= 0)
+    addend = operand("addend");
+  const Term value = epilogue(affine(statistics, gamma, beta), addend);
   addStep("normalize", Reduce::None, allLoops(), allLoops(), {{"y", value, "y"}});
+}
+
+OperatorBuilder::Needs OperatorBuilder::needsOfEpilogue() const {
+  // With other leaves in place of what they stand for.
+  Exprs exprs;
+  const Term value{&exprs, exprs.operand(0)}, addend{&exprs, exprs.operand(1)};
+  OperatorBuilder scratch(spec_, Phase::Inference);
+  const Expr y = scratch.epilogue(value, addend).expr;
+  const Expr by[] = {value.expr, addend.expr};
+  Needs needs;
+  for (const std::optional<Expr> &gradient : exprs.gradients(y, exprs.operand(2), by))
+    for (Expr expr : gradient ? exprs.nodesOf(std::span(&*gradient, 1)) : std::vector<Expr>()) {
+      needs.value |= expr == value.expr;
+      needs.addend |= expr == addend.expr;
+    }
+  return needs;
+}
+
+/// The gradients, from what training has saved or from the moving statistics.
+///
+/// With u the gradient of what gamma and beta gave, h = u*gamma that of xhat = (x - m)*s, n
+/// elements a statistic and the sums over them (Ioffe and Szegedy 2015, section 3):
+///   dx = s*h + (ds/dv * sum(h*(x - m)) * 2/n) * (x - m) - s*sum(h)/n
+///   dgamma = sum(u*xhat), dbeta = sum(u)
+/// The saved mean is a rounding away from m: m - mean is the mean of x - mean, which is summed as
+/// well. Without a mean (rms) the sums and terms of h alone are not there. Statistics that are
+/// given do not depend on x: dx = s*h, and m is the moving mean.
+void OperatorBuilder::makeBackward() {
+  const DType data = spec_.dtype, parameter = spec_.parameterDType;
+  const bool moving = spec_.backwardStatistics == BackwardStatistics::Moving;
+  const bool hasMean = spec_.hasMean();
+  const std::string prefix = moving ? "moving_" : "batch_";
+  const std::string meanName = prefix + "mean", varianceName = prefix + "variance";
+  const Role role = moving ? Role::State : Role::Statistic;
+  const Needs needs = needsOfEpilogue();
+  const bool adds = llvm::any_of(spec_.fuse, [](const FuseStep &step) { return step.isAdd(); });
+
+  addOperand("x", Role::Data, Values::Sample, data, Index::Data, false);
+  addOperand("dy", Role::Gradient, Values::Any, data, Index::Data, false);
+  if (spec_.scale)
+    addOperand("gamma", Role::Parameter, Values::Factor, parameter, Index::Parameters, false);
+  if (hasMean)
+    addOperand(meanName.c_str(), role, Values::Mean, parameter, Index::Statistics, false);
+  addOperand(varianceName.c_str(), role, Values::Variance, parameter, Index::Statistics, false);
+  if (needs.value && spec_.center)
+    addOperand("beta", Role::Parameter, Values::Any, parameter, Index::Parameters, false);
+  if (needs.addend)
+    addOperand("addend", Role::Data, Values::Any, data, Index::Data, false);
+  addOperand("dx", Role::Gradient, Values::Any, data, Index::Data, true, {"dy"});
+  if (spec_.scale)
+    addOperand("dgamma", Role::Gradient, Values::Any, parameter, Index::Parameters, true);
+  if (spec_.center)
+    addOperand("dbeta", Role::Gradient, Values::Any, parameter, Index::Parameters, true);
+  if (adds)
+    addOperand("daddend", Role::Gradient, Values::Any, data, Index::Data, true, {"dy"});
+
+  const Term x = operand("x"), dy = operand("dy");
+  std::optional<Term> gamma, beta, keptGamma, elementGamma, elementBeta;
+  if (spec_.scale)
+    (parametersAreKept() ? keptGamma : elementGamma) = gamma = operand("gamma");
+  if (needs.value && spec_.center) {
+    beta = operand("beta");
+    if (!parametersAreKept())
+      elementBeta = beta;
+  }
+
+  // What is known before the sums.
+  const Term variance = operand(varianceName);
+  const Term deviation = reciprocalDeviation(variance, number(spec_.epsilon, "epsilon"));
+  std::vector<Named> known{{"deviation", deviation}};
+  if (keptGamma)
+    known.push_back({"scale", deviation * *keptGamma});
+  if (hasMean)
+    known.push_back({"mean", operand(meanName)});
+  if (needs.value && hasMean)
+    known.push_back({"shift", beta && parametersAreKept() ? *beta : constant(0)});
+  std::vector<Term> leaves = addStep("prepare", Reduce::None, keptLoops(), keptLoops(), known);
+  auto take = [next = size_t(0), &leaves]() mutable { return leaves[next++]; };
+  const Term s = take();
+  const Term scale = keptGamma ? take() : s;
+  std::optional<Term> mean, shift;
+  if (hasMean)
+    mean = take();
+  if (needs.value && hasMean)
+    shift = take();
+  const Term centered = mean ? x - *mean : x;
+
+  // Gradients of elements.
+  Term u = dy;
+  std::optional<Term> daddend;
+  {
+    // Where the value is not needed it stands in for itself.
+    const Term value =
+        needs.value ? affine({mean, scale, shift}, elementGamma, elementBeta) : constant(0.5);
+    std::optional<Term> addend;
+    if (adds)
+      addend = needs.addend ? operand("addend") : constant(0.25);
+    const Expr y = epilogue(value, addend).expr;
+    std::vector<Expr> by{value.expr};
+    if (adds)
+      by.push_back(addend->expr);
+    const auto gradients = op_.exprs.gradients(y, dy.expr, by);
+    u = {&op_.exprs, gradients[0].value()};
+    if (adds)
+      daddend = {&op_.exprs, gradients[1].value()};
+  }
+  const Term h = elementGamma ? u * *elementGamma : u;
+  // Per element where no loop is kept but by the parameters.
+  const std::vector<int> parameters = parameterLoops();
+  const bool sumsParameters = parameters != allLoops();
+
+  // Sums of h where the statistics need them, of u where gamma and beta have the same loops.
+  const Term n = size(op_.groupSize);
+  const bool ofStatistics = !moving || parametersAreKept();
+  std::optional<Term> sum, product, rest;
+  std::vector<Named> sums;
+  const bool needsSum = (hasMean && !moving) || (spec_.center && parametersAreKept());
+  const bool needsProduct = !moving || (spec_.scale && parametersAreKept());
+  if (ofStatistics && needsSum)
+    sums.push_back({"gradient_sum", h});
+  if (ofStatistics && needsProduct)
+    sums.push_back({"product_sum", h * centered});
+  if (!moving && hasMean)
+    sums.push_back({"residual_sum", centered});
+  if (!sums.empty()) {
+    leaves = addStep("sums", Reduce::Sum, allLoops(), keptLoops(), sums);
+    auto next = leaves.begin();
+    if (ofStatistics && needsSum)
+      sum = *next++;
+    if (ofStatistics && needsProduct)
+      product = *next++;
+    if (!moving && hasMean)
+      rest = *next++ / n;
+  }
+  if (rest)
+    product = fma(-*rest, *sum, *product);
+
+  // What dx is made of, and gradients of parameters that have the statistics' loops, or more of
+  // them.
+  const bool sameLoops = parameters == keptLoops();
+  const bool readsRest = rest && !parametersAreKept();
+  std::vector<Named> made;
+  if (readsRest)
+    made.push_back({"rest", *rest});
+  if (!moving) {
+    const Term seed = constant(2) / n * (keptGamma ? *keptGamma * *product : *product);
+    const Expr by = variance.expr;
+    const auto slope = op_.exprs.gradients(deviation.expr, seed.expr, std::span(&by, 1));
+    const Term ofX{&op_.exprs, slope[0].value()};
+    made.push_back({"of_x", ofX});
+    if (hasMean)
+      made.push_back({"of_one", -fma(ofX, *rest, scale * (*sum / n))});
+  }
+  if (parametersAreKept() && spec_.scale)
+    made.push_back({"dgamma", s * *product, sameLoops ? "dgamma" : ""});
+  if (parametersAreKept() && spec_.center)
+    made.push_back({"dbeta", *sum, sameLoops ? "dbeta" : ""});
+  std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
+  if (!made.empty()) {
+    leaves = addStep("finalize", Reduce::None, keptLoops(), keptLoops(), made);
+    auto next = leaves.begin();
+    if (readsRest)
+      rest = *next++;
+    if (!moving) {
+      ofX = *next++;
+      if (hasMean)
+        ofOne = *next++;
+    }
+    if (parametersAreKept() && spec_.scale)
+      ownGamma = *next++;
+    if (parametersAreKept() && spec_.center)
+      ownBeta = *next++;
+  }
+
+  // Parameters that other loops index: one sum for each of them.
+  const Term xhat = (rest ? centered - *rest : centered) * s;
+  std::vector<Named> elements;
+  auto addParameters = [&](const char *name, std::vector<int> loops, std::optional<Term> gammas,
+                           std::optional<Term> betas) {
+    std::vector<Named> summed, stored;
+    if (spec_.scale)
+      summed.push_back({"gamma_sum", *gammas});
+    if (spec_.center)
+      summed.push_back({"beta_sum", *betas});
+    if (summed.empty())
+      return;
+    leaves = addStep(name, Reduce::Sum, std::move(loops), parameters, summed);
+    if (spec_.scale)
+      stored.push_back({"dgamma", leaves.front(), "dgamma"});
+    if (spec_.center)
+      stored.push_back({"dbeta", leaves.back(), "dbeta"});
+    addStep("store", Reduce::None, parameters, parameters, stored);
+  };
+  if (!parametersAreKept() && sumsParameters) {
+    addParameters("parameters", allLoops(), u * xhat, u);
+  } else if (!parametersAreKept()) {
+    if (spec_.scale)
+      elements.push_back({"dgamma", u * xhat, "dgamma"});
+    if (spec_.center)
+      elements.push_back({"dbeta", u, "dbeta"});
+  }
+
+  Term dx = scale * h;
+  if (ofOne)
+    dx = fma(scale, h, fma(*ofX, centered, *ofOne));
+  else if (ofX)
+    dx = fma(scale, h, *ofX * centered);
+  elements.insert(elements.begin(), {"dx", dx, "dx"});
+  if (daddend)
+    elements.push_back({"daddend", *daddend, "daddend"});
+  addStep("gradient", Reduce::None, allLoops(), allLoops(), elements);
+  if (parametersAreKept() && !sameLoops)
+    addParameters("parameters", keptLoops(), ownGamma, ownBeta);
 }
 
 } // namespace

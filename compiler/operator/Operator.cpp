@@ -2,6 +2,8 @@
 
 #include "llvm/ADT/STLExtras.h"
 
+#include <numeric>
+
 namespace normforge {
 
 std::vector<Expr> Step::values() const {
@@ -48,7 +50,34 @@ bool Operator::reduces() const {
   return llvm::any_of(steps, [](const Step &step) { return step.reduce != Reduce::None; });
 }
 
+std::vector<bool> Operator::kept(std::span<const uint32_t> of) const {
+  const Result *found = nullptr;
+  auto consider = [&](const Result &result) {
+    if (!found && result.loops.size() < loops.size())
+      found = &result;
+  };
+  for (uint32_t i : of)
+    for (const Result &result : steps[i].results)
+      consider(result);
+  for (uint32_t i : of)
+    for (Expr expr : exprs.nodesOf(steps[i].values()))
+      if (exprs[expr].op == ExprOp::Result)
+        consider(result(exprs[expr].index));
+  std::vector<bool> kept(loops.size());
+  if (found)
+    for (int loop : found->loops)
+      kept[loop] = true;
+  return kept;
+}
+
+std::vector<bool> Operator::kept() const {
+  std::vector<uint32_t> all(steps.size());
+  std::iota(all.begin(), all.end(), 0);
+  return kept(all);
+}
+
 SizeExpr Operator::statistics() const {
+  const std::vector<bool> kept = this->kept();
   SizeExpr product(1);
   for (int i = 0; i < rank(); ++i)
     if (kept[i])
@@ -57,6 +86,7 @@ SizeExpr Operator::statistics() const {
 }
 
 SizeExpr Operator::slabBytes() const {
+  const std::vector<bool> kept = this->kept();
   SizeExpr product(static_cast<int64_t>(byteSize(dtype)));
   for (int i = 0; i < rank(); ++i)
     if (!kept[i])
@@ -75,13 +105,13 @@ SizeExpr Operator::minimumBytes() const {
 SizeExpr Operator::flops() const {
   int64_t perElement = 0; // what runs over fewer loops does not count
   for (const Step &step : steps) {
-    if (step.loops.size() != loops.size())
+    if (!isWhole(step))
       continue;
     perElement += exprs.flops(step.values());
     if (step.reduce == Reduce::Moments) // an addition; a subtraction, an FMA and an addition
       perElement += 5;
     else if (step.reduce == Reduce::Sum)
-      perElement += 1;
+      perElement += static_cast<int64_t>(step.results.size());
   }
   return elements * SizeExpr(perElement);
 }

@@ -58,7 +58,7 @@ enum class Reduce : uint8_t {
   /// rounded, the sum of what remains, x - mean, and that of its squares. The second corrects what
   /// the first lost (Chan, Golub, LeVeque 1983, corrected two-pass). Reads the data twice.
   Moments,
-  Sum, ///< one result: the sum of its value
+  Sum, ///< results of their own, each the sum of its value
 };
 
 struct Result {
@@ -96,10 +96,8 @@ struct Operator {
   std::optional<BlockedAxis> blocked;
   std::vector<Operand> operands; ///< in the order of nf_call.args
   std::vector<Step> steps;       ///< each uses results of earlier ones alone
-  /// By loop: whether it indexes the statistics; the others are reduced over.
-  std::vector<bool> kept;
-  SizeExpr groupSize; ///< elements that a statistic is taken over, padding left out
-  SizeExpr elements;  ///< of the data in memory, padding included
+  SizeExpr groupSize;            ///< elements that a statistic is taken over, padding left out
+  SizeExpr elements;             ///< of the data in memory, padding included
 
   int rank() const { return static_cast<int>(loops.size()); }
   DType computeType() const { return computeDType(dtype); }
@@ -113,11 +111,18 @@ struct Operator {
   const Step &stepOf(uint32_t result) const;
   /// Whether some step reduces.
   bool reduces() const;
+  /// Whether every loop is one of the step's.
+  bool isWhole(const Step &step) const { return step.loops.size() == loops.size(); }
+  /// By loop: whether it indexes what these steps keep of the data, the first result with fewer
+  /// loops that they make, else the first that they read. The others are reduced over.
+  std::vector<bool> kept(std::span<const uint32_t> steps) const;
+  /// The same of all steps: the loops that index the statistics.
+  std::vector<bool> kept() const;
   /// Whether every loop indexes it.
   bool isWhole(const Operand &operand) const { return operand.loops.size() == loops.size(); }
-  /// Elements of all kept loops, a blocked axis rounded up to whole blocks.
+  /// Elements of all loops that index the statistics, a blocked axis rounded up to whole blocks.
   SizeExpr statistics() const;
-  /// Bytes of x that one statistics group spans in memory.
+  /// Bytes that one statistics group spans in an array of the data.
   SizeExpr slabBytes() const;
   /// Least bytes that must move: every whole operand once.
   SizeExpr minimumBytes() const;

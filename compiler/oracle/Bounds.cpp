@@ -233,9 +233,13 @@ Bounded Evaluator::evaluate(Expr expr) {
     return rounded(value, std::max(std::sqrt(a.value + a.error) - value,
                                    value - std::sqrt(std::max(0.0, a.value - a.error))));
   }
-  case ExprOp::Less: {
-    const bool either = std::abs(a.value - b.value) <= a.error + b.error;
-    return {a.value < b.value ? 1.0 : 0.0, either ? 1.0 : 0.0};
+  case ExprOp::Less:
+  case ExprOp::LessEqual: {
+    const double errors = a.error + b.error;
+    // Two exact numbers compare as they do.
+    const bool either = errors > 0 && std::abs(a.value - b.value) <= errors;
+    const bool holds = node.op == ExprOp::Less ? a.value < b.value : a.value <= b.value;
+    return {holds ? 1.0 : 0.0, either ? 1.0 : 0.0};
   }
   case ExprOp::IsNan:
     return {std::isnan(a.value) ? 1.0 : 0.0, 0};
@@ -316,26 +320,29 @@ void Evaluator::takeMoments(const Step &step) {
 
 /// u*growth of the sum of absolute values, and the terms' own errors.
 void Evaluator::takeSum(const Step &step) {
-  const Expr root = step.results[0].value;
-  const std::vector<Expr> nodes = nodesOf(std::span(&root, 1));
+  const std::vector<Expr> roots = step.values();
+  const std::vector<Expr> nodes = nodesOf(roots);
   const std::vector<int> &kept = step.results[0].loops;
   struct Total {
     long double sum = 0, absolute = 0;
     double n = 0, errors = 0, largest = 0;
   };
-  std::vector<Total> totals(static_cast<size_t>(count(kept)));
+  const auto count = static_cast<size_t>(this->count(kept));
+  std::vector<Total> totals(roots.size() * count);
   forEach(step.loops, [&] {
     evaluate(nodes);
-    Total &total = totals[position(kept)];
-    const Bounded &term = values_[root];
-    total.sum += term.value;
-    total.absolute += std::abs(term.value);
-    total.errors += term.error;
-    total.n += 1;
-    total.largest = std::max(total.largest, std::abs(term.value));
+    for (size_t r = 0; r < roots.size(); ++r) {
+      Total &total = totals[r * count + position(kept)];
+      const Bounded &term = values_[roots[r]];
+      total.sum += term.value;
+      total.absolute += std::abs(term.value);
+      total.errors += term.error;
+      total.n += 1;
+      total.largest = std::max(total.largest, std::abs(term.value));
+    }
   });
-  Array &array = results_[step.firstResult];
-  array.resize(totals.size());
+  for (size_t r = 0; r < roots.size(); ++r)
+    results_[step.firstResult + r].resize(count);
   for (size_t i = 0; i < totals.size(); ++i) {
     const Total &total = totals[i];
     const double absolute = static_cast<double>(total.absolute);
@@ -344,8 +351,8 @@ void Evaluator::takeSum(const Step &step) {
     const bool isOneElement = 4 * total.largest >= absolute;
     const double growth =
         8 + std::max(2.5 * std::sqrt(total.n), isEven || isOneElement ? total.n / 8 : 0);
-    array[i] = {static_cast<double>(total.sum),
-                total.errors + u_ * growth * absolute + total.n * least_};
+    results_[step.firstResult + i / count][i % count] = {
+        static_cast<double>(total.sum), total.errors + u_ * growth * absolute + total.n * least_};
     terms_ = std::max(terms_, static_cast<int64_t>(total.n));
   }
 }

@@ -21,6 +21,16 @@ struct Place {
 
 /// A function of `fuse` of x in f64, by its definition.
 double applyFunction(const FuseStep &step, double x);
+/// Its derivative; at kinks as the spec language has it.
+double derivative(const FuseStep &step, double x);
+
+/// dy through the fused steps, in f64 and in memory order: the gradient of what gamma and beta
+/// gave, which is computed with the statistics as they were saved, and the addend's. 0 in padding.
+struct EpilogueGradients {
+  HostArray value, addend;
+};
+EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+                                    const Numbers &scalars);
 
 class Coordinates {
 public:

@@ -167,12 +167,21 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
     return draw.normal(stream, index);
   };
 
-  Arrays inputs;
+  Arrays inputs, saved;
   for (const Operand &operand : makeOperator(spec, phase).operands) {
     if (operand.written)
       continue;
+    if (operand.role == Role::Statistic && saved.empty())
+      saved = batchStatistics(spec, sizes, inputs);
     HostArray array(operand.dtype, argumentShape(spec, operand.name, sizes));
-    if (operand.role != Role::Data) {
+    if (operand.role == Role::Statistic) { // as training has saved them
+      const HostArray &exact = saved.at(operand.name);
+      for (int64_t i = 0, n = array.count(); i < n; ++i)
+        array.set(i, exact.get(i));
+      inputs.emplace(operand.name, std::move(array));
+      continue;
+    }
+    if (operand.role != Role::Data && operand.role != Role::Gradient) {
       for (int64_t i = 0, n = array.count(); i < n; ++i)
         array.set(i, value(operand, static_cast<uint64_t>(i), static_cast<size_t>(i)));
       inputs.emplace(operand.name, std::move(array));

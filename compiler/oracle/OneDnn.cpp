@@ -2,12 +2,10 @@
 // differ in how primitive descriptors are made and in nothing else that is used
 // here.
 
-#include "compiler/oracle/OneDnnView.h"
+#include "compiler/oracle/OneDnnMemory.h"
 
-#include <dnnl.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <omp.h>
 
 #include <cstring>
 #include <unordered_map>
@@ -18,21 +16,6 @@ namespace {
 
 using dnnl::memory;
 using dnnl::normalization_flags;
-
-/// OpenMP's threads for the calls of a scope. oneDNN asks when a primitive is
-/// made and when it runs.
-class ThreadLimit {
-public:
-  explicit ThreadLimit(int threads) : before_(omp_get_max_threads()) {
-    omp_set_num_threads(threads);
-  }
-  ~ThreadLimit() { omp_set_num_threads(before_); }
-  ThreadLimit(const ThreadLimit &) = delete;
-  ThreadLimit &operator=(const ThreadLimit &) = delete;
-
-private:
-  int before_;
-};
 
 // The two versions of the API.
 
@@ -96,25 +79,6 @@ dnnl::eltwise_forward::primitive_desc describeRelu(const dnnl::engine &engine,
       engine);
 }
 #endif
-
-memory::desc describe(const OneDnnView &view) {
-  if (view.block == 0)
-    return memory::desc(view.dims, memory::data_type::f32, view.strides);
-  using tag = memory::format_tag;
-  static constexpr tag tags[3][2] = {
-      {tag::aBcd4b, tag::aBcde4b}, {tag::aBcd8b, tag::aBcde8b}, {tag::aBcd16b, tag::aBcde16b}};
-  const int row = view.block == 4 ? 0 : view.block == 8 ? 1 : 2;
-  return memory::desc(view.dims, memory::data_type::f32, tags[row][view.dims.size() - 4]);
-}
-
-memory::desc dense(const memory::dims &dims) {
-  memory::dims strides(dims.size(), 1);
-  for (size_t i = dims.size(); i-- > 1;)
-    strides[i - 1] = strides[i] * dims[i];
-  return memory::desc(dims, memory::data_type::f32, strides);
-}
-
-enum class Way { BatchNorm, LayerNorm, TransposedBatchNorm };
 
 class Problem final : public OneDnn {
 public:
@@ -189,22 +153,10 @@ private:
     return layout.isBlocked() && at_.shape()[layout.blockedAxis] % layout.block != 0;
   }
 
-  /// A copy with the padding of a blocked layout zeroed, as oneDNN wants it.
   memory copyOfData(const HostArray &from, const memory::desc &desc) {
-    memory copy(desc, engine_);
-    auto *values = static_cast<float *>(copy.get_data_handle());
-    std::memset(values, 0, desc.get_size());
-    at_.forEach([&](Place p) { values[p.offset] = static_cast<float>(from.get(p.offset)); });
-    return copy;
+    return copyData(from, at_, desc, engine_);
   }
-
-  memory copyOfVector(const HostArray &from) {
-    memory copy(dense({from.count()}), engine_);
-    auto *values = static_cast<float *>(copy.get_data_handle());
-    for (int64_t i = 0, n = from.count(); i < n; ++i)
-      values[i] = static_cast<float>(from.get(i));
-    return copy;
-  }
+  memory copyOfVector(const HostArray &from) { return copyVector(from, engine_); }
 
   void addParameters(const Arrays &inputs, normalization_flags &flags, Step &step) {
     if (way_ == Way::TransposedBatchNorm)
@@ -375,6 +327,9 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
     return nullptr;
   const double epsilon = spec.epsilon.isArgument ? scalars.at("epsilon") : spec.epsilon.value;
   try {
+    if (phase == Phase::Backward)
+      return makeOneDnnBackward(spec, sizes, inputs, scalars, static_cast<float>(epsilon), threads,
+                                way, *view);
     return std::make_unique<Problem>(spec, phase, sizes, inputs, static_cast<float>(epsilon),
                                      threads, way, *view);
   } catch (const dnnl::error &error) {
@@ -393,7 +348,7 @@ std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Size
     return nullptr;
   }
   for (const FuseStep &step : spec.fuse)
-    if (!step.isAdd() && step.name != "relu") {
+    if (phase != Phase::Backward && !step.isAdd() && step.name != "relu") {
       whyNot = fmt::format("{}: not computed with oneDNN here", step.text());
       return nullptr;
     }

@@ -37,7 +37,8 @@ enum class Data {
 };
 std::optional<Data> parseData(std::string_view text);
 std::string_view toString(Data data);
-/// Inputs of `phase`, drawn with `seed`: the same on every machine. A blocked layout's padding in x
+/// Inputs of `phase`, drawn with `seed`: the same on every machine. Saved statistics are those of
+/// the data. A blocked layout's padding in x
 /// and addend holds NaN (it must not matter).
 Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t seed,
                   Data data = Data::Normal);
@@ -46,6 +47,9 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
 /// arrays of the kernel's shapes. Padding of a blocked layout is 0.
 Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars = {});
+
+/// The statistics of a batch that training saves, in f64.
+Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs);
 
 /// The largest difference allowed between a kernel's output and the reference, for each element:
 /// |a - b| <= elements[i] + absolute + relative*|b|. `why` says what it is made of in a line.

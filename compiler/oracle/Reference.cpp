@@ -55,6 +55,7 @@ double update(const Momentum &momentum, const Number &number, double old, double
 
 struct Statistics {
   std::vector<double> mean, variance;
+  std::vector<long double> exactMean{}; ///< of a batch
 };
 
 /// Mean, then the mean of the squared deviations. Sums are in extended precision, and the mean is
@@ -83,6 +84,7 @@ Statistics batchStatistics(const Coordinates &at, const HostArray &x) {
   result.mean.assign(mean.begin(), mean.end());
   for (long double s : squares)
     result.variance.push_back(static_cast<double>(s / n));
+  result.exactMean = std::move(mean);
   return result;
 }
 
@@ -149,8 +151,203 @@ double applyFunction(const FuseStep &step, double x) {
   throw std::logic_error("the reference has no function '" + name + "'");
 }
 
+double derivative(const FuseStep &step, double x) {
+  constexpr double rootOf2 = 1.41421356237309504880, rootOf2OverPi = 0.79788456080286535588;
+  constexpr double rootOf2Pi = 2.50662827463100050242;
+  auto logistic = [](double value) { return 1 / (1 + std::exp(-value)); };
+  auto within = [&](double low, double high, double inside, double above) {
+    return x <= low ? 0 : x >= high ? above : inside;
+  };
+  const std::string &name = step.name;
+  if (name == "relu")
+    return x <= 0 ? 0 : 1;
+  if (name == "relu6")
+    return within(0, 6, 1, 0);
+  if (name == "clamp")
+    return x < step.parameters[0] || x > step.parameters[1] ? 0 : 1;
+  if (name == "leaky_relu")
+    return x <= 0 ? step.parameters[0] : 1;
+  if (name == "elu")
+    return x > 0 ? 1 : step.parameters[0] * std::exp(x);
+  if (name == "gelu")
+    return 0.5 * std::erfc(-x / rootOf2) + x * std::exp(-x * x / 2) / rootOf2Pi;
+  if (name == "gelu_tanh") {
+    const double t = std::tanh(rootOf2OverPi * (x + 0.044715 * x * x * x));
+    if (std::abs(x) > 20) // the tangent is flat, and the cube may overflow
+      return x < 0 ? 0 : 1;
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * rootOf2OverPi * (1 + 3 * 0.044715 * x * x);
+  }
+  if (name == "sigmoid")
+    return logistic(x) * logistic(-x);
+  if (name == "silu")
+    return logistic(x) * (1 + x * logistic(-x));
+  if (name == "tanh")
+    return 1 / (std::cosh(x) * std::cosh(x));
+  if (name == "softplus")
+    return logistic(x);
+  if (name == "mish") {
+    const double t = std::tanh(std::log1p(std::exp(-std::abs(x))) + std::max(x, 0.0));
+    return t + x * (1 - t * t) * logistic(x);
+  }
+  if (name == "hard_sigmoid")
+    return within(-3, 3, 1.0 / 6, 0);
+  if (name == "hard_swish")
+    return within(-3, 3, x / 3 + 0.5, 1);
+  throw std::logic_error("the reference has no function '" + name + "'");
+}
+
+Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs) {
+  const Coordinates at(spec, sizes);
+  const HostArray &x = inputs.at("x");
+  const bool isRms = spec.mode == Mode::Rms;
+  const Statistics found = isRms ? meanOfSquares(at, x) : batchStatistics(at, x);
+  Arrays arrays;
+  if (!isRms)
+    arrays.emplace("batch_mean", toArray(found.mean, at.groupShape()));
+  arrays.emplace("batch_variance", toArray(found.variance, at.groupShape()));
+  return arrays;
+}
+
+namespace {
+
+/// The derivative of 1/denominator by the variance.
+double slope(EpsilonPosition position, double variance, double epsilon) {
+  const double divisor = denominator(position, variance, epsilon);
+  const double root =
+      std::sqrt(position == EpsilonPosition::Outside ? variance : variance + epsilon);
+  return -1 / (2 * root * divisor * divisor);
+}
+
+/// What the backward pass takes statistics from.
+struct Saved {
+  const HostArray *mean; ///< null for rms
+  const HostArray &variance;
+};
+Saved savedStatistics(const Spec &spec, const Arrays &inputs) {
+  const std::string prefix =
+      spec.backwardStatistics == BackwardStatistics::Moving ? "moving_" : "batch_";
+  return {spec.mode == Mode::Rms ? nullptr : &inputs.at(prefix + "mean"),
+          inputs.at(prefix + "variance")};
+}
+
+} // namespace
+
+EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+                                    const Numbers &scalars) {
+  const Coordinates at(spec, sizes);
+  const HostArray &x = inputs.at("x"), &dy = inputs.at("dy");
+  const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
+  const Saved saved = savedStatistics(spec, inputs);
+  const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
+  const HostArray *beta = spec.center && inputs.contains("beta") ? &inputs.at("beta") : nullptr;
+  // An addend that is not given does not matter.
+  const HostArray *addend = inputs.contains("addend") ? &inputs.at("addend") : nullptr;
+
+  EpilogueGradients result{HostArray(DType::F64, at.memoryShape()),
+                           HostArray(DType::F64, at.memoryShape())};
+  at.forEach([&](Place p) {
+    const double mean = saved.mean ? saved.mean->get(p.group) : 0;
+    std::vector<double> values{(x.get(p.offset) - mean) / denominator(spec.epsilonPosition,
+                                                                      saved.variance.get(p.group),
+                                                                      epsilon)};
+    if (gamma)
+      values[0] *= gamma->get(p.parameter);
+    if (beta)
+      values[0] += beta->get(p.parameter);
+    for (const FuseStep &step : spec.fuse)
+      values.push_back(!step.isAdd() ? applyFunction(step, values.back())
+                       : addend      ? values.back() + addend->get(p.offset)
+                                     : values.back());
+    double gradient = dy.get(p.offset);
+    for (size_t i = spec.fuse.size(); i-- > 0;) {
+      if (spec.fuse[i].isAdd()) {
+        result.addend.set(p.offset, gradient);
+        continue;
+      }
+      const double factor = derivative(spec.fuse[i], values[i]);
+      gradient = factor == 0 ? 0 : gradient * factor;
+    }
+    result.value.set(p.offset, gradient);
+  });
+  return result;
+}
+
+namespace {
+
+/// The chain rule along the formulas of the forward pass. In xhat it is the mean itself, not as it
+/// was saved.
+Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+                 const Numbers &scalars) {
+  const Coordinates at(spec, sizes);
+  const HostArray &x = inputs.at("x");
+  const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
+  const bool moving = spec.backwardStatistics == BackwardStatistics::Moving;
+  const bool isRms = spec.mode == Mode::Rms;
+  const Saved saved = savedStatistics(spec, inputs);
+  const HostArray &variance = saved.variance;
+  const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
+  const EpilogueGradients before = epilogueGradients(spec, sizes, inputs, scalars);
+
+  std::vector<long double> mean(static_cast<size_t>(at.groups()), 0);
+  if (moving)
+    for (int64_t g = 0; g < at.groups(); ++g)
+      mean[static_cast<size_t>(g)] = saved.mean->get(g);
+  else if (!isRms)
+    mean = batchStatistics(at, x).exactMean;
+  std::vector<double> divisor;
+  for (int64_t g = 0; g < at.groups(); ++g)
+    divisor.push_back(denominator(spec.epsilonPosition, variance.get(g), epsilon));
+
+  std::vector<long double> sums(at.groups(), 0), products(at.groups(), 0);
+  std::vector<long double> dgamma(at.parameters(), 0), dbeta(at.parameters(), 0);
+  at.forEach([&](Place p) {
+    const long double gradient = before.value.get(p.offset);
+    const long double h = gamma ? gradient * gamma->get(p.parameter) : gradient;
+    const long double centered = x.get(p.offset) - mean[p.group];
+    sums[p.group] += h;
+    products[p.group] += h * centered;
+    dgamma[p.parameter] += gradient * centered / divisor[p.group];
+    dbeta[p.parameter] += gradient;
+  });
+
+  HostArray dx(DType::F64, at.memoryShape());
+  const long double n = at.groupSize();
+  at.forEach([&](Place p) {
+    const long double gradient = before.value.get(p.offset);
+    const long double h = gamma ? gradient * gamma->get(p.parameter) : gradient;
+    long double value = h / divisor[p.group];
+    if (!moving) {
+      const long double centered = x.get(p.offset) - mean[p.group];
+      const long double ofVariance =
+          slope(spec.epsilonPosition, variance.get(p.group), epsilon) * products[p.group];
+      value += ofVariance * 2 * centered / n;
+      if (!isRms)
+        value -= sums[p.group] / divisor[p.group] / n;
+    }
+    dx.set(p.offset, static_cast<double>(value));
+  });
+
+  auto narrow = [&](const std::vector<long double> &values) {
+    return toArray(std::vector<double>(values.begin(), values.end()), at.parameterShape());
+  };
+  Arrays outputs;
+  outputs.emplace("dx", std::move(dx));
+  if (spec.scale)
+    outputs.emplace("dgamma", narrow(dgamma));
+  if (spec.center)
+    outputs.emplace("dbeta", narrow(dbeta));
+  for (const FuseStep &step : spec.fuse)
+    if (step.isAdd())
+      outputs.emplace("daddend", before.addend);
+  return outputs;
+}
+
+} // namespace
+
 Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
+  if (phase == Phase::Backward)
+    return gradients(spec, sizes, inputs, scalars);
   const Coordinates at(spec, sizes);
   const HostArray &x = inputs.at("x");
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);

@@ -12,8 +12,11 @@ namespace normforge {
 /// carries how many elements exist from the slice's first block on:
 ///   %part = memref.subview %array[...]
 ///   %slice = builtin.unrealized_conversion_cast %part, %bound {nf.padding = array<i64: 0, 1, 16>}
+/// One that sums are carried in goes through such a cast too, with whether what is there counts:
+///   %slice = builtin.unrealized_conversion_cast %part, %first {nf.carried}
 struct BoundedSlice {
   mlir::memref::SubViewOp part;
+  mlir::Value fresh;              ///< of carried sums: whether what is in memory does not count yet
   mlir::Value bound;              ///< null where every element exists
   int64_t outer = -1, inner = -1; ///< axes of the blocks and of the lanes
   int64_t block = 0;
@@ -21,7 +24,11 @@ struct BoundedSlice {
   /// Of a memref that FormTasks made.
   static BoundedSlice of(mlir::Value memory) {
     BoundedSlice slice;
-    if (auto cast = memory.getDefiningOp<mlir::UnrealizedConversionCastOp>()) {
+    auto cast = memory.getDefiningOp<mlir::UnrealizedConversionCastOp>();
+    if (cast && cast->hasAttr(attr::kCarried)) {
+      slice.fresh = cast.getInputs()[1];
+      memory = cast.getInputs()[0];
+    } else if (cast) {
       const auto padding =
           cast->getAttrOfType<mlir::DenseI64ArrayAttr>(attr::kPadding).asArrayRef();
       slice.outer = padding[0];

@@ -13,6 +13,11 @@
 //         %sum = linalg.generic ins(to_tensor %slice : tensor<4x64xf32>) outs(tensor<4xf32>)
 //         bufferization.materialize_in_destination %sum in (memref.subview %to[%row] [4])
 //
+// A sum that is carried keeps what the tile reduces over: its tiles add to one array of the task,
+// in memory. What a tile writes to it goes through a cast with whether it is the first to do so:
+//         %to = builtin.unrealized_conversion_cast %slice, %first {nf.carried}
+//         bufferization.materialize_in_destination %sum in %to
+//
 // Rules that a change must keep: no task reads what another task of the stage writes; which task
 // does what depends on sizes and the schedule alone, never on the range or on threads; a task's
 // chunk of the tiled loop is a multiple of the tile.
@@ -73,7 +78,10 @@ private:
   Range rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges);
   Value slice(const MemoryView &view, ArrayRef<Range> axes);
   Value readSlice(const MemoryView &view, ArrayRef<Range> axes);
-  void writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes);
+  /// Where a step's result is written to; with `first`, that it is carried there.
+  Value writtenSlice(const MemoryView &view, ArrayRef<Range> axes, Value first);
+  /// Whether these ranges are the task's first in all loops but those that `map` keeps.
+  Value isFirst(AffineMap map, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges);
 
   func::FuncOp source_, target_;
   OpBuilder b_;
@@ -82,6 +90,7 @@ private:
   Value first_, last_; ///< the range of tasks
   SmallVector<Value> sizeValues_;
   SmallVector<OpFoldResult> loopSizes_;
+  SmallVector<Range> task_;            ///< what the task at hand takes of each loop
   IRMapping mapping_;                  ///< values of the source that are not tensors
   DenseMap<Value, MemoryView> inputs_; ///< tensors of the source that lie in memory
   SmallVector<MemoryView> outputs_;    ///< by result
@@ -230,6 +239,7 @@ void StageRewriter::emitTasks() {
       range.size =
           sizes().min(sizes().constant(chunks[i]), sizes().sub(loopSizes_[i], range.offset));
   }
+  task_ = ranges;
   emitKept(ranges, 0);
 }
 
@@ -360,9 +370,31 @@ Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
   return bufferization::ToTensorOp::create(b_, loc_, type, memory, /*restrict=*/true);
 }
 
-void StageRewriter::writeSlice(const MemoryView &view, Value tile, ArrayRef<Range> axes) {
-  bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tile, slice(view, axes),
-                                                    /*restrict=*/true, /*writable=*/true);
+Value StageRewriter::writtenSlice(const MemoryView &view, ArrayRef<Range> axes, Value first) {
+  Value memory = slice(view, axes);
+  if (!first)
+    return memory;
+  auto cast =
+      UnrealizedConversionCastOp::create(b_, loc_, memory.getType(), ValueRange{memory, first});
+  cast->setAttr(attr::kCarried, b_.getUnitAttr());
+  return cast.getResult(0);
+}
+
+Value StageRewriter::isFirst(AffineMap map, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges) {
+  SmallVector<bool> keeps(ranges.size());
+  for (AffineExpr expr : map.getResults())
+    if (auto dim = dyn_cast<AffineDimExpr>(expr))
+      keeps[cast<AffineDimExpr>(domain[dim.getPosition()]).getPosition()] = true;
+  Value first;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (keeps[i] || ranges[i].offset == task_[i].offset)
+      continue;
+    Value is =
+        arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, sizes().value(ranges[i].offset),
+                              sizes().value(task_[i].offset));
+    first = first ? Value(arith::AndIOp::create(b_, loc_, first, is)) : is;
+  }
+  return first ? first : constants_->get(loc_, b_.getBoolAttr(true));
 }
 
 /// The steps on the slices of one tile.
@@ -411,9 +443,25 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
     SmallVector<Type> types;
     for (Value out : outs)
       types.push_back(out.getType());
+    Value first;
+    if (step->hasAttr(attr::kCarried))
+      first = isFirst(step.getIndexingMapMatchingResult(step->getResult(0)), domain, ranges);
+    // What a step stores as it goes has to be known before it.
+    SmallVector<std::pair<unsigned, Value>> written; // by result
+    for (OpResult from : step->getResults())
+      for (size_t r = 0; r < produced_.size(); ++r) {
+        if (produced_[r] != from)
+          continue;
+        SmallVector<Range> axes;
+        for (AffineExpr expr : step.getIndexingMapMatchingResult(from).getResults())
+          axes.push_back(rangeOf(expr, domain, ranges));
+        written.emplace_back(from.getResultNumber(), writtenSlice(outputs_[r], axes, first));
+      }
     auto tiled = linalg::GenericOp::create(b_, step.getLoc(), types, ins, outs, maps,
                                            step.getIteratorTypesArray());
     tiled->setAttr(attr::kDomain, step->getAttr(attr::kDomain));
+    if (Attribute carried = step->getAttr(attr::kCarried))
+      tiled->setAttr(attr::kCarried, carried);
     IRMapping inner(mapping_);
     step.getRegion().cloneInto(&tiled.getRegion(), inner);
     // An index counts from the loop's beginning, not the tile's.
@@ -429,17 +477,12 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
       auto sum = arith::AddIOp::create(b_, loc_, index.getResult(), begin);
       index.getResult().replaceAllUsesExcept(sum.getResult(), sum);
     }
-    for (auto [from, to] : llvm::zip(step.getResults(), tiled.getResults())) {
+    for (auto [from, to] : llvm::zip(step.getResults(), tiled.getResults()))
       tiles.map(from, to);
-      for (size_t r = 0; r < produced_.size(); ++r) {
-        if (produced_[r] != from)
-          continue;
-        SmallVector<Range> axes;
-        for (AffineExpr expr : step.getIndexingMapMatchingResult(cast<OpResult>(from)).getResults())
-          axes.push_back(rangeOf(expr, domain, ranges));
-        writeSlice(outputs_[r], to, axes);
-      }
-    }
+    for (auto [result, memory] : written)
+      bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tiled->getResult(result),
+                                                        memory, /*restrict=*/true,
+                                                        /*writable=*/true);
   }
 }
 

@@ -91,7 +91,9 @@ FailureOr<StepContext> StepAnalysis::analyze(linalg::GenericOp step) {
   const bool fills = llvm::any_of(step.getDpsInits(), [](Value init) {
     return init.getDefiningOp<linalg::FillOp>() != nullptr;
   });
-  if (step.getNumReductionLoops() > 0 || fills)
+  if (step->hasAttr(attr::kCarried))
+    context.kind = Kind::Carried;
+  else if (step.getNumReductionLoops() > 0 || fills)
     context.kind = Kind::Reductions;
   else if (context.laneLoop >= 0 || !context.order.empty())
     context.kind = Kind::Elements;
@@ -174,6 +176,7 @@ Access StepAnalysis::accessOf(Value memory, AffineMap map, const StepContext &co
   access.first = b_.getIndexAttr(0);
   access.bound = slice.bound;
   access.block = slice.block;
+  access.fresh = slice.fresh;
   for (int i = 0; i < static_cast<int>(offsets.size()); ++i) {
     access.first = sizes().add(access.first, sizes().mul(offsets[i], strides[i]));
     auto dim = dyn_cast<AffineDimExpr>(map.getResult(static_cast<unsigned>(i)));

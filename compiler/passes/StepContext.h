@@ -70,6 +70,7 @@ struct Access {
   Value bound;
   int blockLoop = -1;
   int64_t block = 0;
+  Value fresh; ///< of carried sums: whether what is in memory does not count yet
 
   Type element() const { return cast<MemRefType>(base.getType()).getElementType(); }
 };
@@ -79,6 +80,9 @@ enum class Kind : uint8_t {
   Elements,   ///< a value for every element, each result stored as it is made
   Registers,  ///< a value a slot, kept in registers
   Reductions, ///< a sum a slot, kept in registers
+  /// A sum of the slots, and of the lanes of columns, for every index of the other loops, added to
+  /// what is in memory.
+  Carried,
 };
 
 struct StepContext {
@@ -90,13 +94,14 @@ struct StepContext {
   SmallVector<int> order; ///< the outer loops to emit, outermost first
   SmallVector<Slot> slots;
   SmallVector<Access> inputs;  ///< by input
-  SmallVector<Access> outputs; ///< by result, of Elements
+  SmallVector<Access> outputs; ///< by result, of Elements and Carried
   int64_t inFlight = 1;        ///< partial sums of one result and slot
   bool blocks = false;         ///< long sums are sums of blocks
   bool backwards = false;      ///< through the outermost loop
 
   bool reduces() const { return kind == Kind::Reductions; }
   bool storesElements() const { return kind == Kind::Elements; }
+  bool carries() const { return kind == Kind::Carried; }
   /// Whether the step reads or writes rows: their lanes are elements of a row. All other steps have
   /// lanes of kept indices.
   bool isRows() const { return !columns && kind != Kind::Registers; }

@@ -109,7 +109,7 @@ LogicalResult StepEmitter::emit() {
     return failure();
   Cursor at = start();
   // Rows that are written bind them one by one.
-  if (!context_.isRows() || at.slots.size() == 1 || context_.reduces())
+  if (!context_.isRows() || at.slots.size() == 1 || context_.reduces() || context_.carries())
     bindRegisters(at);
   const Sums results = emitLoops(0, at, *sums);
   if (context_.reduces())

@@ -117,6 +117,8 @@ private:
   /// columns, that of the next index of the kept loop around them.
   void prefetch(const Access &access, const Place &place, const Spot &spot);
   void store(const Access &access, const Place &place, const Spot &spot, Value value, bool streams);
+  /// Adds the terms of all slots to what is in memory.
+  void carry(const Access &access, const Place &place, ArrayRef<std::pair<Spot, Value>> terms);
   /// Position of an element relative to an access' view.
   Value elementIndex(const Access &access, const Spot &spot);
   /// The lanes that exist, joined with the spot's mask.

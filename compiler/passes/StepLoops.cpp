@@ -47,6 +47,10 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
       };
       for (size_t r = 0; context_.reduces() && r < results; ++r)
         arguments.push_back(sums[sumAt(r)]);
+      if (context_.carries())
+        for (Value init : step_.getDpsInits())
+          arguments.push_back(
+              constants_.zero(loc_, spot.width.type(getElementTypeOrSelf(init.getType()))));
       auto loopIndex = [&](unsigned i) -> Value {
         const int dim = static_cast<int>(i);
         if (dim == context_.slotLoop || dim == context_.laneLoop) {
@@ -72,7 +76,7 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
           // Lanes past the end keep what they have.
           sum = rows && mask ? Value(arith::SelectOp::create(b_, loc_, mask, values[r], sum))
                              : values[r];
-        } else if (context_.storesElements()) {
+        } else if (context_.storesElements() || context_.carries()) {
           pending.push_back({values[r], r, spot});
         } else {
           registers_[step_.getResult(static_cast<unsigned>(r))].push_back(values[r]);
@@ -80,10 +84,50 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
       }
     }
   }
+  if (context_.carries()) {
+    // Slots of one place are neighbors in `terms`.
+    for (size_t r = 0; r < results; ++r)
+      for (int64_t u = 0; u < count; ++u) {
+        SmallVector<std::pair<Spot, Value>> terms;
+        for (size_t s = 0; s < at.slots.size(); ++s) {
+          const Pending &p =
+              pending[(s * static_cast<size_t>(count) + static_cast<size_t>(u)) * results + r];
+          terms.emplace_back(p.spot, p.value);
+        }
+        carry(context_.outputs[r], at.outputs[r], terms);
+      }
+    return sums;
+  }
   // Stores come after all loads: an output may be an input's buffer.
   for (const Pending &p : pending)
     store(context_.outputs[p.result], at.outputs[p.result], p.spot, p.value, at.streams);
   return sums;
+}
+
+/// Rows: the slots have the same lanes of memory. Columns: they are lanes of one element in memory;
+/// those of one width are added first.
+void StepEmitter::carry(const Access &access, const Place &place,
+                        ArrayRef<std::pair<Spot, Value>> terms) {
+  Value sum;
+  for (size_t i = 0; i < terms.size();) {
+    Value part;
+    const Width width = terms[i].first.width;
+    for (; i < terms.size() && terms[i].first.width == width; ++i) {
+      Value term = terms[i].second;
+      if (context_.columns && terms[i].first.mask)
+        term = arith::SelectOp::create(b_, loc_, terms[i].first.mask, term,
+                                       constants_.zero(loc_, term.getType()));
+      part = part ? combine(part, term) : term;
+    }
+    if (context_.columns)
+      part = reduceRows({part});
+    sum = sum ? combine(sum, part) : part;
+  }
+  const Spot &spot = terms.front().first;
+  Value before = load(access, place, spot);
+  before = arith::SelectOp::create(b_, loc_, access.fresh, constants_.zero(loc_, before.getType()),
+                                   before);
+  store(access, place, spot, combine(before, sum), /*streams=*/false);
 }
 
 /// What a size, which is never negative, is at most, where its computation shows it.
@@ -206,7 +250,7 @@ StepEmitter::Sums StepEmitter::emitLanes(Cursor at, Sums sums) {
     makeViews(here);
     return emitLanesFrom(here, number(0), sums);
   };
-  if (context_.reduces() || at.slots.size() == 1)
+  if (context_.reduces() || context_.carries() || at.slots.size() == 1)
     return emit(at);
   if (mayStream() && joinsRows()) {
     emitJoinedRows(at);

@@ -15,6 +15,7 @@
 // be an input's buffer; memory that does not exist is neither read nor written, not under a mask
 // whose lanes are off either where the target has no masks.
 #include "compiler/passes/Passes.h"
+#include "compiler/passes/StepBody.h"
 #include "compiler/passes/StepEmitter.h"
 
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
@@ -61,6 +62,8 @@ LogicalResult TileVectorizer::findOutputs(StepContext &context, StepAnalysis &an
     auto write = dyn_cast<bufferization::MaterializeInDestinationOp>(*result.getUsers().begin());
     if (!write)
       return context.step.emitError("the result of an elementwise step is not stored");
+    if (context.carries() && failed(checkSums(context.step)))
+      return failure();
     context.outputs.push_back(analysis.accessOf(
         write.getDest(), context.step.getIndexingMapMatchingResult(result), context));
   }
@@ -87,7 +90,7 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
     context.inputs.push_back(
         analysis.accessOf(memory.getBuffer(), step.getMatchingIndexingMap(operand), context));
   }
-  if (context.storesElements() && failed(findOutputs(context, analysis)))
+  if ((context.storesElements() || context.carries()) && failed(findOutputs(context, analysis)))
     return failure();
   if (context.laneLoop >= 0 || !context.order.empty())
     context.inFlight = knobs_.unroll;
@@ -104,7 +107,7 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
 LogicalResult TileVectorizer::write(bufferization::MaterializeInDestinationOp write) {
   const auto values = registers_.find(write.getSource());
   if (values == registers_.end())
-    return success(); // an elementwise step has stored it
+    return success(); // the step has stored it
   auto step = write.getSource().getDefiningOp<linalg::GenericOp>();
   b_.setInsertionPoint(write);
   StepAnalysis analysis(knobs_, b_, constants_);

@@ -32,10 +32,17 @@ private:
   std::string checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkStep(size_t index, const StepPlan &plan);
   std::string checkReads(size_t index, const StepPlan &plan) const;
-  std::string checkWrites(size_t index, const Step &step) const;
+  std::string checkWrites(size_t index, const StepPlan &plan) const;
   bool isElements(const Step &step) const {
-    return step.reduce == Reduce::None && step.loops.size() == op_.loops.size();
+    return step.reduce == Reduce::None && op_.isWhole(step);
   }
+  static bool keeps(const Step &step, int loop) {
+    const std::vector<int> &kept = step.results[0].loops;
+    return std::find(kept.begin(), kept.end(), loop) != kept.end();
+  }
+  std::string checkCut(const StagePlan &stage, std::span<const StageLoop> loops,
+                       const StepPlan &plan) const;
+  std::string checkPartial(const StagePlan &stage, const StepPlan &plan) const;
   /// Whether a stage's tasks may be more than one along a loop.
   static bool cuts(const StagePlan &stage, std::span<const StageLoop> loops, size_t i) {
     const auto size = loops[i].size.constant();
@@ -70,33 +77,65 @@ std::string Checker::checkTaken(const StagePlan &stage, std::span<const StageLoo
   if (stage.chunks.size() != loops.size())
     return fmt::format("take has {} numbers; expected {}, one a loop", stage.chunks.size(),
                        loops.size());
-  const bool whole = std::any_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
-    return plan.part != Part::Partial && op_.steps[plan.step].reduce != Reduce::None;
-  });
-  const bool partial = stage.steps.front().part == Part::Partial;
+  for (size_t i = 0; i < loops.size(); ++i)
+    if (stage.chunks[i] < 0 || stage.chunks[i] > kMostTaken)
+      return fmt::format("take of loop {} is {}; expected 1 to {}, or all", loops[i].name,
+                         stage.chunks[i], kMostTaken);
+  for (const StepPlan &plan : stage.steps)
+    if (op_.steps[plan.step].reduce != Reduce::None)
+      if (std::string wrong = checkCut(stage, loops, plan); !wrong.empty())
+        return wrong;
+  return {};
+}
+
+/// What a task takes of the loops that a step reduces over.
+std::string Checker::checkCut(const StagePlan &stage, std::span<const StageLoop> loops,
+                              const StepPlan &plan) const {
+  const Step &step = op_.steps[plan.step];
   bool cutsReduced = false;
   for (size_t i = 0; i < loops.size(); ++i) {
     const int64_t taken = stage.chunks[i];
-    if (taken < 0 || taken > kMostTaken)
-      return fmt::format("take of loop {} is {}; expected 1 to {}, or all", loops[i].name, taken,
-                         kMostTaken);
-    if (taken == 0 || loops[i].kept)
+    const int loop = loops[i].loop;
+    if (taken == 0 || keeps(step, loop))
       continue;
-    if (whole)
+    if (plan.part != Part::Partial)
       return fmt::format("a task takes {} of loop {}, which a step of the stage reduces over; "
                          "expected all",
                          taken, loops[i].name);
-    const int loop = loops[i].loop;
-    if (partial && op_.blocked && op_.blocked->padded &&
+    // What a chunk has of it is no product.
+    if (step.reduce == Reduce::Moments && op_.blocked && op_.blocked->padded &&
         (loop == op_.blocked->outer || loop == op_.blocked->inner))
       return fmt::format("a task takes {} of loop {}, of a padded blocked axis that a step of the "
                          "stage reduces over; expected all",
                          taken, loops[i].name);
+    if (taken == 1 && i + 1 == loops.size())
+      return fmt::format(
+          "a task takes 1 of loop {}, which has the lanes of a step that reduces over "
+          "it; expected 2 or more, or all",
+          loops[i].name);
     cutsReduced = true;
   }
-  if (partial && !cutsReduced)
+  if (plan.part == Part::Partial && !cutsReduced)
     return "partials of no loop: a task takes all of every loop that is reduced over";
   return {};
+}
+
+/// Partials are all that a stage does, or its tiles carry them.
+std::string Checker::checkPartial(const StagePlan &stage, const StepPlan &plan) const {
+  const Step &step = op_.steps[plan.step];
+  if (!isCarried(op_, stage, plan))
+    return stage.steps.size() == 1
+               ? ""
+               : fmt::format("a stage of partials does nothing else; step {} is one of {}",
+                             step.name, stage.steps.size());
+  const std::vector<bool> kept = op_.kept(stage.stepNumbers());
+  for (int i = 0; i < op_.rank(); ++i)
+    if (kept[i] == keeps(step, i))
+      return fmt::format("step {} cannot be carried: loop {} is {} by the stage and by the step",
+                         step.name, op_.loops[i].name, kept[i] ? "kept" : "reduced over");
+  return step.reduce == Reduce::Sum
+             ? ""
+             : fmt::format("step {} cannot be carried: only sums are", step.name);
 }
 
 std::string Checker::checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const {
@@ -135,7 +174,11 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
   if (stage.unroll < 1 || stage.unroll > kMostUnrolled)
     return fmt::format("unroll={}: expected 1 to {}", stage.unroll, kMostUnrolled);
   const int64_t slots = columns ? stage.tile / stage.vector : stage.tile;
-  const int64_t sums = op_.reduces() ? 2 : 1; // moments have two at once
+  int64_t sums = 1; // moments have two at once
+  for (const Step &step : op_.steps)
+    if (step.reduce != Reduce::None)
+      sums = std::max<int64_t>(
+          {sums, 2, step.reduce == Reduce::Sum ? static_cast<int64_t>(step.results.size()) : 2});
   const int64_t inFlight = slots * stage.unroll * sums * stage.vector * static_cast<int64_t>(bytes);
   if (inFlight > kMostInFlight)
     return fmt::format(
@@ -164,20 +207,23 @@ std::string Checker::checkReads(size_t index, const StepPlan &plan) const {
 }
 
 /// No task writes what another one writes or reads, and nothing is read after it was written over.
-std::string Checker::checkWrites(size_t index, const Step &step) const {
+std::string Checker::checkWrites(size_t index, const StepPlan &plan) const {
   const StagePlan &stage = schedule_.stages[index];
+  const Step &step = op_.steps[plan.step];
   const std::vector<StageLoop> loops = stageLoops(op_, schedule_, index);
   for (size_t r = 0; r < step.results.size(); ++r) {
     const Result &result = step.results[r];
     const uint32_t number = step.firstResult + static_cast<uint32_t>(r);
     bool isWritten = result.operand >= 0;
-    for (size_t i = index + 1; i < schedule_.stages.size(); ++i)
+    for (size_t i = index; i < schedule_.stages.size(); ++i)
       for (const StepPlan &later : schedule_.stages[i].steps) {
-        if (later.step >= op_.steps.size())
+        // Of the same stage, those that follow. Merging reads partials alone.
+        if (later.step >= op_.steps.size() || later.part == Part::Merge ||
+            (i == index && &later <= &plan))
           continue;
         for (Expr expr : op_.exprs.nodesOf(op_.steps[later.step].values())) {
           const Node &node = op_.exprs[expr];
-          isWritten |= node.op == ExprOp::Result && node.index == number;
+          isWritten |= i > index && node.op == ExprOp::Result && node.index == number;
           if (result.operand < 0 || node.op != ExprOp::Operand)
             continue;
           for (uint32_t alias : op_.operands[result.operand].mayAlias)
@@ -203,12 +249,15 @@ std::string Checker::checkStep(size_t index, const StepPlan &plan) {
     return fmt::format("step {} is done twice", step.name);
   if (plan.part != Part::Whole && step.reduce == Reduce::None)
     return fmt::format("step {} is no reduction, and has no partials", step.name);
+  const bool keepsOthers = !isElements(step) && !isCarried(op_, stage, plan) &&
+                           op_.kept(std::span(&plan.step, 1)) != op_.kept(stage.stepNumbers());
+  if (keepsOthers)
+    return fmt::format("step {} keeps other loops than the stage does", step.name);
   if (stage.merges() && isElements(step))
     return fmt::format("step {} runs over elements; a stage that merges has none", step.name);
   if (plan.part == Part::Partial) {
-    if (stage.steps.size() != 1)
-      return fmt::format("a stage of partials does nothing else; step {} is one of {}", step.name,
-                         stage.steps.size());
+    if (std::string wrong = checkPartial(stage, plan); !wrong.empty())
+      return wrong;
     if (partialIn_[plan.step] >= 0)
       return fmt::format("partials of step {} are made twice", step.name);
     partialIn_[plan.step] = static_cast<int>(index);
@@ -222,7 +271,7 @@ std::string Checker::checkStep(size_t index, const StepPlan &plan) {
       return fmt::format("step {} reduces elements; a stage that merges has none", step.name);
     if (std::string wrong = checkReads(index, plan); !wrong.empty())
       return wrong;
-    if (std::string wrong = checkWrites(index, step); !wrong.empty())
+    if (std::string wrong = checkWrites(index, plan); !wrong.empty())
       return wrong;
   }
   doneIn_[plan.step] = static_cast<int>(index);
@@ -236,11 +285,10 @@ std::string Checker::checkStage(size_t index) {
   for (const StepPlan &plan : stage.steps)
     if (plan.step >= op_.steps.size())
       return fmt::format("there is no step {}", plan.step);
-  // Its loops depend on the stage before.
+  // Its loops depend on the stage that makes the partials.
   const uint32_t first = stage.steps.front().step;
-  if (stage.merges() && (index == 0 || partialIn_[first] != static_cast<int>(index) - 1))
-    return fmt::format("merge {}: the stage before does not make its partials",
-                       op_.steps[first].name);
+  if (stage.merges() && partialIn_[first] < 0)
+    return fmt::format("merge {}: no stage before makes its partials", op_.steps[first].name);
   const std::vector<StageLoop> loops = stageLoops(op_, schedule_, index);
   std::string wrong = checkTaken(stage, loops);
   for (size_t i = 0; wrong.empty() && i < stage.steps.size(); ++i)

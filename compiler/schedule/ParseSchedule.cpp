@@ -182,7 +182,7 @@ bool Parser::parseStage(Schedule &schedule) {
     return false;
   schedule.stages.push_back(std::move(stage));
   StagePlan &last = schedule.stages.back();
-  if (last.merges() && schedule.stages.size() < 2)
+  if (last.merges() && partialStage(schedule, schedule.stages.size() - 1) < 0)
     return fail("a stage of partials before one that merges");
   const std::vector<StageLoop> loops = stageLoops(op_, schedule, schedule.stages.size() - 1);
   if (last.chunks.size() != loops.size())

@@ -2,28 +2,60 @@
 
 namespace normforge {
 
+std::vector<uint32_t> StagePlan::stepNumbers() const {
+  std::vector<uint32_t> numbers;
+  for (const StepPlan &plan : steps)
+    numbers.push_back(plan.step);
+  return numbers;
+}
+
 std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, size_t index) {
   std::vector<StageLoop> loops;
   const StagePlan &stage = schedule.stages[index];
+  const std::vector<bool> kept = op.kept(stage.stepNumbers());
   auto all = [&](auto append) {
     for (int i = 0; i < op.rank(); ++i)
       append(i);
   };
   if (!stage.merges()) {
-    all([&](int i) { loops.push_back({op.loops[i].name, op.loops[i].size, op.kept[i], i}); });
+    std::vector<bool> used(op.loops.size());
+    for (const StepPlan &plan : stage.steps)
+      for (int i : op.steps[plan.step].loops)
+        used[i] = true;
+    all([&](int i) {
+      if (used[i])
+        loops.push_back({op.loops[i].name, op.loops[i].size, kept[i], i});
+    });
     return loops;
   }
-  const StagePlan &partials = schedule.stages[index - 1];
-  all([&](int i) {
-    if (!op.kept[i] && partials.chunks[i] > 0)
+  const int maker = partialStage(schedule, index);
+  if (maker < 0)
+    return loops;
+  const std::vector<StageLoop> cut = stageLoops(op, schedule, static_cast<size_t>(maker));
+  const StagePlan &partials = schedule.stages[static_cast<size_t>(maker)];
+  for (size_t i = 0; i < cut.size(); ++i)
+    if (!kept[cut[i].loop] && partials.chunks[i] > 0)
       loops.push_back(
-          {op.loops[i].name, ceilDivide(op.loops[i].size, partials.chunks[i]), false, i});
-  });
+          {cut[i].name, ceilDivide(cut[i].size, partials.chunks[i]), false, cut[i].loop});
   all([&](int i) {
-    if (op.kept[i])
+    if (kept[i])
       loops.push_back({op.loops[i].name, op.loops[i].size, true, i});
   });
   return loops;
+}
+
+int partialStage(const Schedule &schedule, size_t index) {
+  const StepPlan partial{schedule.stages[index].steps.front().step, Part::Partial};
+  for (int i = static_cast<int>(index); i-- > 0;)
+    for (const StepPlan &plan : schedule.stages[static_cast<size_t>(i)].steps)
+      if (plan == partial)
+        return i;
+  return -1;
+}
+
+bool isCarried(const Operator &op, const StagePlan &stage, const StepPlan &plan) {
+  const uint32_t step = plan.step;
+  return plan.part == Part::Partial && op.kept(std::span(&step, 1)) != op.kept(stage.stepNumbers());
 }
 
 int tileLoop(std::span<const StageLoop> loops) {

@@ -55,6 +55,7 @@ struct StagePlan {
   bool streams = false;
 
   bool merges() const { return !steps.empty() && steps.front().part == Part::Merge; }
+  std::vector<uint32_t> stepNumbers() const;
   bool operator==(const StagePlan &) const = default;
 };
 
@@ -94,9 +95,16 @@ struct StageLoop {
   int loop = -1;     ///< the operator's
 };
 
-/// The loops of stage `index`: the operator's; of one that merges, a loop over the chunks of each
-/// loop that partials were cut along, then the kept ones.
+/// The loops of stage `index`: those of its steps, in the operator's order; of one that merges, a
+/// loop over the chunks of each loop that partials were cut along, then the kept ones.
 std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, size_t index);
+
+/// The stage that makes the partials that stage `index` merges; -1: none does.
+int partialStage(const Schedule &schedule, size_t index);
+
+/// Whether a step's sums are carried: the tiles of the stage keep other loops than the step does,
+/// and each tile adds to partial results that its task has in memory.
+bool isCarried(const Operator &op, const StagePlan &stage, const StepPlan &plan);
 
 /// The innermost loop when it is kept, else the last kept one; -1 when no loop is kept.
 int tileLoop(std::span<const StageLoop> loops);

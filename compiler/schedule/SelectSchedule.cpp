@@ -2,6 +2,7 @@
 #include "compiler/schedule/Schedule.h"
 
 #include <algorithm>
+#include <bit>
 #include <fmt/format.h>
 
 namespace normforge {
@@ -31,6 +32,9 @@ constexpr int64_t kShortRowVectors = 16, kLongRowVectors = 512;
 constexpr int64_t kJoinedRows = 16;
 /// Bytes of neighboring rows that a task takes the moments of, so that it reads runs.
 constexpr int64_t kRowRunBytes = 8 * 1024;
+/// Rows whose sums a task carries, at most and at least: its partial results are little beside
+/// them, and no accumulator takes so many terms that their roundings show.
+constexpr int64_t kCarriedRows = 256, kLeastCarriedRows = 8;
 /// Instructions of elements' formulas that are in flight at once: what costs much fills the machine
 /// by itself, and is code each time.
 constexpr int64_t kInstructionsInFlight = 96;
@@ -40,30 +44,67 @@ constexpr int64_t kSingleTaskBytes = 32 * 1024;
 /// Of a size up to INT64_MAX: a + b - 1 could overflow.
 int64_t ceilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-int lastKept(const Operator &op) {
-  const auto found = std::find(op.kept.rbegin(), op.kept.rend(), true);
-  return static_cast<int>(op.kept.rend() - found) - 1;
+int lastKept(const std::vector<bool> &kept) {
+  const auto found = std::find(kept.rbegin(), kept.rend(), true);
+  return static_cast<int>(kept.rend() - found) - 1;
 }
 
+/// The stages of steps that keep the same loops.
 struct Selection {
   const Operator &op;
   const TargetDescription &target;
+  std::vector<bool> kept; ///< by loop
   int64_t element;
   int64_t vector;
-  int64_t mostBodies; ///< of elements' formulas in flight
-  int tiled;          ///< tileLoop
-  bool lanesReduced;  ///< the innermost loop is reduced: rows; otherwise columns
+  int64_t mostBodies;      ///< of elements' formulas in flight
+  int64_t vectorsInFlight; ///< of each sum
+  int sums = 2;            ///< that a reduction has in flight at once; moments two
+  int read = 1;            ///< arrays of the data that a reduction reads
+  int tiled;               ///< tileLoop
+  bool lanesReduced;       ///< the innermost loop is reduced: rows; otherwise columns
 
-  Selection(const Operator &op, const TargetDescription &target)
-      : op(op), target(target), element(static_cast<int64_t>(byteSize(op.dtype))),
-        vector(target.lanes(byteSize(op.computeType()))), tiled(lastKept(op)),
-        lanesReduced(!op.kept.back()) {
-    const int64_t cost = op.exprs.cost(op.steps.back().values());
-    mostBodies = std::max<int64_t>(1, kInstructionsInFlight / std::max<int64_t>(1, cost));
+  Selection(const Operator &op, const TargetDescription &target, std::vector<bool> keptLoops)
+      : op(op), target(target), kept(std::move(keptLoops)),
+        element(static_cast<int64_t>(byteSize(op.dtype))),
+        vector(target.lanes(byteSize(op.computeType()))), tiled(lastKept(kept)),
+        lanesReduced(!kept.back()) {
+    int64_t cost = 1;
+    for (const Step &step : op.steps) {
+      if (!op.isWhole(step))
+        continue;
+      if (step.reduce == Reduce::None) {
+        cost = std::max(cost, op.exprs.cost(step.values()));
+        continue;
+      }
+      sums = std::max(sums, static_cast<int>(step.reduce == Reduce::Sum ? step.results.size() : 2));
+      read = std::max(read, arraysRead(step));
+    }
+    mostBodies = std::max<int64_t>(1, kInstructionsInFlight / cost);
+    vectorsInFlight = target.vectorsInFlight;
+    if (sums > 2) // as many accumulators as two sums would have
+      vectorsInFlight = static_cast<int64_t>(
+          std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, 2 * vectorsInFlight / sums))));
+    vectorsInFlight = std::min(vectorsInFlight, mostSumBodies());
     // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
     // knows yet whether they are longer.
     if (op.blocked && !target.scalableVectors)
       vector = std::min(vector, op.blocked->block);
+  }
+
+  /// Formulas that reductions take sums of, in flight.
+  int64_t mostSumBodies() const {
+    int64_t cost = 1;
+    for (const Step &step : op.steps)
+      if (op.isWhole(step) && step.reduce != Reduce::None)
+        cost = std::max(cost, op.exprs.cost(step.values()));
+    return std::max<int64_t>(1, kInstructionsInFlight / cost);
+  }
+  int arraysRead(const Step &step) const {
+    int count = 0;
+    for (Expr expr : op.exprs.nodesOf(step.values()))
+      count +=
+          op.exprs[expr].op == ExprOp::Operand && op.isWhole(op.operands[op.exprs[expr].index]);
+    return count;
   }
 
   /// The static size of a loop, or `otherwise` when it is named.
@@ -72,7 +113,7 @@ struct Selection {
   }
   int innermostReduced() const {
     for (int i = op.rank() - 1; i >= 0; --i)
-      if (!op.kept[i])
+      if (!kept[i])
         return i;
     return -1;
   }
@@ -85,9 +126,7 @@ struct Selection {
     return ceilDiv(vectors, tiles) * vector;
   }
 
-  int reducedLoops() const {
-    return static_cast<int>(std::count(op.kept.begin(), op.kept.end(), false));
-  }
+  int reducedLoops() const { return static_cast<int>(std::count(kept.begin(), kept.end(), false)); }
 
   int64_t rowVectors() const { return ceilDiv(sizeOr(op.rank() - 1, 1 << 20), vector); }
 
@@ -112,7 +151,7 @@ struct Selection {
   /// Vectors of each of `tile` rows in flight.
   int64_t rowUnroll(int64_t tile) const {
     const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
-    return std::min<int64_t>(std::max<int64_t>(1, target.vectorsInFlight / tile), vectors);
+    return std::min<int64_t>(std::max<int64_t>(1, vectorsInFlight / tile), vectors);
   }
 
   StagePlan inFlight(bool reduces) const {
@@ -126,10 +165,10 @@ struct Selection {
     } else {
       // A row that the registers hold, with three values a column, is written in one go.
       const int64_t whole = ceilDiv(sizeOr(tiled, 1 << 20), vector);
-      stage.tile = columnTile(
-          !reduces && whole <= target.vectorRegisters / 4 ? whole : target.vectorsInFlight);
+      stage.tile =
+          columnTile(!reduces && whole <= target.vectorRegisters / 4 ? whole : vectorsInFlight);
       const int64_t vectors = ceilDiv(stage.tile, vector);
-      stage.unroll = std::max<int64_t>(1, target.vectorsInFlight / vectors);
+      stage.unroll = std::max<int64_t>(1, vectorsInFlight / vectors);
       if (int loop = innermostReduced(); loop >= 0)
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
     }
@@ -137,7 +176,7 @@ struct Selection {
     stage.alternates = reduces && reducedLoops() > 1;
     // Every kept loop but the tiled one is a matter of tasks.
     for (int i = 0; i < op.rank(); ++i)
-      if (op.kept[i] && i != tiled)
+      if (kept[i] && i != tiled)
         stage.chunks[i] = 1;
     return stage;
   }
@@ -151,7 +190,7 @@ struct Selection {
     bool full = false;
     for (int i = op.rank() - 1; i >= 0; --i) {
       const auto size = op.loops[i].size.constant();
-      const bool outerKept = op.kept[i] && i != tiled;
+      const bool outerKept = kept[i] && i != tiled;
       if (!outerKept && stage.chunks[i] > 0) {
         inner *= stage.chunks[i];
         continue;
@@ -206,7 +245,7 @@ struct Selection {
       const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 0);
       bytes = std::min(bytes, kColumnRows * columns * element);
     }
-    chunkFor(stage, bytes, [&](int i) { return lanesReduced || !op.kept[i]; });
+    chunkFor(stage, bytes, [&](int i) { return lanesReduced || !kept[i]; });
     return stage;
   }
 
@@ -225,14 +264,14 @@ struct Selection {
   /// Whether a reduced loop may be chunked in the moments: a padded block's elements are no
   /// product.
   bool mayChunkReduced(int i) const {
-    return !op.kept[i] && !(op.blocked && op.blocked->padded &&
-                            (i == op.blocked->outer || i == op.blocked->inner));
+    return !kept[i] && !(op.blocked && op.blocked->padded &&
+                         (i == op.blocked->outer || i == op.blocked->inner));
   }
 
   /// A kept loop around the columns: what a fused task takes is contiguous without cutting them.
   bool outerKept() const {
     for (int i = 0; i < op.rank(); ++i)
-      if (op.kept[i] && i != tiled)
+      if (kept[i] && i != tiled)
         return true;
     return false;
   }
@@ -250,7 +289,7 @@ struct Selection {
     const int64_t run = std::clamp(ceilDiv(columns, kColumnTasks), least, most);
     if (run < columns) {
       stage.tile = std::min(stage.tile, ceilDiv(run, vector) * vector);
-      stage.unroll = std::max<int64_t>(1, target.vectorsInFlight / ceilDiv(stage.tile, vector));
+      stage.unroll = std::max<int64_t>(1, vectorsInFlight / ceilDiv(stage.tile, vector));
       if (int loop = innermostReduced(); loop >= 0)
         stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
       stage.chunks[tiled] = run / stage.tile * stage.tile;
@@ -288,64 +327,156 @@ struct Selection {
     return stage;
   }
 
-  /// `split` has the stage of the partials alone.
-  StagePlan merge(Schedule split) const {
-    split.stages.push_back({.steps = {{0, Part::Merge}}});
-    const std::vector<StageLoop> loops = stageLoops(op, split, 1);
+  /// Of a stage whose loops are fewer than the data's, or count chunks: `schedule` ends with it,
+  /// and has its steps.
+  StagePlan small(const Schedule &schedule) const {
+    const StagePlan &made = schedule.stages.back();
+    const std::vector<StageLoop> loops = stageLoops(op, schedule, schedule.stages.size() - 1);
     StagePlan stage;
-    // Sums are in f64: the vectors are the machine's of these.
-    stage.vector = std::min<int64_t>(vector, target.lanes(sizeof(double)));
+    stage.name = made.name;
+    stage.steps = made.steps;
+    // Sums of partials are in f64: the vectors are the machine's of these.
+    stage.vector =
+        stage.merges() ? std::min<int64_t>(vector, target.lanes(sizeof(double))) : vector;
     stage.chunks.assign(loops.size(), 0);
     stage.tiled = tileLoop(loops);
     for (size_t i = 0; i < loops.size(); ++i)
       if (loops[i].kept)
         stage.chunks[i] = 1;
     if (stage.tiled >= 0) {
-      stage.tile = stage.vector;
+      stage.tile = loops.back().kept ? stage.vector : 1;
       stage.chunks[stage.tiled] = stage.tile;
     }
     return stage;
   }
+  void addSmall(Schedule &schedule, const std::string &name, std::vector<StepPlan> steps) const {
+    schedule.stages.push_back({.name = name, .steps = std::move(steps)});
+    schedule.stages.back() = small(schedule);
+  }
 
-  // The forms of a schedule. All steps before the first reduction and between it and the elements
-  // are maps over kept loops, which any stage may take.
+  bool isCarriedBy(uint32_t step) const {
+    return op.isWhole(op.steps[step]) && op.steps[step].reduce != Reduce::None &&
+           op.kept(std::span(&step, 1)) != kept;
+  }
+  /// Whether a step reads results of these.
+  bool reads(uint32_t step, std::span<const StepPlan> makers) const {
+    for (Expr expr : op.exprs.nodesOf(op.steps[step].values()))
+      for (const StepPlan &maker : makers)
+        if (op.exprs[expr].op == ExprOp::Result &&
+            &op.stepOf(op.exprs[expr].index) == &op.steps[maker.step])
+          return true;
+    return false;
+  }
 
-  /// One stage does it all.
+  // The forms of a schedule.
+
+  /// One stage goes through the data and does all that is done with it; what it carries is merged
+  /// after it, and what is smaller than the statistics follows.
   Schedule single(const Schedule &base, StagePlan stage, const std::string &name) const {
-    Schedule schedule = base;
     stage.name = name;
-    for (uint32_t i = 0; i < op.steps.size(); ++i)
-      stage.steps.push_back({i, Part::Whole});
+    std::vector<std::vector<StepPlan>> after;
+    for (uint32_t i = 0; i < op.steps.size(); ++i) {
+      const Step &step = op.steps[i];
+      if (op.isWhole(step)) {
+        stage.steps.push_back({i, isCarriedBy(i) ? Part::Partial : Part::Whole});
+        if (isCarriedBy(i))
+          after.push_back({{i, Part::Merge}});
+        continue;
+      }
+      const auto maker = std::find_if(after.begin(), after.end(),
+                                      [&](const auto &steps) { return reads(i, steps); });
+      if (step.reduce != Reduce::None)
+        after.push_back({{i, Part::Whole}});
+      else if (maker != after.end())
+        maker->push_back({i, Part::Whole});
+      else
+        stage.steps.push_back({i, Part::Whole});
+    }
+    // A task's partials are little beside its rows.
+    if (!after.empty() && after.front().front().part == Part::Merge && tiled >= 0 && lanesReduced)
+      stage.chunks[tiled] =
+          std::clamp(sizeOr(tiled, kCarriedRows * kLeastTasks) / kLeastTasks / stage.tile,
+                     ceilDiv(kLeastCarriedRows, stage.tile), ceilDiv(kCarriedRows, stage.tile)) *
+          stage.tile;
+    Schedule schedule = base;
     schedule.stages = {std::move(stage)};
+    for (std::vector<StepPlan> &steps : after) {
+      const std::string &first = op.steps[steps.front().step].name;
+      const std::string stageName = steps.front().part == Part::Merge ? "merge_" + first : first;
+      addSmall(schedule, stageName, std::move(steps));
+    }
     return schedule;
   }
-  /// Partial results of the reduction, their merge with the maps that follow, and the elements.
+  /// Every reduction has a stage of partial results and one that merges them, with the maps that
+  /// follow; the elements come last.
   Schedule split(const Schedule &base) const {
     Schedule schedule = base;
-    uint32_t step = 0;
-    StagePlan partials = moments();
-    partials.name = op.steps[step].name;
-    partials.steps = {{step, Part::Partial}};
-    schedule.stages.push_back(std::move(partials));
-    StagePlan merged = merge(schedule);
-    merged.name = "merge";
-    merged.steps = {{step++, Part::Merge}};
-    for (; op.steps[step].loops.size() < op.loops.size(); ++step)
-      merged.steps.push_back({step, Part::Whole});
-    schedule.stages.push_back(std::move(merged));
-    StagePlan elements = normalize(/*streams=*/false);
-    elements.name = op.steps[step].name;
-    elements.reversed = true;
-    for (; step < op.steps.size(); ++step)
-      elements.steps.push_back({step, Part::Whole});
-    schedule.stages.push_back(std::move(elements));
+    std::vector<StepPlan> pending; // maps, of what follows
+    bool follows = false;          // the last stage may take maps
+    auto addPending = [&] {
+      if (pending.empty())
+        return;
+      const std::string &first = op.steps[pending.front().step].name;
+      addSmall(schedule, first, std::move(pending));
+      pending.clear();
+    };
+    for (uint32_t i = 0; i < op.steps.size(); ++i) {
+      const Step &step = op.steps[i];
+      if (!op.isWhole(step) && step.reduce == Reduce::None) {
+        (follows ? schedule.stages.back().steps : pending).push_back({i, Part::Whole});
+        continue;
+      }
+      if (!op.isWhole(step)) {
+        addPending();
+        addSmall(schedule, step.name, {{i, Part::Whole}});
+        follows = true;
+        continue;
+      }
+      follows = step.reduce != Reduce::None;
+      if (follows) {
+        addPending();
+        StagePlan partials = Selection(op, target, op.kept(std::span(&i, 1))).moments();
+        partials.name = step.name;
+        partials.steps = {{i, Part::Partial}};
+        const bool isFirst = schedule.stages.empty() ||
+                             std::none_of(schedule.stages.begin(), schedule.stages.end(),
+                                          [](const StagePlan &stage) { return stage.merges(); });
+        schedule.stages.push_back(std::move(partials));
+        addSmall(schedule, isFirst ? "merge" : "merge_" + step.name, {{i, Part::Merge}});
+        continue;
+      }
+      StagePlan elements = normalize(/*streams=*/false);
+      elements.name = step.name;
+      elements.reversed = true;
+      elements.steps = std::move(pending);
+      pending.clear();
+      elements.steps.push_back({i, Part::Whole});
+      schedule.stages.push_back(std::move(elements));
+    }
     return schedule;
+  }
+  /// How many arrays of elements a stage writes.
+  size_t arraysWritten(const StagePlan &stage) const {
+    size_t count = 0;
+    for (const StepPlan &plan : stage.steps)
+      if (op.isWhole(op.steps[plan.step]) && op.steps[plan.step].reduce == Reduce::None)
+        count += op.steps[plan.step].results.size();
+    return count;
+  }
+  /// Whether elements can be written past the caches.
+  bool mayStream() const {
+    size_t count = 0;
+    for (const Step &step : op.steps)
+      if (op.isWhole(step) && step.reduce == Reduce::None)
+        count += step.results.size();
+    return target.streamingBytes && count == 1;
   }
   /// The same with elements written past the caches.
   Schedule streaming(Schedule schedule) const {
-    StagePlan &last = schedule.stages.back();
+    StagePlan &last = *std::find_if(schedule.stages.begin(), schedule.stages.end(),
+                                    [&](const StagePlan &stage) { return arraysWritten(stage); });
     last.streams = true;
-    const bool isFused = schedule.stages.size() == 1 && op.reduces();
+    const bool isFused = &last == &schedule.stages.front() && op.reduces();
     if (!isFused) {
       StagePlan stage = normalize(/*streams=*/true);
       stage.name = last.name;
@@ -358,10 +489,13 @@ struct Selection {
     last.prefetches = lanesReduced ? tiled >= 0 : outerKept();
     if (!lanesReduced)
       return schedule;
+    const int64_t before = last.tile;
     last.tile = rowTileFromMemory();
     last.unroll = rowUnroll(last.tile);
     if (tiled >= 0)
-      last.chunks[tiled] = last.tile;
+      last.chunks[tiled] = last.chunks[tiled] == before
+                               ? last.tile
+                               : ceilDiv(last.chunks[tiled], last.tile) * last.tile;
     return schedule;
   }
 };
@@ -378,19 +512,22 @@ Schedule baseFor(const Selection &selection) {
 }
 
 std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &target) {
-  const Selection selection(op, target);
+  const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
 
-  const SizeExpr moved = op.elements * SizeExpr(2 * selection.element);
+  // What reductions read, and one array that is written.
+  const SizeExpr moved = op.elements * SizeExpr((selection.read + 1) * selection.element);
+  const std::optional<int64_t> streamingBytes =
+      selection.mayStream() ? target.streamingBytes : std::nullopt;
   /// Plain stores where x and y stay in cache, streaming ones beyond.
   auto byStores = [&](const Schedule &plain, const std::string &why) {
     const std::string past = why + "; x and y exceed the caches: streaming stores";
     std::vector<ScheduleVariant> variants;
     const auto bytes = moved.constant();
-    const int64_t most = target.streamingBytes.value_or(INT64_MAX);
+    const int64_t most = streamingBytes.value_or(INT64_MAX);
     if (!bytes || *bytes <= most)
       variants.push_back({plain, bytes ? Guard{} : Guard{moved, most}, why});
-    if (target.streamingBytes && (!bytes || *bytes > most))
+    if (streamingBytes && (!bytes || *bytes > most))
       variants.push_back({selection.streaming(plain), Guard{}, past});
     return variants;
   };
@@ -402,12 +539,16 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   const Schedule fused = selection.single(base, selection.fused(), "fused");
   const Schedule split = selection.split(base);
-  const StagePlan &whole = fused.stages[0], &partials = split.stages[0];
+  const StagePlan &whole = fused.stages[0];
+  const StagePlan &partials =
+      *std::find_if(split.stages.begin(), split.stages.end(), [](const StagePlan &stage) {
+        return stage.steps.front().part == Part::Partial;
+      });
 
   // A fused task's data, read three times, stays in L2 beside the y that it writes.
   bool splits = false;
   for (int i = 0; i < op.rank(); ++i)
-    splits = splits || (!op.kept[i] && partials.chunks[i] > 0);
+    splits = splits || (!selection.kept[i] && partials.chunks[i] > 0);
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
   int64_t perTask = whole.tile, limit = target.l2Bytes / (selection.lanesReduced ? 2 : 4);
   std::string what = "a task's slab stays in L2";
@@ -417,9 +558,10 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     limit = target.l2Bytes / 16;
     what = "a task's columns stay near in L2";
   }
-  SizeExpr slab = op.slabBytes() * SizeExpr(perTask);
+  const int64_t read = selection.read;
+  SizeExpr slab = op.slabBytes() * SizeExpr(perTask * read);
   if (perTask == 0) {
-    slab = op.slabBytes() * op.loops[selection.tiled].size;
+    slab = op.slabBytes() * op.loops[selection.tiled].size * SizeExpr(read);
     limit = std::min(kSingleTaskBytes, limit);
     what = "the whole problem is small";
   }
@@ -433,8 +575,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();
-  const bool streams =
-      target.streamingBytes && moved.constant().value_or(0) > *target.streamingBytes;
+  const bool streams = streamingBytes && moved.constant().value_or(0) > *streamingBytes;
   if (!splits || (bytes && *bytes <= (streams ? streamingLimit : limit)))
     return byStores(fused, what);
   if (bytes)
@@ -443,12 +584,12 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   // The slab has a named size in it. When the kept loops have none, x and y are a multiple of the
   // slab, and one guard on the slab tells both what fits and where streaming stores begin.
   const auto statistics = op.statistics().constant();
-  if (!statistics || !target.streamingBytes)
+  if (!statistics || !streamingBytes)
     return {{fused, {slab, limit}, what}, {split, Guard{}, exceeds}};
   const int64_t groups = std::max<int64_t>(1, *statistics);
-  // moved = 2 * groups * slabBytes, and `slab` is slabBytes times its own factor.
-  const int64_t factor = perTask ? perTask : groups;
-  const int64_t plainLimit = *target.streamingBytes / (2 * groups) * factor;
+  // moved = (read + 1) * groups * slabBytes, and `slab` is slabBytes times its own factor.
+  const int64_t factor = (perTask ? perTask : groups) * read;
+  const int64_t plainLimit = *streamingBytes / ((read + 1) * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
   // As for static sizes: first by what fits in L2, then by where streaming stores begin. Where both
@@ -467,16 +608,23 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 } // namespace
 
 std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &target) {
-  const Selection selection(op, target);
+  const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
+  std::vector<Schedule> forms;
+  auto add = [&](const Schedule &schedule) {
+    forms.push_back(schedule);
+    if (selection.mayStream())
+      forms.push_back(selection.streaming(schedule));
+  };
   if (!op.reduces()) {
-    const Schedule plain =
-        selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name);
-    return {plain, selection.streaming(plain)};
+    add(selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name));
+    return forms;
   }
   const Schedule fused = selection.single(base, selection.fused(), "fused");
   const Schedule split = selection.split(base);
-  return {fused, selection.streaming(fused), split, selection.streaming(split)};
+  add(fused);
+  add(split);
+  return forms;
 }
 
 std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target) {

@@ -27,16 +27,20 @@ constexpr Choice modeNames[] = {{"feature"},  {"sample"}, {"batch"},
 constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance or rms";
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
-constexpr Choice phaseNames[] = {{"inference"},     {"training"},          {"backward", false},
+constexpr Choice phaseNames[] = {{"inference"},     {"training"},          {"backward"},
                                  {"update", false}, {"initialize", false}, {"population", false}};
 constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
                                   {"eval", "inference"},    {"predict", "inference"},
                                   {"forward", "inference"}, {"gradient", "backward"}};
+/// In the order of BackwardStatistics.
+constexpr Choice backwardStatisticsNames[] = {{"batch"}, {"moving"}};
 constexpr std::string_view momentumKeys[] = {"mean", "variance"};
+static_assert(std::size(phaseNames) >= std::size(kPhases));
 /// Keys that are read here; the others go to refuseKey.
 constexpr std::string_view builtKeys[] = {
-    "name",     "semantics",        "input",  "output", "axis",   "mode", "groups", "epsilon",
-    "momentum", "running_variance", "center", "scale",  "phases", "fuse"};
+    "name",   "semantics", "input",   "output",   "axis",
+    "mode",   "groups",    "epsilon", "momentum", "running_variance",
+    "center", "scale",     "phases",  "fuse",     "backward_statistics"};
 
 /// Anything longer is refused by the reader of documents; a device that never ends must not be read
 /// to its end.
@@ -66,6 +70,7 @@ Spec Parser::parse(std::string_view sourceName) {
   readFlag("center", spec_.center);
   readFlag("scale", spec_.scale);
   readPhases();
+  readBackwardStatistics();
   if (const Entry *entry = keys_.find("fuse"))
     spec_.fuse = readFuse(entry->value, diagnostics_);
   for (const Entry *entry : keys_.entries())
@@ -217,6 +222,22 @@ void Parser::readFlag(std::string_view key, bool &flag) {
       flag = *value;
 }
 
+void Parser::readBackwardStatistics() {
+  const Entry *entry = keys_.find("backward_statistics");
+  if (!entry)
+    return;
+  const auto index =
+      choose(entry->value, "backward_statistics", backwardStatisticsNames, diagnostics_);
+  if (!index)
+    return;
+  spec_.backwardStatistics = static_cast<BackwardStatistics>(*index);
+  if (spec_.backwardStatistics == BackwardStatistics::Moving && modeKnown_ &&
+      !spec_.hasMovingStatistics())
+    error(entry->value, fmt::format("backward_statistics: moving belongs to mode 0 (feature); mode "
+                                    "{} keeps no moving statistics",
+                                    toString(spec_.mode)));
+}
+
 void Parser::readPhases() {
   const Entry *entry = keys_.find("phases");
   if (!entry) {
@@ -232,7 +253,7 @@ void Parser::readPhases() {
     std::optional<size_t> index = choose(item, "phase", phaseNames, diagnostics_, phaseAliases);
     if (!index)
       continue;
-    Phase phase = *index == 0 ? Phase::Inference : Phase::Training;
+    const Phase phase = kPhases[*index];
     if (spec_.hasPhase(phase))
       error(item, fmt::format("phase '{}' is listed twice", item.text));
     else

@@ -47,6 +47,7 @@ private:
   void readMomentum();
   void readFlag(std::string_view key, bool &flag);
   void readPhases();
+  void readBackwardStatistics();
 
   const Value &root_;
   Diagnostics &diagnostics_;

@@ -31,6 +31,8 @@ std::string_view toString(Phase phase) {
     return "inference";
   case Phase::Training:
     return "training";
+  case Phase::Backward:
+    return "backward";
   }
   return "";
 }
@@ -172,6 +174,8 @@ std::string canonicalText(const Spec &spec) {
                   spec.center, spec.scale);
   for (const FuseStep &step : spec.fuse)
     text += step.text() + ",";
+  if (spec.backwardStatistics == BackwardStatistics::Moving)
+    text += " backward_statistics=moving";
   text += " phases=";
   for (Phase phase : kPhases)
     if (spec.hasPhase(phase))

@@ -35,8 +35,8 @@ struct Layout {
 };
 
 /// What of a normalization a kernel does.
-enum class Phase : uint8_t { Inference, Training };
-constexpr Phase kPhases[] = {Phase::Inference, Phase::Training};
+enum class Phase : uint8_t { Inference, Training, Backward };
+constexpr Phase kPhases[] = {Phase::Inference, Phase::Training, Phase::Backward};
 std::string_view toString(Phase);
 std::optional<Phase> parsePhase(std::string_view text);
 
@@ -52,6 +52,9 @@ enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
 enum class RunningVariance : uint8_t { Biased, Bessel, Keras2 };
 /// What momentum weighs: a*old + (1-a)*batch, or (1-a)*old + a*batch.
 enum class MomentumWeighs : uint8_t { Old, New };
+/// The statistics that gradients go through: the batch's, which depend on x, or the moving ones,
+/// which do not (layers whose statistics are frozen).
+enum class BackwardStatistics : uint8_t { Batch, Moving };
 /// A step of `fuse`: `add`, whose operand is addend, or a function of compiler/expr/Functions.h.
 struct FuseStep {
   std::string name;
@@ -96,9 +99,10 @@ struct Spec {
   EpsilonPosition epsilonPosition = EpsilonPosition::Inside;
   Momentum momentum;
   RunningVariance runningVariance = RunningVariance::Biased;
-  bool center = true, scale = true; ///< whether beta, gamma exist
-  std::vector<Phase> phases;        ///< as listed, without repeats
-  std::vector<FuseStep> fuse;       ///< in order
+  bool center = true, scale = true;                                  ///< whether beta, gamma exist
+  BackwardStatistics backwardStatistics = BackwardStatistics::Batch; ///< Moving: mode 0 alone
+  std::vector<Phase> phases;                                         ///< as listed, without repeats
+  std::vector<FuseStep> fuse;                                        ///< in order
 
   int rank() const { return static_cast<int>(shape.size()); }
   bool isAxis(int i) const;

@@ -56,6 +56,12 @@ std::optional<FuseStep> readStep(const Value &item, std::string_view list,
   const Function *function = findFunction(step.name);
   static constexpr Function operand{"", "", 0, nullptr};
   auto numbers = readParameters(function ? *function : operand, parameters);
+  if (!function && parameters && !isNull(*parameters)) {
+    diagnostics.unbuilt(
+        parameters->offset,
+        fmt::format("'{}' with axes, a name or a store is not built yet", step.name));
+    return std::nullopt;
+  }
   if (!numbers) {
     diagnostics.error(parameters && !isNull(*parameters) ? parameters->offset : name.offset,
                       !function || function->parameters == 0

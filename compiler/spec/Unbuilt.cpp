@@ -19,7 +19,6 @@ constexpr Choice dtypes[] = {{"f32"}, {"f64"}, {"bf16"}, {"f16"}};
 constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
 constexpr Choice positions[] = {{"inside"}, {"outside"}, {"both"}};
 constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
-constexpr Choice backwardStatistics[] = {{"batch"}, {"moving"}};
 constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
 
 bool checkMapping(const Entry &entry, Diagnostics &diagnostics) {
@@ -154,8 +153,6 @@ void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diag
     right = isOneOf(positions);
   else if (key == "statistics")
     right = isOneOf(statisticsNames);
-  else if (key == "backward_statistics")
-    right = isOneOf(backwardStatistics);
   else if (key == "parameter_dtype")
     right = isOneOf(dtypes);
   else if (key == "accumulate")

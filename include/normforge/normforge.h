@@ -199,20 +199,26 @@ typedef struct nf_kernel nf_kernel;
 /* NF_BF16 is the upper half of an IEEE binary32 number, NF_F16 is IEEE binary16. */
 typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2, NF_BF16 = 3, NF_F16 = 4 } nf_dtype;
 /* More may follow: NF_OTHER_PHASE is one that this library has no number for. */
-typedef enum nf_phase { NF_OTHER_PHASE = -1, NF_INFERENCE = 0, NF_TRAINING = 1 } nf_phase;
-/* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch,
- * or a state that is kept from call to call. */
+typedef enum nf_phase {
+  NF_OTHER_PHASE = -1,
+  NF_INFERENCE = 0,
+  NF_TRAINING = 1,
+  NF_BACKWARD = 2
+} nf_phase;
+/* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, a
+ * state that is kept from call to call, or the gradient of a loss by one of these. */
 typedef enum nf_role {
   NF_NO_ROLE = 0,
   NF_DATA = 1,
   NF_PARAMETER = 2,
   NF_STATISTIC = 3,
-  NF_STATE = 4
+  NF_STATE = 4,
+  NF_GRADIENT = 5
 } nf_role;
 
 typedef struct nf_compile_options {
   uint32_t struct_size;    /* sizeof(nf_compile_options); less than its first version is an error */
-  const char *phase;       /* "inference" or "training"; NULL: the first that the spec lists */
+  const char *phase;       /* "inference", "training", "backward"; NULL: the spec's first */
   const char *cpu;         /* LLVM's name of a CPU: "haswell"; NULL, "" or "native": this one */
   const char *source_name; /* the text's name in errors; NULL: "<spec>" */
 } nf_compile_options;

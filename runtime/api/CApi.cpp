@@ -281,8 +281,8 @@ bool openPack(nf_engine *engine, std::shared_ptr<const Pack> pack, nf_pack **han
 }
 
 /// The phases by their numbers in the C API.
-constexpr std::string_view kPhases[] = {"inference", "training"};
-static_assert(NF_INFERENCE == 0 && NF_TRAINING == 1);
+constexpr std::string_view kPhases[] = {"inference", "training", "backward"};
+static_assert(NF_INFERENCE == 0 && NF_TRAINING == 1 && NF_BACKWARD == 2);
 
 nf_phase phaseOf(std::string_view text) {
   const auto found = std::find(std::begin(kPhases), std::end(kPhases), text);
@@ -445,8 +445,9 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
     std::underlying_type_t<nf_phase> number; // C may give any; to C++ another is no nf_phase
     std::memcpy(&number, &phase, sizeof number);
     if (number < 0 || static_cast<size_t>(number) >= std::size(kPhases))
-      return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
-                                                  " is none: expected NF_INFERENCE or NF_TRAINING");
+      return failure.set(NF_INVALID_ARGUMENT,
+                         "phase " + std::to_string(static_cast<int>(number)) +
+                             " is none: expected NF_INFERENCE, NF_TRAINING or NF_BACKWARD");
     const ForkGate gate; // of the lock below
     const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], failure);
     if (!entry)

@@ -152,7 +152,8 @@ size_t byteSize(DType dtype) { return dtype == DType::F64 ? 8 : dtype == DType::
 DType computeDType(DType dtype) { return dtype == DType::F64 ? DType::F64 : DType::F32; }
 
 std::string_view toString(Role role) {
-  constexpr std::string_view names[roleCount] = {"data", "parameter", "statistic", "state"};
+  constexpr std::string_view names[roleCount] = {"data", "parameter", "statistic", "state",
+                                                 "gradient"};
   return names[static_cast<unsigned>(role)];
 }
 

@@ -28,10 +28,11 @@ DType computeDType(DType dtype);
 enum class Role : uint8_t {
   Data,      ///< of x's shape: x, y, addend
   Parameter, ///< learned: gamma, beta
-  Statistic, ///< of a batch, written: batch_mean, batch_variance
+  Statistic, ///< of a batch, which training writes: batch_mean, batch_variance
   State,     ///< kept from call to call: moving_mean, moving_variance
+  Gradient,  ///< of a loss by one of the others: dy, dx, dgamma
 };
-constexpr unsigned roleCount = 4;
+constexpr unsigned roleCount = 5;
 std::string_view toString(Role role);
 
 /// An array argument.
@@ -106,7 +107,7 @@ struct Variant {
 struct Artifact {
   uint32_t abiVersion = NF_ABI_VERSION;
   std::string name;  ///< of the spec; documentation alone
-  std::string phase; ///< "inference", "training"
+  std::string phase; ///< "inference", "training", "backward"
   EntryKind entry = EntryKind::Call;
   std::string triple;
   std::string cpu;

@@ -4,6 +4,7 @@
 
 #include "llvm/Support/Program.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <fstream>
@@ -55,10 +56,12 @@ std::vector<std::string> numbers(const Operator &op, const oracle::Sizes &sizes)
   return texts;
 }
 
-/// The read argument that a written one lies over, or -1.
-int aliasOf(const Operator &op, size_t argument, bool inPlace) {
-  const Operand &a = op.operands[argument];
-  return inPlace && !a.mayAlias.empty() ? static_cast<int>(a.mayAlias.front()) : -1;
+/// The read argument that a written one lies over, and none of those before, or -1.
+int aliasOf(const Operator &op, size_t argument, bool inPlace, const std::vector<int> &before) {
+  for (uint32_t alias : op.operands[argument].mayAlias)
+    if (inPlace && std::ranges::find(before, static_cast<int>(alias)) == before.end())
+      return static_cast<int>(alias);
+  return -1;
 }
 
 } // namespace
@@ -104,7 +107,7 @@ typedef struct {
     std::vector<int> written, over;
     for (size_t a = 0; a < manifest.arguments.size(); ++a) {
       written.push_back(manifest.arguments[a].written);
-      over.push_back(aliasOf(op(call.kernel), a, call.inPlace));
+      over.push_back(aliasOf(op(call.kernel), a, call.inPlace, over));
     }
     text += fmt::format(
         "static uint64_t b{0}(uint32_t a) {{ return k{1}_bytes(a{3}); }}\n"

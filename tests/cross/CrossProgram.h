@@ -16,7 +16,7 @@ struct CrossCall {
   size_t kernel = 0; ///< CrossProgram::add's
   oracle::Sizes sizes;
   oracle::Arrays inputs;
-  bool inPlace = false; ///< y over x, moving statistics over the old ones
+  bool inPlace = false; ///< outputs over inputs where they may be
 };
 
 class CrossProgram {

@@ -220,8 +220,8 @@ void declare(CLI::App &app, Options &options) {
 
 int run(const Options &options) {
   if (!options.phase.empty() && !parsePhase(options.phase))
-    return cli::report(
-        cli::badInput("--phase: expected inference or training, found '" + options.phase + "'"));
+    return cli::report(cli::badInput("--phase: expected " + cli::phaseChoices() + ", found '" +
+                                     options.phase + "'"));
   if (!options.inject.empty() && !parseInjection(options.inject))
     return cli::report(cli::badInput(
         fmt::format("--inject: expected one of {}, found '{}'", injectionNames(), options.inject)));

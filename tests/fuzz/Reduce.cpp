@@ -130,6 +130,9 @@ Candidates defaultScale(const Candidate &from) {
 Candidates defaultEpsilon(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.epsilon = DrawnEpsilon::Default; });
 }
+Candidates batchBackward(const Candidate &from) {
+  return changed(from, [](DrawnSpec &spec) { spec.movingBackward = false; });
+}
 Candidates defaultMomentum(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.momentum = DrawnMomentum::Default; });
 }
@@ -149,7 +152,7 @@ constexpr Step kSteps[] = {
     oneCpu,           onePhase,     fewerAxes,      smallerSizes,    fewerListed,
     staticSizes,      plainLayout,  smallerBlock,   singlePrecision, lessFused,
     defaultCenter,    defaultScale, defaultEpsilon, defaultMomentum, defaultRunningVariance,
-    defaultSemantics, defaultMode,
+    defaultSemantics, defaultMode,  batchBackward,
 };
 
 bool isValid(const DrawnSpec &spec) {

@@ -13,7 +13,8 @@ struct ConformanceCase {
   std::string name;
   std::string spec;       ///< YAML text
   std::string sourceName; ///< what parseSpec is given as the file's name
-  Phase phase = Phase::Inference;
+  /// Run one after the other: what one writes the next reads where no input says otherwise.
+  std::vector<Phase> phases{Phase::Inference};
   oracle::Sizes sizes; ///< empty: these specs are static
   oracle::Arrays inputs, expected;
   /// Largest difference to `expected`, as a part of the array's largest

@@ -49,7 +49,7 @@ std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<Schedul
     auto shrink = [&](StagePlan &stage) {
       for (size_t i = 0; i < op.loops.size(); ++i) {
         auto &chunk = stage.chunks[i];
-        if (op.kept[i] || chunk == 0)
+        if (op.kept()[i] || chunk == 0)
           continue;
         chunk = i + 1 == op.loops.size() ? stage.vector * stage.unroll : 2;
       }
@@ -97,13 +97,9 @@ void checkSameBits(const TestKernel &kernel, const Problem &problem, const Spec 
   RunOptions inPlace;
   inPlace.split = &random;
   inPlace.threads = 2;
-  inPlace.yInto = "x";
-  same(inPlace, "other bits with y in x's buffer");
-  inPlace.movingInPlace = true;
-  same(inPlace, "other bits with the moving statistics in place");
-  if (inputs.contains("addend")) {
-    inPlace.yInto = "addend";
-    same(inPlace, "other bits with y in addend's buffer");
+  for (size_t i : {0, 1}) {
+    inPlace.inPlace = i;
+    same(inPlace, "other bits in the buffers of inputs");
   }
 }
 

@@ -44,11 +44,14 @@ ConformanceCases readFrameworkCases(const std::string &folder) {
       continue;
     }
     item.spec = *spec;
-    const std::string phaseText = llvm::StringRef(*phase).trim().str();
-    if (const auto parsed = parsePhase(phaseText)) {
-      item.phase = *parsed;
-    } else {
-      result.skipped.push_back({item.name, "phase " + phaseText + " is not built yet"});
+    item.phases.clear();
+    llvm::SmallVector<llvm::StringRef> words;
+    llvm::StringRef(*phase).trim().split(words, '+');
+    for (llvm::StringRef word : words)
+      if (const auto parsed = parsePhase(std::string_view(word.data(), word.size())))
+        item.phases.push_back(*parsed);
+    if (item.phases.size() != words.size()) {
+      result.errors.push_back(item.name + ": no phase is '" + phase->substr(0, 40) + "'");
       continue;
     }
 

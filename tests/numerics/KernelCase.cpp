@@ -80,12 +80,13 @@ std::string wrongResults(const TestKernel &kernel, const Spec &spec, Phase phase
 }
 
 std::string wrongPadding(const std::vector<int64_t> &groups, const oracle::Arrays &outputs) {
-  const HostArray &y = outputs.at("y");
-  for (size_t i = 0; i < groups.size(); ++i) {
-    const double value = y.get(static_cast<int64_t>(i));
-    if (groups[i] < 0 && (value != 0 || std::signbit(value)))
-      return fmt::format("padding y[{}] is {}, expected 0\n", i, value);
-  }
+  for (const auto &[name, array] : outputs)
+    for (size_t i = 0; static_cast<size_t>(array.count()) == groups.size() && i < groups.size();
+         ++i) {
+      const double value = array.get(static_cast<int64_t>(i));
+      if (groups[i] < 0 && (value != 0 || std::signbit(value)))
+        return fmt::format("padding {}[{}] is {}, expected 0\n", name, i, value);
+    }
   return {};
 }
 

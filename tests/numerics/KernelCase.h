@@ -40,8 +40,8 @@ std::string wrongOutputs(const Spec &spec, Phase phase, const oracle::Sizes &siz
 /// For each element in memory of x, the index of its statistics group; -1 for padding.
 std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes);
 
-/// The first element of y's padding that is not +0; empty where there is none. `groups` are
-/// groupsOf's.
+/// The first element of padding in arrays of x's shape that is not +0; empty where there is none.
+/// `groups` are groupsOf's.
 std::string wrongPadding(const std::vector<int64_t> &groups, const oracle::Arrays &outputs);
 
 std::string describeSizes(const oracle::Sizes &sizes);

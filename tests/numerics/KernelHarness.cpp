@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <map>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <sys/mman.h>
 #include <thread>
@@ -98,21 +99,17 @@ oracle::Arrays TestKernel::run(const oracle::Sizes &sizes, const oracle::Arrays 
   const auto &arguments = artifact().arguments;
   std::vector<std::unique_ptr<GuardedBuffer>> buffers;
   std::vector<void *> pointers;
-  auto readPointer = [&](const std::string &name) {
-    for (size_t i = 0; i < arguments.size(); ++i)
-      if (!arguments[i].written && arguments[i].name == name)
-        return pointers[i];
-    throw std::runtime_error("no argument " + name);
-  };
+  std::set<uint32_t> taken; // inputs that an output is written over
   for (size_t i = 0; i < arguments.size(); ++i) {
     const Argument &argument = arguments[i];
-    const bool moving = argument.name.starts_with("moving_");
-    if (argument.written && argument.name == "y" && !options.yInto.empty()) {
-      pointers.push_back(readPointer(options.yInto));
-      continue;
-    }
-    if (argument.written && moving && options.movingInPlace) {
-      pointers.push_back(readPointer(argument.name));
+    std::vector<uint32_t> free;
+    for (uint32_t alias : argument.mayAlias)
+      if (!taken.contains(alias))
+        free.push_back(alias);
+    if (options.inPlace && !free.empty()) {
+      const uint32_t over = free[*options.inPlace % free.size()];
+      taken.insert(over);
+      pointers.push_back(pointers[over]);
       continue;
     }
     const size_t shift = options.shift ? (options.shift + i) * byteSize(argument.dtype) : 0;

@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 
 namespace normforge::test {
@@ -33,9 +34,9 @@ struct RunOptions {
   int threads = 0;
   /// Splits every stage into ranges at random, run in random order.
   std::mt19937_64 *split = nullptr;
-  /// Writes y into x's (or addend's) buffer and the moving statistics over the old ones.
-  std::string yInto;
-  bool movingInPlace = false;
+  /// Writes every output that may be an input's buffer there: of the inputs that it may be and that
+  /// no output before it is, the one of this number, from 0 on, counted round.
+  std::optional<size_t> inPlace{};
   GuardedBuffer::Guard guard = GuardedBuffer::Guard::After;
   /// Array i lies this and i elements off its guard: aligned to its elements alone, each array
   /// otherwise than the next. 0: arrays touch their guards.

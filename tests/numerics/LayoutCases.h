@@ -21,13 +21,14 @@ inline constexpr int64_t oddSizes[] = {1,  2,  3,  7,  8,  9,  15, 16, 17,
 
 /// One of mode x phase x dtype x CPU.
 struct Kind {
-  int mode;
+  Mode mode;
   Phase phase;
   const char *dtype, *cpu;
 };
 std::vector<Kind> kinds(const std::vector<const char *> &cpus);
 
-/// Modes 0 and 2 of rank 1 have nothing to reduce over.
+/// Modes 0 and 2 of rank 1 have nothing to reduce over, nor has instance where all axes are listed
+/// or count samples.
 bool exists(const Shape &shape, const Kind &kind);
 
 /// `text` with every `letter` replaced.

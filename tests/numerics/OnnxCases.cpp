@@ -187,7 +187,7 @@ ConformanceCase makeCase(std::string name, std::string spec, Phase phase) {
   item.sourceName = name + ".yaml";
   item.name = std::move(name);
   item.spec = std::move(spec);
-  item.phase = phase;
+  item.phases = {phase};
   // The tests' arrays come from NumPy in f32, whose pairwise sums err by a few
   // units of 2^-24.
   item.tolerance = 2e-5;

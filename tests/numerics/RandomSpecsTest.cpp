@@ -44,8 +44,7 @@ TEST_CASE("random specs agree with the reference") {
         options.guard = GuardedBuffer::Guard::Before;
         CHECK(sameBits(inline1, kernel.run(sizes, inputs, scalars, options)));
         options.threads = 3;
-        options.movingInPlace = true;
-        options.yInto = inputs.contains("addend") && draw.chance(2) ? "addend" : "x";
+        options.inPlace = draw.chance(2);
         CHECK(sameBits(inline1, kernel.run(sizes, inputs, scalars, options)));
         ++ran;
       } catch (const std::exception &error) {

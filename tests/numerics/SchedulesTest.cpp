@@ -358,7 +358,7 @@ TEST_CASE("what is wrong with a schedule is said in words") {
                 "tails=masked a(finalize + normalize; take=[1,4,all] tiled=c vector=4 tile=4 "
                 "unroll=1)") == "schedule is not legal: scalable=0: expected 2 for neoverse-v1");
   // Every task would write the moving statistics.
-  CHECK(refused(*target, "tails=masked a(finalize; take=[all,4,all] tiled=c vector=16 tile=4 "
+  CHECK(refused(*target, "tails=masked a(finalize; take=[4] tiled=c vector=4 tile=4 "
                          "unroll=1) b(finalize + normalize; take=[1,4,all] tiled=c vector=16 "
                          "tile=4 unroll=1)") ==
         "schedule is not legal: stage b: step finalize is done twice");
@@ -366,9 +366,48 @@ TEST_CASE("what is wrong with a schedule is said in words") {
                          "tile=4 unroll=1) b(normalize; take=[1,4,all] tiled=c vector=16 tile=4 "
                          "unroll=1)") ==
         "schedule is not legal: stage a: stage b reads x after y may have been written over it");
-  CHECK(refused(*target, "tails=masked a(finalize; take=[1,4,all] tiled=c vector=16 tile=4 "
-                         "unroll=1) b(normalize; take=[1,4,all] tiled=c vector=16 tile=4 "
-                         "unroll=1)") ==
-        "schedule is not legal: stage a: tasks that take 1 of loop n would all write mean, which "
-        "the loop does not index");
+  const Operator layerRows = operatorOf("semantics: pytorch\ninput: {shape: [N, 20], layout: nc}\n"
+                                        "mode: layer\nphases: [training]\n");
+  auto single = chooseSchedules(layerRows, *target,
+                                "tails=masked a(partial moments; take=[1,1] tiled=n vector=16 "
+                                "tile=1 unroll=1) b(merge moments + finalize; take=[all,8] tiled=n "
+                                "vector=8 tile=8 unroll=1) c(normalize; take=[1,all] tiled=n "
+                                "vector=16 tile=1 unroll=1)");
+  REQUIRE_FALSE(single);
+  CHECK(llvm::toString(single.takeError()) ==
+        "schedule is not legal: stage a: a task takes 1 of loop c, which has the lanes of a step "
+        "that reduces over it; expected 2 or more, or all");
+  // What only the gradients have.
+  const Operator frozen = operatorOf("input: {shape: [N, 20, 6, 6], layout: nchw}\naxis: c\n"
+                                     "backward_statistics: moving\nphases: [backward]\n",
+                                     Phase::Backward);
+  const Operator layer = operatorOf("semantics: pytorch\ninput: {shape: [N, 20], layout: nc}\n"
+                                    "mode: layer\nphases: [backward]\n",
+                                    Phase::Backward);
+  auto refusedOf = [&](const Operator &of, const char *text) {
+    auto variants = chooseSchedules(of, *target, text);
+    return variants ? "" : llvm::toString(variants.takeError());
+  };
+  CHECK(refusedOf(frozen, "tails=masked a(prepare + gradient; take=[1,4,all] tiled=c vector=16 "
+                          "tile=4 unroll=1) b(sums + finalize; take=[all,4,all] tiled=c vector=16 "
+                          "tile=4 unroll=1)") ==
+        "schedule is not legal: stage a: tasks that take 1 of loop n would all write deviation, "
+        "which the loop does not index");
+  CHECK(refusedOf(frozen, "tails=masked a(prepare + gradient; take=[all,4,all] tiled=c vector=16 "
+                          "tile=4 unroll=1) b(sums + finalize; take=[all,4,all] tiled=c vector=16 "
+                          "tile=4 unroll=1)") ==
+        "schedule is not legal: stage a: stage b reads dy after dx may have been written over it");
+  CHECK(refusedOf(layer, "tails=masked a(prepare + sums + finalize + gradient + partial parameters;"
+                         " take=[8,all] tiled=n vector=16 tile=4 unroll=1) b(merge parameters + "
+                         "store; take=[all,8] tiled=c vector=8 tile=8 unroll=1)") ==
+        "schedule is not legal: stage a: stage a reads dy after dx may have been written over it");
+  CHECK(refusedOf(layer, "tails=masked a(prepare + sums + finalize + parameters + gradient; "
+                         "take=[8,all] tiled=n vector=16 tile=4 unroll=1) b(store; take=[8] "
+                         "tiled=c vector=8 tile=8 unroll=1)") ==
+        "schedule is not legal: stage a: a task takes 8 of loop n, which a step of the stage "
+        "reduces over; expected all");
+  CHECK(refusedOf(layer, "tails=masked a(prepare + sums + finalize + parameters + gradient; "
+                         "take=[all,all] tiled=n vector=16 tile=4 unroll=1) b(store; take=[8] "
+                         "tiled=c vector=8 tile=8 unroll=1)") ==
+        "schedule is not legal: stage a: step parameters keeps other loops than the stage does");
 }

@@ -59,6 +59,8 @@ std::string DrawnSpec::yaml() const {
   }
   if (runningVariance)
     text += fmt::format("running_variance: {}\n", toString(*runningVariance));
+  if (movingBackward)
+    text += "backward_statistics: moving\n";
   std::vector<std::string> steps;
   for (const FuseStep &step : fuse)
     steps.push_back(step.text());
@@ -176,6 +178,7 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
     // relu after relu is refused.
     spec.fuse.erase(std::unique(spec.fuse.begin(), spec.fuse.end()), spec.fuse.end());
   }
+  spec.movingBackward = spec.mode == Mode::Feature && chance(4);
 }
 
 } // namespace normforge::test

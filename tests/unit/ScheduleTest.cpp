@@ -35,6 +35,8 @@ std::string loopsText(const Operator &op, std::span<const StageLoop> loops) {
 std::vector<StageLoop> plainLoops(const Operator &op) {
   Schedule schedule;
   schedule.stages.resize(1);
+  for (uint32_t i = 0; i < op.steps.size(); ++i)
+    schedule.stages[0].steps.push_back({i, Part::Whole});
   return stageLoops(op, schedule, 0);
 }
 
@@ -134,6 +136,7 @@ TEST_CASE("the merge loops over the chunks and the kept loops") {
   const Operator op = operatorOf("shape: [N, 64, 7, 9], layout: nchw", "c");
   Schedule schedule;
   schedule.stages.resize(2);
+  schedule.stages[0].steps = {{0, Part::Partial}};
   schedule.stages[0].chunks = {3, 1, 0};
   schedule.stages[1].steps = {{0, Part::Merge}};
   CHECK(loopsText(op, stageLoops(op, schedule, 1)) == "n(ceil(N / 3)) c(64)*p");
@@ -224,7 +227,7 @@ TEST_CASE("the heuristic's schedules are legal and do not depend on the host's t
           // A fused task needs its whole group: no reduced loop is cut.
           if (op.reduces() && s.stages.size() == 1)
             for (size_t i = 0; i < op.loops.size(); ++i)
-              if (!op.kept[i])
+              if (!op.kept()[i])
                 CHECK(s.stages[0].chunks[i] == 0);
         }
       }
