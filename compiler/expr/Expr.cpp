@@ -34,6 +34,8 @@ constexpr OpTraits kOps[] = {
     {ExprOp::Log1p, 1, 38, "log1p"},
     {ExprOp::Erf, 1, 42, "erf"},
     {ExprOp::Tanh, 1, 34, "tanh"},
+    {ExprOp::Floor, 1, 2, "floor"},
+    {ExprOp::RoundEven, 1, 2, "round"},
     {ExprOp::Less, 2, 1},
     {ExprOp::LessEqual, 2, 1},
     {ExprOp::IsNan, 1, 1, "isnan"},
@@ -93,9 +95,26 @@ std::vector<std::optional<Expr>> Exprs::gradients(Expr of, Expr seed, std::span<
     if (std::find(by.begin(), by.end(), expr) != by.end())
       continue;
     const Node node = nodes_[expr]; // a copy: nodes are added
-    const Term g{this, gradient}, self{this, expr};
+    // Conditions under which the gradient is not 0, outermost first: a factor that is no number
+    // there must not show.
+    std::vector<std::pair<Expr, bool>> taken;
+    Expr inner = gradient;
+    auto isZero = [&](Expr of) {
+      return nodes_[of].op == ExprOp::Constant && nodes_[of].number == 0;
+    };
+    while (nodes_[inner].op == ExprOp::Select &&
+           (isZero(nodes_[inner].in[1]) || isZero(nodes_[inner].in[2]))) {
+      const bool when = isZero(nodes_[inner].in[2]);
+      taken.emplace_back(nodes_[inner].in[0], when);
+      inner = nodes_[inner].in[when ? 1 : 2];
+    }
+    const Term g{this, inner}, self{this, expr};
     auto in = [&](unsigned k) { return Term{this, node.in[k]}; };
     auto give = [&](Expr to, Term part) {
+      for (auto condition = taken.rbegin(); condition != taken.rend(); ++condition) {
+        const Term is{this, condition->first}, none = part.constant(0);
+        part = condition->second ? select(is, part, none) : select(is, none, part);
+      }
       const auto [before, isNew] = open.try_emplace(to, part.expr);
       if (!isNew)
         before->second = (Term{this, before->second} + part).expr;
@@ -104,7 +123,7 @@ std::vector<std::optional<Expr>> Exprs::gradients(Expr of, Expr seed, std::span<
     const Term zero = g.constant(0);
     if (const auto rule = rules_.find(expr); rule != rules_.end()) {
       const auto [argument, own] = rule->second; // a copy as well
-      give(argument, {this, own(*this, gradient)});
+      give(argument, {this, own(*this, inner)});
       continue;
     }
     switch (node.op) {
@@ -113,6 +132,8 @@ std::vector<std::optional<Expr>> Exprs::gradients(Expr of, Expr seed, std::span<
     case ExprOp::Result:
     case ExprOp::Scalar:
     case ExprOp::Size:
+    case ExprOp::Floor:
+    case ExprOp::RoundEven:
     case ExprOp::Less:
     case ExprOp::LessEqual:
     case ExprOp::IsNan:
@@ -293,6 +314,8 @@ std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int
   case ExprOp::Log1p:
   case ExprOp::Erf:
   case ExprOp::Tanh:
+  case ExprOp::Floor:
+  case ExprOp::RoundEven:
   case ExprOp::IsNan:
     return std::string(traitsOf(node.op).name) + "(" + in(0, 0) + ")";
   case ExprOp::Select:

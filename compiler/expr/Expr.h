@@ -40,6 +40,8 @@ enum class ExprOp : uint8_t {
   Log1p, ///< log(1 + x)
   Erf,
   Tanh,
+  Floor,
+  RoundEven, ///< to the nearest whole number, ties to even
   // Conditions, and what takes one.
   Less,      ///< false for NaN
   LessEqual, ///< false for NaN

@@ -75,6 +75,10 @@ struct NodeEmitter {
       return math::ErfOp::create(b, loc, in[0]);
     case ExprOp::Tanh:
       return math::TanhOp::create(b, loc, in[0]);
+    case ExprOp::Floor:
+      return math::FloorOp::create(b, loc, in[0]);
+    case ExprOp::RoundEven:
+      return math::RoundEvenOp::create(b, loc, in[0]);
     case ExprOp::Less:
       return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLT, in[0], in[1]);
     case ExprOp::LessEqual:
@@ -219,6 +223,9 @@ Tensor StageLowering::bind(Expr leaf) {
     bytesPerElement_ += op_.isWhole(operand) ? byteSize(operand.dtype) : 0;
     return leaves_[leaf] = s_.operand(node.index);
   }
+  // Values of elements are read back from where they are stored.
+  if (const Result &result = op_.result(node.index); result.loops.size() == op_.loops.size())
+    return leaves_[leaf] = s_.operand(static_cast<uint32_t>(result.operand));
   return leaves_[leaf] = s_.workspace(workspace_.results.at(node.index),
                                       s_.space(op_.result(node.index).loops, false));
 }
@@ -462,7 +469,7 @@ void StageLowering::lowerMap(const Step &step) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     const uint32_t number = step.firstResult + static_cast<uint32_t>(i);
     setLeaf(step, i, outputs[i]);
-    if (isReadLater(number)) {
+    if (isReadLater(number) && !isWhole) {
       const std::vector<SizeExpr> shape = s_.shapeOf(outputs[i].index);
       s_.writeWorkspace(outputs[i],
                         workspace_.allocate(workspace_.results[number], shape, types[i]));

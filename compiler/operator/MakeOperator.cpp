@@ -4,8 +4,12 @@
 
 #include "llvm/ADT/STLExtras.h"
 
+#include <deque>
 #include <fmt/format.h>
+#include <map>
 #include <numeric>
+#include <set>
+#include <span>
 
 namespace normforge {
 
@@ -43,10 +47,22 @@ struct RawLoop {
   std::vector<int> axes; ///< of the spec, outermost first
   enum { Whole, Blocks, Lanes } part = Whole;
   bool kept = false, parameter = false; ///< index statistics; gamma and beta
+  std::vector<bool> operands{};         ///< index each of the steps' operands
 };
+
+/// The operands of the steps of a spec, in its order.
+std::vector<const StepOperand *> stepOperands(const Spec &spec) {
+  std::vector<const StepOperand *> operands;
+  for (const std::vector<FuseStep> *steps : {&spec.prologue, &spec.fuse})
+    for (const FuseStep &step : *steps)
+      for (const StepOperand &operand : step.operands)
+        operands.push_back(&operand);
+  return operands;
+}
 
 std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes) {
   std::vector<RawLoop> raw;
+  const auto operands = stepOperands(spec);
   auto add = [&](char letter, SizeExpr size, int axis, auto part) {
     const bool named = spec.isAxis(axis);
     raw.push_back({{std::string(1, letter), std::move(size)},
@@ -54,6 +70,8 @@ std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axi
                    part,
                    spec.indexesStatistics(axis),
                    named});
+    for (const StepOperand *operand : operands)
+      raw.back().operands.push_back(llvm::is_contained(operand->axes, axis));
   };
   const Layout &layout = spec.layout;
   for (int i = 0; i < spec.rank(); ++i)
@@ -82,7 +100,8 @@ std::vector<RawLoop> joinLoops(std::vector<RawLoop> raw) {
   for (RawLoop &r : raw) {
     const RawLoop *last = loops.empty() ? nullptr : &loops.back();
     const bool joins = last && last->part == RawLoop::Whole && r.part == RawLoop::Whole &&
-                       last->kept == r.kept && last->parameter == r.parameter;
+                       last->kept == r.kept && last->parameter == r.parameter &&
+                       last->operands == r.operands;
     if (!joins) {
       loops.push_back(std::move(r));
       continue;
@@ -119,7 +138,8 @@ public:
     const bool training = op_.phase == Phase::Training;
     const bool updates = training && spec_.hasMovingStatistics();
     makeOperands(training, updates);
-    operand("x"); // steps read what was named first before the rest
+    value_ = operand("x"); // steps read what was named first before the rest
+    value_ = prologue(/*stores=*/true);
     if (spec_.hasMovingStatistics() && !training)
       normalize(movingStatistics());
     else if (spec_.hasMean())
@@ -130,23 +150,54 @@ public:
   }
 
 private:
-  enum class Index { Data, Parameters, Statistics };
+  /// Which axes index an array. Data has a block's lanes innermost and its padding.
+  struct Index {
+    std::vector<bool> axes;
+    bool isData = false;
+  };
 
   void makeLoops();
   void makeOperands(bool training, bool updates);
   void makeBackward();
-  void addOperand(const char *name, Role role, Values values, DType dtype, Index index,
-                  bool written, std::initializer_list<const char *> aliases = {});
-  bool isIndexed(int axis, Index index) const {
-    switch (index) {
-    case Index::Data:
-      return true;
-    case Index::Parameters:
-      return spec_.isAxis(axis);
-    case Index::Statistics:
-      return spec_.indexesStatistics(axis);
-    }
-    return false;
+  void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
+                  bool written, const std::vector<std::string> &aliases = {});
+  template <typename Has> Index indexOf(Has has) const {
+    Index index;
+    for (int i = 0; i < spec_.rank(); ++i)
+      index.axes.push_back(has(i));
+    return index;
+  }
+  Index dataIndex() const { return {std::vector<bool>(spec_.shape.size(), true), true}; }
+  Index parameterIndex() const {
+    return indexOf([&](int axis) { return spec_.isAxis(axis); });
+  }
+  Index statisticIndex() const {
+    return indexOf([&](int axis) { return spec_.indexesStatistics(axis); });
+  }
+  Index indexOf(const StepOperand &operand) const {
+    if (operand.whole)
+      return dataIndex();
+    return indexOf([&](int axis) { return llvm::is_contained(operand.axes, axis); });
+  }
+  /// Adds what the steps of a list read, but for what `skips` says.
+  template <typename Skips> void addStepOperands(const std::vector<FuseStep> &steps, Skips skips) {
+    for (const FuseStep &step : steps)
+      for (const StepOperand &operand : step.operands)
+        if (!skips(operand))
+          addOperand(operand.name.c_str(), step.name == "bias" ? Role::Parameter : Role::Data,
+                     step.isMul() ? Values::Factor : Values::Any, dtypeOf(step), indexOf(operand),
+                     false);
+  }
+  DType dtypeOf(const FuseStep &step) const {
+    return step.name == "bias" ? spec_.parameterDType : spec_.dtype;
+  }
+  /// The loops of an operand.
+  std::vector<int> loopsOf(const Index &index) const {
+    std::vector<int> loops;
+    for (int i = 0; i < op_.rank(); ++i)
+      if (index.axes[static_cast<size_t>(loops_[static_cast<size_t>(i)].axes.back())])
+        loops.push_back(i);
+    return loops;
   }
 
   // Leaves of formulas.
@@ -219,18 +270,35 @@ private:
   void normalize(const Statistics &statistics);
   /// gamma and beta are those that elements have, none where they are in the statistics.
   Term affine(const Statistics &statistics, std::optional<Term> gamma, std::optional<Term> beta);
-  Term epilogue(Term value, std::optional<Term> addend);
-  /// What of the forward pass the gradients of the epilogue are made of.
+  Term build(const Formula &formula, std::span<const Term> operands, std::span<const Term> scalars);
+  Term applyStep(const FuseStep &step, Term value, std::span<const Term> operands);
+  Term applySteps(std::span<const FuseStep> steps, Term value);
+  Term prologue(bool stores);
+  uint32_t scalarIndex(std::string_view name) const {
+    const auto found =
+        llvm::find_if(op_.scalars, [&](const Scalar &scalar) { return scalar.name == name; });
+    return static_cast<uint32_t>(found - op_.scalars.begin());
+  }
+  /// What of the forward pass the gradients of steps are made of: the value that they were applied
+  /// to, and which of their operands.
   struct Needs {
-    bool value = false; ///< what the epilogue was applied to
-    bool addend = false;
+    bool value = false;
+    std::set<std::string> operands{};
   };
-  Needs needsOfEpilogue() const;
+  Needs needsOf(std::span<const FuseStep> steps) const;
+  /// Gradients of a value and of operands, through steps whose operands are bound as `needs` says.
+  struct Gradients {
+    Term value;
+    std::vector<std::pair<const StepOperand *, Term>> operands{};
+  };
+  Gradients gradientsOf(std::span<const FuseStep> steps, std::optional<Term> value, Term seed,
+                        const Needs &needs);
 
   const Spec &spec_;
   Operator op_;
   std::vector<SizeExpr> axisSizes_;
   std::vector<RawLoop> loops_;
+  Term value_{nullptr, 0}; ///< what statistics are taken of
 };
 
 void OperatorBuilder::makeLoops() {
@@ -244,7 +312,7 @@ void OperatorBuilder::makeLoops() {
   for (int i = 0; i < spec_.rank(); ++i) {
     op_.elements = op_.elements * (i == layout.blockedAxis ? ceilDivide(axisSizes_[i], layout.block)
                                                            : axisSizes_[i]);
-    if (!isIndexed(i, Index::Statistics))
+    if (!spec_.indexesStatistics(i))
       op_.groupSize = op_.groupSize * axisSizes_[i];
   }
   if (!layout.isBlocked())
@@ -263,9 +331,9 @@ void OperatorBuilder::makeLoops() {
 }
 
 void OperatorBuilder::addOperand(const char *name, Role role, Values values, DType dtype,
-                                 Index index, bool written,
-                                 std::initializer_list<const char *> aliases) {
-  const bool blocks = index == Index::Data && spec_.layout.isBlocked();
+                                 const Index &index, bool written,
+                                 const std::vector<std::string> &aliases) {
+  const bool blocks = index.isData && spec_.layout.isBlocked();
   Operand operand{.name = name,
                   .role = role,
                   .values = values,
@@ -278,7 +346,7 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
   std::vector<SizeExpr> axisStrides(axisSizes_.size(), SizeExpr(0));
   SizeExpr stride(blocks ? spec_.layout.block : 1);
   for (int i = spec_.rank() - 1; i >= 0; --i) {
-    if (!isIndexed(i, index))
+    if (!index.axes[static_cast<size_t>(i)])
       continue;
     const SizeExpr size = blocks && i == spec_.layout.blockedAxis
                               ? ceilDivide(axisSizes_[i], spec_.layout.block)
@@ -298,7 +366,7 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
     operand.strides.push_back(loopStride);
   }
   for (int i = 0; i < op_.rank(); ++i) {
-    if (!isIndexed(loops_[i].axes.back(), index))
+    if (!index.axes[static_cast<size_t>(loops_[i].axes.back())])
       continue;
     // The lanes of a block follow the blocks where the axis is whole in memory.
     const bool isLanes = loops_[i].part == RawLoop::Lanes && !blocks;
@@ -306,7 +374,7 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
         isLanes ? std::next(llvm::find(operand.loops, op_.blocked->outer)) : operand.loops.end();
     operand.loops.insert(at, i);
   }
-  for (const char *alias : aliases)
+  for (const std::string &alias : aliases)
     if (int other = op_.operand(alias, false); other >= 0)
       operand.mayAlias.push_back(static_cast<uint32_t>(other));
   op_.operands.push_back(std::move(operand));
@@ -314,29 +382,44 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
 
 void OperatorBuilder::makeOperands(bool training, bool updates) {
   const DType data = spec_.dtype, parameter = spec_.parameterDType;
-  addOperand("x", Role::Data, Values::Sample, data, Index::Data, false);
+  addOperand("x", Role::Data, Values::Sample, data, dataIndex(), false);
+  addStepOperands(spec_.prologue, [](const StepOperand &) { return false; });
   if (spec_.scale)
-    addOperand("gamma", Role::Parameter, Values::Factor, parameter, Index::Parameters, false);
+    addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
   if (spec_.center)
-    addOperand("beta", Role::Parameter, Values::Any, parameter, Index::Parameters, false);
+    addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
   if (spec_.hasMovingStatistics()) {
-    addOperand("moving_mean", Role::State, Values::Mean, parameter, Index::Statistics, false);
-    addOperand("moving_variance", Role::State, Values::Variance, parameter, Index::Statistics,
+    addOperand("moving_mean", Role::State, Values::Mean, parameter, statisticIndex(), false);
+    addOperand("moving_variance", Role::State, Values::Variance, parameter, statisticIndex(),
                false);
   }
-  if (llvm::any_of(spec_.fuse, [](const FuseStep &step) { return step.isAdd(); }))
-    addOperand("addend", Role::Data, Values::Any, data, Index::Data, false);
-  addOperand("y", Role::Data, Values::Any, data, Index::Data, true, {"x", "addend"});
+  addStepOperands(spec_.fuse, [](const StepOperand &) { return false; });
+  // Over what elements alone read, and no step before them.
+  std::vector<std::string> over;
+  if (spec_.storedStep() < 0)
+    over.push_back("x");
+  for (const FuseStep &step : spec_.fuse)
+    for (const StepOperand &operand : step.operands)
+      if (operand.whole)
+        over.push_back(operand.name);
+  addOperand("y", Role::Data, Values::Any, data, dataIndex(), true, over);
+  for (const FuseStep &step : spec_.prologue)
+    if (!step.store.empty()) {
+      std::vector<std::string> sources;
+      if (spec_.storedStep() == 0)
+        sources = {"x", step.operands[0].name};
+      addOperand(step.store.c_str(), Role::Data, Values::Any, data, dataIndex(), true, sources);
+    }
   if (updates) {
-    addOperand("moving_mean", Role::State, Values::Mean, parameter, Index::Statistics, true,
+    addOperand("moving_mean", Role::State, Values::Mean, parameter, statisticIndex(), true,
                {"moving_mean"});
-    addOperand("moving_variance", Role::State, Values::Variance, parameter, Index::Statistics, true,
+    addOperand("moving_variance", Role::State, Values::Variance, parameter, statisticIndex(), true,
                {"moving_variance"});
   }
   if (training) {
     if (spec_.hasMean())
-      addOperand("batch_mean", Role::Statistic, Values::Mean, parameter, Index::Statistics, true);
-    addOperand("batch_variance", Role::Statistic, Values::Variance, parameter, Index::Statistics,
+      addOperand("batch_mean", Role::Statistic, Values::Mean, parameter, statisticIndex(), true);
+    addOperand("batch_variance", Role::Statistic, Values::Variance, parameter, statisticIndex(),
                true);
   }
 }
@@ -402,7 +485,7 @@ std::optional<Term> OperatorBuilder::runningVarianceFactor(Term n, Term epsilon)
 
 /// Statistics of the batch, and what is written of them.
 OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool updates) {
-  const Term x = operand("x");
+  const Term x = value_;
   const auto moments = addStep("moments", Reduce::Moments, allLoops(), keptLoops(),
                                {{"rounded_mean", x}, {"residual_sum", x}, {"square_sum", x}});
   const Term n = size(op_.groupSize);
@@ -453,7 +536,7 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
 
 /// The mean of squares about 0 (Zhang and Sennrich 2019), and what is written of it.
 OperatorBuilder::Statistics OperatorBuilder::meanOfSquares(bool training) {
-  const Term x = operand("x");
+  const Term x = value_;
   const auto sums =
       addStep("squares", Reduce::Sum, allLoops(), keptLoops(), {{"square_sum", x * x}});
   const Term square = sums[0] / size(op_.groupSize);
@@ -483,7 +566,7 @@ OperatorBuilder::Statistics OperatorBuilder::movingStatistics() {
 
 Term OperatorBuilder::affine(const Statistics &statistics, std::optional<Term> gamma,
                              std::optional<Term> beta) {
-  const Term x = operand("x");
+  const Term x = value_;
   Term value = statistics.mean ? fma(x - *statistics.mean, statistics.scale, *statistics.shift)
                                : x * statistics.scale;
   if (gamma && beta)
@@ -495,40 +578,162 @@ Term OperatorBuilder::affine(const Statistics &statistics, std::optional<Term> g
   return value;
 }
 
-Term OperatorBuilder::epilogue(Term value, std::optional<Term> addend) {
-  for (const FuseStep &step : spec_.fuse)
-    value = step.isAdd() ? value + *addend : (*findFunction(step.name))(value, step.parameters);
+/// A formula of the spec; `operands` are x and those that it names.
+Term OperatorBuilder::build(const Formula &formula, std::span<const Term> operands,
+                            std::span<const Term> scalars) {
+  const Term &x = operands[0];
+  switch (formula.kind) {
+  case Formula::Kind::Number:
+    return x.constant(formula.number);
+  case Formula::Kind::Operand:
+    return operands[formula.index];
+  case Formula::Kind::Scalar:
+    return scalars[formula.index];
+  case Formula::Kind::Call:
+    break;
+  }
+  std::vector<Term> in;
+  for (const Formula &argument : formula.arguments)
+    in.push_back(build(argument, operands, scalars));
+  const std::string &call = formula.call;
+  struct Row {
+    const char *call;
+    Term (*make)(std::span<const Term> in);
+  };
+  using In = std::span<const Term>;
+  // NaN stays where either of two is one.
+  static constexpr Row kRows[] = {
+      {"+", [](In in) { return in[0] + in[1]; }},
+      {"-", [](In in) { return in[0] - in[1]; }},
+      {"*", [](In in) { return in[0] * in[1]; }},
+      {"/", [](In in) { return in[0] / in[1]; }},
+      {"neg", [](In in) { return -in[0]; }},
+      {"<", [](In in) { return less(in[0], in[1]); }},
+      {"<=", [](In in) { return lessEqual(in[0], in[1]); }},
+      {">", [](In in) { return less(in[1], in[0]); }},
+      {">=", [](In in) { return lessEqual(in[1], in[0]); }},
+      {"where", [](In in) { return select(in[0], in[1], in[2]); }},
+      {"abs", [](In in) { return abs(in[0]); }},
+      {"min",
+       [](In in) { return select(isNan(in[0]), in[0], select(less(in[0], in[1]), in[0], in[1])); }},
+      {"max",
+       [](In in) { return select(isNan(in[0]), in[0], select(less(in[1], in[0]), in[0], in[1])); }},
+      {"sqrt", [](In in) { return sqrt(in[0]); }},
+      {"exp", [](In in) { return exp(in[0]); }},
+      {"log", [](In in) { return log(in[0]); }},
+      {"erf", [](In in) { return erf(in[0]); }},
+      {"floor", [](In in) { return apply(ExprOp::Floor, in[0]); }},
+      {"round", [](In in) { return apply(ExprOp::RoundEven, in[0]); }},
+  };
+  for (const Row &row : kRows)
+    if (call == row.call)
+      return row.make(in);
+  return (*findFunction(call))(in[0], {});
+}
+
+Term OperatorBuilder::applyStep(const FuseStep &step, Term value, std::span<const Term> operands) {
+  if (step.isAdd())
+    return value + operands[0];
+  if (step.isMul())
+    return value * operands[0];
+  if (!step.formula)
+    return (*findFunction(step.name))(value, step.parameters);
+  std::vector<Term> all{value}, scalars;
+  all.insert(all.end(), operands.begin(), operands.end());
+  for (const std::string &name : step.scalars)
+    scalars.push_back({value.in, value.in->scalar(scalarIndex(name))});
+  return build(*step.formula, all, scalars);
+}
+
+Term OperatorBuilder::applySteps(std::span<const FuseStep> steps, Term value) {
+  for (const FuseStep &step : steps) {
+    std::vector<Term> operands;
+    for (const StepOperand &taken : step.operands)
+      operands.push_back(operand(taken.name));
+    value = applyStep(step, value, operands);
+  }
+  return value;
+}
+
+/// x through the prologue. What is stored is a step, and what follows begins with it as it is
+/// stored.
+Term OperatorBuilder::prologue(bool stores) {
+  Term value = operand("x");
+  for (const FuseStep &step : spec_.prologue) {
+    value = applySteps(std::span(&step, 1), value);
+    if (stores && !step.store.empty())
+      value = addStep(step.store.c_str(), Reduce::None, allLoops(), allLoops(),
+                      {{step.store, value, step.store}})[0];
+  }
   return value;
 }
 
 /// y = epilogue(((x - mean)*scale + shift)*gamma + beta), gamma and beta where mode 1 has them.
 void OperatorBuilder::normalize(const Statistics &statistics) {
-  std::optional<Term> gamma, beta, addend;
-  operand("x");
+  std::optional<Term> gamma, beta;
   if (!parametersAreKept() && spec_.scale)
     gamma = operand("gamma");
   if (!parametersAreKept() && spec_.center)
     beta = operand("beta");
-  if (op_.operand("addend", false) >= 0)
-    addend = operand("addend");
-  const Term value = epilogue(affine(statistics, gamma, beta), addend);
+  const Term value = applySteps(spec_.fuse, affine(statistics, gamma, beta));
   addStep("normalize", Reduce::None, allLoops(), allLoops(), {{"y", value, "y"}});
 }
 
-OperatorBuilder::Needs OperatorBuilder::needsOfEpilogue() const {
+OperatorBuilder::Needs OperatorBuilder::needsOf(std::span<const FuseStep> steps) const {
   // With other leaves in place of what they stand for.
+  OperatorBuilder scratch(spec_, op_.phase);
   Exprs exprs;
-  const Term value{&exprs, exprs.operand(0)}, addend{&exprs, exprs.operand(1)};
-  OperatorBuilder scratch(spec_, Phase::Inference);
-  const Expr y = scratch.epilogue(value, addend).expr;
-  const Expr by[] = {value.expr, addend.expr};
+  std::map<Expr, std::string> names;
+  const Term value{&exprs, exprs.operand(0)};
+  std::vector<Expr> by{value.expr};
+  Term y = value;
+  for (const FuseStep &step : steps) {
+    std::vector<Term> operands;
+    for (const StepOperand &operand : step.operands) {
+      operands.push_back({&exprs, exprs.operand(static_cast<uint32_t>(by.size()))});
+      by.push_back(operands.back().expr);
+      names[by.back()] = operand.name;
+    }
+    y = scratch.applyStep(step, y, operands);
+  }
   Needs needs;
-  for (const std::optional<Expr> &gradient : exprs.gradients(y, exprs.operand(2), by))
+  const Expr seed = exprs.operand(static_cast<uint32_t>(by.size()));
+  for (const std::optional<Expr> &gradient : exprs.gradients(y.expr, seed, by))
     for (Expr expr : gradient ? exprs.nodesOf(std::span(&*gradient, 1)) : std::vector<Expr>()) {
       needs.value |= expr == value.expr;
-      needs.addend |= expr == addend.expr;
+      if (const auto found = names.find(expr); found != names.end())
+        needs.operands.insert(found->second);
     }
   return needs;
+}
+
+OperatorBuilder::Gradients OperatorBuilder::gradientsOf(std::span<const FuseStep> steps,
+                                                        std::optional<Term> value, Term seed,
+                                                        const Needs &needs) {
+  // What is not needed is stood for by a number of its own.
+  double standIn = 0.5;
+  auto leaf = [&] { return constant(standIn += 0.0625); };
+  const Term from = value ? *value : leaf();
+  std::vector<const StepOperand *> taken;
+  std::vector<Expr> by{from.expr};
+  Term y = from;
+  for (const FuseStep &step : steps) {
+    std::vector<Term> operands;
+    for (const StepOperand &one : step.operands) {
+      operands.push_back(needs.operands.contains(one.name) ? operand(one.name) : leaf());
+      taken.push_back(&one);
+      by.push_back(operands.back().expr);
+    }
+    y = applyStep(step, y, operands);
+  }
+  const auto found = op_.exprs.gradients(y.expr, seed.expr, by);
+  auto term = [&](const std::optional<Expr> &gradient) {
+    return gradient ? Term{&op_.exprs, *gradient} : constant(0);
+  };
+  Gradients gradients{term(found[0])};
+  for (size_t i = 0; i < taken.size(); ++i)
+    gradients.operands.emplace_back(taken[i], term(found[i + 1]));
+  return gradients;
 }
 
 /// The gradients, from what training has saved or from the moving statistics.
@@ -547,118 +752,167 @@ void OperatorBuilder::makeBackward() {
   const std::string prefix = moving ? "moving_" : "batch_";
   const std::string meanName = prefix + "mean", varianceName = prefix + "variance";
   const Role role = moving ? Role::State : Role::Statistic;
-  const Needs needs = needsOfEpilogue();
-  const bool adds = llvm::any_of(spec_.fuse, [](const FuseStep &step) { return step.isAdd(); });
+  const Needs needs = needsOf(spec_.fuse);
 
-  addOperand("x", Role::Data, Values::Sample, data, Index::Data, false);
-  addOperand("dy", Role::Gradient, Values::Any, data, Index::Data, false);
-  if (spec_.scale)
-    addOperand("gamma", Role::Parameter, Values::Factor, parameter, Index::Parameters, false);
-  if (hasMean)
-    addOperand(meanName.c_str(), role, Values::Mean, parameter, Index::Statistics, false);
-  addOperand(varianceName.c_str(), role, Values::Variance, parameter, Index::Statistics, false);
-  if (needs.value && spec_.center)
-    addOperand("beta", Role::Parameter, Values::Any, parameter, Index::Parameters, false);
-  if (needs.addend)
-    addOperand("addend", Role::Data, Values::Any, data, Index::Data, false);
-  addOperand("dx", Role::Gradient, Values::Any, data, Index::Data, true, {"dy"});
-  if (spec_.scale)
-    addOperand("dgamma", Role::Gradient, Values::Any, parameter, Index::Parameters, true);
-  if (spec_.center)
-    addOperand("dbeta", Role::Gradient, Values::Any, parameter, Index::Parameters, true);
-  if (adds)
-    addOperand("daddend", Role::Gradient, Values::Any, data, Index::Data, true, {"dy"});
-
-  const Term x = operand("x"), dy = operand("dy");
-  std::optional<Term> gamma, beta, keptGamma, elementGamma, elementBeta;
-  if (spec_.scale)
-    (parametersAreKept() ? keptGamma : elementGamma) = gamma = operand("gamma");
-  if (needs.value && spec_.center) {
-    beta = operand("beta");
-    if (!parametersAreKept())
-      elementBeta = beta;
+  // The prologue in runs of steps, each but the last ending with a value that is stored.
+  struct Run {
+    std::span<const FuseStep> steps;
+    std::string from; ///< the argument that it begins with
+    Needs needs;
+  };
+  std::vector<Run> runs;
+  std::string from = "x";
+  size_t first = 0;
+  for (size_t i = 0; i <= spec_.prologue.size(); ++i) {
+    const bool ends = i == spec_.prologue.size();
+    if (!ends && spec_.prologue[i].store.empty())
+      continue;
+    const auto steps = std::span(spec_.prologue).subspan(first, i + !ends - first);
+    runs.push_back({steps, from, needsOf(steps)});
+    if (!ends)
+      from = spec_.prologue[i].store;
+    first = i + 1;
   }
+  // The last one is computed again.
+  runs.back().needs.value = true;
+  for (const FuseStep &step : runs.back().steps)
+    for (const StepOperand &operand : step.operands)
+      runs.back().needs.operands.insert(operand.name);
+
+  for (const Run &run : runs)
+    if (run.needs.value)
+      addOperand(run.from.c_str(), Role::Data, Values::Sample, data, dataIndex(), false);
+  addOperand("dy", Role::Gradient, Values::Any, data, dataIndex(), false);
+  for (size_t i = 1; i < runs.size(); ++i)
+    addOperand(("d" + runs[i].from).c_str(), Role::Gradient, Values::Any, data, dataIndex(), false);
+  for (const Run &run : runs)
+    for (const FuseStep &step : run.steps)
+      addStepOperands({step}, [&](const StepOperand &operand) {
+        return !run.needs.operands.contains(operand.name);
+      });
+  if (spec_.scale)
+    addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
+  if (hasMean)
+    addOperand(meanName.c_str(), role, Values::Mean, parameter, statisticIndex(), false);
+  addOperand(varianceName.c_str(), role, Values::Variance, parameter, statisticIndex(), false);
+  if (needs.value && spec_.center)
+    addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
+  addStepOperands(spec_.fuse, [&](const StepOperand &operand) {
+    return !needs.operands.contains(operand.name);
+  });
+  addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, {"dy"});
+  if (spec_.scale)
+    addOperand("dgamma", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
+  if (spec_.center)
+    addOperand("dbeta", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
+  for (const std::vector<FuseStep> *steps : {&spec_.prologue, &spec_.fuse})
+    for (const FuseStep &step : *steps)
+      for (const StepOperand &operand : step.operands)
+        addOperand(("d" + operand.name).c_str(), Role::Gradient, Values::Any, dtypeOf(step),
+                   indexOf(operand), true,
+                   operand.whole ? std::vector<std::string>{"dy"} : std::vector<std::string>());
+
+  const Term start = operand(runs.back().from);
+  const Term dy = operand("dy");
+  value_ = applySteps(runs.back().steps, start);
+  const bool isKept = parametersAreKept();
+  std::optional<Term> gamma, beta;
+  if (spec_.scale)
+    gamma = operand("gamma");
+  if (needs.value && spec_.center)
+    beta = operand("beta");
+  const std::optional<Term> none, elementGamma = isKept ? none : gamma,
+                                  elementBeta = isKept ? none : beta;
 
   // What is known before the sums.
   const Term variance = operand(varianceName);
   const Term deviation = reciprocalDeviation(variance, number(spec_.epsilon, "epsilon"));
   std::vector<Named> known{{"deviation", deviation}};
-  if (keptGamma)
-    known.push_back({"scale", deviation * *keptGamma});
+  if (isKept && gamma)
+    known.push_back({"scale", deviation * *gamma});
   if (hasMean)
     known.push_back({"mean", operand(meanName)});
   if (needs.value && hasMean)
-    known.push_back({"shift", beta && parametersAreKept() ? *beta : constant(0)});
+    known.push_back({"shift", isKept && beta ? *beta : constant(0)});
   std::vector<Term> leaves = addStep("prepare", Reduce::None, keptLoops(), keptLoops(), known);
-  auto take = [next = size_t(0), &leaves]() mutable { return leaves[next++]; };
+  auto take = [&, next = size_t(0)]() mutable { return leaves[next++]; };
   const Term s = take();
-  const Term scale = keptGamma ? take() : s;
+  const Term scale = isKept && gamma ? take() : s;
   std::optional<Term> mean, shift;
   if (hasMean)
     mean = take();
   if (needs.value && hasMean)
     shift = take();
-  const Term centered = mean ? x - *mean : x;
+  const Term centered = mean ? value_ - *mean : value_;
 
   // Gradients of elements.
-  Term u = dy;
-  std::optional<Term> daddend;
-  {
-    // Where the value is not needed it stands in for itself.
-    const Term value =
-        needs.value ? affine({mean, scale, shift}, elementGamma, elementBeta) : constant(0.5);
-    std::optional<Term> addend;
-    if (adds)
-      addend = needs.addend ? operand("addend") : constant(0.25);
-    const Expr y = epilogue(value, addend).expr;
-    std::vector<Expr> by{value.expr};
-    if (adds)
-      by.push_back(addend->expr);
-    const auto gradients = op_.exprs.gradients(y, dy.expr, by);
-    u = {&op_.exprs, gradients[0].value()};
-    if (adds)
-      daddend = {&op_.exprs, gradients[1].value()};
-  }
+  std::optional<Term> value;
+  if (needs.value)
+    value = affine({mean, scale, shift}, elementGamma, elementBeta);
+  const Gradients ofFused = gradientsOf(spec_.fuse, value, dy, needs);
+  const Term u = ofFused.value;
   const Term h = elementGamma ? u * *elementGamma : u;
-  // Per element where no loop is kept but by the parameters.
-  const std::vector<int> parameters = parameterLoops();
-  const bool sumsParameters = parameters != allLoops();
+  const Term n = size(op_.groupSize);
+
+  // Sums over other loops than those of the statistics, each a pass of its own, by their loops.
+  std::map<std::vector<int>, std::vector<Named>> others;
+  std::deque<std::string> names; // of results; others refers to them
+  std::vector<Named> sums, made, elements;
+  auto addGradient = [&](const std::string &name, std::vector<int> loops, Term of, bool isEarly) {
+    const std::string &kept = names.emplace_back(name);
+    // Of what nothing depends on it is 0, and a sum has to have something to run over.
+    if (op_.exprs[of.expr].op == ExprOp::Constant)
+      of = select(isNan(dy), of, of);
+    if (loops == allLoops())
+      elements.push_back({kept, of, kept});
+    else if (isEarly && loops == keptLoops())
+      sums.push_back({kept, of, kept});
+    else
+      others[std::move(loops)].push_back({kept, of, kept});
+  };
 
   // Sums of h where the statistics need them, of u where gamma and beta have the same loops.
-  const Term n = size(op_.groupSize);
-  const bool ofStatistics = !moving || parametersAreKept();
-  std::optional<Term> sum, product, rest;
-  std::vector<Named> sums;
-  const bool needsSum = (hasMean && !moving) || (spec_.center && parametersAreKept());
-  const bool needsProduct = !moving || (spec_.scale && parametersAreKept());
-  if (ofStatistics && needsSum)
+  const bool needsSum = (hasMean && !moving) || (spec_.center && isKept);
+  const bool needsProduct = !moving || (spec_.scale && isKept);
+  const bool needsRest = hasMean && !moving;
+  if (needsSum)
     sums.push_back({"gradient_sum", h});
-  if (ofStatistics && needsProduct)
+  if (needsProduct)
     sums.push_back({"product_sum", h * centered});
-  if (!moving && hasMean)
+  if (needsRest)
     sums.push_back({"residual_sum", centered});
+  for (const auto &[one, gradient] : ofFused.operands)
+    addGradient("d" + one->name, loopsOf(indexOf(*one)), gradient, /*isEarly=*/true);
+  std::optional<Term> sum, product, rest;
   if (!sums.empty()) {
-    leaves = addStep("sums", Reduce::Sum, allLoops(), keptLoops(), sums);
+    std::vector<Named> summed = sums;
+    for (Named &one : summed)
+      one.operand = {};
+    leaves = addStep("sums", Reduce::Sum, allLoops(), keptLoops(), summed);
     auto next = leaves.begin();
-    if (ofStatistics && needsSum)
+    if (needsSum)
       sum = *next++;
-    if (ofStatistics && needsProduct)
+    if (needsProduct)
       product = *next++;
-    if (!moving && hasMean)
+    if (needsRest)
       rest = *next++ / n;
+    for (const Named &one : sums)
+      if (!one.operand.empty())
+        made.push_back({one.name, *next++, one.operand});
   }
   if (rest)
     product = fma(-*rest, *sum, *product);
 
-  // What dx is made of, and gradients of parameters that have the statistics' loops, or more of
+  // What dt is made of, and gradients of parameters that have the statistics' loops, or more of
   // them.
+  const std::vector<int> parameters = parameterLoops();
   const bool sameLoops = parameters == keptLoops();
-  const bool readsRest = rest && !parametersAreKept();
-  std::vector<Named> made;
+  const bool readsRest = rest && !isKept;
+  const size_t written = made.size();
   if (readsRest)
     made.push_back({"rest", *rest});
   if (!moving) {
-    const Term seed = constant(2) / n * (keptGamma ? *keptGamma * *product : *product);
+    const Term seed = constant(2) / n * (isKept && gamma ? *gamma * *product : *product);
     const Expr by = variance.expr;
     const auto slope = op_.exprs.gradients(deviation.expr, seed.expr, std::span(&by, 1));
     const Term ofX{&op_.exprs, slope[0].value()};
@@ -666,14 +920,14 @@ void OperatorBuilder::makeBackward() {
     if (hasMean)
       made.push_back({"of_one", -fma(ofX, *rest, scale * (*sum / n))});
   }
-  if (parametersAreKept() && spec_.scale)
+  if (isKept && spec_.scale)
     made.push_back({"dgamma", s * *product, sameLoops ? "dgamma" : ""});
-  if (parametersAreKept() && spec_.center)
+  if (isKept && spec_.center)
     made.push_back({"dbeta", *sum, sameLoops ? "dbeta" : ""});
   std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
   if (!made.empty()) {
     leaves = addStep("finalize", Reduce::None, keptLoops(), keptLoops(), made);
-    auto next = leaves.begin();
+    auto next = leaves.begin() + static_cast<std::ptrdiff_t>(written);
     if (readsRest)
       rest = *next++;
     if (!moving) {
@@ -681,51 +935,63 @@ void OperatorBuilder::makeBackward() {
       if (hasMean)
         ofOne = *next++;
     }
-    if (parametersAreKept() && spec_.scale)
+    if (isKept && spec_.scale)
       ownGamma = *next++;
-    if (parametersAreKept() && spec_.center)
+    if (isKept && spec_.center)
       ownBeta = *next++;
   }
-
-  // Parameters that other loops index: one sum for each of them.
-  const Term xhat = (rest ? centered - *rest : centered) * s;
-  std::vector<Named> elements;
-  auto addParameters = [&](const char *name, std::vector<int> loops, std::optional<Term> gammas,
-                           std::optional<Term> betas) {
-    std::vector<Named> summed, stored;
+  if (!isKept) {
     if (spec_.scale)
-      summed.push_back({"gamma_sum", *gammas});
+      addGradient("dgamma", parameters, u * ((rest ? centered - *rest : centered) * s), false);
     if (spec_.center)
-      summed.push_back({"beta_sum", *betas});
-    if (summed.empty())
-      return;
-    leaves = addStep(name, Reduce::Sum, std::move(loops), parameters, summed);
-    if (spec_.scale)
-      stored.push_back({"dgamma", leaves.front(), "dgamma"});
-    if (spec_.center)
-      stored.push_back({"dbeta", leaves.back(), "dbeta"});
-    addStep("store", Reduce::None, parameters, parameters, stored);
-  };
-  if (!parametersAreKept() && sumsParameters) {
-    addParameters("parameters", allLoops(), u * xhat, u);
-  } else if (!parametersAreKept()) {
-    if (spec_.scale)
-      elements.push_back({"dgamma", u * xhat, "dgamma"});
-    if (spec_.center)
-      elements.push_back({"dbeta", u, "dbeta"});
+      addGradient("dbeta", parameters, u, false);
   }
 
-  Term dx = scale * h;
+  // Through the prologue.
+  Term gradient = scale * h;
   if (ofOne)
-    dx = fma(scale, h, fma(*ofX, centered, *ofOne));
+    gradient = fma(scale, h, fma(*ofX, centered, *ofOne));
   else if (ofX)
-    dx = fma(scale, h, *ofX * centered);
-  elements.insert(elements.begin(), {"dx", dx, "dx"});
-  if (daddend)
-    elements.push_back({"daddend", *daddend, "daddend"});
+    gradient = fma(scale, h, *ofX * centered);
+  for (size_t i = runs.size(); i-- > 0;) {
+    const Run &run = runs[i];
+    const std::optional<Term> begin =
+        run.needs.value ? std::optional(operand(run.from)) : std::nullopt;
+    const Gradients through = gradientsOf(run.steps, begin, gradient, run.needs);
+    for (const auto &[one, part] : through.operands)
+      addGradient("d" + one->name, loopsOf(indexOf(*one)), part, /*isEarly=*/false);
+    gradient = through.value;
+    if (i > 0)
+      gradient = gradient + operand("d" + run.from);
+  }
+  elements.insert(elements.begin(), {"dx", gradient, "dx"});
+
+  auto addSums = [&](std::vector<int> over, const std::vector<int> &loops,
+                     const std::vector<Named> &ofLoops, const std::string &suffix) {
+    std::vector<Named> summed = ofLoops, stored = ofLoops;
+    for (Named &one : summed) {
+      one.name += "_sum";
+      one.operand = {};
+    }
+    leaves = addStep(("parameters" + suffix).c_str(), Reduce::Sum, std::move(over), loops, summed);
+    for (size_t i = 0; i < stored.size(); ++i)
+      stored[i].value = leaves[i];
+    addStep(("store" + suffix).c_str(), Reduce::None, loops, loops, stored);
+  };
+  std::string suffix;
+  int count = 1;
+  for (const auto &[loops, ofLoops] : others) {
+    addSums(allLoops(), loops, ofLoops, suffix);
+    suffix = fmt::format("_{}", ++count);
+  }
   addStep("gradient", Reduce::None, allLoops(), allLoops(), elements);
-  if (parametersAreKept() && !sameLoops)
-    addParameters("parameters", keptLoops(), ownGamma, ownBeta);
+  std::vector<Named> own;
+  if (ownGamma && !sameLoops)
+    own.push_back({"dgamma", *ownGamma, "dgamma"});
+  if (ownBeta && !sameLoops)
+    own.push_back({"dbeta", *ownBeta, "dbeta"});
+  if (!own.empty())
+    addSums(keptLoops(), parameters, own, suffix);
 }
 
 } // namespace

@@ -228,6 +228,14 @@ Bounded Evaluator::evaluate(Expr expr) {
     const double nearest = std::tanh(std::max(0.0, std::abs(a.value) - a.error));
     return approximated(std::tanh(a.value), a.error * (1 - nearest * nearest));
   }
+  case ExprOp::Floor:
+  case ExprOp::RoundEven: {
+    auto of = [&](double v) {
+      return node.op == ExprOp::Floor ? std::floor(v) : std::nearbyint(v);
+    };
+    const double value = of(a.value);
+    return {value, std::max(of(a.value + a.error) - value, value - of(a.value - a.error))};
+  }
   case ExprOp::Sqrt: {
     const double value = std::sqrt(a.value);
     return rounded(value, std::max(std::sqrt(a.value + a.error) - value,
@@ -374,12 +382,17 @@ void Evaluator::takeMap(const Step &step) {
     for (size_t i = 0; i < step.results.size(); ++i) {
       const Result &result = step.results[i];
       const Bounded found = values_[roots[i]];
-      if (isRead_[step.firstResult + i])
+      const bool isRead = isRead_[step.firstResult + i];
+      if (isRead)
         results_[step.firstResult + i][position(result.loops)] = found;
       if (result.operand < 0)
         continue;
-      // It is rounded once more where it is stored in fewer digits.
+      // It is rounded once more where it is stored in fewer digits, and read as it is stored.
       const DType stored = op_.operands[result.operand].dtype;
+      if (op_.isWhole(op_.operands[result.operand]) && unitRoundoff(stored) > u_)
+        if (isRead)
+          results_[step.firstResult + i][position(result.loops)].error +=
+              unitRoundoff(stored) * (std::abs(found.value) + found.error) + tiny(stored);
       // The reference rounds, too, in f64.
       double error = found.error * (1 + unitRoundoff(DType::F64) / u_);
       if (unitRoundoff(stored) > u_)

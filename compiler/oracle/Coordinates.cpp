@@ -75,4 +75,31 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
   }
 }
 
+std::vector<int64_t> Coordinates::shapeOf(const StepOperand &operand) const {
+  if (operand.whole)
+    return memoryShape_;
+  std::vector<int64_t> shape;
+  for (int axis : operand.axes)
+    shape.push_back(shape_[static_cast<size_t>(axis)]);
+  return shape;
+}
+
+std::vector<int64_t> Coordinates::positionsIn(const StepOperand &operand) const {
+  std::vector<int64_t> positions;
+  if (operand.whole) {
+    forEach([&](Place p) { positions.push_back(p.offset); });
+    return positions;
+  }
+  std::vector<int64_t> index(shape_.size(), 0);
+  for (int64_t i = 0; i < elements_; ++i) {
+    int64_t at = 0;
+    for (int axis : operand.axes)
+      at = at * shape_[static_cast<size_t>(axis)] + index[static_cast<size_t>(axis)];
+    positions.push_back(at);
+    for (size_t axis = shape_.size(); axis-- > 0 && ++index[axis] == shape_[axis];)
+      index[axis] = 0;
+  }
+  return positions;
+}
+
 } // namespace normforge::oracle

@@ -24,10 +24,30 @@ double applyFunction(const FuseStep &step, double x);
 /// Its derivative; at kinks as the spec language has it.
 double derivative(const FuseStep &step, double x);
 
+/// A value and its derivatives by x and by the operands of a step, in their order.
+struct StepValue {
+  double value;
+  std::vector<double> derivatives;
+};
+/// Any step of `fuse` or `prologue` in f64, by its definition.
+StepValue applyStep(const FuseStep &step, double x, const std::vector<double> &operands,
+                    const Numbers &scalars);
+
+/// What the prologue makes of x, in f64 and in memory order, as it is where values are stored:
+/// rounded to the data's dtype. Where an input has the last stored value, it begins there.
+struct Prologue {
+  HostArray value;
+  Arrays stored; ///< by argument
+};
+Prologue prologueOf(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+                    const Numbers &scalars);
+
 /// dy through the fused steps, in f64 and in memory order: the gradient of what gamma and beta
-/// gave, which is computed with the statistics as they were saved, and the addend's. 0 in padding.
+/// gave, which is computed with the statistics as they were saved, and those of the steps'
+/// operands, by argument. 0 in padding.
 struct EpilogueGradients {
-  HostArray value, addend;
+  HostArray value;
+  Arrays operands;
 };
 EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                                     const Numbers &scalars);
@@ -46,6 +66,11 @@ public:
   int64_t parameters() const { return parameters_; }
   /// Number of values a statistic is taken over.
   int64_t groupSize() const { return groups_ == 0 ? 0 : elements_ / groups_; }
+
+  /// The shape of an operand that has these axes, and the position in it of every logical element
+  /// in the order of forEach; where it is `whole`, as the layout has it.
+  std::vector<int64_t> shapeOf(const StepOperand &operand) const;
+  std::vector<int64_t> positionsIn(const StepOperand &operand) const;
 
   /// Calls body(Place) for every logical element, last axis fastest; padding is
   /// never visited.

@@ -181,7 +181,8 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
       inputs.emplace(operand.name, std::move(array));
       continue;
     }
-    if (operand.role != Role::Data && operand.role != Role::Gradient) {
+    if ((operand.role != Role::Data && operand.role != Role::Gradient) ||
+        array.shape != at.memoryShape()) {
       for (int64_t i = 0, n = array.count(); i < n; ++i)
         array.set(i, value(operand, static_cast<uint64_t>(i), static_cast<size_t>(i)));
       inputs.emplace(operand.name, std::move(array));

@@ -286,7 +286,7 @@ private:
         value += static_cast<float>(inputs_.at("beta").get(p.parameter));
       for (const FuseStep &step : spec_.fuse)
         value = step.isAdd() ? value + static_cast<float>(inputs_.at("addend").get(p.offset))
-                             : static_cast<float>(applyFunction(step, value));
+                             : static_cast<float>(applyStep(step, value, {}, {}).value);
       values[p.offset] = value;
     });
   }
@@ -303,6 +303,9 @@ private:
   std::vector<std::string> implementations_, notes_;
   Arrays inputs_;
 };
+
+/// An addend of x's shape, the only one.
+bool isPlainAdd(const FuseStep &step) { return step.text() == "add"; }
 
 std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
                              const Arrays &inputs, const Numbers &scalars, int threads, Way way,
@@ -343,12 +346,16 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
 std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Sizes &sizes,
                                        const Arrays &inputs, const Numbers &scalars, int threads,
                                        std::string &whyNot) {
+  if (!spec.prologue.empty()) {
+    whyNot = "prologue: not computed with oneDNN here";
+    return nullptr;
+  }
   if (spec.mode == Mode::Instance || spec.mode == Mode::Rms) {
     whyNot = fmt::format("mode {}: not in oneDNN as it is", toString(spec.mode));
     return nullptr;
   }
   for (const FuseStep &step : spec.fuse)
-    if (phase != Phase::Backward && !step.isAdd() && step.name != "relu") {
+    if (phase != Phase::Backward && !isPlainAdd(step) && step.name != "relu") {
       whyNot = fmt::format("{}: not computed with oneDNN here", step.text());
       return nullptr;
     }
@@ -359,6 +366,15 @@ std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Size
 std::unique_ptr<OneDnn> OneDnn::createTransposed(const Spec &spec, Phase phase, const Sizes &sizes,
                                                  const Arrays &inputs, const Numbers &scalars,
                                                  int threads, std::string &whyNot) {
+  if (!spec.prologue.empty()) {
+    whyNot = "prologue: not computed with oneDNN here";
+    return nullptr;
+  }
+  for (const FuseStep &step : spec.fuse)
+    if (phase != Phase::Backward && !step.operands.empty() && !isPlainAdd(step)) {
+      whyNot = fmt::format("{}: not computed with oneDNN here", step.text());
+      return nullptr;
+    }
   if (spec.mode != Mode::Sample && spec.mode != Mode::Instance) {
     whyNot = "modes 1 and instance alone are checked through the transposed problem";
     return nullptr;

@@ -49,7 +49,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
                  const Numbers &scalars = {});
 
 /// The statistics of a batch that training saves, in f64.
-Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs);
+Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+                       const Numbers &scalars = {});
 
 /// The largest difference allowed between a kernel's output and the reference, for each element:
 /// |a - b| <= elements[i] + absolute + relative*|b|. `why` says what it is made of in a line.

@@ -15,7 +15,7 @@ double resolve(const Number &number, const char *name, const Numbers &scalars) {
 }
 
 /// The divisor that the deviation from the mean is normalized with.
-double denominator(EpsilonPosition position, double variance, double epsilon) {
+template <typename T> T denominator(EpsilonPosition position, T variance, T epsilon) {
   switch (position) {
   case EpsilonPosition::Inside:
     return std::sqrt(variance + epsilon);
@@ -196,9 +196,209 @@ double derivative(const FuseStep &step, double x) {
   throw std::logic_error("the reference has no function '" + name + "'");
 }
 
-Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs) {
+namespace {
+
+/// A number with its derivatives (forward differentiation): what expressions are evaluated in.
+struct Dual {
+  double value;
+  std::vector<double> slopes;
+};
+
+/// f(x) of value `value` and derivative `slope`.
+Dual chain(const Dual &x, double value, double slope) {
+  Dual result{value, x.slopes};
+  for (double &s : result.slopes)
+    s = slope == 0 ? 0 : s * slope;
+  return result;
+}
+
+Dual evaluate(const Formula &formula, const std::vector<Dual> &operands,
+              const std::vector<double> &scalars) {
+  const size_t count = operands.size();
+  auto constant = [&](double value) { return Dual{value, std::vector<double>(count, 0)}; };
+  switch (formula.kind) {
+  case Formula::Kind::Number:
+    return constant(formula.number);
+  case Formula::Kind::Operand:
+    return operands[formula.index];
+  case Formula::Kind::Scalar:
+    return constant(scalars[formula.index]);
+  case Formula::Kind::Call:
+    break;
+  }
+  const std::string &call = formula.call;
+  if (call == "where") {
+    const Formula &comparison = formula.arguments[0];
+    const double a = evaluate(comparison.arguments[0], operands, scalars).value,
+                 b = evaluate(comparison.arguments[1], operands, scalars).value;
+    const bool holds = comparison.call == "<"    ? a < b
+                       : comparison.call == "<=" ? a <= b
+                       : comparison.call == ">"  ? a > b
+                                                 : a >= b;
+    return evaluate(formula.arguments[holds ? 1 : 2], operands, scalars);
+  }
+  const Dual a = evaluate(formula.arguments[0], operands, scalars);
+  if (formula.arguments.size() == 2) {
+    const Dual b = evaluate(formula.arguments[1], operands, scalars);
+    if (call == "min")
+      return std::isnan(a.value) || a.value < b.value ? a : b;
+    if (call == "max")
+      return std::isnan(a.value) || a.value > b.value ? a : b;
+    Dual result = constant(call == "+"   ? a.value + b.value
+                           : call == "-" ? a.value - b.value
+                           : call == "*" ? a.value * b.value
+                                         : a.value / b.value);
+    for (size_t i = 0; i < count; ++i)
+      result.slopes[i] = call == "+"   ? a.slopes[i] + b.slopes[i]
+                         : call == "-" ? a.slopes[i] - b.slopes[i]
+                         : call == "*" ? a.slopes[i] * b.value + a.value * b.slopes[i]
+                                       : (a.slopes[i] - result.value * b.slopes[i]) / b.value;
+    return result;
+  }
+  const double v = a.value;
+  if (call == "neg")
+    return chain(a, -v, -1);
+  if (call == "abs")
+    return chain(a, std::abs(v), v < 0 ? -1 : 1);
+  if (call == "sqrt")
+    return chain(a, std::sqrt(v), 0.5 / std::sqrt(v));
+  if (call == "exp")
+    return chain(a, std::exp(v), std::exp(v));
+  if (call == "log")
+    return chain(a, std::log(v), 1 / v);
+  if (call == "erf")
+    return chain(a, std::erf(v), 1.12837916709551257390 * std::exp(-v * v));
+  if (call == "floor")
+    return chain(a, std::floor(v), 0);
+  if (call == "round")
+    return chain(a, std::nearbyint(v), 0);
+  const FuseStep step{call}; // tanh, sigmoid, softplus, relu
+  return chain(a, applyFunction(step, v), derivative(step, v));
+}
+
+double rounded(DType dtype, double value) {
+  HostArray one(dtype, {1});
+  one.set(0, value);
+  return one.get(0);
+}
+
+/// The inputs of a step's operands, and where each element finds its own.
+struct BoundStep {
+  std::vector<const HostArray *> arrays; ///< null where it is not given, and does not matter
+  std::vector<std::vector<int64_t>> positions;
+
+  BoundStep(const FuseStep &step, const Coordinates &at, const Arrays &inputs) {
+    for (const StepOperand &operand : step.operands) {
+      const auto found = inputs.find(operand.name);
+      arrays.push_back(found == inputs.end() ? nullptr : &found->second);
+      positions.push_back(at.positionsIn(operand));
+    }
+  }
+  std::vector<double> values(size_t element) const {
+    std::vector<double> values;
+    for (size_t i = 0; i < arrays.size(); ++i)
+      values.push_back(arrays[i] ? arrays[i]->get(positions[i][element]) : 0);
+    return values;
+  }
+};
+
+std::vector<BoundStep> bindSteps(const std::vector<FuseStep> &steps, const Coordinates &at,
+                                 const Arrays &inputs) {
+  std::vector<BoundStep> bound;
+  for (const FuseStep &step : steps)
+    bound.emplace_back(step, at, inputs);
+  return bound;
+}
+
+/// Sums of gradients of the operands of steps, by step and operand.
+struct OperandGradients {
+  const std::vector<FuseStep> &steps;
+  const Coordinates &at;
+  std::vector<std::vector<std::vector<long double>>> sums{};
+
+  OperandGradients(const std::vector<FuseStep> &of, const Coordinates &coordinates)
+      : steps(of), at(coordinates) {
+    for (const FuseStep &step : steps) {
+      auto &ofStep = sums.emplace_back();
+      for (const StepOperand &operand : step.operands)
+        ofStep.emplace_back(HostArray(DType::F32, at.shapeOf(operand)).count(), 0);
+    }
+  }
+  void addTo(Arrays &outputs) const {
+    for (size_t i = 0; i < sums.size(); ++i)
+      for (size_t o = 0; o < sums[i].size(); ++o) {
+        const StepOperand &operand = steps[i].operands[o];
+        outputs.emplace("d" + operand.name,
+                        toArray(std::vector<double>(sums[i][o].begin(), sums[i][o].end()),
+                                at.shapeOf(operand)));
+      }
+  }
+};
+
+} // namespace
+
+StepValue applyStep(const FuseStep &step, double x, const std::vector<double> &operands,
+                    const Numbers &scalars) {
+  if (step.isAdd())
+    return {x + operands[0], {1, 1}};
+  if (step.isMul())
+    return {x * operands[0], {operands[0], x}};
+  if (!step.formula)
+    return {applyFunction(step, x), {derivative(step, x)}};
+  std::vector<Dual> values;
+  const size_t count = operands.size() + 1;
+  for (size_t i = 0; i < count; ++i) {
+    values.push_back({i == 0 ? x : operands[i - 1], std::vector<double>(count, 0)});
+    values.back().slopes[i] = 1;
+  }
+  std::vector<double> numbers;
+  for (const std::string &name : step.scalars)
+    numbers.push_back(scalars.at(name));
+  Dual result = evaluate(*step.formula, values, numbers);
+  return {result.value, std::move(result.slopes)};
+}
+
+Prologue prologueOf(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+                    const Numbers &scalars) {
   const Coordinates at(spec, sizes);
-  const HostArray &x = inputs.at("x");
+  Prologue result{HostArray(DType::F64, at.memoryShape()), {}};
+  const int stored = spec.storedStep();
+  // Where it begins.
+  size_t first = 0;
+  const HostArray *from = nullptr;
+  if (stored >= 0)
+    if (const auto given = inputs.find(spec.prologue[static_cast<size_t>(stored)].store);
+        given != inputs.end()) {
+      first = static_cast<size_t>(stored) + 1;
+      from = &given->second;
+    }
+  if (!from)
+    from = &inputs.at("x");
+  const auto steps = bindSteps(spec.prologue, at, inputs);
+  for (size_t i = first; i < spec.prologue.size(); ++i)
+    if (!spec.prologue[i].store.empty())
+      result.stored.emplace(spec.prologue[i].store, HostArray(DType::F64, at.memoryShape()));
+  size_t element = 0;
+  at.forEach([&](Place p) {
+    double value = from->get(p.offset);
+    for (size_t i = first; i < steps.size(); ++i) {
+      const FuseStep &step = spec.prologue[i];
+      value = applyStep(step, value, steps[i].values(element), scalars).value;
+      if (step.store.empty())
+        continue;
+      result.stored.at(step.store).set(p.offset, value);
+      value = rounded(spec.dtype, value);
+    }
+    result.value.set(p.offset, value);
+    ++element;
+  });
+  return result;
+}
+
+Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+                       const Numbers &scalars) {
+  const Coordinates at(spec, sizes);
+  const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const bool isRms = spec.mode == Mode::Rms;
   const Statistics found = isRms ? meanOfSquares(at, x) : batchStatistics(at, x);
   Arrays arrays;
@@ -211,9 +411,9 @@ Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &input
 namespace {
 
 /// The derivative of 1/denominator by the variance.
-double slope(EpsilonPosition position, double variance, double epsilon) {
-  const double divisor = denominator(position, variance, epsilon);
-  const double root =
+long double slope(EpsilonPosition position, long double variance, long double epsilon) {
+  const long double divisor = denominator(position, variance, epsilon);
+  const long double root =
       std::sqrt(position == EpsilonPosition::Outside ? variance : variance + epsilon);
   return -1 / (2 * root * divisor * divisor);
 }
@@ -235,51 +435,96 @@ Saved savedStatistics(const Spec &spec, const Arrays &inputs) {
 EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                                     const Numbers &scalars) {
   const Coordinates at(spec, sizes);
-  const HostArray &x = inputs.at("x"), &dy = inputs.at("dy");
+  const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
+  const HostArray &dy = inputs.at("dy");
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
   const Saved saved = savedStatistics(spec, inputs);
   const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
   const HostArray *beta = spec.center && inputs.contains("beta") ? &inputs.at("beta") : nullptr;
-  // An addend that is not given does not matter.
-  const HostArray *addend = inputs.contains("addend") ? &inputs.at("addend") : nullptr;
+  const auto steps = bindSteps(spec.fuse, at, inputs);
 
-  EpilogueGradients result{HostArray(DType::F64, at.memoryShape()),
-                           HostArray(DType::F64, at.memoryShape())};
+  EpilogueGradients result{HostArray(DType::F64, at.memoryShape()), {}};
+  OperandGradients ofOperands(spec.fuse, at);
+  size_t element = 0;
   at.forEach([&](Place p) {
     const double mean = saved.mean ? saved.mean->get(p.group) : 0;
-    std::vector<double> values{(x.get(p.offset) - mean) / denominator(spec.epsilonPosition,
-                                                                      saved.variance.get(p.group),
-                                                                      epsilon)};
+    double value = (x.get(p.offset) - mean) /
+                   denominator(spec.epsilonPosition, saved.variance.get(p.group), epsilon);
     if (gamma)
-      values[0] *= gamma->get(p.parameter);
+      value *= gamma->get(p.parameter);
     if (beta)
-      values[0] += beta->get(p.parameter);
-    for (const FuseStep &step : spec.fuse)
-      values.push_back(!step.isAdd() ? applyFunction(step, values.back())
-                       : addend      ? values.back() + addend->get(p.offset)
-                                     : values.back());
+      value += beta->get(p.parameter);
+    std::vector<StepValue> values;
+    for (size_t i = 0; i < steps.size(); ++i) {
+      values.push_back(applyStep(spec.fuse[i], value, steps[i].values(element), scalars));
+      value = values.back().value;
+    }
     double gradient = dy.get(p.offset);
-    for (size_t i = spec.fuse.size(); i-- > 0;) {
-      if (spec.fuse[i].isAdd()) {
-        result.addend.set(p.offset, gradient);
-        continue;
-      }
-      const double factor = derivative(spec.fuse[i], values[i]);
-      gradient = factor == 0 ? 0 : gradient * factor;
+    auto times = [&](double slope) { return slope == 0 ? 0 : gradient * slope; };
+    for (size_t i = steps.size(); i-- > 0;) {
+      for (size_t o = 0; o < ofOperands.sums[i].size(); ++o)
+        ofOperands.sums[i][o][static_cast<size_t>(steps[i].positions[o][element])] +=
+            times(values[i].derivatives[o + 1]);
+      gradient = times(values[i].derivatives[0]);
     }
     result.value.set(p.offset, gradient);
+    ++element;
   });
+  ofOperands.addTo(result.operands);
   return result;
 }
 
 namespace {
+
+/// dt, the gradient of what statistics are taken of, back through the prologue: dx and those of the
+/// operands. A stored value has a gradient of its own, which is added.
+Arrays throughPrologue(const Spec &spec, const Coordinates &at, const Arrays &inputs,
+                       const HostArray &dt, const Numbers &scalars) {
+  const auto steps = bindSteps(spec.prologue, at, inputs);
+  const int stored = spec.storedStep();
+  const auto from = inputs.find("x");
+  HostArray dx(DType::F64, at.memoryShape());
+  OperandGradients ofOperands(spec.prologue, at);
+  size_t element = 0;
+  at.forEach([&](Place p) {
+    // Values on the way; what is not given does not matter.
+    std::vector<StepValue> values;
+    double value = from != inputs.end() ? from->second.get(p.offset) : 0;
+    for (size_t i = 0; i < steps.size(); ++i) {
+      values.push_back(applyStep(spec.prologue[i], value, steps[i].values(element), scalars));
+      value = values.back().value;
+      const std::string &store = spec.prologue[i].store;
+      if (store.empty())
+        continue;
+      value = static_cast<int>(i) == stored && inputs.contains(store)
+                  ? inputs.at(store).get(p.offset)
+                  : rounded(spec.dtype, value);
+    }
+    double gradient = dt.get(p.offset);
+    auto times = [&](double slope) { return slope == 0 ? 0 : gradient * slope; };
+    for (size_t i = steps.size(); i-- > 0;) {
+      if (const std::string &store = spec.prologue[i].store; !store.empty())
+        gradient += inputs.at("d" + store).get(p.offset);
+      for (size_t o = 0; o < ofOperands.sums[i].size(); ++o)
+        ofOperands.sums[i][o][static_cast<size_t>(steps[i].positions[o][element])] +=
+            times(values[i].derivatives[o + 1]);
+      gradient = times(values[i].derivatives[0]);
+    }
+    dx.set(p.offset, gradient);
+    ++element;
+  });
+  Arrays outputs;
+  outputs.emplace("dx", std::move(dx));
+  ofOperands.addTo(outputs);
+  return outputs;
+}
 
 /// The chain rule along the formulas of the forward pass. In xhat it is the mean itself, not as it
 /// was saved.
 Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
   const Coordinates at(spec, sizes);
-  const HostArray &x = inputs.at("x");
+  const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
   const bool moving = spec.backwardStatistics == BackwardStatistics::Moving;
   const bool isRms = spec.mode == Mode::Rms;
@@ -294,9 +539,10 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
       mean[static_cast<size_t>(g)] = saved.mean->get(g);
   else if (!isRms)
     mean = batchStatistics(at, x).exactMean;
-  std::vector<double> divisor;
+  // In extended precision: what dx is made of cancels.
+  std::vector<long double> divisor;
   for (int64_t g = 0; g < at.groups(); ++g)
-    divisor.push_back(denominator(spec.epsilonPosition, variance.get(g), epsilon));
+    divisor.push_back(denominator<long double>(spec.epsilonPosition, variance.get(g), epsilon));
 
   std::vector<long double> sums(at.groups(), 0), products(at.groups(), 0);
   std::vector<long double> dgamma(at.parameters(), 0), dbeta(at.parameters(), 0);
@@ -310,7 +556,7 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
     dbeta[p.parameter] += gradient;
   });
 
-  HostArray dx(DType::F64, at.memoryShape());
+  HostArray dt(DType::F64, at.memoryShape());
   const long double n = at.groupSize();
   at.forEach([&](Place p) {
     const long double gradient = before.value.get(p.offset);
@@ -324,21 +570,19 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
       if (!isRms)
         value -= sums[p.group] / divisor[p.group] / n;
     }
-    dx.set(p.offset, static_cast<double>(value));
+    dt.set(p.offset, static_cast<double>(value));
   });
 
   auto narrow = [&](const std::vector<long double> &values) {
     return toArray(std::vector<double>(values.begin(), values.end()), at.parameterShape());
   };
-  Arrays outputs;
-  outputs.emplace("dx", std::move(dx));
+  Arrays outputs = throughPrologue(spec, at, inputs, dt, scalars);
   if (spec.scale)
     outputs.emplace("dgamma", narrow(dgamma));
   if (spec.center)
     outputs.emplace("dbeta", narrow(dbeta));
-  for (const FuseStep &step : spec.fuse)
-    if (step.isAdd())
-      outputs.emplace("daddend", before.addend);
+  for (const auto &[name, array] : before.operands)
+    outputs.emplace(name, array);
   return outputs;
 }
 
@@ -349,7 +593,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   if (phase == Phase::Backward)
     return gradients(spec, sizes, inputs, scalars);
   const Coordinates at(spec, sizes);
-  const HostArray &x = inputs.at("x");
+  Prologue prologue = prologueOf(spec, sizes, inputs, scalars);
+  const HostArray &x = prologue.value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
   const bool training = phase == Phase::Training;
   const bool takesMoving = spec.mode == Mode::Feature && !training;
@@ -369,6 +614,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   HostArray y(DType::F64, at.memoryShape()); // zero, and padding stays so
   const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
   const HostArray *beta = spec.center ? &inputs.at("beta") : nullptr;
+  const auto steps = bindSteps(spec.fuse, at, inputs);
+  size_t element = 0;
   at.forEach([&](Place p) {
     const double divisor = denominator(spec.epsilonPosition, used.variance[p.group], epsilon);
     double value = (x.get(p.offset) - used.mean[p.group]) / divisor;
@@ -376,12 +623,13 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
       value *= gamma->get(p.parameter);
     if (beta)
       value += beta->get(p.parameter);
-    for (const FuseStep &step : spec.fuse)
-      value = step.isAdd() ? value + inputs.at("addend").get(p.offset) : applyFunction(step, value);
+    for (size_t i = 0; i < steps.size(); ++i)
+      value = applyStep(spec.fuse[i], value, steps[i].values(element), scalars).value;
     y.set(p.offset, value);
+    ++element;
   });
 
-  Arrays outputs;
+  Arrays outputs = std::move(prologue.stored);
   outputs.emplace("y", std::move(y));
   if (!training)
     return outputs;

@@ -78,6 +78,9 @@ private:
   Range rangeOf(AffineExpr expr, ArrayRef<AffineExpr> domain, ArrayRef<Range> ranges);
   Value slice(const MemoryView &view, ArrayRef<Range> axes);
   Value readSlice(const MemoryView &view, ArrayRef<Range> axes);
+  Value tensorOf(Value memory);
+  /// Whether a step runs over a loop that the tile reduces.
+  bool hasElements(ArrayRef<AffineExpr> domain);
   /// Where a step's result is written to; with `first`, that it is carried there.
   Value writtenSlice(const MemoryView &view, ArrayRef<Range> axes, Value first);
   /// Whether these ranges are the task's first in all loops but those that `map` keeps.
@@ -364,10 +367,21 @@ Value StageRewriter::slice(const MemoryView &view, ArrayRef<Range> axes) {
 }
 
 Value StageRewriter::readSlice(const MemoryView &view, ArrayRef<Range> axes) {
-  Value memory = slice(view, axes);
+  return tensorOf(slice(view, axes));
+}
+
+Value StageRewriter::tensorOf(Value memory) {
   auto memoryType = cast<MemRefType>(memory.getType());
   auto type = RankedTensorType::get(memoryType.getShape(), memoryType.getElementType());
   return bufferization::ToTensorOp::create(b_, loc_, type, memory, /*restrict=*/true);
+}
+
+bool StageRewriter::hasElements(ArrayRef<AffineExpr> domain) {
+  const auto kept = source_->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
+  return llvm::any_of(domain, [&](AffineExpr expr) {
+    auto dim = dyn_cast<AffineDimExpr>(expr);
+    return dim && !kept[dim.getPosition()];
+  });
 }
 
 Value StageRewriter::writtenSlice(const MemoryView &view, ArrayRef<Range> axes, Value first) {
@@ -479,10 +493,14 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
     }
     for (auto [from, to] : llvm::zip(step.getResults(), tiled.getResults()))
       tiles.map(from, to);
-    for (auto [result, memory] : written)
+    for (auto [result, memory] : written) {
       bufferization::MaterializeInDestinationOp::create(b_, loc_, Type(), tiled->getResult(result),
                                                         memory, /*restrict=*/true,
                                                         /*writable=*/true);
+      // Values of elements are not kept in registers: later steps read them back.
+      if (hasElements(domain) && !step->getResult(result).hasOneUse())
+        tiles.map(step->getResult(result), tensorOf(memory));
+    }
   }
 }
 

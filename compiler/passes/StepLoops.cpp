@@ -45,8 +45,16 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
         return (r * at.slots.size() + s) * static_cast<size_t>(context_.inFlight) +
                static_cast<size_t>(u);
       };
-      for (size_t r = 0; context_.reduces() && r < results; ++r)
-        arguments.push_back(sums[sumAt(r)]);
+      // An element by itself is added to its vector's first lane.
+      auto takesLane = [&](Value sum) {
+        return spot.width.isScalar() && isa<VectorType>(sum.getType());
+      };
+      for (size_t r = 0; context_.reduces() && r < results; ++r) {
+        Value sum = sums[sumAt(r)];
+        if (takesLane(sum))
+          sum = vector::ExtractOp::create(b_, loc_, sum, ArrayRef<int64_t>{0});
+        arguments.push_back(sum);
+      }
       if (context_.carries())
         for (Value init : step_.getDpsInits())
           arguments.push_back(
@@ -74,8 +82,11 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
         if (context_.reduces()) {
           Value &sum = sums[sumAt(r)];
           // Lanes past the end keep what they have.
-          sum = rows && mask ? Value(arith::SelectOp::create(b_, loc_, mask, values[r], sum))
-                             : values[r];
+          if (takesLane(sum))
+            sum = vector::InsertOp::create(b_, loc_, values[r], sum, ArrayRef<int64_t>{0});
+          else
+            sum = rows && mask ? Value(arith::SelectOp::create(b_, loc_, mask, values[r], sum))
+                               : values[r];
         } else if (context_.storesElements() || context_.carries()) {
           pending.push_back({values[r], r, spot});
         } else {
@@ -307,10 +318,12 @@ StepEmitter::Sums StepEmitter::emitLanesFrom(const Cursor &at, OpFoldResult begi
     if (vectors > 0)
       sums = whole(inFlight, vectors, sums);
     *from += vectors * width.lanes;
-    if (*from < *end && width.lanes > 1 && (knobs_.masksTails || context_.reduces()))
+    // A tail of one element is no vector: of one whose other lanes are masked off by a constant,
+    // LLVM 22's x86 backend makes scalars that take the wrong lane of what was broadcast.
+    if (*from + 1 < *end && width.lanes > 1 && (knobs_.masksTails || context_.reduces()))
       return emitPoint(at, context_.laneLoop, number(*from), 1, width, width,
                        constantMask(*end - *from, width), sums);
-    for (int64_t lanes = width.lanes > 1 ? width.lanes / 2 : 1; *from < *end; lanes /= 2)
+    for (int64_t lanes = *from + 1 < *end ? width.lanes / 2 : 1; *from < *end; lanes /= 2)
       if (*from + lanes <= *end) {
         sums = emitPoint(at, context_.laneLoop, number(*from), 1, Width{lanes}, Width{lanes},
                          Value(), sums);
@@ -330,12 +343,8 @@ StepEmitter::Sums StepEmitter::emitLanesFrom(const Cursor &at, OpFoldResult begi
       Value left = indexValue(sizes().sub(extent, index));
       return emitPoint(at, context_.laneLoop, index, 1, width, width, maskBelow(left, width), s);
     });
-  // One by one; a sum takes each in its vector's first lane.
-  const bool widens = context_.reduces() && width.lanes > 1;
-  const Width one = widens ? width : Width{1};
   return emitRange(last, extent, Width{1}, sums, [&](OpFoldResult index, Sums s) {
-    return emitPoint(at, context_.laneLoop, index, 1, one, one,
-                     widens ? constantMask(1, width) : Value(), s);
+    return emitPoint(at, context_.laneLoop, index, 1, Width{1}, Width{1}, Value(), s);
   });
 }
 

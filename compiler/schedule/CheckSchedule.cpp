@@ -152,7 +152,7 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
     return fmt::format("tiled={}: the innermost loop {} is kept and has the lanes; expected "
                        "tiled={}",
                        loops[stage.tiled].name, loops[last].name, loops[last].name);
-  const bool columns = stage.tiled == last;
+  const bool columns = last >= 0 && stage.tiled == last;
 
   const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op_.computeType());
   const int64_t most = target_.lanes(bytes);

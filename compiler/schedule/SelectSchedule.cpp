@@ -35,6 +35,8 @@ constexpr int64_t kRowRunBytes = 8 * 1024;
 /// Rows whose sums a task carries, at most and at least: its partial results are little beside
 /// them, and no accumulator takes so many terms that their roundings show.
 constexpr int64_t kCarriedRows = 256, kLeastCarriedRows = 8;
+/// The same of columns, where nothing else cuts them.
+constexpr int64_t kCarriedColumns = 1024;
 /// Instructions of elements' formulas that are in flight at once: what costs much fills the machine
 /// by itself, and is code each time.
 constexpr int64_t kInstructionsInFlight = 96;
@@ -368,6 +370,28 @@ struct Selection {
     return false;
   }
 
+  /// Whether tasks take parts of what a step reduces over.
+  bool cutsReduced(const StagePlan &stage, uint32_t step) const {
+    const std::vector<bool> own = op.kept(std::span(&step, 1));
+    for (size_t i = 0; i < own.size(); ++i)
+      if (!own[i] && stage.chunks[i] > 0)
+        return true;
+    return false;
+  }
+  /// Whether one stage can do all that is done with the data: reductions keep what its tiles keep,
+  /// or are carried.
+  bool fuses() const {
+    for (uint32_t i = 0; i < op.steps.size(); ++i) {
+      if (!isCarriedBy(i))
+        continue;
+      const std::vector<bool> own = op.kept(std::span(&i, 1));
+      for (size_t loop = 0; loop < kept.size(); ++loop)
+        if (own[loop] == kept[loop])
+          return false;
+    }
+    return true;
+  }
+
   // The forms of a schedule.
 
   /// One stage goes through the data and does all that is done with it; what it carries is merged
@@ -392,11 +416,16 @@ struct Selection {
       else
         stage.steps.push_back({i, Part::Whole});
     }
-    // A task's partials are little beside its rows.
-    if (!after.empty() && after.front().front().part == Part::Merge && tiled >= 0 && lanesReduced)
+    // A task's partials are little beside its rows, and there is one at least.
+    const bool carries = !after.empty() && after.front().front().part == Part::Merge;
+    if (carries && tiled >= 0 && lanesReduced)
       stage.chunks[tiled] =
           std::clamp(sizeOr(tiled, kCarriedRows * kLeastTasks) / kLeastTasks / stage.tile,
                      ceilDiv(kLeastCarriedRows, stage.tile), ceilDiv(kCarriedRows, stage.tile)) *
+          stage.tile;
+    else if (carries && tiled >= 0 && stage.chunks[tiled] == 0)
+      stage.chunks[tiled] =
+          ceilDiv(std::min(sizeOr(tiled, kCarriedColumns), kCarriedColumns), stage.tile) *
           stage.tile;
     Schedule schedule = base;
     schedule.stages = {std::move(stage)};
@@ -438,6 +467,11 @@ struct Selection {
         StagePlan partials = Selection(op, target, op.kept(std::span(&i, 1))).moments();
         partials.name = step.name;
         partials.steps = {{i, Part::Partial}};
+        if (!cutsReduced(partials, i)) { // one task has it whole, and the maps that follow
+          partials.steps = {{i, Part::Whole}};
+          schedule.stages.push_back(std::move(partials));
+          continue;
+        }
         const bool isFirst = schedule.stages.empty() ||
                              std::none_of(schedule.stages.begin(), schedule.stages.end(),
                                           [](const StagePlan &stage) { return stage.merges(); });
@@ -445,12 +479,15 @@ struct Selection {
         addSmall(schedule, isFirst ? "merge" : "merge_" + step.name, {{i, Part::Merge}});
         continue;
       }
-      StagePlan elements = normalize(/*streams=*/false);
+      pending.push_back({i, Part::Whole});
+      std::vector<uint32_t> numbers;
+      for (const StepPlan &plan : pending)
+        numbers.push_back(plan.step);
+      StagePlan elements = Selection(op, target, op.kept(numbers)).normalize(/*streams=*/false);
       elements.name = step.name;
-      elements.reversed = true;
+      elements.reversed = !schedule.stages.empty();
       elements.steps = std::move(pending);
       pending.clear();
-      elements.steps.push_back({i, Part::Whole});
       schedule.stages.push_back(std::move(elements));
     }
     return schedule;
@@ -537,18 +574,18 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
         selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name),
         "statistics are given: every element on its own");
 
-  const Schedule fused = selection.single(base, selection.fused(), "fused");
   const Schedule split = selection.split(base);
+  if (!selection.fuses())
+    return byStores(split, "sums of several kinds: a pass for each, merged in a fixed order");
+  const Schedule fused = selection.single(base, selection.fused(), "fused");
   const StagePlan &whole = fused.stages[0];
-  const StagePlan &partials =
-      *std::find_if(split.stages.begin(), split.stages.end(), [](const StagePlan &stage) {
-        return stage.steps.front().part == Part::Partial;
-      });
 
   // A fused task's data, read three times, stays in L2 beside the y that it writes.
-  bool splits = false;
-  for (int i = 0; i < op.rank(); ++i)
-    splits = splits || (!selection.kept[i] && partials.chunks[i] > 0);
+  const bool splits =
+      std::any_of(split.stages.begin(), split.stages.end(), [&](const StagePlan &stage) {
+        const StepPlan &first = stage.steps.front();
+        return first.part == Part::Partial && !selection.isCarriedBy(first.step);
+      });
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
   int64_t perTask = whole.tile, limit = target.l2Bytes / (selection.lanesReduced ? 2 : 4);
   std::string what = "a task's slab stays in L2";
@@ -620,10 +657,9 @@ std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription 
     add(selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name));
     return forms;
   }
-  const Schedule fused = selection.single(base, selection.fused(), "fused");
-  const Schedule split = selection.split(base);
-  add(fused);
-  add(split);
+  if (selection.fuses())
+    add(selection.single(base, selection.fused(), "fused"));
+  add(selection.split(base));
   return forms;
 }
 

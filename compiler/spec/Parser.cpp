@@ -1,6 +1,5 @@
 #include "compiler/spec/Parser.h"
 
-#include "compiler/spec/Steps.h"
 #include "compiler/spec/Unbuilt.h"
 #include "compiler/spec/Values.h"
 
@@ -37,10 +36,14 @@ constexpr Choice backwardStatisticsNames[] = {{"batch"}, {"moving"}};
 constexpr std::string_view momentumKeys[] = {"mean", "variance"};
 static_assert(std::size(phaseNames) >= std::size(kPhases));
 /// Keys that are read here; the others go to refuseKey.
-constexpr std::string_view builtKeys[] = {
-    "name",   "semantics", "input",   "output",   "axis",
-    "mode",   "groups",    "epsilon", "momentum", "running_variance",
-    "center", "scale",     "phases",  "fuse",     "backward_statistics"};
+constexpr std::string_view builtKeys[] = {"name",     "semantics",
+                                          "input",    "output",
+                                          "axis",     "mode",
+                                          "groups",   "epsilon",
+                                          "momentum", "running_variance",
+                                          "center",   "scale",
+                                          "phases",   "fuse",
+                                          "prologue", "backward_statistics"};
 
 /// Anything longer is refused by the reader of documents; a device that never ends must not be read
 /// to its end.
@@ -71,8 +74,7 @@ Spec Parser::parse(std::string_view sourceName) {
   readFlag("scale", spec_.scale);
   readPhases();
   readBackwardStatistics();
-  if (const Entry *entry = keys_.find("fuse"))
-    spec_.fuse = readFuse(entry->value, diagnostics_);
+  readSteps();
   for (const Entry *entry : keys_.entries())
     if (std::find(std::begin(builtKeys), std::end(builtKeys), entry->key) == std::end(builtKeys))
       refuseKey(*entry, semanticsName_, diagnostics_);

@@ -25,6 +25,8 @@ public:
   Spec parse(std::string_view sourceName);
 
 private:
+  friend class StepReader;
+
   void error(const Value &value, std::string message);
   void readName(std::string_view sourceName);
   void readSemantics();
@@ -48,6 +50,8 @@ private:
   void readFlag(std::string_view key, bool &flag);
   void readPhases();
   void readBackwardStatistics();
+  /// Keys `prologue` and `fuse` (Steps.cpp).
+  void readSteps();
 
   const Value &root_;
   Diagnostics &diagnostics_;

@@ -84,7 +84,40 @@ std::string_view toString(RunningVariance variance) {
   return "";
 }
 
+/// The axes where they are not all, the name, what is stored: as a mapping, or nothing.
+static std::string operandText(const StepOperand &operand, std::string_view store) {
+  std::string text;
+  if (!operand.whole)
+    text += fmt::format("axes: [{}], ", fmt::join(operand.axes, ", "));
+  text += "name: " + operand.name;
+  if (!store.empty())
+    text += fmt::format(", store: {}", store);
+  return "{" + text + "}";
+}
+
 std::string FuseStep::text() const {
+  if (formula) {
+    std::string text = fmt::format("{{expr: \"{}\"", expression);
+    std::vector<std::string> named;
+    for (const StepOperand &operand : operands)
+      named.push_back(
+          fmt::format("{}: {}", operand.name,
+                      operand.whole ? "x" : fmt::format("[{}]", fmt::join(operand.axes, ", "))));
+    if (!named.empty())
+      text += fmt::format(", operands: {{{}}}", fmt::join(named, ", "));
+    if (!scalars.empty())
+      text += fmt::format(", scalars: [{}]", fmt::join(scalars, ", "));
+    return text + "}";
+  }
+  if (!operands.empty()) {
+    constexpr std::pair<std::string_view, std::string_view> usual[] = {
+        {"add", "addend"}, {"mul", "factor"}, {"bias", "bias"}};
+    for (auto [step, argument] : usual)
+      if (store.empty() && name == step && operands[0].name == argument &&
+          (operands[0].whole || step == "bias"))
+        return name;
+    return name == "bias" ? name : fmt::format("{{{}: {}}}", name, operandText(operands[0], store));
+  }
   if (parameters.empty())
     return name;
   if (parameters.size() == 1)
@@ -115,6 +148,13 @@ bool Spec::indexesStatistics(int i) const {
   return false;
 }
 
+int Spec::storedStep() const {
+  for (int i = static_cast<int>(prologue.size()); i-- > 0;)
+    if (!prologue[static_cast<size_t>(i)].store.empty())
+      return i;
+  return -1;
+}
+
 bool Spec::hasPhase(Phase phase) const {
   return std::find(phases.begin(), phases.end(), phase) != phases.end();
 }
@@ -139,6 +179,10 @@ std::vector<Scalar> Spec::scalars(Phase phase) const {
     else if (momentum.mean.isArgument || momentum.variance.isArgument)
       scalars.push_back({"momentum", type, 0, 1});
   }
+  for (const std::vector<FuseStep> *steps : {&prologue, &fuse})
+    for (const FuseStep &step : *steps)
+      for (const std::string &name : step.scalars)
+        scalars.push_back({name, type, -kInfinity, kInfinity});
   return scalars;
 }
 
@@ -173,6 +217,10 @@ std::string canonicalText(const Spec &spec) {
       fmt::format(" running_variance={} center={} scale={} fuse=", toString(spec.runningVariance),
                   spec.center, spec.scale);
   for (const FuseStep &step : spec.fuse)
+    text += step.text() + ",";
+  if (!spec.prologue.empty())
+    text += " prologue=";
+  for (const FuseStep &step : spec.prologue)
     text += step.text() + ",";
   if (spec.backwardStatistics == BackwardStatistics::Moving)
     text += " backward_statistics=moving";

@@ -4,12 +4,14 @@
 // Nothing here says how a kernel computes it.
 #pragma once
 
+#include "compiler/spec/Formula.h"
 #include "runtime/artifact/Artifact.h"
 
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -55,14 +57,29 @@ enum class MomentumWeighs : uint8_t { Old, New };
 /// The statistics that gradients go through: the batch's, which depend on x, or the moving ones,
 /// which do not (layers whose statistics are frozen).
 enum class BackwardStatistics : uint8_t { Batch, Moving };
-/// A step of `fuse`: `add`, whose operand is addend, or a function of compiler/expr/Functions.h.
+/// An array that a step of `fuse` or `prologue` takes.
+struct StepOperand {
+  std::string name; ///< of the argument
+  /// Ascending: the axes that it has, repeated over the others.
+  std::vector<int> axes{};
+  bool whole = true; ///< of x's shape; `axes` are all then
+  bool operator==(const StepOperand &) const = default;
+};
+/// A step of `fuse` or `prologue`: `add`, `mul` and `bias`, each with an operand, `expr`, or a
+/// function of compiler/expr/Functions.h.
 struct FuseStep {
   std::string name;
-  std::vector<double> parameters{}; ///< as many as the function has
-  bool isAdd() const { return name == "add"; }
-  /// As a spec has it: "relu", "{leaky_relu: 0.01}", "{clamp: [0, 6]}".
+  std::vector<double> parameters{};    ///< as many as the function has
+  std::vector<StepOperand> operands{}; ///< one, or those that the expression names
+  std::string store{};                 ///< the argument that the value after it is written to
+  std::string expression{};            ///< of `expr`, as written
+  std::shared_ptr<const Formula> formula{};
+  std::vector<std::string> scalars{}; ///< run-time numbers of the expression
+  bool isAdd() const { return name == "add" || name == "bias"; }
+  bool isMul() const { return name == "mul"; }
+  /// As a spec has it: "relu", "{leaky_relu: 0.01}", "{add: {axes: [0, 1], name: skip}}".
   std::string text() const;
-  bool operator==(const FuseStep &) const = default;
+  bool operator==(const FuseStep &other) const { return text() == other.text(); }
 };
 
 std::string_view toString(Semantics);
@@ -102,7 +119,8 @@ struct Spec {
   bool center = true, scale = true;                                  ///< whether beta, gamma exist
   BackwardStatistics backwardStatistics = BackwardStatistics::Batch; ///< Moving: mode 0 alone
   std::vector<Phase> phases;                                         ///< as listed, without repeats
-  std::vector<FuseStep> fuse;                                        ///< in order
+  std::vector<FuseStep> prologue; ///< before the statistics, in order
+  std::vector<FuseStep> fuse;     ///< after gamma and beta, in order
 
   int rank() const { return static_cast<int>(shape.size()); }
   bool isAxis(int i) const;
@@ -112,6 +130,8 @@ struct Spec {
   bool indexesStatistics(int i) const;
   /// Whether statistics have a mean, or are the mean of squares alone.
   bool hasMean() const { return mode != Mode::Rms; }
+  /// The number of the last step of the prologue whose value is stored; -1: none is.
+  int storedStep() const;
   bool hasPhase(Phase phase) const;
   /// Mode 0 alone keeps moving statistics.
   bool hasMovingStatistics() const { return mode == Mode::Feature; }

@@ -1,10 +1,14 @@
-#include "compiler/spec/Steps.h"
+// Keys `prologue` and `fuse`: add, relu, {leaky_relu: 0.1}, {add: [n, c]}, {expr: "x * x"} ...
+#include "compiler/spec/Parser.h"
 
 #include "compiler/expr/Functions.h"
+#include "compiler/spec/FormulaReader.h"
 #include "compiler/spec/Values.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
+#include <set>
 
 namespace normforge::spec {
 namespace {
@@ -13,6 +17,17 @@ constexpr Alias aliases[] = {
     {"sum", "add"},        {"plus", "add"},    {"residual", "add"},        {"addend", "add"},
     {"swish", "silu"},     {"ReLU6", "relu6"}, {"multiply", "mul"},        {"factor", "mul"},
     {"hardtanh", "clamp"}, {"clip", "clamp"},  {"LeakyReLU", "leaky_relu"}};
+constexpr std::string_view operandKeys[] = {"axes", "name", "store"};
+constexpr std::string_view expressionKeys[] = {"expr", "operands", "scalars"};
+/// Arguments that specs have anyway.
+constexpr std::string_view ownNames[] = {"x",           "y",
+                                         "dx",          "dy",
+                                         "gamma",       "beta",
+                                         "dgamma",      "dbeta",
+                                         "batch_mean",  "batch_variance",
+                                         "moving_mean", "moving_variance",
+                                         "relu_mask",   "epsilon",
+                                         "momentum",    "count"};
 
 /// The numbers after a function's name, or nothing where they are not as it takes them.
 std::optional<std::vector<double>> readParameters(const Function &function, const Value *value) {
@@ -39,104 +54,260 @@ std::optional<std::vector<double>> readParameters(const Function &function, cons
   return numbers[0] <= numbers[1] ? std::optional(numbers) : std::nullopt;
 }
 
-/// A step of a list, or an error. `choices` say whether each is built there.
-std::optional<FuseStep> readStep(const Value &item, std::string_view list,
-                                 std::span<const Choice> choices, Diagnostics &diagnostics) {
-  std::string what = fmt::format("step of {}", list);
+} // namespace
+
+/// Reads the two lists; the names of arguments are unique over both.
+class StepReader {
+public:
+  StepReader(Parser &parser, bool isPrologue, std::set<std::string> &names)
+      : parser_(parser), spec_(parser.spec_), diagnostics_(parser.diagnostics_),
+        isPrologue_(isPrologue), names_(names) {}
+
+  std::vector<FuseStep> read(const Value &list);
+
+private:
+  std::optional<FuseStep> readStep(const Value &item);
+  std::optional<FuseStep> readOperandStep(const Value &name, std::string_view step,
+                                          const Value *details);
+  std::optional<FuseStep> readExpression(const Value &item);
+  bool readAxes(const Value &value, StepOperand &operand);
+  /// A name that no argument has yet.
+  bool takeName(const Value &value, std::string &name);
+  std::string usualName(std::string_view step);
+
+  Parser &parser_;
+  Spec &spec_;
+  Diagnostics &diagnostics_;
+  const bool isPrologue_;
+  std::set<std::string> &names_;
+};
+
+bool StepReader::readAxes(const Value &value, StepOperand &operand) {
+  if (!value.isList() || value.items.empty()) {
+    diagnostics_.error(value.offset, fmt::format("axes must be a list such as [n, c]; found {}",
+                                                 value.isList() ? "an empty one" : found(value)));
+    return false;
+  }
+  operand.axes.clear();
+  for (const Value &item : value.items) {
+    const std::optional<int> axis = parser_.readOneAxis(item);
+    if (!axis)
+      return false;
+    if (std::ranges::find(operand.axes, *axis) != operand.axes.end()) {
+      diagnostics_.error(item.offset, fmt::format("axis {} is listed twice", found(item)));
+      return false;
+    }
+    operand.axes.push_back(*axis);
+  }
+  std::sort(operand.axes.begin(), operand.axes.end());
+  operand.whole = static_cast<int>(operand.axes.size()) == spec_.rank();
+  return true;
+}
+
+bool StepReader::takeName(const Value &value, std::string &name) {
+  const std::optional<std::string_view> word = asWord(value);
+  if (!word || !isIdentifier(*word) || word->size() > maxName) {
+    diagnostics_.error(value.offset,
+                       fmt::format("an argument's name is a C identifier; found {}", found(value)));
+    return false;
+  }
+  name = *word;
+  const bool isOwn = std::ranges::find(ownNames, name) != std::end(ownNames);
+  // Its gradient is an argument, too.
+  if (isOwn || !names_.insert(name).second || !names_.insert("d" + name).second) {
+    diagnostics_.error(value.offset, fmt::format("{} is an argument already", quoted(name)));
+    return false;
+  }
+  return true;
+}
+
+std::string StepReader::usualName(std::string_view step) {
+  const std::string first = step == "bias"  ? "bias"
+                            : step == "mul" ? (isPrologue_ ? "prescale" : "factor")
+                            : isPrologue_   ? "residual"
+                                            : "addend";
+  std::string name = first;
+  for (int i = 2; names_.contains(name) || names_.contains("d" + name); ++i)
+    name = fmt::format("{}_{}", first, i);
+  names_.insert(name);
+  names_.insert("d" + name);
+  return name;
+}
+
+std::optional<FuseStep> StepReader::readOperandStep(const Value &name, std::string_view step,
+                                                    const Value *details) {
+  FuseStep result{std::string(step)};
+  StepOperand operand;
+  for (int i = 0; i < spec_.rank(); ++i)
+    operand.axes.push_back(i);
+  if (step == "bias") {
+    operand.axes = spec_.axes;
+    operand.whole = false;
+    if (details && !isNull(*details)) {
+      diagnostics_.error(details->offset, "'bias' takes no parameter");
+      return std::nullopt;
+    }
+  } else if (details && details->isList()) {
+    if (!readAxes(*details, operand))
+      return std::nullopt;
+  } else if (details && details->isMapping()) {
+    Keys keys(*details, step, operandKeys, diagnostics_);
+    if (const Entry *axes = keys.find("axes"); axes && !readAxes(axes->value, operand))
+      return std::nullopt;
+    if (const Entry *own = keys.find("name"); own && !takeName(own->value, operand.name))
+      return std::nullopt;
+    if (const Entry *store = keys.find("store")) {
+      if (!isPrologue_ || step != "add") {
+        diagnostics_.error(store->offset, "'store' belongs to an add of the prologue");
+        return std::nullopt;
+      }
+      if (!takeName(store->value, result.store))
+        return std::nullopt;
+    }
+  } else if (details && !isNull(*details)) {
+    diagnostics_.error(details->offset,
+                       fmt::format("'{}' is written as '{}', '{}: [n, c]' or '{}: {{axes: [n, c], "
+                                   "name: skip}}'; found {}",
+                                   step, step, step, step, found(*details)));
+    return std::nullopt;
+  }
+  if (operand.name.empty())
+    operand.name = usualName(step);
+  (void)name;
+  result.operands.push_back(std::move(operand));
+  return result;
+}
+
+std::optional<FuseStep> StepReader::readExpression(const Value &item) {
+  Keys keys(item, isPrologue_ ? "prologue" : "fuse", expressionKeys, diagnostics_);
+  FuseStep step{"expr"};
+  std::vector<std::string> operands{"x"};
+  bool right = true;
+  if (const Entry *entry = keys.find("operands")) {
+    if (!entry->value.isMapping()) {
+      diagnostics_.error(entry->value.offset,
+                         fmt::format("operands must be a mapping such as {{s: [n, c], t: x}}; "
+                                     "found {}",
+                                     found(entry->value)));
+      return std::nullopt;
+    }
+    for (const Entry &one : entry->value.entries) {
+      StepOperand operand;
+      Value name{Value::Kind::Scalar, one.offset, one.key, true, {}, {}};
+      right &= takeName(name, operand.name);
+      for (int i = 0; i < spec_.rank(); ++i)
+        operand.axes.push_back(i);
+      if (!(one.value.isScalar() && one.value.text == "x"))
+        right &= readAxes(one.value, operand);
+      operands.push_back(operand.name);
+      step.operands.push_back(std::move(operand));
+    }
+  }
+  if (const Entry *entry = keys.find("scalars")) {
+    if (!entry->value.isList()) {
+      diagnostics_.error(entry->value.offset, fmt::format("scalars must be a list of names; found "
+                                                          "{}",
+                                                          found(entry->value)));
+      return std::nullopt;
+    }
+    for (const Value &one : entry->value.items) {
+      std::string name;
+      right &= takeName(one, name);
+      step.scalars.push_back(name);
+    }
+  }
+  const Value &text = keys.find("expr")->value;
+  if (!text.isScalar()) {
+    diagnostics_.error(text.offset, fmt::format("expr must be a text such as \"x * sigmoid(x)\"; "
+                                                "found {}",
+                                                found(text)));
+    return std::nullopt;
+  }
+  if (!right)
+    return std::nullopt;
+  step.expression = text.text;
+  // Where quotes begin, the text is a byte further.
+  step.formula =
+      readFormula(text.text, text.offset + !text.plain, operands, step.scalars, diagnostics_);
+  return step.formula ? std::optional(step) : std::nullopt;
+}
+
+std::optional<FuseStep> StepReader::readStep(const Value &item) {
+  const std::string what = isPrologue_ ? "step of prologue" : "step of fuse";
+  if (item.isMapping())
+    for (const Entry &entry : item.entries)
+      if (entry.key == "expr")
+        return readExpression(item);
   Value name = item; // a step with parameters is a mapping of one key
   const Value *parameters = nullptr;
   if (item.isMapping() && item.entries.size() == 1) {
     name = Value{Value::Kind::Scalar, item.entries[0].offset, item.entries[0].key, true, {}, {}};
     parameters = &item.entries[0].value;
   }
-  std::optional<size_t> index = choose(name, what, choices, diagnostics, aliases);
+  std::vector<Choice> choices{{"add"}, {"mul"}};
+  if (isPrologue_)
+    choices.insert(choices.begin(), {"bias"});
+  choices.push_back({"expr"});
+  for (const Function &function : functions())
+    choices.push_back({function.name});
+  const std::optional<size_t> index = choose(name, what, choices, diagnostics_, aliases);
   if (!index)
     return std::nullopt;
-  FuseStep step{std::string(choices[*index].name)};
-  const Function *function = findFunction(step.name);
-  static constexpr Function operand{"", "", 0, nullptr};
-  auto numbers = readParameters(function ? *function : operand, parameters);
-  if (!function && parameters && !isNull(*parameters)) {
-    diagnostics.unbuilt(
-        parameters->offset,
-        fmt::format("'{}' with axes, a name or a store is not built yet", step.name));
+  const std::string_view step = choices[*index].name;
+  if (step == "expr") {
+    diagnostics_.error(name.offset, "'expr' is written as 'expr: \"x * sigmoid(x)\"'");
     return std::nullopt;
   }
+  const Function *function = findFunction(step);
+  if (!function)
+    return readOperandStep(name, step, parameters);
+  auto numbers = readParameters(*function, parameters);
   if (!numbers) {
-    diagnostics.error(parameters && !isNull(*parameters) ? parameters->offset : name.offset,
-                      !function || function->parameters == 0
-                          ? fmt::format("'{}' takes no parameter", step.name)
-                          : fmt::format("'{}' is written as '{}'", step.name, function->example));
+    diagnostics_.error(parameters && !isNull(*parameters) ? parameters->offset : name.offset,
+                       function->parameters == 0
+                           ? fmt::format("'{}' takes no parameter", step)
+                           : fmt::format("'{}' is written as '{}'", step, function->example));
     return std::nullopt;
   }
-  step.parameters = std::move(*numbers);
-  return step;
+  FuseStep result{std::string(step)};
+  result.parameters = std::move(*numbers);
+  return result;
 }
 
-/// The functions and these, and whether they are built.
-std::vector<Choice> choicesOf(std::initializer_list<Choice> operands, bool functionsAreBuilt) {
-  std::vector<Choice> choices(operands);
-  for (const Function &function : functions())
-    choices.push_back({function.name, functionsAreBuilt});
-  return choices;
-}
-
-/// Each step is code in every loop of a kernel.
-bool checkCount(const Value &list, const char *what, Diagnostics &diagnostics) {
-  constexpr size_t maxSteps = 32;
-  if (list.items.size() <= maxSteps)
-    return true;
-  diagnostics.error(list.offset, fmt::format("{} has {} steps; expected at most {}", what,
-                                             list.items.size(), maxSteps));
-  return false;
-}
-
-} // namespace
-
-std::vector<FuseStep> readFuse(const Value &value, Diagnostics &diagnostics) {
-  std::vector<FuseStep> fuse;
-  if (!value.isList()) {
-    diagnostics.error(value.offset, fmt::format("fuse must be a list such as [add, relu]; found {}",
-                                                found(value)));
-    return fuse;
+std::vector<FuseStep> StepReader::read(const Value &list) {
+  const char *what = isPrologue_ ? "prologue" : "fuse";
+  std::vector<FuseStep> steps;
+  if (!list.isList()) {
+    diagnostics_.error(list.offset, fmt::format("{} must be a list such as [{}]; found {}", what,
+                                                isPrologue_ ? "bias" : "add, relu", found(list)));
+    return steps;
   }
-  const auto choices =
-      choicesOf({{"add", true}, {"mul", false}, {"expr", false}}, /*functionsAreBuilt=*/true);
-  if (!checkCount(value, "fuse", diagnostics))
-    return fuse;
-  const Value *firstAdd = nullptr;
-  for (const Value &item : value.items) {
-    std::optional<FuseStep> step = readStep(item, "fuse", choices, diagnostics);
+  constexpr size_t maxSteps = 32; // each is code in every loop of a kernel
+  if (list.items.size() > maxSteps) {
+    diagnostics_.error(list.offset, fmt::format("{} has {} steps; expected at most {}", what,
+                                                list.items.size(), maxSteps));
+    return steps;
+  }
+  for (const Value &item : list.items) {
+    std::optional<FuseStep> step = readStep(item);
     if (!step)
       continue;
-    if (step->name == "relu" && !fuse.empty() && fuse.back() == *step) {
-      diagnostics.error(item.offset, "fuse has 'relu' after 'relu', which leaves it as it is");
+    if (step->name == "relu" && !steps.empty() && steps.back().name == "relu") {
+      diagnostics_.error(item.offset,
+                         fmt::format("{} has 'relu' after 'relu', which leaves it as it is", what));
       continue;
     }
-    if (step->isAdd() && firstAdd) {
-      diagnostics.error(item.offset, "fuse has 'add' twice, but a kernel has one addend");
-      diagnostics.note(firstAdd->offset, "the first one is here");
-      continue;
-    }
-    if (step->isAdd())
-      firstAdd = &item;
-    fuse.push_back(std::move(*step));
+    steps.push_back(std::move(*step));
   }
-  return fuse;
+  return steps;
 }
 
-bool checkPrologue(const Value &value, Diagnostics &diagnostics) {
-  if (!value.isList()) {
-    diagnostics.error(value.offset, fmt::format("prologue must be a list such as [bias]; found {}",
-                                                found(value)));
-    return false;
-  }
-  const auto choices =
-      choicesOf({{"bias"}, {"add"}, {"mul"}, {"expr"}}, /*functionsAreBuilt=*/true);
-  bool right = checkCount(value, "prologue", diagnostics);
-  for (size_t i = 0; right && i < value.items.size(); ++i)
-    right &= readStep(value.items[i], "prologue", choices, diagnostics).has_value();
-  return right;
+void Parser::readSteps() {
+  std::set<std::string> names;
+  if (const Entry *entry = keys_.find("prologue"))
+    spec_.prologue = StepReader(*this, /*isPrologue=*/true, names).read(entry->value);
+  if (const Entry *entry = keys_.find("fuse"))
+    spec_.fuse = StepReader(*this, /*isPrologue=*/false, names).read(entry->value);
 }
 
 } // namespace normforge::spec

@@ -1,7 +1,6 @@
 #include "compiler/spec/Unbuilt.h"
 
 #include "compiler/spec/Keys.h"
-#include "compiler/spec/Steps.h"
 #include "compiler/spec/Values.h"
 
 #include <string>
@@ -159,8 +158,6 @@ void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diag
     right = isOneOf(accumulators);
   else if (key == "trainable" || key == "mask" || key == "adjustment")
     right = readBool(value, key, diagnostics).has_value();
-  else if (key == "prologue")
-    right = checkPrologue(value, diagnostics);
   else if (key == "parameters")
     right = checkParameters(entry, diagnostics);
   else if (key == "optimizer")

@@ -121,6 +121,12 @@ Candidates lessFused(const Candidate &from) {
   });
 }
 
+Candidates lessPrologue(const Candidate &from) {
+  return changedEach(from, from.spec.prologue.size(), [](DrawnSpec &spec, size_t i) {
+    spec.prologue.erase(spec.prologue.begin() + static_cast<std::ptrdiff_t>(i));
+  });
+}
+
 Candidates defaultCenter(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.center = spec.mode != Mode::Rms; });
 }
@@ -152,7 +158,7 @@ constexpr Step kSteps[] = {
     oneCpu,           onePhase,     fewerAxes,      smallerSizes,    fewerListed,
     staticSizes,      plainLayout,  smallerBlock,   singlePrecision, lessFused,
     defaultCenter,    defaultScale, defaultEpsilon, defaultMomentum, defaultRunningVariance,
-    defaultSemantics, defaultMode,  batchBackward,
+    defaultSemantics, defaultMode,  batchBackward,  lessPrologue,
 };
 
 bool isValid(const DrawnSpec &spec) {

@@ -34,6 +34,9 @@ TEST_CASE("random specs agree with the reference") {
           oracle::drawInputs(*spec, phase, sizes, testSeed() + static_cast<uint64_t>(i));
       INFO("phase " << std::string(toString(phase)) << " " << describeSizes(sizes));
       try {
+        const Operator op = makeOperator(*spec, phase);
+        for (const ScheduleVariant &variant : selectSchedules(op, session->target()))
+          CHECK(llvm::toString(checkSchedule(variant.schedule, op, session->target())) == "");
         const TestKernel kernel(*spec, phase, *session);
         INFO(kernel.artifact().variants[kernel.variantFor(sizes)].schedule);
         const oracle::Arrays inline1 = kernel.run(sizes, inputs, scalars);

@@ -62,6 +62,11 @@ std::string DrawnSpec::yaml() const {
   if (movingBackward)
     text += "backward_statistics: moving\n";
   std::vector<std::string> steps;
+  for (const FuseStep &step : prologue)
+    steps.push_back(step.text());
+  if (!steps.empty())
+    text += fmt::format("prologue: [{}]\n", fmt::join(steps, ", "));
+  steps.clear();
   for (const FuseStep &step : fuse)
     steps.push_back(step.text());
   if (!steps.empty())
@@ -179,6 +184,54 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
     spec.fuse.erase(std::unique(spec.fuse.begin(), spec.fuse.end()), spec.fuse.end());
   }
   spec.movingBackward = spec.mode == Mode::Feature && chance(4);
+  if (chance(4))
+    spec.fuse.insert(chance(2) ? spec.fuse.begin() : spec.fuse.end(), drawOperandStep(spec, "f"));
+  if (!chance(4))
+    return;
+  if (chance(3))
+    spec.prologue.push_back({"bias"});
+  if (chance(2))
+    spec.prologue.push_back(drawOperandStep(spec, "p"));
+  if (chance(3))
+    spec.prologue.push_back({"silu"});
+  if (chance(2)) {
+    FuseStep stored{"add"};
+    stored.operands.push_back({"q", {}, true});
+    stored.store = "sum";
+    spec.prologue.push_back(stored);
+  }
+  if (chance(4))
+    spec.prologue.push_back({"tanh"});
+}
+
+FuseStep SpecDraw::drawOperandStep(const DrawnSpec &spec, const std::string &name) {
+  auto drawOperand = [&](const std::string &of) {
+    StepOperand operand{of, {}, chance(4)};
+    for (int i = 0; i < spec.rank(); ++i)
+      if (operand.whole || chance(2))
+        operand.axes.push_back(i);
+    if (operand.axes.empty())
+      operand.axes.push_back(0);
+    operand.whole = operand.axes.size() == spec.axes.size();
+    return operand;
+  };
+  const char *const expressions[] = {"x * sigmoid(1.5 * x) + {0}", "where(x > {0}, x, 0.5 * x)",
+                                     "x * (1 + {0}) + {1}", "tanh(x) - max({0}, {1}) * x",
+                                     "min(x, {0}) + abs({1}) / (1 + exp(-x))"};
+  FuseStep step;
+  if (chance(2)) {
+    step.name = chance(2) ? "add" : "mul";
+    step.operands.push_back(drawOperand(name));
+    return step;
+  }
+  const std::string text = expressions[random_() % std::size(expressions)];
+  step.name = "expr";
+  step.formula = std::make_shared<Formula>(); // the text is read again
+  step.operands.push_back(drawOperand(name));
+  if (text.find("{1}") != std::string::npos)
+    step.operands.push_back(drawOperand(name + "2"));
+  step.expression = fmt::format(fmt::runtime(text), name, name + "2");
+  return step;
 }
 
 } // namespace normforge::test

@@ -38,7 +38,7 @@ struct DrawnSpec {
   DrawnEpsilon epsilon = DrawnEpsilon::Default;
   DrawnMomentum momentum = DrawnMomentum::Default;
   std::optional<RunningVariance> runningVariance; ///< none: the preset's
-  std::vector<FuseStep> fuse;
+  std::vector<FuseStep> prologue, fuse;
 
   int rank() const { return static_cast<int>(axes.size()); }
   /// Keys whose values are the language's defaults are left out.
@@ -68,6 +68,8 @@ private:
   bool listAxes(DrawnSpec &spec);
   void drawSizes(DrawnSpec &spec);
   void drawOptions(DrawnSpec &spec);
+  /// A step with operands of some of the axes, named with `name`.
+  FuseStep drawOperandStep(const DrawnSpec &spec, const std::string &name);
 
   std::mt19937_64 random_;
 };

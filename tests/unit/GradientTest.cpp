@@ -54,6 +54,10 @@ double evaluate(const Exprs &exprs, Expr root, std::span<const double> operands)
         return std::erf(in(0));
       case ExprOp::Tanh:
         return std::tanh(in(0));
+      case ExprOp::Floor:
+        return std::floor(in(0));
+      case ExprOp::RoundEven:
+        return std::nearbyint(in(0));
       case ExprOp::Less:
         return in(0) < in(1);
       case ExprOp::LessEqual:
