@@ -89,8 +89,10 @@ public:
       : count_(static_cast<int64_t>(problem.inputs.at("x").bytes.size()) / 4), streams_(streams),
         threads_(problem.threads), x_(static_cast<uint64_t>(4 * count_)),
         y_(static_cast<uint64_t>(4 * count_)) {
-    if (auto addend = problem.inputs.find("addend"); addend != problem.inputs.end())
-      z_.emplace(addend->second);
+    // What is read beside x, as far as it is of x's shape: once.
+    for (const char *name : {"addend", "dy"})
+      if (auto beside = problem.inputs.find(name); beside != problem.inputs.end())
+        z_.emplace(beside->second);
     std::fill(x_.floats(), x_.floats() + count_, 1.F);
   }
   void run() override {
@@ -184,7 +186,7 @@ std::unique_ptr<OneDnnContender> OneDnnContender::create(const Case &problem, st
 std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64_t streamingBytes) {
   const Spec &spec = problem.spec;
   const bool channelsFirst = spec.axes[0] == 1 && !isLast(spec);
-  const bool fits = canRunHandWritten() &&
+  const bool fits = canRunHandWritten() && problem.phase != Phase::Backward &&
                     (spec.mode == Mode::Feature || spec.mode == Mode::Batch) &&
                     spec.axes.size() == 1 && spec.dtype == DType::F32 && !isBlocked(spec) &&
                     (channelsFirst || isLast(spec)) &&
@@ -194,7 +196,8 @@ std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64
 
 int64_t bytesMoved(const Case &problem) {
   const auto x = static_cast<int64_t>(problem.inputs.at("x").bytes.size());
-  return (problem.inputs.count("addend") ? 3 : 2) * x;
+  const bool readsTwo = problem.inputs.contains("addend") || problem.inputs.contains("dy");
+  return (readsTwo ? 3 : 2) * x;
 }
 
 std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams) {
@@ -203,6 +206,11 @@ std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams) {
 
 std::optional<Spec> inLayout(const Spec &spec, const std::string &layout) {
   const std::string &own = spec.layout.text;
+  for (const std::vector<FuseStep> *steps : {&spec.prologue, &spec.fuse})
+    for (const FuseStep &step : *steps)
+      for (const StepOperand &operand : step.operands)
+        if (!operand.whole && own != layout) // its axes would be others
+          return std::nullopt;
   const bool channelsFirst = own == "nchw" || own == "ncw" || own == "ncdhw";
   if (!channelsFirst)
     return own == layout || layout == "nchw" ? std::optional(spec) : std::nullopt;

@@ -178,9 +178,16 @@ struct Gather : ViewPattern<vector::GatherOp> {
     Value first = elementAt(b, op.getLoc(), cast<MemRefType>(op.getBaseType()), adaptor.getBase(),
                             adaptor.getOffsets());
     Value pointers = elementAt(b, op.getLoc(), element, first, adaptor.getIndices());
-    b.replaceOpWithNewOp<LLVM::masked_gather>(op, op.getVectorType(), pointers, adaptor.getMask(),
-                                              ValueRange{adaptor.getPassThru()},
-                                              alignmentOf(element));
+    auto integers = integersOf(op.getVectorType());
+    Value passThrough = adaptor.getPassThru();
+    if (integers)
+      passThrough = LLVM::BitcastOp::create(b, op.getLoc(), integers, passThrough);
+    Value loaded = LLVM::masked_gather::create(
+        b, op.getLoc(), integers ? integers : op.getVectorType(), pointers, adaptor.getMask(),
+        ValueRange{passThrough}, alignmentOf(element));
+    if (integers)
+      loaded = LLVM::BitcastOp::create(b, op.getLoc(), op.getVectorType(), loaded);
+    b.replaceOp(op, loaded);
     return success();
   }
 };
@@ -193,8 +200,11 @@ struct Scatter : ViewPattern<vector::ScatterOp> {
     Value first = elementAt(b, op.getLoc(), cast<MemRefType>(op.getBaseType()), adaptor.getBase(),
                             adaptor.getOffsets());
     Value pointers = elementAt(b, op.getLoc(), element, first, adaptor.getIndices());
-    b.replaceOpWithNewOp<LLVM::masked_scatter>(op, adaptor.getValueToStore(), pointers,
-                                               adaptor.getMask(), alignmentOf(element));
+    Value stored = adaptor.getValueToStore();
+    if (auto integers = integersOf(op.getVectorType()))
+      stored = LLVM::BitcastOp::create(b, op.getLoc(), integers, stored);
+    b.replaceOpWithNewOp<LLVM::masked_scatter>(op, stored, pointers, adaptor.getMask(),
+                                               alignmentOf(element));
     return success();
   }
 };

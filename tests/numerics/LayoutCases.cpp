@@ -57,11 +57,9 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
           // of mode 1; f64 differs from f32 in the length of vectors alone, as the CPUs do, and
           // mode 1 has all that gradients need.
           const bool isFirst = cpu == cpus.front(), isSingle = std::string_view(dtype) == "f32";
-          const bool isOwn =
-              phase == Phase::Backward
-                  ? mode != Mode::Batch &&
-                        (mode == Mode::Sample ? isFirst || isSingle : isFirst && isSingle)
-                  : mode <= Mode::Batch;
+          const bool isOwn = phase == Phase::Backward ? mode != Mode::Batch && isSingle &&
+                                                            (isFirst || mode == Mode::Sample)
+                                                      : mode <= Mode::Batch;
           if (isHalf ? mode == ofHalf : isOwn && std::string_view(cpu) != "skylake-avx512")
             all.push_back({mode, phase, dtype, cpu});
         }
