@@ -83,12 +83,19 @@ private:
   std::vector<float> workspace_;
 };
 
+/// Bytes of an array of x's shape.
+int64_t bytesOfData(const Case &problem) {
+  // Gradients may be computed from what has been made of x.
+  const auto dy = problem.inputs.find("dy");
+  const HostArray &data = dy == problem.inputs.end() ? problem.inputs.at("x") : dy->second;
+  return static_cast<int64_t>(data.bytes.size());
+}
+
 class Roofline : public Contender {
 public:
   Roofline(const Case &problem, bool streams)
-      : count_(static_cast<int64_t>(problem.inputs.at("x").bytes.size()) / 4), streams_(streams),
-        threads_(problem.threads), x_(static_cast<uint64_t>(4 * count_)),
-        y_(static_cast<uint64_t>(4 * count_)) {
+      : count_(bytesOfData(problem) / 4), streams_(streams), threads_(problem.threads),
+        x_(static_cast<uint64_t>(4 * count_)), y_(static_cast<uint64_t>(4 * count_)) {
     // What is read beside x, as far as it is of x's shape: once.
     for (const char *name : {"addend", "dy"})
       if (auto beside = problem.inputs.find(name); beside != problem.inputs.end())
@@ -195,7 +202,7 @@ std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64
 }
 
 int64_t bytesMoved(const Case &problem) {
-  const auto x = static_cast<int64_t>(problem.inputs.at("x").bytes.size());
+  const int64_t x = bytesOfData(problem);
   const bool readsTwo = problem.inputs.contains("addend") || problem.inputs.contains("dy");
   return (readsTwo ? 3 : 2) * x;
 }

@@ -146,8 +146,17 @@ private:
     }
     oracle::Arrays inputs =
         oracle::drawInputs(spec, check_.phase, *sizes, settings_.seed, row.data);
-    if (row.spot != 0)
-      inputs.at("x").set(0, row.spot);
+    if (row.spot != 0) {
+      // In the data, and in what training would have saved of it.
+      for (const Operand &operand : makeOperator(spec, check_.phase).operands)
+        if (!operand.written && operand.values == Values::Sample)
+          inputs.at(operand.name).set(0, row.spot);
+      for (const auto &[name, exact] :
+           oracle::batchStatistics(spec, *sizes, inputs, check_.scalars))
+        if (const auto saved = inputs.find(name); saved != inputs.end())
+          for (int64_t i = 0; i < exact.count(); ++i)
+            saved->second.set(i, exact.get(i));
+    }
     call->allocate();
     for (const auto &[name, array] : inputs)
       call->set(name, array);

@@ -389,10 +389,10 @@ void Evaluator::takeMap(const Step &step) {
         continue;
       // It is rounded once more where it is stored in fewer digits, and read as it is stored.
       const DType stored = op_.operands[result.operand].dtype;
-      if (op_.isWhole(op_.operands[result.operand]) && unitRoundoff(stored) > u_)
-        if (isRead)
-          results_[step.firstResult + i][position(result.loops)].error +=
-              unitRoundoff(stored) * (std::abs(found.value) + found.error) + tiny(stored);
+      // The reference reads it as it rounds it, too: the two may be a unit in the last place apart.
+      if (isRead && op_.isWhole(op_.operands[result.operand]))
+        results_[step.firstResult + i][position(result.loops)].error +=
+            2 * unitRoundoff(stored) * (std::abs(found.value) + found.error) + tiny(stored);
       // The reference rounds, too, in f64.
       double error = found.error * (1 + unitRoundoff(DType::F64) / u_);
       if (unitRoundoff(stored) > u_)

@@ -67,8 +67,7 @@ public:
 
 private:
   std::optional<FuseStep> readStep(const Value &item);
-  std::optional<FuseStep> readOperandStep(const Value &name, std::string_view step,
-                                          const Value *details);
+  std::optional<FuseStep> readOperandStep(std::string_view step, const Value *details);
   std::optional<FuseStep> readExpression(const Value &item);
   bool readAxes(const Value &value, StepOperand &operand);
   /// A name that no argument has yet.
@@ -134,8 +133,7 @@ std::string StepReader::usualName(std::string_view step) {
   return name;
 }
 
-std::optional<FuseStep> StepReader::readOperandStep(const Value &name, std::string_view step,
-                                                    const Value *details) {
+std::optional<FuseStep> StepReader::readOperandStep(std::string_view step, const Value *details) {
   FuseStep result{std::string(step)};
   StepOperand operand;
   for (int i = 0; i < spec_.rank(); ++i)
@@ -173,7 +171,6 @@ std::optional<FuseStep> StepReader::readOperandStep(const Value &name, std::stri
   }
   if (operand.name.empty())
     operand.name = usualName(step);
-  (void)name;
   result.operands.push_back(std::move(operand));
   return result;
 }
@@ -260,7 +257,7 @@ std::optional<FuseStep> StepReader::readStep(const Value &item) {
   }
   const Function *function = findFunction(step);
   if (!function)
-    return readOperandStep(name, step, parameters);
+    return readOperandStep(step, parameters);
   auto numbers = readParameters(*function, parameters);
   if (!numbers) {
     diagnostics_.error(parameters && !isNull(*parameters) ? parameters->offset : name.offset,
