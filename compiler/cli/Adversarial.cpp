@@ -145,7 +145,7 @@ private:
       return true;
     }
     oracle::Arrays inputs =
-        oracle::drawInputs(spec, check_.phase, *sizes, settings_.seed, row.data);
+        oracle::drawInputs(spec, check_.phase, *sizes, settings_.seed, row.data, check_.scalars);
     if (row.spot != 0) {
       // In the data, and in what training would have saved of it.
       for (const Operand &operand : makeOperator(spec, check_.phase).operands)

@@ -138,8 +138,8 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
   const Artifact &loaded = kernel->artifact();
   result.schedule = loaded.variants[call->plan().variant()].schedule;
 
-  const oracle::Arrays inputs =
-      oracle::drawInputs(spec, check.phase, check.sizes, settings.seed, settings.data);
+  const oracle::Arrays inputs = oracle::drawInputs(spec, check.phase, check.sizes, settings.seed,
+                                                   settings.data, check.scalars);
   call->allocate();
   for (const auto &[name, array] : inputs)
     call->set(name, array);

@@ -123,6 +123,18 @@ bool environmentVerifies() {
   return word && llvm::StringRef(word) == "1";
 }
 
+std::string stepsInWords(const Spec &spec) {
+  std::string text;
+  for (auto [word, steps] : {std::pair{"after", &spec.prologue}, {"then", &spec.fuse}}) {
+    std::vector<std::string> texts;
+    for (const FuseStep &step : *steps)
+      texts.push_back(step.text());
+    if (!texts.empty())
+      text += fmt::format(", {} {}", word, fmt::join(texts, ", "));
+  }
+  return text;
+}
+
 std::string phaseChoices() {
   std::string text;
   for (Phase phase : kPhases)

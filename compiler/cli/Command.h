@@ -64,6 +64,9 @@ struct NamedText {
 llvm::Expected<NamedText> parseNamedText(llvm::StringRef word, llvm::StringRef what);
 /// The number of threads that --threads asks for; all hardware threads where it is empty.
 llvm::Expected<int> parseThreads(llvm::StringRef word);
+/// The steps of a spec, as a title has them: ", after bias, then add, relu"; empty where it has
+/// none.
+std::string stepsInWords(const Spec &spec);
 /// "inference, training or backward"
 std::string phaseChoices();
 /// The phase that --phase asks for; the spec's first where it is empty.

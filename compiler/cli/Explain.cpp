@@ -174,6 +174,8 @@ void printFormula(const Spec &spec, Phase phase) {
   fmt::print("\nFormula, by {}\n  y = {} / {}{}{}\n  epsilon {}\n", toString(spec.semantics),
              spec.hasMean() ? "(x - mean)" : "x", denominator, spec.scale ? " * gamma" : "",
              spec.center ? " + beta" : "", numberInWords(spec.epsilon, "epsilon"));
+  if (!spec.prologue.empty())
+    fmt::print("  x stands for what the prologue makes of it\n");
   if (!spec.hasMean())
     fmt::print("  variance is the mean of x * x\n");
   if (phase != Phase::Training || !spec.hasMovingStatistics())
@@ -208,6 +210,7 @@ void printFormula(const Spec &spec, Phase phase) {
 
 void printLoops(const Operator &op, const Values &values) {
   fmt::print("\nLoop nest, outermost first\n");
+  const std::vector<bool> kept = op.kept();
   std::string indent = "  ";
   for (int i = 0; i < op.rank(); ++i) {
     std::vector<std::string_view> parameters;
@@ -216,9 +219,9 @@ void printLoops(const Operator &op, const Values &values) {
         parameters.push_back(operand.name);
     fmt::print("{}for {} in {}: {}{}{}\n", indent, op.loops[i].name,
                describe(op.loops[i].size, op.sizes, values),
-               op.kept()[i] ? "kept, indexes the statistics" : "reduced",
+               kept[i] ? "kept, indexes the statistics" : "reduced",
                parameters.empty() ? ""
-               : op.kept()[i]     ? " and "
+               : kept[i]          ? " and "
                                   : ", indexes ",
                fmt::join(parameters, ", "));
     indent += "  ";
@@ -365,12 +368,8 @@ llvm::Error run(const Options &options) {
   if (!artifact)
     return internalError(artifact.takeError());
 
-  std::vector<std::string> fused;
-  for (const FuseStep &step : spec->fuse)
-    fused.push_back(step.text());
   fmt::print("{}: {}, mode {}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
-             spec->layout.text, toString(spec->dtype),
-             fused.empty() ? "" : fmt::format(", then {}", fmt::join(fused, ", ")));
+             spec->layout.text, toString(spec->dtype), stepsInWords(*spec));
   fmt::print("for {}\n", target->summary());
   printFormula(*spec, *phase);
   printLoops(op, values);

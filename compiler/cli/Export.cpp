@@ -41,13 +41,9 @@ struct FileSet {
 };
 
 std::string inWords(const Spec &spec, Phase phase) {
-  std::vector<std::string> fused;
-  for (const FuseStep &step : spec.fuse)
-    fused.push_back(step.text());
   return fmt::format("{} of {} ({}), mode {}, {} {}{}", toString(phase), spec.name,
                      toString(spec.semantics), toString(spec.mode), spec.layout.text,
-                     toString(spec.dtype),
-                     fused.empty() ? "" : fmt::format(", then {}", fmt::join(fused, ", ")));
+                     toString(spec.dtype), stepsInWords(spec));
 }
 
 class Exporter {

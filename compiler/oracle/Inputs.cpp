@@ -132,7 +132,8 @@ Distribution groupDistribution(const Draw &draw, Data data, int64_t group) {
 
 } // namespace
 
-Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t seed, Data data) {
+Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t seed, Data data,
+                  const Numbers &scalars) {
   const Coordinates at(spec, sizes);
   const Draw draw(seed);
   std::vector<Distribution> distributions;
@@ -172,7 +173,7 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
     if (operand.written)
       continue;
     if (operand.role == Role::Statistic && saved.empty())
-      saved = batchStatistics(spec, sizes, inputs);
+      saved = batchStatistics(spec, sizes, inputs, scalars);
     HostArray array(operand.dtype, argumentShape(spec, operand.name, sizes));
     if (operand.role == Role::Statistic) { // as training has saved them
       const HostArray &exact = saved.at(operand.name);

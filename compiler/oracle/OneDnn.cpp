@@ -310,6 +310,10 @@ bool isPlainAdd(const FuseStep &step) { return step.text() == "add"; }
 std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
                              const Arrays &inputs, const Numbers &scalars, int threads, Way way,
                              std::string &whyNot) {
+  if (!spec.prologue.empty()) {
+    whyNot = "prologue: not computed with oneDNN here";
+    return nullptr;
+  }
   if (spec.dtype != DType::F32) {
     whyNot = spec.dtype == DType::F64 ? "oneDNN has no f64 normalization on CPUs"
                                       : "oneDNN is asked for f32 alone";
@@ -346,10 +350,6 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
 std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Sizes &sizes,
                                        const Arrays &inputs, const Numbers &scalars, int threads,
                                        std::string &whyNot) {
-  if (!spec.prologue.empty()) {
-    whyNot = "prologue: not computed with oneDNN here";
-    return nullptr;
-  }
   if (spec.mode == Mode::Instance || spec.mode == Mode::Rms) {
     whyNot = fmt::format("mode {}: not in oneDNN as it is", toString(spec.mode));
     return nullptr;
@@ -366,10 +366,6 @@ std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Size
 std::unique_ptr<OneDnn> OneDnn::createTransposed(const Spec &spec, Phase phase, const Sizes &sizes,
                                                  const Arrays &inputs, const Numbers &scalars,
                                                  int threads, std::string &whyNot) {
-  if (!spec.prologue.empty()) {
-    whyNot = "prologue: not computed with oneDNN here";
-    return nullptr;
-  }
   for (const FuseStep &step : spec.fuse)
     if (phase != Phase::Backward && !step.operands.empty() && !isPlainAdd(step)) {
       whyNot = fmt::format("{}: not computed with oneDNN here", step.text());

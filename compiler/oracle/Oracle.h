@@ -38,10 +38,10 @@ enum class Data {
 std::optional<Data> parseData(std::string_view text);
 std::string_view toString(Data data);
 /// Inputs of `phase`, drawn with `seed`: the same on every machine. Saved statistics are those of
-/// the data. A blocked layout's padding in x
+/// the data, which a prologue may make with numbers of `scalars`. A blocked layout's padding in x
 /// and addend holds NaN (it must not matter).
 Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t seed,
-                  Data data = Data::Normal);
+                  Data data = Data::Normal, const Numbers &scalars = {});
 
 /// The outputs of `phase` computed in f64 by the formulas of the spec language; outputs are F64
 /// arrays of the kernel's shapes. Padding of a blocked layout is 0.

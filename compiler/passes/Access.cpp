@@ -3,13 +3,6 @@
 
 namespace normforge::tile {
 
-/// The integer of a half-precision number's bits, null for other types: single lanes are moved as
-/// such, for backends without such numbers would convert them, by a call.
-static Type integersOf(Type element) {
-  const unsigned bits = element.getIntOrFloatBitWidth();
-  return bits == 16 ? Type(IntegerType::get(element.getContext(), bits)) : Type();
-}
-
 Value StepEmitter::elementIndex(const Access &access, const Spot &spot) {
   OpFoldResult at = number(0);
   // What varies comes first: constants become displacements.
@@ -47,12 +40,7 @@ Value StepEmitter::load(const Access &access, const Place &place, const Spot &sp
   if (spot.width.isScalar()) { // one lane, which may not exist
     Value lane = vector::MaskedLoadOp::create(
         b_, loc_, type, place.view, at, existing(access, place, spot), constants_.zero(loc_, type));
-    const auto bits = integersOf(access.element());
-    if (!bits)
-      return vector::ExtractOp::create(b_, loc_, lane, ArrayRef<int64_t>{0});
-    lane = vector::BitCastOp::create(b_, loc_, spot.width.vector(bits), lane);
-    lane = vector::ExtractOp::create(b_, loc_, lane, ArrayRef<int64_t>{0});
-    return arith::BitcastOp::create(b_, loc_, access.element(), lane);
+    return vector::ExtractOp::create(b_, loc_, lane, ArrayRef<int64_t>{0});
   }
   Value mask = existing(access, place, spot);
   if (getConstantIntValue(stride) == 1) {
@@ -73,17 +61,12 @@ Value StepEmitter::load(const Access &access, const Place &place, const Spot &sp
 
 Value StepEmitter::loadElements(const Access &access, const Place &place, Value at, Width width,
                                 int64_t count) {
-  const auto bits = integersOf(access.element());
-  Value vector = constants_.zero(loc_, width.vector(bits ? bits : access.element()));
+  Value vector = constants_.zero(loc_, width.vector(access.element()));
   for (int64_t i = 0; i < count; ++i) {
     Value index = indexValue(add(OpFoldResult(at), i));
     Value loaded = memref::LoadOp::create(b_, loc_, place.view, index);
-    if (bits)
-      loaded = arith::BitcastOp::create(b_, loc_, bits, loaded);
     vector = vector::InsertOp::create(b_, loc_, loaded, vector, ArrayRef<int64_t>{i});
   }
-  if (bits)
-    vector = vector::BitCastOp::create(b_, loc_, width.vector(access.element()), vector);
   return vector;
 }
 
@@ -115,12 +98,7 @@ void StepEmitter::store(const Access &access, const Place &place, const Spot &sp
   }
   Value mask = existing(access, place, spot);
   if (spot.width.isScalar()) { // one lane, which may not exist
-    const auto bits = integersOf(access.element());
-    if (bits)
-      value = arith::BitcastOp::create(b_, loc_, bits, value);
-    Value lane = vector::BroadcastOp::create(b_, loc_, spot.width.vector(value.getType()), value);
-    if (bits)
-      lane = vector::BitCastOp::create(b_, loc_, spot.width.vector(access.element()), lane);
+    Value lane = vector::BroadcastOp::create(b_, loc_, spot.width.vector(access.element()), value);
     vector::MaskedStoreOp::create(b_, loc_, place.view, at, mask, lane);
     return;
   }

@@ -70,14 +70,14 @@ struct Selection {
         element(static_cast<int64_t>(byteSize(op.dtype))),
         vector(target.lanes(byteSize(op.computeType()))), tiled(lastKept(kept)),
         lanesReduced(!kept.back()) {
-    int64_t cost = 1;
+    int64_t cost = 1, ofSums = 1; // of the formulas of elements, and of what is summed
     for (const Step &step : op.steps) {
       if (!op.isWhole(step))
         continue;
-      if (step.reduce == Reduce::None) {
-        cost = std::max(cost, op.exprs.cost(step.values()));
+      int64_t &own = step.reduce == Reduce::None ? cost : ofSums;
+      own = std::max(own, op.exprs.cost(step.values()));
+      if (step.reduce == Reduce::None)
         continue;
-      }
       sums = std::max(sums, static_cast<int>(step.reduce == Reduce::Sum ? step.results.size() : 2));
       read = std::max(read, arraysRead(step));
     }
@@ -86,21 +86,14 @@ struct Selection {
     if (sums > 2) // as many accumulators as two sums would have
       vectorsInFlight = static_cast<int64_t>(
           std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, 2 * vectorsInFlight / sums))));
-    vectorsInFlight = std::min(vectorsInFlight, mostSumBodies());
+    vectorsInFlight =
+        std::min(vectorsInFlight, std::max<int64_t>(1, kInstructionsInFlight / ofSums));
     // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
     // knows yet whether they are longer.
     if (op.blocked && !target.scalableVectors)
       vector = std::min(vector, op.blocked->block);
   }
 
-  /// Formulas that reductions take sums of, in flight.
-  int64_t mostSumBodies() const {
-    int64_t cost = 1;
-    for (const Step &step : op.steps)
-      if (op.isWhole(step) && step.reduce != Reduce::None)
-        cost = std::max(cost, op.exprs.cost(step.values()));
-    return std::max<int64_t>(1, kInstructionsInFlight / cost);
-  }
   int arraysRead(const Step &step) const {
     int count = 0;
     for (Expr expr : op.exprs.nodesOf(step.values()))

@@ -7,10 +7,15 @@
 namespace normforge::spec {
 namespace {
 
-constexpr FormulaFunction kFunctions[] = {
-    {"where", 3},    {"abs", 1},  {"min", 2},   {"max", 2},  {"sqrt", 1},
-    {"exp", 1},      {"log", 1},  {"erf", 1},   {"tanh", 1}, {"sigmoid", 1},
-    {"softplus", 1}, {"relu", 1}, {"floor", 1}, {"round", 1}};
+/// Each with the number of its arguments.
+struct Function {
+  std::string_view name;
+  unsigned arguments;
+};
+constexpr Function kFunctions[] = {{"where", 3}, {"abs", 1},     {"min", 2},      {"max", 2},
+                                   {"sqrt", 1},  {"exp", 1},     {"log", 1},      {"erf", 1},
+                                   {"tanh", 1},  {"sigmoid", 1}, {"softplus", 1}, {"relu", 1},
+                                   {"floor", 1}, {"round", 1}};
 /// Deeper than this no one writes; every level is one of the stack.
 constexpr int kMostDepth = 64;
 constexpr size_t kMostCharacters = 2000;
@@ -159,9 +164,9 @@ private:
   }
 
   bool readCall(Formula &formula, const std::string &name, size_t begin) {
-    const FormulaFunction *function = nullptr;
+    const Function *function = nullptr;
     std::vector<std::string_view> names;
-    for (const FormulaFunction &one : kFunctions) {
+    for (const Function &one : kFunctions) {
       names.push_back(one.name);
       if (one.name == name)
         function = &one;
@@ -217,8 +222,6 @@ private:
 };
 
 } // namespace
-
-std::span<const FormulaFunction> formulaFunctions() { return kFunctions; }
 
 std::shared_ptr<const Formula> readFormula(std::string_view text, size_t offset,
                                            std::span<const std::string> operands,

@@ -15,13 +15,6 @@ namespace spec {
 
 class Diagnostics;
 
-/// Functions of formulas, each with the number of its arguments.
-struct FormulaFunction {
-  std::string_view name;
-  unsigned arguments;
-};
-std::span<const FormulaFunction> formulaFunctions();
-
 /// Reads `text`, whose first byte lies at `offset` of the file. null after an error. A comparison
 /// is the first argument of `where`, and nothing else is.
 std::shared_ptr<const Formula> readFormula(std::string_view text, size_t offset,

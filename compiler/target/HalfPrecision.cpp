@@ -1,6 +1,7 @@
 #include "compiler/target/HalfPrecision.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
 #include "mlir/IR/TypeUtilities.h"
 #include "mlir/Transforms/DialectConversion.h"
 
@@ -137,6 +138,64 @@ template <typename Op> struct Expand : OpConversionPattern<Op> {
   }
 };
 
+// Single lanes of half precision are moved as integers: LLVM converts a number that is put into or
+// taken out of a vector by a call where the CPU has none of its type.
+
+/// The integer of a half-precision number's bits; null for other types.
+Type bitsOf(Type element) {
+  return element.isBF16() || element.isF16() ? Type(IntegerType::get(element.getContext(), 16))
+                                             : Type();
+}
+Value asVector(OpBuilder &b, Location loc, Value value, Type element) {
+  return vector::BitCastOp::create(b, loc, cast<VectorType>(value.getType()).clone(element), value);
+}
+
+struct ExtractLane : OpConversionPattern<vector::ExtractOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(vector::ExtractOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    const Type bits = bitsOf(op.getType());
+    if (!bits)
+      return failure();
+    Value lane = vector::ExtractOp::create(b, op.getLoc(),
+                                           asVector(b, op.getLoc(), adaptor.getSource(), bits),
+                                           op.getStaticPosition());
+    b.replaceOpWithNewOp<arith::BitcastOp>(op, op.getType(), lane);
+    return success();
+  }
+};
+
+struct InsertLane : OpConversionPattern<vector::InsertOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(vector::InsertOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    const Type element = adaptor.getValueToStore().getType(), bits = bitsOf(element);
+    if (!bits)
+      return failure();
+    Value lane = arith::BitcastOp::create(b, op.getLoc(), bits, adaptor.getValueToStore());
+    Value whole = vector::InsertOp::create(b, op.getLoc(), lane,
+                                           asVector(b, op.getLoc(), adaptor.getDest(), bits),
+                                           op.getStaticPosition());
+    b.replaceOp(op, asVector(b, op.getLoc(), whole, element));
+    return success();
+  }
+};
+
+struct BroadcastLane : OpConversionPattern<vector::BroadcastOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(vector::BroadcastOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    const Type element = adaptor.getSource().getType(), bits = bitsOf(element);
+    if (!bits)
+      return failure();
+    Value lane = arith::BitcastOp::create(b, op.getLoc(), bits, adaptor.getSource());
+    Value whole = vector::BroadcastOp::create(b, op.getLoc(),
+                                              cast<VectorType>(op.getType()).clone(bits), lane);
+    b.replaceOp(op, asVector(b, op.getLoc(), whole, element));
+    return success();
+  }
+};
+
 } // namespace
 
 void populateHalfPrecisionPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns,
@@ -147,6 +206,8 @@ void populateHalfPrecisionPatterns(LLVMTypeConverter &types, RewritePatternSet &
   expanded.f16 = target.isX86() && !target.has("f16c");
   patterns.add<Expand<arith::ExtFOp>, Expand<arith::TruncFOp>>(types, patterns.getContext(),
                                                                expanded);
+  patterns.add<ExtractLane, InsertLane, BroadcastLane>(types, patterns.getContext(),
+                                                       PatternBenefit(2));
 }
 
 } // namespace normforge

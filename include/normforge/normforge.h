@@ -340,7 +340,7 @@ typedef struct nf_plan nf_plan;
  * size, in the kernel's order, and is copied; it may be NULL when `count` is 0. Takes about
  * a microsecond; keep the plan where sizes repeat.
  * A size of 0 gives, in inference, a plan that does nothing.
- * Errors: NF_INVALID_ARGUMENT for a wrong count, a negative size, a size of 0 in training, and
+ * Errors: NF_INVALID_ARGUMENT for a wrong count, a negative size, a size of 0 in other phases, and
  * arrays whose bytes do not fit in 63 bits. */
 NF_API nf_status *nf_plan_create(const nf_kernel *kernel, const int64_t *sizes, size_t count,
                                  nf_plan **plan);

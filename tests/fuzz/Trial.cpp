@@ -97,7 +97,8 @@ public:
     for (Phase phase : trial_.phases) {
       place_ = toString(phase);
       begin("the reference");
-      const oracle::Arrays inputs = oracle::drawInputs(*spec, phase, trial_.sizes, trial_.seed);
+      const oracle::Arrays inputs = oracle::drawInputs(*spec, phase, trial_.sizes, trial_.seed,
+                                                       oracle::Data::Normal, drawnScalars());
       const ExpectedOutputs expected =
           expectedOutputs(*spec, phase, trial_.sizes, inputs, drawnScalars());
       for (const std::string &cpu : trial_.cpus) {

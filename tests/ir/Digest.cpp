@@ -101,7 +101,8 @@ void printOutputs(const std::vector<Subject> &subjects) {
     }
     for (const Subject &subject : subjects)
       for (Phase phase : subject.spec.phases) {
-        const oracle::Arrays inputs = oracle::drawInputs(subject.spec, phase, subject.sizes, 5);
+        const oracle::Arrays inputs = oracle::drawInputs(subject.spec, phase, subject.sizes, 5,
+                                                         oracle::Data::Normal, drawnScalars());
         const Operator op = makeOperator(subject.spec, phase);
         for (const ScheduleVariant &variant : forms(op, session->target())) {
           const TestKernel kernel(op, variant, *session);

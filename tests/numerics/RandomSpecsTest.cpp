@@ -31,7 +31,8 @@ TEST_CASE("random specs agree with the reference") {
       FAIL(llvm::toString(spec.takeError()));
     for (Phase phase : spec->phases) {
       const oracle::Arrays inputs =
-          oracle::drawInputs(*spec, phase, sizes, testSeed() + static_cast<uint64_t>(i));
+          oracle::drawInputs(*spec, phase, sizes, testSeed() + static_cast<uint64_t>(i),
+                             oracle::Data::Normal, scalars);
       INFO("phase " << std::string(toString(phase)) << " " << describeSizes(sizes));
       try {
         const Operator op = makeOperator(*spec, phase);

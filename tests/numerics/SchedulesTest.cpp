@@ -145,7 +145,8 @@ void tryMutations(const char *cpu, int wanted) {
       REQUIRE(hasText(schedule));
       INFO(repeatCommand("mutated schedules*"), " cpu ", std::string(cpu), "\n", schedule.text(op),
            "\n", drawn.yaml(), describeSizes(drawn.sizes()));
-      const oracle::Arrays inputs = oracle::drawInputs(spec, phase, drawn.sizes(), draw.engine()());
+      const oracle::Arrays inputs = oracle::drawInputs(spec, phase, drawn.sizes(), draw.engine()(),
+                                                       oracle::Data::Normal, drawnScalars());
       try {
         const TestKernel kernel(op, always(schedule), *session);
         const std::string wrong =
@@ -227,7 +228,8 @@ TEST_CASE("all schedules to choose from are right") {
       const std::vector<Schedule> space = scheduleSpace(op, session->target());
       CHECK(space.size() >= 4);
       CHECK(space.size() <= 400);
-      const oracle::Arrays inputs = oracle::drawInputs(spec, phase, drawn.sizes(), 3);
+      const oracle::Arrays inputs =
+          oracle::drawInputs(spec, phase, drawn.sizes(), 3, oracle::Data::Normal, drawnScalars());
       std::set<std::string> texts;
       for (size_t s = 0; s < space.size(); ++s) {
         const std::string text = space[s].text(op);

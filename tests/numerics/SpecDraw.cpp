@@ -83,7 +83,8 @@ oracle::Sizes DrawnSpec::sizes() const {
 }
 
 const oracle::Numbers &drawnScalars() {
-  static const oracle::Numbers scalars{{"epsilon", 1e-3}, {"momentum", 0.8125}, {"count", 3}};
+  static const oracle::Numbers scalars{
+      {"epsilon", 1e-3}, {"momentum", 0.8125}, {"count", 3}, {"alpha", 0.75}, {"alpha2", -1.25}};
   return scalars;
 }
 
@@ -215,9 +216,14 @@ FuseStep SpecDraw::drawOperandStep(const DrawnSpec &spec, const std::string &nam
     operand.whole = operand.axes.size() == spec.axes.size();
     return operand;
   };
-  const char *const expressions[] = {"x * sigmoid(1.5 * x) + {0}", "where(x > {0}, x, 0.5 * x)",
-                                     "x * (1 + {0}) + {1}", "tanh(x) - max({0}, {1}) * x",
-                                     "min(x, {0}) + abs({1}) / (1 + exp(-x))"};
+  const char *const expressions[] = {
+      "x * sigmoid(1.5 * x) + {0}",
+      "where(x > {0}, x, 0.5 * x)",
+      "x * (1 + {0}) + {1}",
+      "tanh(x) - max({0}, {1}) * x",
+      "min(x, {0}) + abs({1}) / (1 + exp(-x))",
+      "log(1.5 + x * x) - erf({0}) * sqrt(0.5 + abs(x)) + {2}",
+      "softplus(x) * {2} + relu({0} - 0.25) * x + floor({0}) - round({0})"};
   FuseStep step;
   if (chance(2)) {
     step.name = chance(2) ? "add" : "mul";
@@ -230,7 +236,10 @@ FuseStep SpecDraw::drawOperandStep(const DrawnSpec &spec, const std::string &nam
   step.operands.push_back(drawOperand(name));
   if (text.find("{1}") != std::string::npos)
     step.operands.push_back(drawOperand(name + "2"));
-  step.expression = fmt::format(fmt::runtime(text), name, name + "2");
+  const std::string scalar = name == "p" ? "alpha" : "alpha2";
+  if (text.find("{2}") != std::string::npos)
+    step.scalars.push_back(scalar);
+  step.expression = fmt::format(fmt::runtime(text), name, name + "2", scalar);
   return step;
 }
 

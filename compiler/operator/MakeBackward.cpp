@@ -1,0 +1,265 @@
+// The backward phase: gradients as steps.
+#include "compiler/operator/OperatorBuilder.h"
+
+#include <fmt/format.h>
+#include <map>
+
+namespace normforge {
+
+/// The gradients, from what training has saved or from the moving statistics.
+///
+/// With u the gradient of what gamma and beta gave, h = u*gamma that of xhat = (x - m)*s, n
+/// elements a statistic and the sums over them (Ioffe and Szegedy 2015, section 3):
+///   dx = s*h + (ds/dv * sum(h*(x - m)) * 2/n) * (x - m) - s*sum(h)/n
+///   dgamma = sum(u*xhat), dbeta = sum(u)
+/// The saved mean is a rounding away from m: m - mean is the mean of x - mean, which is summed as
+/// well. Without a mean (rms) the sums and terms of h alone are not there. Statistics that are
+/// given do not depend on x: dx = s*h, and m is the moving mean.
+void OperatorBuilder::makeBackward() {
+  const DType data = spec_.dtype, parameter = spec_.parameterDType;
+  const bool moving = spec_.backwardStatistics == BackwardStatistics::Moving;
+  const bool hasMean = spec_.hasMean();
+  const std::string prefix = moving ? "moving_" : "batch_";
+  const std::string meanName = prefix + "mean", varianceName = prefix + "variance";
+  const Role role = moving ? Role::State : Role::Statistic;
+  const Needs needs = needsOf(spec_.fuse);
+
+  // The prologue in runs of steps, each but the last ending with a value that is stored.
+  struct Run {
+    std::span<const FuseStep> steps;
+    std::string from; ///< the argument that it begins with
+    Needs needs;
+  };
+  std::vector<Run> runs;
+  std::string from = "x";
+  size_t first = 0;
+  for (size_t i = 0; i <= spec_.prologue.size(); ++i) {
+    const bool ends = i == spec_.prologue.size();
+    if (!ends && spec_.prologue[i].store.empty())
+      continue;
+    const auto steps = std::span(spec_.prologue).subspan(first, i + !ends - first);
+    runs.push_back({steps, from, needsOf(steps)});
+    if (!ends)
+      from = spec_.prologue[i].store;
+    first = i + 1;
+  }
+  // The last one is computed again.
+  runs.back().needs.value = true;
+  for (const FuseStep &step : runs.back().steps)
+    for (const StepOperand &operand : step.operands)
+      runs.back().needs.operands.insert(operand.name);
+
+  for (const Run &run : runs)
+    if (run.needs.value)
+      addOperand(run.from.c_str(), Role::Data, Values::Sample, data, dataIndex(), false);
+  addOperand("dy", Role::Gradient, Values::Any, data, dataIndex(), false);
+  for (size_t i = 1; i < runs.size(); ++i)
+    addOperand(("d" + runs[i].from).c_str(), Role::Gradient, Values::Any, data, dataIndex(), false);
+  for (const Run &run : runs)
+    for (const FuseStep &step : run.steps)
+      addStepOperands({step}, [&](const StepOperand &operand) {
+        return !run.needs.operands.contains(operand.name);
+      });
+  if (spec_.scale)
+    addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
+  if (hasMean)
+    addOperand(meanName.c_str(), role, Values::Mean, parameter, statisticIndex(), false);
+  addOperand(varianceName.c_str(), role, Values::Variance, parameter, statisticIndex(), false);
+  if (needs.value && spec_.center)
+    addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
+  addStepOperands(spec_.fuse, [&](const StepOperand &operand) {
+    return !needs.operands.contains(operand.name);
+  });
+  addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, {"dy"});
+  if (spec_.scale)
+    addOperand("dgamma", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
+  if (spec_.center)
+    addOperand("dbeta", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
+  for (const std::vector<FuseStep> *steps : {&spec_.prologue, &spec_.fuse})
+    for (const FuseStep &step : *steps)
+      for (const StepOperand &operand : step.operands)
+        addOperand(("d" + operand.name).c_str(), Role::Gradient, Values::Any, dtypeOf(step),
+                   indexOf(operand), true,
+                   operand.whole ? std::vector<std::string>{"dy"} : std::vector<std::string>());
+
+  const Term start = operand(runs.back().from);
+  const Term dy = operand("dy");
+  value_ = applySteps(runs.back().steps, start);
+  const bool isKept = parametersAreKept();
+  std::optional<Term> gamma, beta;
+  if (spec_.scale)
+    gamma = operand("gamma");
+  if (needs.value && spec_.center)
+    beta = operand("beta");
+  const std::optional<Term> none, elementGamma = isKept ? none : gamma,
+                                  elementBeta = isKept ? none : beta;
+
+  // What is known before the sums.
+  const Term variance = operand(varianceName);
+  const Term deviation = reciprocalDeviation(variance, number(spec_.epsilon, "epsilon"));
+  std::vector<Named> known{{"deviation", deviation}};
+  if (isKept && gamma)
+    known.push_back({"scale", deviation * *gamma});
+  if (hasMean)
+    known.push_back({"mean", operand(meanName)});
+  if (needs.value && hasMean)
+    known.push_back({"shift", isKept && beta ? *beta : constant(0)});
+  std::vector<Term> leaves = addStep("prepare", Reduce::None, keptLoops(), keptLoops(), known);
+  auto take = [&, next = size_t(0)]() mutable { return leaves[next++]; };
+  const Term s = take();
+  const Term scale = isKept && gamma ? take() : s;
+  std::optional<Term> mean, shift;
+  if (hasMean)
+    mean = take();
+  if (needs.value && hasMean)
+    shift = take();
+  const Term centered = mean ? value_ - *mean : value_;
+
+  // Gradients of elements.
+  std::optional<Term> value;
+  if (needs.value)
+    value = affine({mean, scale, shift}, elementGamma, elementBeta);
+  const Gradients ofFused = gradientsOf(spec_.fuse, value, dy, needs);
+  const Term u = ofFused.value;
+  const Term h = elementGamma ? u * *elementGamma : u;
+  const Term n = size(op_.groupSize);
+
+  // Sums over other loops than those of the statistics, each a pass of its own, by their loops.
+  std::map<std::vector<int>, std::vector<Named>> others;
+  std::vector<Named> sums, made, elements;
+  auto addGradient = [&](const std::string &name, std::vector<int> loops, Term of, bool isEarly) {
+    // Of what nothing depends on it is 0, and a sum has to have something to run over.
+    if (op_.exprs[of.expr].op == ExprOp::Constant)
+      of = select(isNan(dy), of, of);
+    if (loops == allLoops())
+      elements.push_back({name, of, name});
+    else if (isEarly && loops == keptLoops())
+      sums.push_back({name, of, name});
+    else
+      others[std::move(loops)].push_back({name, of, name});
+  };
+
+  // Sums of h where the statistics need them, of u where gamma and beta have the same loops.
+  const bool needsSum = (hasMean && !moving) || (spec_.center && isKept);
+  const bool needsProduct = !moving || (spec_.scale && isKept);
+  const bool needsRest = hasMean && !moving;
+  if (needsSum)
+    sums.push_back({"gradient_sum", h});
+  if (needsProduct)
+    sums.push_back({"product_sum", h * centered});
+  if (needsRest)
+    sums.push_back({"residual_sum", centered});
+  for (const auto &[one, gradient] : ofFused.operands)
+    addGradient("d" + one->name, loopsOf(indexOf(*one)), gradient, /*isEarly=*/true);
+  std::optional<Term> sum, product, rest;
+  if (!sums.empty()) {
+    std::vector<Named> summed = sums;
+    for (Named &one : summed)
+      one.operand = {};
+    leaves = addStep("sums", Reduce::Sum, allLoops(), keptLoops(), summed);
+    auto next = leaves.begin();
+    if (needsSum)
+      sum = *next++;
+    if (needsProduct)
+      product = *next++;
+    if (needsRest)
+      rest = *next++ / n;
+    for (const Named &one : sums)
+      if (!one.operand.empty())
+        made.push_back({one.name, *next++, one.operand});
+  }
+  if (rest)
+    product = fma(-*rest, *sum, *product);
+
+  // What dt is made of, and gradients of parameters that have the statistics' loops, or more of
+  // them.
+  const std::vector<int> parameters = parameterLoops();
+  const bool sameLoops = parameters == keptLoops();
+  const bool readsRest = rest && !isKept;
+  const size_t written = made.size();
+  if (readsRest)
+    made.push_back({"rest", *rest});
+  if (!moving) {
+    const Term seed = constant(2) / n * (isKept && gamma ? *gamma * *product : *product);
+    const Expr by = variance.expr;
+    const auto slope = op_.exprs.gradients(deviation.expr, seed.expr, std::span(&by, 1));
+    const Term ofX{&op_.exprs, slope[0].value()};
+    made.push_back({"of_x", ofX});
+    if (hasMean)
+      made.push_back({"of_one", -fma(ofX, *rest, scale * (*sum / n))});
+  }
+  if (isKept && spec_.scale)
+    made.push_back({"dgamma", s * *product, sameLoops ? "dgamma" : ""});
+  if (isKept && spec_.center)
+    made.push_back({"dbeta", *sum, sameLoops ? "dbeta" : ""});
+  std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
+  if (!made.empty()) {
+    leaves = addStep("finalize", Reduce::None, keptLoops(), keptLoops(), made);
+    auto next = leaves.begin() + static_cast<std::ptrdiff_t>(written);
+    if (readsRest)
+      rest = *next++;
+    if (!moving) {
+      ofX = *next++;
+      if (hasMean)
+        ofOne = *next++;
+    }
+    if (isKept && spec_.scale)
+      ownGamma = *next++;
+    if (isKept && spec_.center)
+      ownBeta = *next++;
+  }
+  if (!isKept) {
+    if (spec_.scale)
+      addGradient("dgamma", parameters, u * ((rest ? centered - *rest : centered) * s), false);
+    if (spec_.center)
+      addGradient("dbeta", parameters, u, false);
+  }
+
+  // Through the prologue.
+  Term gradient = scale * h;
+  if (ofOne)
+    gradient = fma(scale, h, fma(*ofX, centered, *ofOne));
+  else if (ofX)
+    gradient = fma(scale, h, *ofX * centered);
+  for (size_t i = runs.size(); i-- > 0;) {
+    const Run &run = runs[i];
+    const std::optional<Term> begin =
+        run.needs.value ? std::optional(operand(run.from)) : std::nullopt;
+    const Gradients through = gradientsOf(run.steps, begin, gradient, run.needs);
+    for (const auto &[one, part] : through.operands)
+      addGradient("d" + one->name, loopsOf(indexOf(*one)), part, /*isEarly=*/false);
+    gradient = through.value;
+    if (i > 0)
+      gradient = gradient + operand("d" + run.from);
+  }
+  elements.insert(elements.begin(), {"dx", gradient, "dx"});
+
+  auto addSums = [&](std::vector<int> over, const std::vector<int> &loops,
+                     const std::vector<Named> &ofLoops, const std::string &suffix) {
+    std::vector<Named> summed = ofLoops, stored = ofLoops;
+    for (Named &one : summed) {
+      one.name += "_sum";
+      one.operand = {};
+    }
+    leaves = addStep(("parameters" + suffix).c_str(), Reduce::Sum, std::move(over), loops, summed);
+    for (size_t i = 0; i < stored.size(); ++i)
+      stored[i].value = leaves[i];
+    addStep(("store" + suffix).c_str(), Reduce::None, loops, loops, stored);
+  };
+  std::string suffix;
+  int count = 1;
+  for (const auto &[loops, ofLoops] : others) {
+    addSums(allLoops(), loops, ofLoops, suffix);
+    suffix = fmt::format("_{}", ++count);
+  }
+  addStep("gradient", Reduce::None, allLoops(), allLoops(), elements);
+  std::vector<Named> own;
+  if (ownGamma && !sameLoops)
+    own.push_back({"dgamma", *ownGamma, "dgamma"});
+  if (ownBeta && !sameLoops)
+    own.push_back({"dbeta", *ownBeta, "dbeta"});
+  if (!own.empty())
+    addSums(keptLoops(), parameters, own, suffix);
+}
+
+} // namespace normforge

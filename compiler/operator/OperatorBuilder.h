@@ -1,0 +1,181 @@
+// Makes the operator of one phase of a spec.
+//
+// Private to the room. MakeOperator.cpp has loops, operands and the forward phases, ApplySteps.cpp
+// the steps of `prologue` and `fuse` and their gradients, MakeBackward.cpp the backward phase.
+#pragma once
+
+#include "compiler/operator/Operator.h"
+
+#include "llvm/ADT/STLExtras.h"
+
+#include <numeric>
+#include <set>
+#include <span>
+
+namespace normforge {
+
+/// A loop with the axes of the spec that it stands for.
+struct RawLoop {
+  Loop loop;
+  std::vector<int> axes; ///< of the spec, outermost first
+  enum { Whole, Blocks, Lanes } part = Whole;
+  bool kept = false, parameter = false; ///< index statistics; gamma and beta
+  std::vector<bool> operands{};         ///< index each of the steps' operands
+};
+
+class OperatorBuilder {
+public:
+  OperatorBuilder(const Spec &spec, Phase phase);
+  Operator build();
+
+private:
+  /// Which axes index an array. Data has a block's lanes innermost and its padding.
+  struct Index {
+    std::vector<bool> axes;
+    bool isData = false;
+  };
+
+  void makeLoops();
+  void makeOperands(bool training, bool updates);
+  void makeBackward();
+  void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
+                  bool written, const std::vector<std::string> &aliases = {});
+  template <typename Has> Index indexOf(Has has) const {
+    Index index;
+    for (int i = 0; i < spec_.rank(); ++i)
+      index.axes.push_back(has(i));
+    return index;
+  }
+  Index dataIndex() const { return {std::vector<bool>(spec_.shape.size(), true), true}; }
+  Index parameterIndex() const {
+    return indexOf([&](int axis) { return spec_.isAxis(axis); });
+  }
+  Index statisticIndex() const {
+    return indexOf([&](int axis) { return spec_.indexesStatistics(axis); });
+  }
+  Index indexOf(const StepOperand &operand) const {
+    if (operand.whole)
+      return dataIndex();
+    return indexOf([&](int axis) { return llvm::is_contained(operand.axes, axis); });
+  }
+  /// Adds what the steps of a list read, but for what `skips` says.
+  template <typename Skips> void addStepOperands(const std::vector<FuseStep> &steps, Skips skips) {
+    for (const FuseStep &step : steps)
+      for (const StepOperand &operand : step.operands)
+        if (!skips(operand))
+          addOperand(operand.name.c_str(), step.name == "bias" ? Role::Parameter : Role::Data,
+                     step.isMul() ? Values::Factor : Values::Any, dtypeOf(step), indexOf(operand),
+                     false);
+  }
+  DType dtypeOf(const FuseStep &step) const {
+    return step.name == "bias" ? spec_.parameterDType : spec_.dtype;
+  }
+  /// The loops of an operand.
+  std::vector<int> loopsOf(const Index &index) const {
+    std::vector<int> loops;
+    for (int i = 0; i < op_.rank(); ++i)
+      if (index.axes[static_cast<size_t>(loops_[static_cast<size_t>(i)].axes.back())])
+        loops.push_back(i);
+    return loops;
+  }
+
+  // Leaves of formulas.
+  Term constant(double value) { return {&op_.exprs, op_.exprs.constant(value)}; }
+  Term size(const SizeExpr &size) { return {&op_.exprs, op_.exprs.size(size)}; }
+  Term operand(std::string_view name) {
+    return {&op_.exprs, op_.exprs.operand(static_cast<uint32_t>(op_.operand(name, false)))};
+  }
+  Term scalar(std::string_view name) { return {&op_.exprs, op_.exprs.scalar(scalarIndex(name))}; }
+  Term number(const Number &number, std::string_view name) {
+    return number.isArgument ? scalar(name) : constant(number.value);
+  }
+
+  // Steps.
+  struct Named {
+    std::string name;
+    Term value;
+    std::string operand{}; ///< that it is written to; none
+  };
+  /// Adds a step; the results as leaves.
+  std::vector<Term> addStep(const char *name, Reduce reduce, std::vector<int> loops,
+                            const std::vector<int> &resultLoops, const std::vector<Named> &results);
+  std::vector<int> allLoops() const {
+    std::vector<int> loops(op_.loops.size());
+    std::iota(loops.begin(), loops.end(), 0);
+    return loops;
+  }
+  /// That index statistics; gamma and beta.
+  std::vector<int> keptLoops() const { return loopsThat(&RawLoop::kept); }
+  std::vector<int> parameterLoops() const { return loopsThat(&RawLoop::parameter); }
+  std::vector<int> loopsThat(bool RawLoop::*index) const {
+    std::vector<int> loops;
+    for (int i = 0; i < op_.rank(); ++i)
+      if (loops_[i].*index)
+        loops.push_back(i);
+    return loops;
+  }
+
+  // Formulas.
+  /// What normalize needs: y = (x - mean)*scale + shift. The mean is rounded; shift carries what
+  /// rounding lost, so that y is exact where |mean| is far above the deviation.
+  /// Without a mean y = x*scale.
+  struct Statistics {
+    std::optional<Term> mean;
+    Term scale;
+    std::optional<Term> shift;
+  };
+  /// Gamma and beta are indexed as the statistics are, not by reduced loops: they are in scale and
+  /// shift.
+  bool parametersAreKept() const { return spec_.indexesStatistics(spec_.axes.front()); }
+  Term zeroIfNan(Term x) { return select(isNan(x), constant(0), x); }
+  /// Keeps NaN.
+  Term clampAtZero(Term x) {
+    const Term zero = constant(0);
+    return select(less(x, zero), zero, x);
+  }
+  Term reciprocalDeviation(Term variance, Term epsilon);
+  struct MomentumWeights {
+    Term oldMean, batchMean, oldVariance, batchVariance;
+  };
+  MomentumWeights momentumWeights();
+  std::optional<Term> runningVarianceFactor(Term n, Term epsilon);
+  Statistics batchStatistics(bool training, bool updates);
+  Statistics meanOfSquares(bool training);
+  Statistics movingStatistics();
+  void normalize(const Statistics &statistics);
+  /// gamma and beta are those that elements have, none where they are in the statistics.
+  Term affine(const Statistics &statistics, std::optional<Term> gamma, std::optional<Term> beta);
+  Term build(const Formula &formula, std::span<const Term> operands, std::span<const Term> scalars);
+  Term applyStep(const FuseStep &step, Term value, std::span<const Term> operands);
+  Term applySteps(std::span<const FuseStep> steps, Term value);
+  /// x through the prologue. What is stored is a step, and what follows begins with it as it is
+  /// stored.
+  Term prologue();
+  uint32_t scalarIndex(std::string_view name) const {
+    const auto found =
+        llvm::find_if(op_.scalars, [&](const Scalar &scalar) { return scalar.name == name; });
+    return static_cast<uint32_t>(found - op_.scalars.begin());
+  }
+  /// What of the forward pass the gradients of steps are made of: the value that they were applied
+  /// to, and which of their operands.
+  struct Needs {
+    bool value = false;
+    std::set<std::string> operands{};
+  };
+  Needs needsOf(std::span<const FuseStep> steps) const;
+  /// Gradients of a value and of operands, through steps whose operands are bound as `needs` says.
+  struct Gradients {
+    Term value;
+    std::vector<std::pair<const StepOperand *, Term>> operands{};
+  };
+  Gradients gradientsOf(std::span<const FuseStep> steps, std::optional<Term> value, Term seed,
+                        const Needs &needs);
+
+  const Spec &spec_;
+  Operator op_;
+  std::vector<SizeExpr> axisSizes_;
+  std::vector<RawLoop> loops_;
+  Term value_{nullptr, 0}; ///< what statistics are taken of
+};
+
+} // namespace normforge
