@@ -160,7 +160,7 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
   } else {
     result.oneDnnNotes.push_back(whyNot);
   }
-  if (spec.mode == Mode::Sample || spec.mode == Mode::Instance) {
+  if (spec.mode == Mode::Sample || spec.mode == Mode::Instance || spec.mode == Mode::Group) {
     auto other = oracle::OneDnn::createTransposed(spec, check.phase, check.sizes, inputs,
                                                   check.scalars, settings.threads, whyNot);
     if (other) {

@@ -368,8 +368,9 @@ llvm::Error run(const Options &options) {
   if (!artifact)
     return internalError(artifact.takeError());
 
-  fmt::print("{}: {}, mode {}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
-             spec->layout.text, toString(spec->dtype), stepsInWords(*spec));
+  fmt::print("{}: {}, mode {}{}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
+             spec->groups > 0 ? fmt::format(" of {}", spec->groups) : "", spec->layout.text,
+             toString(spec->dtype), stepsInWords(*spec));
   fmt::print("for {}\n", target->summary());
   printFormula(*spec, *phase);
   printLoops(op, values);

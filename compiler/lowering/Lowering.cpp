@@ -102,13 +102,24 @@ struct Workspace {
   SizeExpr bytes;
   std::map<uint32_t, WorkspaceArray> results, partials; ///< by result
 
-  WorkspaceArray &allocate(WorkspaceArray &array, std::vector<SizeExpr> shape, Type element) {
-    array = {bytes, std::move(shape), element};
+  WorkspaceArray &allocate(WorkspaceArray &array, const std::vector<SizeExpr> &shape,
+                           Type element) {
+    array = {bytes, element};
     SizeExpr size(element.getIntOrFloatBitWidth() / 8);
-    for (const SizeExpr &extent : array.shape)
+    for (const SizeExpr &extent : shape)
       size = size * extent;
-    bytes = bytes + ceilDivide(size, NF_WORKSPACE_ALIGNMENT) * SizeExpr(NF_WORKSPACE_ALIGNMENT);
+    take(size);
     return array;
+  }
+  WorkspaceArray &allocate(WorkspaceArray &array, const Operator::Dense &dense, Type element) {
+    array = {bytes, element, dense.strides};
+    take(dense.elements * SizeExpr(element.getIntOrFloatBitWidth() / 8));
+    return array;
+  }
+
+private:
+  void take(const SizeExpr &size) {
+    bytes = bytes + ceilDivide(size, NF_WORKSPACE_ALIGNMENT) * SizeExpr(NF_WORKSPACE_ALIGNMENT);
   }
 };
 
@@ -224,7 +235,7 @@ Tensor StageLowering::bind(Expr leaf) {
     return leaves_[leaf] = s_.operand(node.index);
   }
   // Values of elements are read back from where they are stored.
-  if (const Result &result = op_.result(node.index); result.loops.size() == op_.loops.size())
+  if (const Result &result = op_.result(node.index); op_.isWhole(result.loops))
     return leaves_[leaf] = s_.operand(static_cast<uint32_t>(result.operand));
   return leaves_[leaf] = s_.workspace(workspace_.results.at(node.index),
                                       s_.space(op_.result(node.index).loops, false));
@@ -469,11 +480,10 @@ void StageLowering::lowerMap(const Step &step) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     const uint32_t number = step.firstResult + static_cast<uint32_t>(i);
     setLeaf(step, i, outputs[i]);
-    if (isReadLater(number) && !isWhole) {
-      const std::vector<SizeExpr> shape = s_.shapeOf(outputs[i].index);
+    if (isReadLater(number) && !isWhole)
       s_.writeWorkspace(outputs[i],
-                        workspace_.allocate(workspace_.results[number], shape, types[i]));
-    }
+                        workspace_.allocate(workspace_.results[number],
+                                            op_.dense(step.results[i].loops), types[i]));
   }
 }
 
@@ -486,7 +496,7 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
   llvm::SmallVector<Tensor> inputs = bindAll(leaves);
   const auto space = spaceOf(step, partial);
   const ChunkSizes sizes = partial ? chunkSizes(step) : ChunkSizes();
-  Value whole = partial ? Value() : s_.number(op_.groupSize, type_);
+  Value whole = partial ? Value() : s_.number(op_.terms(step), type_);
   auto count = [&](OpBuilder &b, Location loc, Index loop) -> Value {
     return partial ? chunkCount(b, loc, step, sizes, loop, type_) : whole;
   };
@@ -550,7 +560,7 @@ void StageLowering::mergeMoments(const Step &step) {
       s_.sum({means}, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         return Values{NodeEmitter{b, loc, wide}.fma(count(b, loc, loop), v[0], v[1])};
       })[0];
-  Value n = s_.number(op_.groupSize, wide);
+  Value n = s_.number(op_.terms(step), wide);
   const Tensor exact =
       s_.map({sum}, space, wide, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
         return Values{NodeEmitter{b, loc, wide}.div(v[0], n)};

@@ -131,7 +131,15 @@ int StageBuilder::stageLoop(int loop) const {
   return -1;
 }
 
-std::vector<AffineExpr> StageBuilder::space(llvm::ArrayRef<int> of, bool chunks) const {
+std::vector<int> StageBuilder::ownLoops() const {
+  std::vector<int> own;
+  for (const StageLoop &loop : loops_)
+    own.push_back(loop.loop);
+  return own;
+}
+
+std::vector<AffineExpr> StageBuilder::space(llvm::ArrayRef<int> loops, bool chunks) const {
+  const std::vector<int> of = op_.seenFrom(ownLoops(), loops.vec());
   std::vector<AffineExpr> exprs;
   for (size_t i = 0; chunks && i < loops_.size(); ++i)
     if (!llvm::is_contained(of, loops_[i].loop) && stage_.chunks[i] > 0)
@@ -162,7 +170,7 @@ std::vector<SizeExpr> StageBuilder::shapeOf(llvm::ArrayRef<AffineExpr> index) co
 
 std::vector<AffineExpr> StageBuilder::indexOf(const Operand &operand) const {
   std::vector<AffineExpr> index;
-  for (int i : operand.loops)
+  for (int i : op_.seenFrom(ownLoops(), operand.loops))
     index.push_back(loop(stageLoop(i)));
   return index;
 }
@@ -194,12 +202,15 @@ StageBuilder::accessOf(uint32_t number, llvm::ArrayRef<AffineExpr> axes) const {
 }
 
 llvm::SmallVector<std::pair<const char *, Attribute>>
-StageBuilder::accessOf(const WorkspaceArray &array) const {
-  std::vector<SizeExpr> strides(array.shape.size(), SizeExpr(1));
-  for (size_t i = array.shape.size(); i-- > 1;)
-    strides[i - 1] = array.shape[i] * strides[i];
+StageBuilder::accessOf(const WorkspaceArray &array, llvm::ArrayRef<AffineExpr> axes) const {
+  const std::vector<SizeExpr> shape = shapeOf(axes);
+  std::vector<SizeExpr> strides(shape.size(), SizeExpr(1));
+  for (size_t i = shape.size(); array.strides.empty() && i-- > 1;)
+    strides[i - 1] = shape[i] * strides[i];
+  for (size_t i = 0; !array.strides.empty() && i < shape.size(); ++i)
+    strides[i] = array.strides[loops_[cast<AffineDimExpr>(axes[i]).getPosition()].loop];
   return {{attr::kWorkspace, AffineMapAttr::get(sizesMap({array.offset}))},
-          {attr::kShape, AffineMapAttr::get(sizesMap(array.shape))},
+          {attr::kShape, AffineMapAttr::get(sizesMap(shape))},
           {attr::kStrides, AffineMapAttr::get(sizesMap(strides))}};
 }
 
@@ -211,11 +222,12 @@ Tensor StageBuilder::operand(uint32_t number) {
 }
 
 Tensor StageBuilder::workspace(const WorkspaceArray &array, std::vector<AffineExpr> index) {
-  return {addArgument(tensorType(array.shape, array.element), accessOf(array)), std::move(index)};
+  Value value = addArgument(tensorType(shapeOf(index), array.element), accessOf(array, index));
+  return {value, std::move(index)};
 }
 
 void StageBuilder::writeWorkspace(const Tensor &value, const WorkspaceArray &array) {
-  addResult(value.value, accessOf(array));
+  addResult(value.value, accessOf(array, value.index));
 }
 
 void StageBuilder::writeOperand(const Tensor &value, uint32_t number) {

@@ -14,11 +14,12 @@ namespace normforge {
 /// A size as an affine expression whose symbol i is named size i.
 mlir::AffineExpr toAffine(const SizeExpr &size, mlir::MLIRContext *context);
 
-/// An array in the workspace, dense.
+/// An array in the workspace.
 struct WorkspaceArray {
   SizeExpr offset; ///< bytes
-  std::vector<SizeExpr> shape;
   mlir::Type element;
+  /// By loop of the operator, in elements; empty: it is dense, as its user indexes it.
+  std::vector<SizeExpr> strides{};
 };
 
 /// A tensor with the stage's loops that index it, one an axis.
@@ -44,8 +45,8 @@ public:
   /// The stage's loop that is the operator's loop `loop`, or -1.
   int stageLoop(int loop) const;
   std::vector<mlir::AffineExpr> allLoops() const;
-  /// These loops of the operator, the lanes of a block after the blocks; with `chunks`, before them
-  /// the chunks of the other loops that are chunked.
+  /// These loops of the operator as the stage has them (Operator::seenFrom), the lanes of a block
+  /// after the blocks; with `chunks`, before them the chunks of the other loops that are chunked.
   std::vector<mlir::AffineExpr> space(llvm::ArrayRef<int> loops, bool chunks) const;
   /// Sizes of the axes of a tensor indexed by these expressions.
   std::vector<SizeExpr> shapeOf(llvm::ArrayRef<mlir::AffineExpr> index) const;
@@ -101,7 +102,9 @@ private:
   llvm::SmallVector<std::pair<const char *, mlir::Attribute>>
   accessOf(uint32_t index, llvm::ArrayRef<mlir::AffineExpr> axes) const;
   llvm::SmallVector<std::pair<const char *, mlir::Attribute>>
-  accessOf(const WorkspaceArray &array) const;
+  accessOf(const WorkspaceArray &array, llvm::ArrayRef<mlir::AffineExpr> axes) const;
+  /// The operator's loops that the stage has.
+  std::vector<int> ownLoops() const;
   const Operator &op_;
   const StagePlan &stage_;
   std::string symbol_;

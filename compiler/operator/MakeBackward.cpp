@@ -15,6 +15,9 @@ namespace normforge {
 /// The saved mean is a rounding away from m: m - mean is the mean of x - mean, which is summed as
 /// well. Without a mean (rms) the sums and terms of h alone are not there. Statistics that are
 /// given do not depend on x: dx = s*h, and m is the moving mean.
+///
+/// Of groups of channels the sums over elements are those of each channel, of u and u*(x - m), of
+/// which both the groups' sums of h and h*(x - m) and the channels' dgamma and dbeta are made.
 void OperatorBuilder::makeBackward() {
   const DType data = spec_.dtype, parameter = spec_.parameterDType;
   const bool moving = spec_.backwardStatistics == BackwardStatistics::Moving;
@@ -104,7 +107,8 @@ void OperatorBuilder::makeBackward() {
     known.push_back({"mean", operand(meanName)});
   if (needs.value && hasMean)
     known.push_back({"shift", isKept && beta ? *beta : constant(0)});
-  std::vector<Term> leaves = addStep("prepare", Reduce::None, keptLoops(), keptLoops(), known);
+  const std::vector<int> ofChannels = ofStatistics(keptLoops());
+  std::vector<Term> leaves = addStep("prepare", Reduce::None, ofChannels, ofChannels, known);
   auto take = [&, next = size_t(0)]() mutable { return leaves[next++]; };
   const Term s = take();
   const Term scale = isKept && gamma ? take() : s;
@@ -163,30 +167,63 @@ void OperatorBuilder::makeBackward() {
     if (needsProduct)
       product = *next++;
     if (needsRest)
-      rest = *next++ / n;
+      rest = *next++;
     for (const Named &one : sums)
       if (!one.operand.empty())
         made.push_back({one.name, *next++, one.operand});
   }
-  if (rest)
+  // The sums of groups; those of channels stay for their dgamma and dbeta.
+  std::optional<Term> channelSum, channelProduct;
+  if (op_.grouped) {
+    made.push_back({"channel_sum", *sum});
+    made.push_back({"channel_product", *product});
+    made.push_back({"channel_rest", *rest});
+    leaves = addStep("channels", Reduce::None, keptLoops(), keptLoops(), made);
+    auto next = leaves.end() - 3;
+    channelSum = next[0];
+    channelProduct = next[1];
+    auto weighed = [&](Term of) { return gamma ? of * *gamma : of; };
+    leaves = addStep("groups", Reduce::Sum, ofChannels, groupLoops(),
+                     {{"group_sum", weighed(next[0])},
+                      {"group_product", weighed(next[1])},
+                      {"group_rest_sum", next[2]}});
+    sum = leaves[0];
+    product = leaves[1];
+    rest = leaves[2];
+    made.clear();
+  }
+  if (rest) {
+    rest = *rest / n;
     product = fma(-*rest, *sum, *product);
+  }
 
   // What dt is made of, and gradients of parameters that have the statistics' loops, or more of
   // them.
-  const std::vector<int> parameters = parameterLoops();
-  const bool sameLoops = parameters == keptLoops();
+  const std::vector<int> parameters = ofStatistics(parameterLoops());
+  const bool sameLoops = parameters == ofChannels;
   const bool readsRest = rest && !isKept;
   const size_t written = made.size();
   if (readsRest)
     made.push_back({"rest", *rest});
   if (!moving) {
-    const Term seed = constant(2) / n * (isKept && gamma ? *gamma * *product : *product);
+    // Gamma is in the sums of groups.
+    const bool lacksGamma = isKept && gamma && !op_.grouped;
+    const Term seed = constant(2) / n * (lacksGamma ? *gamma * *product : *product);
     const Expr by = variance.expr;
     const auto slope = op_.exprs.gradients(deviation.expr, seed.expr, std::span(&by, 1));
     const Term ofX{&op_.exprs, slope[0].value()};
     made.push_back({"of_x", ofX});
     if (hasMean)
-      made.push_back({"of_one", -fma(ofX, *rest, scale * (*sum / n))});
+      made.push_back({"of_one", -fma(ofX, *rest, (op_.grouped ? deviation : scale) * (*sum / n))});
+  }
+  if (op_.grouped) {
+    made.push_back({"rest", *rest});
+    for (Named &one : made)
+      one.name = "group_" + one.name;
+    leaves = addStep("finalize", Reduce::None, groupLoops(), groupLoops(), made);
+    made = {{"of_x", leaves[0]}, {"of_one", leaves[1]}};
+    sum = channelSum;
+    product = fma(-leaves[2], *channelSum, *channelProduct);
   }
   if (isKept && spec_.scale)
     made.push_back({"dgamma", s * *product, sameLoops ? "dgamma" : ""});
@@ -194,7 +231,8 @@ void OperatorBuilder::makeBackward() {
     made.push_back({"dbeta", *sum, sameLoops ? "dbeta" : ""});
   std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
   if (!made.empty()) {
-    leaves = addStep("finalize", Reduce::None, keptLoops(), keptLoops(), made);
+    leaves = addStep(op_.grouped ? "per_channel" : "finalize", Reduce::None, ofChannels, ofChannels,
+                     made);
     auto next = leaves.begin() + static_cast<std::ptrdiff_t>(written);
     if (readsRest)
       rest = *next++;
@@ -259,7 +297,7 @@ void OperatorBuilder::makeBackward() {
   if (ownBeta && !sameLoops)
     own.push_back({"dbeta", *ownBeta, "dbeta"});
   if (!own.empty())
-    addSums(keptLoops(), parameters, own, suffix);
+    addSums(ofChannels, parameters, own, suffix);
 }
 
 } // namespace normforge

@@ -27,9 +27,14 @@ const char *shortName(Mode mode) {
     return "in";
   case Mode::Rms:
     return "rms";
+  case Mode::Group:
+    return "gn";
   }
   return "bn";
 }
+
+/// Loops over the groups of a grouped axis, over what one has of it, and over samples in blocks.
+constexpr char kGroupsName = 'g', kWithinName = 'k', kSamplesName = 's';
 
 char upper(char letter) { return static_cast<char>(letter - 'a' + 'A'); }
 
@@ -43,38 +48,51 @@ std::vector<const StepOperand *> stepOperands(const Spec &spec) {
   return operands;
 }
 
-std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes) {
+/// With `splits` a grouped axis is two loops, over groups and within one. A size of its own keeps
+/// sums over elements from having nothing to run over.
+std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes,
+                              bool splits) {
   std::vector<RawLoop> raw;
   const auto operands = stepOperands(spec);
-  auto add = [&](char letter, SizeExpr size, int axis, auto part) {
-    const bool named = spec.isAxis(axis);
+  auto add = [&](char letter, SizeExpr size, int axis, RawLoop::Part part) {
+    const bool kept = spec.indexesStatistics(axis) || spec.isGrouped(axis);
     raw.push_back({{std::string(1, letter), std::move(size)},
                    {axis},
                    part,
-                   spec.indexesStatistics(axis),
-                   named});
+                   kept && part != RawLoop::Within,
+                   spec.isAxis(axis)});
     for (const StepOperand *operand : operands)
       raw.back().operands.push_back(llvm::is_contained(operand->axes, axis));
   };
   const Layout &layout = spec.layout;
   for (int i = 0; i < spec.rank(); ++i)
-    if (i == layout.blockedAxis)
+    if (i == layout.blockedAxis) {
       add(upper(layout.axes[i]), ceilDivide(axisSizes[i], layout.block), i, RawLoop::Blocks);
-    else
+    } else if (splits && spec.isGrouped(i)) {
+      add(kGroupsName, spec.groups, i, RawLoop::Groups);
+      add(kWithinName, ceilDivide(axisSizes[i], spec.groups), i, RawLoop::Within);
+    } else {
       add(layout.axes[i], axisSizes[i], i, RawLoop::Whole);
+    }
   if (layout.isBlocked())
     add(layout.axes[layout.blockedAxis], layout.block, layout.blockedAxis, RawLoop::Lanes);
+  if (spec.mode == Mode::Group && llvm::all_of(raw, [](const RawLoop &r) { return r.kept; })) {
+    RawLoop one{{"1", 1}, {}};
+    one.operands.assign(operands.size(), false);
+    raw.insert(std::prev(raw.end()), std::move(one));
+  }
   return raw;
 }
 
-/// Drops axes of size 1, but for the last of its kind, then joins neighbors that everything indexes
-/// alike.
-std::vector<RawLoop> joinLoops(std::vector<RawLoop> raw) {
+/// Drops axes of size 1, but for the last of its kind and a grouped one, then joins neighbors that
+/// everything indexes alike.
+std::vector<RawLoop> joinLoops(const Spec &spec, std::vector<RawLoop> raw) {
   auto hasOther = [&](const RawLoop &one) {
     return llvm::any_of(raw, [&](const RawLoop &r) { return &r != &one && r.kept == one.kept; });
   };
   for (size_t i = 0; i < raw.size();)
-    if (raw[i].part == RawLoop::Whole && raw[i].loop.size.constant() == 1 && hasOther(raw[i]))
+    if (raw[i].part == RawLoop::Whole && raw[i].loop.size.constant() == 1 && hasOther(raw[i]) &&
+        !(raw[i].axes.size() == 1 && spec.isGrouped(raw[i].axes.front())))
       raw.erase(raw.begin() + static_cast<std::ptrdiff_t>(i));
     else
       ++i;
@@ -107,9 +125,13 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(spec) {
   op_.sizes = spec.sizeNames();
   op_.scalars = spec.scalars(phase);
   // Nothing has no statistics.
-  if (phase != Phase::Inference)
-    for (uint32_t i = 0; i < op_.sizes.size(); ++i)
-      op_.constraints.push_back({i, 1, 1});
+  const int64_t least = phase == Phase::Inference ? 0 : 1;
+  for (uint32_t i = 0; i < op_.sizes.size(); ++i) {
+    const bool isGrouped = spec.mode == Mode::Group &&
+                           spec.shape[static_cast<size_t>(spec.axes.front())].name == op_.sizes[i];
+    if (least > 0 || isGrouped)
+      op_.constraints.push_back({i, least, isGrouped ? spec.groups : 1});
+  }
 }
 
 Operator OperatorBuilder::build() {
@@ -135,7 +157,8 @@ Operator OperatorBuilder::build() {
 void OperatorBuilder::makeLoops() {
   for (const Size &size : spec_.shape)
     axisSizes_.push_back(sizeOf(size, op_.sizes));
-  loops_ = joinLoops(rawLoops(spec_, axisSizes_));
+  const bool splits = splitsGroupedAxis();
+  loops_ = joinLoops(spec_, rawLoops(spec_, axisSizes_, splits));
   for (const RawLoop &raw : loops_)
     op_.loops.push_back(raw.loop);
   const Layout &layout = spec_.layout;
@@ -144,10 +167,55 @@ void OperatorBuilder::makeLoops() {
     op_.elements = op_.elements * (i == layout.blockedAxis ? ceilDivide(axisSizes_[i], layout.block)
                                                            : axisSizes_[i]);
     if (!spec_.indexesStatistics(i))
-      op_.groupSize = op_.groupSize * axisSizes_[i];
+      op_.groupSize = op_.groupSize * (spec_.isGrouped(i) ? channelsOfGroup() : axisSizes_[i]);
   }
-  if (!layout.isBlocked())
-    return;
+  if (layout.isBlocked())
+    makeBlocked();
+  if (spec_.mode == Mode::Group && !splits)
+    addGroups();
+}
+
+/// Whether a group's statistics are taken of its elements at once, and the data's loops are those
+/// of groups and within them. Otherwise they are made of sums of each channel: where channels are
+/// innermost or in blocks, so that their sums are columns whatever the groups are, and in the
+/// backward phase, which needs the sums of channels for dgamma and dbeta.
+bool OperatorBuilder::splitsGroupedAxis() const {
+  if (spec_.mode != Mode::Group || op_.phase == Phase::Backward || spec_.layout.isBlocked())
+    return false;
+  bool hasOthers = false;
+  for (int i = 0; i < spec_.rank(); ++i) {
+    if (spec_.isGrouped(i) || i == spec_.samplesAxis() || axisSizes_[i].constant() == 1)
+      continue;
+    if (i > spec_.axes.front())
+      return true;
+    hasOthers = true;
+  }
+  return !hasOthers;
+}
+
+/// Loops of statistics for the groups of an axis whose channels sums over elements keep, and for
+/// samples in blocks.
+void OperatorBuilder::addGroups() {
+  GroupedStatistics grouped;
+  auto add = [&](int axis, std::vector<Loop> own) {
+    GroupedStatistics::Axis &added = grouped.axes.emplace_back();
+    for (size_t i = 0; i < loops_.size(); ++i)
+      if (!loops_[i].axes.empty() && loops_[i].axes.back() == axis)
+        added.whole.push_back(static_cast<int>(i));
+    for (Loop &loop : own) {
+      added.own.push_back(static_cast<int>(op_.loops.size()));
+      op_.loops.push_back(std::move(loop));
+    }
+  };
+  add(spec_.axes.front(), {{std::string(1, kGroupsName), spec_.groups},
+                           {std::string(1, kWithinName), channelsOfGroup()}});
+  if (const int samples = spec_.samplesAxis(); samples == spec_.layout.blockedAxis)
+    add(samples, {{std::string(1, kSamplesName), axisSizes_[static_cast<size_t>(samples)]}});
+  op_.grouped = std::move(grouped);
+}
+
+void OperatorBuilder::makeBlocked() {
+  const Layout &layout = spec_.layout;
   op_.elements = op_.elements * SizeExpr(layout.block);
   BlockedAxis blocked;
   blocked.outer = static_cast<int>(
@@ -181,7 +249,8 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
       continue;
     const SizeExpr size = blocks && i == spec_.layout.blockedAxis
                               ? ceilDivide(axisSizes_[i], spec_.layout.block)
-                              : axisSizes_[i];
+                          : index.byGroup && spec_.isGrouped(i) ? SizeExpr(spec_.groups)
+                                                                : axisSizes_[i];
     operand.shape.insert(operand.shape.begin(), size);
     axisStrides[i] = stride;
     stride = size * stride;
@@ -189,15 +258,32 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
   if (blocks)
     operand.shape.push_back(SizeExpr(spec_.layout.block));
   for (const RawLoop &raw : loops_) {
-    SizeExpr loopStride = axisStrides[raw.axes.back()];
+    SizeExpr loopStride(0);
+    if (hasLoop(index, raw) && !raw.axes.empty())
+      loopStride = axisStrides[raw.axes.back()];
     if (raw.part == RawLoop::Blocks && !blocks)
       loopStride = loopStride * SizeExpr(spec_.layout.block);
     else if (raw.part == RawLoop::Lanes && blocks)
       loopStride = SizeExpr(1);
+    else if (raw.part == RawLoop::Groups && !index.byGroup)
+      loopStride = loopStride * channelsOfGroup();
     operand.strides.push_back(loopStride);
   }
+  for (size_t i = 0; op_.grouped && i < op_.grouped->axes.size(); ++i) {
+    const auto &[whole, own] = op_.grouped->axes[i];
+    const int axis = loops_[static_cast<size_t>(whole.back())].axes.back();
+    const SizeExpr &unit = blocks ? SizeExpr(0) : axisStrides[static_cast<size_t>(axis)];
+    if (own.size() == 1) {
+      operand.strides.push_back(unit);
+      continue;
+    }
+    operand.strides.push_back(index.byGroup ? unit : unit * channelsOfGroup());
+    operand.strides.push_back(index.byGroup ? SizeExpr(0) : unit);
+    if (index.byGroup)
+      operand.loops.push_back(own[0]);
+  }
   for (int i = 0; i < op_.rank(); ++i) {
-    if (!index.axes[static_cast<size_t>(loops_[i].axes.back())])
+    if (!hasLoop(index, loops_[i]))
       continue;
     // The lanes of a block follow the blocks where the axis is whole in memory.
     const bool isLanes = loops_[i].part == RawLoop::Lanes && !blocks;
@@ -314,13 +400,36 @@ std::optional<Term> OperatorBuilder::runningVarianceFactor(Term n, Term epsilon)
   return select(less(constant(0), denominator), n / denominator, one);
 }
 
+std::array<Term, 3> OperatorBuilder::moments() {
+  const Term x = value_;
+  const auto ofElements = addStep("moments", Reduce::Moments, allLoops(), keptLoops(),
+                                  {{"rounded_mean", x}, {"residual_sum", x}, {"square_sum", x}});
+  if (!op_.grouped)
+    return {ofElements[0], ofElements[1], ofElements[2]};
+  // Those of each channel, and of a group those of its channels' means, to which the channels' own
+  // are added (Chan, Golub, LeVeque 1983).
+  const Term count = size(op_.terms(op_.steps.back()));
+  const Term rest = zeroIfNan(ofElements[1] / count);
+  const Term mean = ofElements[0] + rest;
+  const auto channels = addStep("channels", Reduce::None, keptLoops(), keptLoops(),
+                                {{"channel_mean", mean},
+                                 {"channel_rest", rest - (mean - ofElements[0])},
+                                 {"channel_squares", fma(-ofElements[1], rest, ofElements[2])}});
+  const std::vector<int> loops = ofStatistics(keptLoops()), kept = groupLoops();
+  const auto ofMeans = addStep("groups", Reduce::Moments, loops, kept,
+                               {{"mean_of_means", channels[0]},
+                                {"mean_residual_sum", channels[0]},
+                                {"mean_square_sum", channels[0]}});
+  const auto sums = addStep("channel_sums", Reduce::Sum, loops, kept,
+                            {{"rest_sum", channels[1]}, {"channel_square_sum", channels[2]}});
+  return {ofMeans[0], count * (ofMeans[1] + sums[0]), fma(count, ofMeans[2], sums[1])};
+}
+
 /// Statistics of the batch, and what is written of them.
 OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool updates) {
-  const Term x = value_;
-  const auto moments = addStep("moments", Reduce::Moments, allLoops(), keptLoops(),
-                               {{"rounded_mean", x}, {"residual_sum", x}, {"square_sum", x}});
+  const auto moments = this->moments();
   const Term n = size(op_.groupSize);
-  const bool folds = parametersAreKept();
+  const bool folds = parametersAreKept() && !op_.grouped; // those of groups are each channel's
   std::optional<Term> gamma, beta, oldMean, oldVariance;
   if (folds && spec_.scale)
     gamma = operand("gamma");
@@ -346,7 +455,9 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
   Term shift = zeroIfNan(-rest * scale);
   if (beta)
     shift = *beta + shift;
-  std::vector<Named> results{{"mean", mean}, {"scale", scale}, {"shift", shift}};
+  std::vector<Named> results{{op_.grouped ? "group_mean" : "mean", mean},
+                             {op_.grouped ? "group_scale" : "scale", scale},
+                             {op_.grouped ? "group_shift" : "shift", shift}};
   if (training) {
     results.push_back({"batch_mean", mean, "batch_mean"});
     results.push_back({"batch_variance", variance, "batch_variance"});
@@ -361,7 +472,19 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
                        fma(weights.batchVariance, kept, weights.oldVariance * *oldVariance),
                        "moving_variance"});
   }
-  const auto leaves = addStep("finalize", Reduce::None, keptLoops(), keptLoops(), results);
+  auto leaves = addStep("finalize", Reduce::None, groupLoops(), groupLoops(), results);
+  if (op_.grouped) {
+    Term ofChannel = leaves[1], added = leaves[2];
+    if (spec_.scale) {
+      ofChannel = ofChannel * operand("gamma");
+      added = zeroIfNan(added * operand("gamma"));
+    }
+    if (spec_.center)
+      added = operand("beta") + added;
+    const std::vector<int> loops = ofStatistics(keptLoops());
+    leaves = addStep("per_channel", Reduce::None, loops, loops,
+                     {{"mean", leaves[0]}, {"scale", ofChannel}, {"shift", added}});
+  }
   return {leaves[0], leaves[1], leaves[2]};
 }
 

@@ -46,6 +46,63 @@ const Result &Operator::result(uint32_t number) const {
   return step.results[number - step.firstResult];
 }
 
+std::vector<int> Operator::seenFrom(std::span<const int> from, std::vector<int> of) const {
+  if (!grouped)
+    return of;
+  const bool ofData = llvm::all_of(from, [&](int loop) { return loop < rank(); });
+  for (const GroupedStatistics::Axis &axis : grouped->axes) {
+    const std::vector<int> &gone = ofData ? axis.own : axis.whole;
+    if (!llvm::all_of(gone, [&](int loop) { return llvm::is_contained(of, loop); }))
+      continue;
+    llvm::erase_if(of, [&](int loop) { return llvm::is_contained(gone, loop); });
+    llvm::append_range(of, ofData ? axis.whole : axis.own);
+  }
+  llvm::sort(of);
+  return of;
+}
+
+SizeExpr Operator::terms(const Step &step) const {
+  const std::vector<int> &kept = step.results[0].loops;
+  if (isWhole(step) && !grouped)
+    return groupSize;
+  auto isReduced = [&](int loop) {
+    return llvm::is_contained(step.loops, loop) && !llvm::is_contained(kept, loop);
+  };
+  SizeExpr product(1);
+  for (int loop : step.loops) {
+    if (!isReduced(loop) || (blocked && loop == blocked->inner))
+      continue;
+    product = product * (blocked && loop == blocked->outer ? blocked->size : loops[loop].size);
+  }
+  return product;
+}
+
+Operator::Dense Operator::dense(std::vector<int> of) const {
+  of = seenFrom(std::vector<int>{0}, std::move(of)); // as the data has them
+  std::vector<int> order;
+  for (int loop : of) {
+    if (blocked && loop == blocked->inner)
+      continue;
+    order.push_back(loop);
+    if (blocked && loop == blocked->outer)
+      order.push_back(blocked->inner);
+  }
+  Dense dense{std::vector<SizeExpr>(loops.size(), SizeExpr(0)), SizeExpr(1)};
+  for (size_t i = order.size(); i-- > 0;) {
+    dense.strides[order[i]] = dense.elements;
+    dense.elements = loops[order[i]].size * dense.elements;
+  }
+  for (size_t i = 0; grouped && i < grouped->axes.size(); ++i) {
+    const auto &[whole, own] = grouped->axes[i];
+    if (!llvm::is_contained(of, whole.back()))
+      continue;
+    SizeExpr stride = dense.strides[whole.back()];
+    for (size_t loop = own.size(); loop-- > 0; stride = loops[own[loop]].size * stride)
+      dense.strides[own[loop]] = stride;
+  }
+  return dense;
+}
+
 bool Operator::reduces() const {
   return llvm::any_of(steps, [](const Step &step) { return step.reduce != Reduce::None; });
 }
@@ -53,7 +110,7 @@ bool Operator::reduces() const {
 std::vector<bool> Operator::kept(std::span<const uint32_t> of) const {
   const Result *found = nullptr;
   auto consider = [&](const Result &result) {
-    if (!found && result.loops.size() < loops.size())
+    if (!found && !isWhole(result.loops))
       found = &result;
   };
   for (uint32_t i : of)
@@ -64,9 +121,12 @@ std::vector<bool> Operator::kept(std::span<const uint32_t> of) const {
       if (exprs[expr].op == ExprOp::Result)
         consider(result(exprs[expr].index));
   std::vector<bool> kept(loops.size());
-  if (found)
-    for (int loop : found->loops)
-      kept[loop] = true;
+  if (!found)
+    return kept;
+  const auto whole = llvm::find_if(of, [&](uint32_t i) { return isWhole(steps[i]); });
+  const Step &seeing = steps[whole == of.end() ? of.front() : *whole];
+  for (int loop : seenFrom(seeing.loops, found->loops))
+    kept[loop] = true;
   return kept;
 }
 

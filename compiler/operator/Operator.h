@@ -8,6 +8,7 @@
 #include "compiler/expr/Expr.h"
 #include "compiler/spec/Spec.h"
 
+#include <algorithm>
 #include <optional>
 
 namespace normforge {
@@ -28,6 +29,19 @@ struct BlockedAxis {
   bool padded = false; ///< whether size may be no multiple of block
 };
 
+/// Kept axes of the data that steps over statistics count otherwise, by loops of their own, so that
+/// no group needs to meet a block and nothing over statistics has padding.
+struct GroupedStatistics {
+  /// `own` count the indices of `whole`, which are loops of the data, one or a blocked axis' two:
+  /// the index is that of own[0], or own[0]*size(own[1]) + own[1].
+  struct Axis {
+    std::vector<int> whole, own;
+  };
+  std::vector<Axis> axes; ///< the grouped one, by groups and within one, first
+  int groups() const { return axes.front().own[0]; }
+  int within() const { return axes.front().own[1]; }
+};
+
 /// Which values make sense in an operand, for those who draw some.
 enum class Values : uint8_t {
   Sample,   ///< of the data that statistics are taken of
@@ -42,8 +56,10 @@ struct Operand {
   Role role = Role::Data;
   Values values = Values::Any;
   DType dtype = DType::F32;
-  std::vector<SizeExpr> shape{};   ///< the host's view, dense, in memory order
-  std::vector<int> loops{};        ///< that index it, outermost in memory first
+  std::vector<SizeExpr> shape{}; ///< the host's view, dense, in memory order
+  /// That index it, outermost in memory first; of a grouped axis those of the data, or the groups
+  /// alone.
+  std::vector<int> loops{};
   std::vector<SizeExpr> strides{}; ///< by loop of the operator, in elements; 0: not indexed by it
   bool written = false;
   bool padded = false; ///< a blocked axis has its padding in memory, which is written as zeros
@@ -92,14 +108,17 @@ struct Operator {
   std::vector<Scalar> scalars;         ///< run-time numbers, in the order of nf_call.scalars
 
   Exprs exprs;
-  std::vector<Loop> loops; ///< in memory order of the data, the innermost last
+  /// In memory order of the data, the innermost last; after those rank() those of `grouped`.
+  std::vector<Loop> loops;
   std::optional<BlockedAxis> blocked;
+  std::optional<GroupedStatistics> grouped;
   std::vector<Operand> operands; ///< in the order of nf_call.args
   std::vector<Step> steps;       ///< each uses results of earlier ones alone
   SizeExpr groupSize;            ///< elements that a statistic is taken over, padding left out
   SizeExpr elements;             ///< of the data in memory, padding included
 
-  int rank() const { return static_cast<int>(loops.size()); }
+  /// The number of the data's loops.
+  int rank() const { return grouped ? grouped->groups() : static_cast<int>(loops.size()); }
   DType computeType() const { return computeDType(dtype); }
   std::vector<std::string> scalarNames() const;
   /// Index of an operand, or -1.
@@ -111,15 +130,33 @@ struct Operator {
   const Step &stepOf(uint32_t result) const;
   /// Whether some step reduces.
   bool reduces() const;
-  /// Whether every loop is one of the step's.
-  bool isWhole(const Step &step) const { return step.loops.size() == loops.size(); }
-  /// By loop: whether it indexes what these steps keep of the data, the first result with fewer
-  /// loops that they make, else the first that they read. The others are reduced over.
+  /// Whether these are all loops of the data.
+  bool isWhole(std::span<const int> of) const {
+    return of.size() == static_cast<size_t>(rank()) && (of.empty() || of.back() < rank());
+  }
+  bool isWhole(const Step &step) const { return isWhole(step.loops); }
+  bool isWhole(const Operand &operand) const {
+    return operand.loops.size() == static_cast<size_t>(rank()) &&
+           std::ranges::all_of(operand.loops, [this](int loop) { return loop < rank(); });
+  }
+  /// These loops as steps see them that run over `from`: where those have loops of `grouped` these
+  /// stand for the data's, and the other way around.
+  std::vector<int> seenFrom(std::span<const int> from, std::vector<int> of) const;
+  /// Terms of each sum of a step that reduces, padding left out.
+  SizeExpr terms(const Step &step) const;
+  /// A dense array that these loops index, in the data's order, a blocked axis' lanes after its
+  /// blocks and padding included.
+  struct Dense {
+    std::vector<SizeExpr> strides; ///< by loop of the operator, `grouped` too; or 0
+    SizeExpr elements;
+  };
+  Dense dense(std::vector<int> of) const;
+  /// By loop: whether it indexes what these steps, which run over the data or over statistics,
+  /// keep: the first result with fewer loops than the data that they make, else the first that they
+  /// read. The others are reduced over.
   std::vector<bool> kept(std::span<const uint32_t> steps) const;
   /// The same of all steps: the loops that index the statistics.
   std::vector<bool> kept() const;
-  /// Whether every loop indexes it.
-  bool isWhole(const Operand &operand) const { return operand.loops.size() == loops.size(); }
   /// Elements of all loops that index the statistics, a blocked axis rounded up to whole blocks.
   SizeExpr statistics() const;
   /// Bytes that one statistics group spans in an array of the data.

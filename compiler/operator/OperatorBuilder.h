@@ -8,6 +8,7 @@
 
 #include "llvm/ADT/STLExtras.h"
 
+#include <array>
 #include <numeric>
 #include <set>
 #include <span>
@@ -17,8 +18,8 @@ namespace normforge {
 /// A loop with the axes of the spec that it stands for.
 struct RawLoop {
   Loop loop;
-  std::vector<int> axes; ///< of the spec, outermost first
-  enum { Whole, Blocks, Lanes } part = Whole;
+  std::vector<int> axes; ///< of the spec, outermost first; none: one iteration of the data
+  enum Part { Whole, Blocks, Lanes, Groups, Within } part = Whole;
   bool kept = false, parameter = false; ///< index statistics; gamma and beta
   std::vector<bool> operands{};         ///< index each of the steps' operands
 };
@@ -33,9 +34,24 @@ private:
   struct Index {
     std::vector<bool> axes;
     bool isData = false;
+    bool byGroup = false; ///< a grouped axis by its groups alone
   };
 
   void makeLoops();
+  bool splitsGroupedAxis() const;
+  void makeBlocked();
+  void addGroups();
+  SizeExpr channelsOfGroup() const {
+    return ceilDivide(axisSizes_[static_cast<size_t>(spec_.axes.front())], SizeExpr(spec_.groups));
+  }
+  /// Whether an array has a loop.
+  bool hasLoop(const Index &index, const RawLoop &raw) const {
+    if (raw.axes.empty())
+      return index.isData;
+    if (!index.axes[static_cast<size_t>(raw.axes.back())])
+      return false;
+    return !(index.byGroup && spec_.isGrouped(raw.axes.back())) || raw.part == RawLoop::Groups;
+  }
   void makeOperands(bool training, bool updates);
   void makeBackward();
   void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
@@ -51,7 +67,10 @@ private:
     return indexOf([&](int axis) { return spec_.isAxis(axis); });
   }
   Index statisticIndex() const {
-    return indexOf([&](int axis) { return spec_.indexesStatistics(axis); });
+    Index index =
+        indexOf([&](int axis) { return spec_.indexesStatistics(axis) || spec_.isGrouped(axis); });
+    index.byGroup = spec_.mode == Mode::Group;
+    return index;
   }
   Index indexOf(const StepOperand &operand) const {
     if (operand.whole)
@@ -74,7 +93,7 @@ private:
   std::vector<int> loopsOf(const Index &index) const {
     std::vector<int> loops;
     for (int i = 0; i < op_.rank(); ++i)
-      if (index.axes[static_cast<size_t>(loops_[static_cast<size_t>(i)].axes.back())])
+      if (hasLoop(index, loops_[static_cast<size_t>(i)]))
         loops.push_back(i);
     return loops;
   }
@@ -100,13 +119,25 @@ private:
   std::vector<Term> addStep(const char *name, Reduce reduce, std::vector<int> loops,
                             const std::vector<int> &resultLoops, const std::vector<Named> &results);
   std::vector<int> allLoops() const {
-    std::vector<int> loops(op_.loops.size());
+    std::vector<int> loops(static_cast<size_t>(op_.rank()));
     std::iota(loops.begin(), loops.end(), 0);
     return loops;
   }
-  /// That index statistics; gamma and beta.
+  /// That index sums over elements; gamma and beta.
   std::vector<int> keptLoops() const { return loopsThat(&RawLoop::kept); }
   std::vector<int> parameterLoops() const { return loopsThat(&RawLoop::parameter); }
+  /// Loops of the data as steps over statistics have them.
+  std::vector<int> ofStatistics(std::vector<int> loops) const {
+    return op_.grouped ? op_.seenFrom(std::vector<int>{op_.grouped->groups()}, std::move(loops))
+                       : loops;
+  }
+  /// That index statistics: those of sums over elements, or the groups of their channels.
+  std::vector<int> groupLoops() const {
+    std::vector<int> loops = ofStatistics(keptLoops());
+    if (op_.grouped)
+      std::erase(loops, op_.grouped->within());
+    return loops;
+  }
   std::vector<int> loopsThat(bool RawLoop::*index) const {
     std::vector<int> loops;
     for (int i = 0; i < op_.rank(); ++i)
@@ -124,9 +155,11 @@ private:
     Term scale;
     std::optional<Term> shift;
   };
-  /// Gamma and beta are indexed as the statistics are, not by reduced loops: they are in scale and
-  /// shift.
-  bool parametersAreKept() const { return spec_.indexesStatistics(spec_.axes.front()); }
+  /// Gamma and beta are indexed by what sums over elements keep, not by reduced loops: they are in
+  /// scale and shift.
+  bool parametersAreKept() const {
+    return op_.grouped || spec_.indexesStatistics(spec_.axes.front());
+  }
   Term zeroIfNan(Term x) { return select(isNan(x), constant(0), x); }
   /// Keeps NaN.
   Term clampAtZero(Term x) {
@@ -139,6 +172,8 @@ private:
   };
   MomentumWeights momentumWeights();
   std::optional<Term> runningVarianceFactor(Term n, Term epsilon);
+  /// The mean of x as rounded, and the sums of what remains and of its squares.
+  std::array<Term, 3> moments();
   Statistics batchStatistics(bool training, bool updates);
   Statistics meanOfSquares(bool training);
   Statistics movingStatistics();

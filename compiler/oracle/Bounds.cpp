@@ -74,11 +74,24 @@ private:
     return !op_.blocked ||
            index_[op_.blocked->outer] * op_.blocked->block + index_[op_.blocked->inner] < limit_;
   }
-  /// Position of the current index among the elements of a result.
-  size_t position(const std::vector<int> &loops) const {
+  /// A dense array of values, as the operator has them.
+  struct Extent {
+    std::vector<int64_t> strides; ///< by loop
+    size_t elements = 0;
+  };
+  Extent extentOf(const std::vector<int> &loops) const {
+    const Operator::Dense dense = op_.dense(loops);
+    Extent extent;
+    for (const SizeExpr &stride : dense.strides)
+      extent.strides.push_back(stride.evaluate(sizes_).value());
+    extent.elements = static_cast<size_t>(dense.elements.evaluate(sizes_).value());
+    return extent;
+  }
+  /// Position of the current index in it.
+  size_t position(const Extent &extent) const {
     int64_t at = 0;
-    for (int loop : loops)
-      at = at * extents_[loop] + index_[loop];
+    for (size_t loop = 0; loop < extent.strides.size(); ++loop)
+      at += index_[loop] * extent.strides[loop];
     return static_cast<size_t>(at);
   }
   int64_t count(const std::vector<int> &loops) const {
@@ -95,7 +108,7 @@ private:
   }
   int64_t offset(size_t operand) const {
     int64_t at = 0;
-    for (int loop : op_.operands[operand].loops)
+    for (size_t loop = 0; loop < index_.size(); ++loop)
       at += index_[loop] * strides_[operand][loop];
     return at;
   }
@@ -126,8 +139,8 @@ private:
   std::vector<int64_t> index_;                ///< by loop
   std::vector<Bounded> values_;               ///< by node
   std::vector<bool> isRead_;                  ///< by result, whether another step reads it
-  std::vector<const std::vector<int> *> loopsOfResult_;
-  std::vector<Array> results_; ///< by result, of those that are read
+  std::vector<Extent> extentOfResult_;        ///< by result
+  std::vector<Array> results_;                ///< by result, of those that are read
   std::map<std::string, Tolerance> tolerances_;
   int64_t terms_ = 0; ///< of the longest sum
 };
@@ -182,7 +195,7 @@ Bounded Evaluator::evaluate(Expr expr) {
   case ExprOp::Operand: // a kernel computes with what is stored
     return {inputsOf_[node.index]->get(offset(node.index)), 0};
   case ExprOp::Result: {
-    return results_[node.index][position(*loopsOfResult_[node.index])];
+    return results_[node.index][position(extentOfResult_[node.index])];
   }
   case ExprOp::Scalar:
     return given(scalars_[node.index]);
@@ -275,12 +288,12 @@ void Evaluator::evaluate(const std::vector<Expr> &nodes) {
 void Evaluator::takeMoments(const Step &step) {
   const Expr root = step.results[0].value;
   const std::vector<Expr> nodes = nodesOf(std::span(&root, 1));
-  const std::vector<int> &kept = step.results[0].loops;
+  const Extent &kept = extentOfResult_[step.firstResult];
   struct Group {
     long double sum = 0, residuals = 0, squares = 0;
     double n = 0, errors = 0, largest = 0, mean = 0;
   };
-  std::vector<Group> groups(static_cast<size_t>(count(kept)));
+  std::vector<Group> groups(kept.elements);
   forEach(step.loops, [&] {
     evaluate(nodes);
     Group &g = groups[position(kept)];
@@ -330,12 +343,12 @@ void Evaluator::takeMoments(const Step &step) {
 void Evaluator::takeSum(const Step &step) {
   const std::vector<Expr> roots = step.values();
   const std::vector<Expr> nodes = nodesOf(roots);
-  const std::vector<int> &kept = step.results[0].loops;
+  const Extent &kept = extentOfResult_[step.firstResult];
   struct Total {
     long double sum = 0, absolute = 0;
     double n = 0, errors = 0, largest = 0;
   };
-  const auto count = static_cast<size_t>(this->count(kept));
+  const size_t count = kept.elements;
   std::vector<Total> totals(roots.size() * count);
   forEach(step.loops, [&] {
     evaluate(nodes);
@@ -372,7 +385,7 @@ void Evaluator::takeMap(const Step &step) {
   for (size_t i = 0; i < step.results.size(); ++i) {
     const Result &result = step.results[i];
     if (isRead_[step.firstResult + i])
-      results_[step.firstResult + i].resize(static_cast<size_t>(count(result.loops)));
+      results_[step.firstResult + i].resize(extentOfResult_[step.firstResult + i].elements);
     if (result.operand >= 0)
       allowed[i] = std::make_shared<std::vector<double>>(
           static_cast<size_t>(elements(op_.operands[result.operand])));
@@ -384,14 +397,14 @@ void Evaluator::takeMap(const Step &step) {
       const Bounded found = values_[roots[i]];
       const bool isRead = isRead_[step.firstResult + i];
       if (isRead)
-        results_[step.firstResult + i][position(result.loops)] = found;
+        results_[step.firstResult + i][position(extentOfResult_[step.firstResult + i])] = found;
       if (result.operand < 0)
         continue;
       // It is rounded once more where it is stored in fewer digits, and read as it is stored.
       const DType stored = op_.operands[result.operand].dtype;
       // The reference reads it as it rounds it, too: the two may be a unit in the last place apart.
       if (isRead && op_.isWhole(op_.operands[result.operand]))
-        results_[step.firstResult + i][position(result.loops)].error +=
+        results_[step.firstResult + i][position(extentOfResult_[step.firstResult + i])].error +=
             2 * unitRoundoff(stored) * (std::abs(found.value) + found.error) + tiny(stored);
       // The reference rounds, too, in f64.
       double error = found.error * (1 + unitRoundoff(DType::F64) / u_);
@@ -430,7 +443,7 @@ std::map<std::string, Tolerance> Evaluator::run() {
   results_.resize(results);
   isRead_.resize(results);
   for (uint32_t i = 0; i < results; ++i)
-    loopsOfResult_.push_back(&op_.result(i).loops);
+    extentOfResult_.push_back(extentOf(op_.result(i).loops));
   for (const Step &step : op_.steps)
     for (const Result &result : step.results)
       for (Expr expr : op_.exprs.nodesOf(std::span(&result.value, 1)))

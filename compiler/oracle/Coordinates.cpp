@@ -29,10 +29,12 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
 
   // Parameters are indexed by `axis` in every mode. Statistics are kept per index of `axis`; in
   // layer and RMS normalization per index of all other axes; in instance normalization per index of
-  // `axis` and sample, whose axis is n, else b, else the first.
+  // `axis` and sample, whose axis is n, else b, else the first; in group normalization the same of
+  // `axis` cut into equal runs.
   const bool ofOthers = spec.mode == Mode::Sample || spec.mode == Mode::Rms;
   int samples = -1;
-  if (spec.mode == Mode::Instance) {
+  const bool isGroup = spec.mode == Mode::Group;
+  if (spec.mode == Mode::Instance || isGroup) {
     samples = static_cast<int>(std::min(layout.axes.find('n'), layout.axes.size()));
     if (samples == rank)
       samples = static_cast<int>(std::min(layout.axes.find('b'), layout.axes.size()));
@@ -46,7 +48,7 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
     if (indexesParameter[axis])
       parameterShape_.push_back(shape_[axis]);
     if (indexesGroup[axis])
-      groupShape_.push_back(shape_[axis]);
+      groupShape_.push_back(isGroup && spec.isAxis(axis) ? spec.groups : shape_[axis]);
   }
   elements_ = product(shape_);
   groups_ = product(groupShape_);
@@ -66,11 +68,14 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
         place.offset = (i / layout.block) * memoryStride[axis] + i % layout.block;
       else
         place.offset = i * memoryStride[axis];
-      place.group = indexesGroup[axis] ? i * groupStride : 0;
+      const int64_t group = isGroup && spec.isAxis(axis) ? i / (shape_[axis] / spec.groups) : i;
+      place.group = indexesGroup[axis] ? group * groupStride : 0;
       place.parameter = indexesParameter[axis] ? i * parameterStride : 0;
       steps_[axis].push_back(place);
     }
-    groupStride *= indexesGroup[axis] ? shape_[axis] : 1;
+    groupStride *= !indexesGroup[axis]            ? 1
+                   : isGroup && spec.isAxis(axis) ? spec.groups
+                                                  : shape_[axis];
     parameterStride *= indexesParameter[axis] ? shape_[axis] : 1;
   }
 }

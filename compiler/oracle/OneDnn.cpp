@@ -350,7 +350,7 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
 std::unique_ptr<OneDnn> OneDnn::create(const Spec &spec, Phase phase, const Sizes &sizes,
                                        const Arrays &inputs, const Numbers &scalars, int threads,
                                        std::string &whyNot) {
-  if (spec.mode == Mode::Instance || spec.mode == Mode::Rms) {
+  if (spec.mode > Mode::Batch) {
     whyNot = fmt::format("mode {}: not in oneDNN as it is", toString(spec.mode));
     return nullptr;
   }
@@ -371,8 +371,8 @@ std::unique_ptr<OneDnn> OneDnn::createTransposed(const Spec &spec, Phase phase, 
       whyNot = fmt::format("{}: not computed with oneDNN here", step.text());
       return nullptr;
     }
-  if (spec.mode != Mode::Sample && spec.mode != Mode::Instance) {
-    whyNot = "modes 1 and instance alone are checked through the transposed problem";
+  if (spec.mode != Mode::Sample && spec.mode != Mode::Instance && spec.mode != Mode::Group) {
+    whyNot = "modes 1, instance and group alone are checked through the transposed problem";
     return nullptr;
   }
   return make(spec, phase, sizes, inputs, scalars, threads, Way::TransposedBatchNorm, whyNot);

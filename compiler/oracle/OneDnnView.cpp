@@ -12,14 +12,29 @@ struct Run {
   int64_t size;
 };
 
-std::vector<bool> keptAxes(const Spec &spec) {
-  std::vector<bool> kept(spec.rank());
-  for (int axis = 0; axis < spec.rank(); ++axis)
-    kept[axis] = spec.indexesStatistics(axis);
-  return kept;
+/// The axes, and which index the statistics; a grouped one is two: its groups, and what they have.
+struct Axes {
+  std::vector<int64_t> shape;
+  std::vector<bool> kept;
+};
+
+Axes axesOf(const Spec &spec, const Coordinates &at) {
+  Axes axes;
+  for (int axis = 0; axis < spec.rank(); ++axis) {
+    int64_t size = at.shape()[static_cast<size_t>(axis)];
+    if (spec.isGrouped(axis)) {
+      axes.shape.push_back(spec.groups);
+      axes.kept.push_back(true);
+      size /= spec.groups;
+    }
+    axes.shape.push_back(size);
+    axes.kept.push_back(spec.indexesStatistics(axis));
+  }
+  return axes;
 }
 
-std::vector<Run> merge(const std::vector<int64_t> &shape, const std::vector<bool> &kept) {
+std::vector<Run> merge(const Axes &axes) {
+  const auto &[shape, kept] = axes;
   std::vector<Run> runs;
   for (size_t axis = 0; axis < shape.size(); ++axis) {
     if (!runs.empty() && runs.back().kept == kept[axis])
@@ -49,11 +64,11 @@ std::string pattern(const std::vector<Run> &runs) {
 
 std::optional<OneDnnView> viewAsBatchNorm(const Spec &spec, const Coordinates &at,
                                           std::string &whyNot) {
-  const std::vector<int64_t> &shape = at.shape();
-  const std::vector<bool> kept = keptAxes(spec);
+  const Axes axes = axesOf(spec, at);
+  const auto &[shape, kept] = axes;
   const auto keptCount = std::count(kept.begin(), kept.end(), true);
   const int channel = static_cast<int>(std::find(kept.begin(), kept.end(), true) - kept.begin());
-  const int rank = spec.rank();
+  const int rank = static_cast<int>(shape.size());
 
   OneDnnView view;
   if (spec.layout.isBlocked()) {
@@ -85,7 +100,7 @@ std::optional<OneDnnView> viewAsBatchNorm(const Spec &spec, const Coordinates &a
 
   // Everything else as [N, C, S] where its axes merge to that, with an axis of size 1 before S:
   // for rank 2 and 3, oneDNN 2.6 has plain loops alone. Where C is innermost, as nhwc.
-  const std::vector<Run> runs = merge(shape, kept);
+  const std::vector<Run> runs = merge(axes);
   const std::string form = pattern(runs);
   if (form == "RK") {
     const int64_t n = runs[0].size, c = runs[1].size;
@@ -115,7 +130,7 @@ std::optional<OneDnnView> viewAsLayerNorm(const Spec &spec, const Coordinates &a
     whyNot = "oneDNN's layer normalization has no blocked layouts";
     return std::nullopt;
   }
-  const std::vector<Run> runs = merge(at.shape(), keptAxes(spec));
+  const std::vector<Run> runs = merge(axesOf(spec, at));
   const std::string form = pattern(runs);
   OneDnnView view;
   if (form == "KR") {

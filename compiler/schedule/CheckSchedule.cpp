@@ -36,6 +36,17 @@ private:
   bool isElements(const Step &step) const {
     return step.reduce == Reduce::None && op_.isWhole(step);
   }
+  /// Whether a step stores a value for every element that the stage's tiles go over.
+  bool isElementsOf(const StagePlan &stage, const Step &step) const {
+    const std::vector<bool> kept = op_.kept(stage.stepNumbers());
+    return isElements(step) ||
+           (step.reduce == Reduce::None &&
+            std::any_of(step.loops.begin(), step.loops.end(), [&](int i) { return !kept[i]; }));
+  }
+  bool countsGroups(const Step &step) const {
+    return std::any_of(step.loops.begin(), step.loops.end(),
+                       [&](int loop) { return loop >= op_.rank(); });
+  }
   static bool keeps(const Step &step, int loop) {
     const std::vector<int> &kept = step.results[0].loops;
     return std::find(kept.begin(), kept.end(), loop) != kept.end();
@@ -249,11 +260,19 @@ std::string Checker::checkStep(size_t index, const StepPlan &plan) {
     return fmt::format("step {} is done twice", step.name);
   if (plan.part != Part::Whole && step.reduce == Reduce::None)
     return fmt::format("step {} is no reduction, and has no partials", step.name);
-  const bool keepsOthers = !isElements(step) && !isCarried(op_, stage, plan) &&
+  // A grouped axis has other loops in the data than among statistics.
+  for (const StepPlan &other : stage.steps)
+    if (countsGroups(step) != countsGroups(op_.steps[other.step]))
+      return fmt::format("steps {} and {}: one runs over loops {} and {}, the other over those of "
+                         "the data; expected a stage for each",
+                         step.name, op_.steps[other.step].name,
+                         op_.loops[op_.grouped->groups()].name,
+                         op_.loops[op_.grouped->within()].name);
+  const bool keepsOthers = !isElementsOf(stage, step) && !isCarried(op_, stage, plan) &&
                            op_.kept(std::span(&plan.step, 1)) != op_.kept(stage.stepNumbers());
   if (keepsOthers)
     return fmt::format("step {} keeps other loops than the stage does", step.name);
-  if (stage.merges() && isElements(step))
+  if (stage.merges() && isElementsOf(stage, step))
     return fmt::format("step {} runs over elements; a stage that merges has none", step.name);
   if (plan.part == Part::Partial) {
     if (std::string wrong = checkPartial(stage, plan); !wrong.empty())

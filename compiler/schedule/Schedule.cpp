@@ -14,7 +14,7 @@ std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, 
   const StagePlan &stage = schedule.stages[index];
   const std::vector<bool> kept = op.kept(stage.stepNumbers());
   auto all = [&](auto append) {
-    for (int i = 0; i < op.rank(); ++i)
+    for (int i = 0; i < static_cast<int>(op.loops.size()); ++i)
       append(i);
   };
   if (!stage.merges()) {

@@ -55,7 +55,7 @@ int lastKept(const std::vector<bool> &kept) {
 struct Selection {
   const Operator &op;
   const TargetDescription &target;
-  std::vector<bool> kept; ///< by loop
+  std::vector<bool> kept; ///< by loop of the data
   int64_t element;
   int64_t vector;
   int64_t mostBodies;      ///< of elements' formulas in flight
@@ -68,8 +68,10 @@ struct Selection {
   Selection(const Operator &op, const TargetDescription &target, std::vector<bool> keptLoops)
       : op(op), target(target), kept(std::move(keptLoops)),
         element(static_cast<int64_t>(byteSize(op.dtype))),
-        vector(target.lanes(byteSize(op.computeType()))), tiled(lastKept(kept)),
-        lanesReduced(!kept.back()) {
+        vector(target.lanes(byteSize(op.computeType()))) {
+    kept.resize(static_cast<size_t>(op.rank()));
+    tiled = lastKept(kept);
+    lanesReduced = !kept.back();
     int64_t cost = 1, ofSums = 1; // of the formulas of elements, and of what is summed
     for (const Step &step : op.steps) {
       if (!op.isWhole(step))
@@ -153,7 +155,7 @@ struct Selection {
     StagePlan stage;
     stage.vector = vector;
     stage.tiled = tiled;
-    stage.chunks.assign(op.loops.size(), 0);
+    stage.chunks.assign(kept.size(), 0);
     if (lanesReduced) {
       stage.tile = reduces ? rowTile() : 1;
       stage.unroll = rowUnroll(stage.tile);
@@ -349,9 +351,15 @@ struct Selection {
     schedule.stages.back() = small(schedule);
   }
 
+  /// By loop of the data, whether a step keeps it.
+  std::vector<bool> keptBy(uint32_t step) const {
+    std::vector<bool> own = op.kept(std::span(&step, 1));
+    own.resize(kept.size());
+    return own;
+  }
   bool isCarriedBy(uint32_t step) const {
     return op.isWhole(op.steps[step]) && op.steps[step].reduce != Reduce::None &&
-           op.kept(std::span(&step, 1)) != kept;
+           keptBy(step) != kept;
   }
   /// Whether a step reads results of these.
   bool reads(uint32_t step, std::span<const StepPlan> makers) const {
@@ -365,19 +373,25 @@ struct Selection {
 
   /// Whether tasks take parts of what a step reduces over.
   bool cutsReduced(const StagePlan &stage, uint32_t step) const {
-    const std::vector<bool> own = op.kept(std::span(&step, 1));
+    const std::vector<bool> own = keptBy(step);
     for (size_t i = 0; i < own.size(); ++i)
       if (!own[i] && stage.chunks[i] > 0)
         return true;
     return false;
   }
   /// Whether one stage can do all that is done with the data: reductions keep what its tiles keep,
-  /// or are carried.
+  /// or are carried, and nothing that elements are made of is summed from other sums.
   bool fuses() const {
+    std::vector<StepPlan> sumsOfSums; // and what is made of them
     for (uint32_t i = 0; i < op.steps.size(); ++i) {
+      const bool dependsOn = reads(i, sumsOfSums);
+      if (op.isWhole(op.steps[i]) && dependsOn)
+        return false;
+      if (!op.isWhole(op.steps[i]) && (dependsOn || op.steps[i].reduce != Reduce::None))
+        sumsOfSums.push_back({i, Part::Whole});
       if (!isCarriedBy(i))
         continue;
-      const std::vector<bool> own = op.kept(std::span(&i, 1));
+      const std::vector<bool> own = keptBy(i);
       for (size_t loop = 0; loop < kept.size(); ++loop)
         if (own[loop] == kept[loop])
           return false;
@@ -429,6 +443,14 @@ struct Selection {
     }
     return schedule;
   }
+  /// Whether a stage over statistics may reduce them once more: to what it keeps, over its loops.
+  bool takesReduction(const StagePlan &stage, uint32_t step) const {
+    const uint32_t first = stage.steps.front().step;
+    return !stage.merges() && !op.isWhole(op.steps[first]) &&
+           op.steps[first].reduce != Reduce::None &&
+           op.steps[first].loops == op.steps[step].loops &&
+           op.kept(std::span(&first, 1)) == op.kept(std::span(&step, 1));
+  }
   /// Every reduction has a stage of partial results and one that merges them, with the maps that
   /// follow; the elements come last.
   Schedule split(const Schedule &base) const {
@@ -450,7 +472,10 @@ struct Selection {
       }
       if (!op.isWhole(step)) {
         addPending();
-        addSmall(schedule, step.name, {{i, Part::Whole}});
+        if (follows && takesReduction(schedule.stages.back(), i))
+          schedule.stages.back().steps.push_back({i, Part::Whole});
+        else
+          addSmall(schedule, step.name, {{i, Part::Whole}});
         follows = true;
         continue;
       }
@@ -569,7 +594,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   const Schedule split = selection.split(base);
   if (!selection.fuses())
-    return byStores(split, "sums of several kinds: a pass for each, merged in a fixed order");
+    return byStores(split, "sums that wait for others: a pass for each, merged in a fixed order");
   const Schedule fused = selection.single(base, selection.fused(), "fused");
   const StagePlan &whole = fused.stages[0];
 

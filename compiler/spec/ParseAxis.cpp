@@ -1,7 +1,6 @@
 // Keys `axis` and `groups`.
 #include "compiler/spec/Parser.h"
 
-#include "compiler/spec/Unbuilt.h"
 #include "compiler/spec/Values.h"
 
 #include <algorithm>
@@ -78,15 +77,23 @@ void Parser::checkReducedAxes(size_t offset) {
   if (spec_.mode == Mode::Sample || spec_.mode == Mode::Rms)
     return;
   const std::string mode =
-      spec_.mode == Mode::Instance
-          ? "mode instance"
+      spec_.mode == Mode::Instance || spec_.mode == Mode::Group
+          ? fmt::format("mode {}", toString(spec_.mode))
           : fmt::format("mode {} ({})", static_cast<int>(spec_.mode), toString(spec_.mode));
-  if (spec_.mode == Mode::Instance && spec_.isAxis(spec_.samplesAxis())) {
+  const bool ofSamples = spec_.mode == Mode::Instance || spec_.mode == Mode::Group;
+  if (ofSamples && spec_.isAxis(spec_.samplesAxis())) {
     diagnostics_.error(offset,
-                       fmt::format("axis has '{}', the samples axis of layout '{}'; mode instance "
-                                   "keeps statistics for each sample anyway",
+                       fmt::format("axis has '{}', the samples axis of layout '{}'; {} keeps "
+                                   "statistics for each sample anyway",
                                    spec_.layout.axes[static_cast<size_t>(spec_.samplesAxis())],
-                                   spec_.layout.text));
+                                   spec_.layout.text, mode));
+    return;
+  }
+  if (spec_.mode == Mode::Group) {
+    if (spec_.axes.size() > 1)
+      diagnostics_.error(offset, fmt::format("axis has {} axes; mode group takes one, which it "
+                                             "cuts into groups",
+                                             spec_.axes.size()));
     return;
   }
   for (int axis = 0; axis < spec_.rank(); ++axis)
@@ -161,24 +168,14 @@ void Parser::checkGroups() {
                                                   quoted(modeName_)));
     return;
   }
-  int64_t size = 1;
-  if (axesKnown_)
-    for (int axis : spec_.axes)
-      if (__builtin_mul_overflow(size, spec_.shape[static_cast<size_t>(axis)].value, &size))
-        size = 0;
-  if (axesKnown_ && size > 0 && size % groups->value != 0)
+  spec_.groups = groups->value;
+  if (!axesKnown_ || !shapeKnown_)
+    return;
+  const auto axis = static_cast<size_t>(spec_.axes.front());
+  const Size &size = spec_.shape[axis]; // a named one is checked at the call
+  if (!size.isNamed() && size.value % groups->value != 0)
     error(entry->value, fmt::format("groups {} does not divide {}, the size of axis {}",
-                                    groups->value, size, axisText()));
-  else
-    refuse(*entry, "", diagnostics_);
-}
-
-std::string Parser::axisText() const {
-  std::string text;
-  for (int axis : spec_.axes)
-    text +=
-        fmt::format("{}{}", text.empty() ? "" : ", ", spec_.layout.axes[static_cast<size_t>(axis)]);
-  return text;
+                                    groups->value, size.value, spec_.layout.axes[axis]));
 }
 
 } // namespace normforge::spec

@@ -20,10 +20,10 @@ constexpr Choice semanticsNames[] = {
 constexpr Alias semanticsAliases[] = {{"keras", "keras-1.2"},     {"keras-1", "keras-1.2"},
                                       {"torch", "pytorch"},       {"onnx", "onnx-15"},
                                       {"tensorflow", "tf-keras"}, {"keras-2", "tf-keras"}};
-/// In the order of Mode, then what is not built.
+/// In the order of Mode.
 constexpr Choice modeNames[] = {{"feature"},  {"sample"}, {"batch"},
-                                {"instance"}, {"rms"},    {"group", false}};
-constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance or rms";
+                                {"instance"}, {"rms"},    {"group"}};
+constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance, rms or group";
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
 constexpr Choice phaseNames[] = {{"inference"},     {"training"},          {"backward"},
@@ -149,10 +149,11 @@ void Parser::readMode() {
       spec_.mode = static_cast<Mode>(i);
   modeKnown_ = modeKnown_ && !modeName_.empty();
   // What a preset does otherwise in mode 1 is of this framework's layer of that time.
-  spec_.epsilonPosition = spec_.mode == Mode::Sample ? preset_->sampleEpsilonPosition
-                          : spec_.mode == Mode::Rms || spec_.mode == Mode::Instance
-                              ? EpsilonPosition::Inside
-                              : preset_->epsilonPosition;
+  spec_.epsilonPosition =
+      spec_.mode == Mode::Sample ? preset_->sampleEpsilonPosition
+      : spec_.mode == Mode::Rms || spec_.mode == Mode::Instance || spec_.mode == Mode::Group
+          ? EpsilonPosition::Inside
+          : preset_->epsilonPosition;
   spec_.center = spec_.hasMean(); // unless it is written
 }
 

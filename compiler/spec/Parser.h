@@ -41,9 +41,7 @@ private:
   void useAxisDefault();
   void checkReducedAxes(size_t offset);
   std::optional<int> readOneAxis(const Value &item);
-  /// Mode `group` is not built yet, but what is wrong in itself is said first.
   void checkGroups();
-  std::string axisText() const;
   void readEpsilon();
   std::optional<double> readRatio(const Value &value);
   void readMomentum();

@@ -56,6 +56,8 @@ std::string_view toString(Mode mode) {
     return "instance";
   case Mode::Rms:
     return "rms";
+  case Mode::Group:
+    return "group";
   }
   return "";
 }
@@ -144,6 +146,8 @@ bool Spec::indexesStatistics(int i) const {
     return !isAxis(i);
   case Mode::Instance:
     return isAxis(i) || i == samplesAxis();
+  case Mode::Group:
+    return i == samplesAxis();
   }
   return false;
 }
@@ -208,6 +212,8 @@ std::string canonicalText(const Spec &spec) {
   text += " axes=";
   for (int axis : spec.axes)
     text += std::to_string(axis) + ",";
+  if (spec.groups > 0)
+    text += fmt::format(" groups={}", spec.groups);
   text += fmt::format(" epsilon={} {}", number(spec.epsilon), toString(spec.epsilonPosition));
   text += fmt::format(" momentum={} {} {}/{}",
                       spec.momentum.weighs == MomentumWeighs::Old ? "old" : "new",

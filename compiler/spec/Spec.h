@@ -46,8 +46,9 @@ enum class Semantics : uint8_t { Keras_1_2, PyTorch, Onnx_15 };
 /// Which statistics are taken of which elements. Keras 1's modes 0, 1 and 2: of each index of
 /// `axes`, in inference the moving ones (Feature); of each index of the other axes (Sample, layer
 /// normalization); as Feature, but of the batch in inference too (Batch). Instance: of each index
-/// of the samples axis and of `axes`. Rms: as Sample, the mean of squares about 0.
-enum class Mode : uint8_t { Feature, Sample, Batch, Instance, Rms };
+/// of the samples axis and of `axes`. Rms: as Sample, the mean of squares about 0. Group: of each
+/// index of the samples axis and each of `groups` runs of neighbors on the one axis.
+enum class Mode : uint8_t { Feature, Sample, Batch, Instance, Rms, Group };
 /// sqrt(v+e), sqrt(v)+e, sqrt(v+e)+e.
 enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
 /// The moving variance takes v, v*N/(N-1), v*N/(N-(1+e)); N <= 1 (or N <= 1+e) takes v.
@@ -112,6 +113,7 @@ struct Spec {
   /// Ascending, 0 to rank-1: the axes that gamma and beta have. Statistics are taken over them in
   /// modes Sample and Rms, for each index of them in the others.
   std::vector<int> axes;
+  int64_t groups = 0; ///< of mode Group: divides the size of its axis; 0 in others
   Number epsilon;
   EpsilonPosition epsilonPosition = EpsilonPosition::Inside;
   Momentum momentum;
@@ -126,8 +128,10 @@ struct Spec {
   bool isAxis(int i) const;
   /// The axis of letter n, else of b, else the first.
   int samplesAxis() const;
-  /// Whether axis i indexes the statistics; the others are taken over.
+  /// Whether axis i indexes the statistics one by one; the others are taken over, a grouped one
+  /// group by group.
   bool indexesStatistics(int i) const;
+  bool isGrouped(int i) const { return mode == Mode::Group && isAxis(i); }
   /// Whether statistics have a mean, or are the mean of squares alone.
   bool hasMean() const { return mode != Mode::Rms; }
   /// The number of the last step of the prologue whose value is stored; -1: none is.

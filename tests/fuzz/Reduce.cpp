@@ -87,6 +87,19 @@ Candidates smallerSizes(const Candidate &from) {
   return all;
 }
 
+/// A grouped axis keeps as many channels a group.
+Candidates fewerGroups(const Candidate &from) {
+  if (from.spec.mode != Mode::Group || from.spec.groups < 2)
+    return {};
+  return changedEach(from, from.spec.axes.size(), [](DrawnSpec &spec, size_t i) {
+    DrawnAxis &axis = spec.axes[i];
+    if (!axis.listed)
+      return;
+    axis.size = axis.size / spec.groups * (spec.groups / 2);
+    spec.groups /= 2;
+  });
+}
+
 Candidates staticSizes(const Candidate &from) {
   Candidates all;
   for (size_t i = 0; i < from.spec.axes.size(); ++i)
@@ -158,7 +171,7 @@ constexpr Step kSteps[] = {
     oneCpu,           onePhase,     fewerAxes,      smallerSizes,    fewerListed,
     staticSizes,      plainLayout,  smallerBlock,   singlePrecision, lessFused,
     defaultCenter,    defaultScale, defaultEpsilon, defaultMomentum, defaultRunningVariance,
-    defaultSemantics, defaultMode,  batchBackward,  lessPrologue,
+    defaultSemantics, defaultMode,  batchBackward,  lessPrologue,    fewerGroups,
 };
 
 bool isValid(const DrawnSpec &spec) {

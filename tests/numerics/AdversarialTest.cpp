@@ -11,24 +11,30 @@ namespace {
 
 struct Problem {
   const char *layout, *shape, *axis;
-  int mode;
+  const char *mode; ///< and what goes with it
   oracle::Sizes sizes;
 };
 
 const Problem problems[] = {
-    {"nchw", "N, 5, 7, 7", "c", 0, {{"N", 3}}},
-    {"nchw", "N, 3, 56, 56", "c", 0, {{"N", 8}}},
-    {"nchw", "N, 4, 1, 1", "c", 0, {{"N", 1}}}, // one element a group
-    {"nhwc", "N, 14, 14, 37", "c", 0, {{"N", 6}}},
-    {"nc", "N, 67", "c", 2, {{"N", 120}}},
-    {"nc", "N, 67", "c", 0, {{"N", 5000}}},
-    {"nc", "N, 3", "c", 2, {{"N", 2700}}}, // long columns, few of them
-    {"nwc", "N, 50, 5", "c", 0, {{"N", 2000}}},
-    {"nc", "1200, 16", "c", 0, {}},                    // one long sum a lane
-    {"nc", "N, C", "c", 0, {{"N", 10392}, {"C", 44}}}, // the columns are not known either
-    {"nCw16c", "50, 65, 24", "c", 0, {}},              // two loops of one sum
-    {"ntc", "N, 9, 768", "c", 1, {{"N", 3}}},
-    {"nChw16c", "N, 21, 9, 9", "c", 0, {{"N", 5}}},
+    {"nchw", "N, 5, 7, 7", "c", "0", {{"N", 3}}},
+    {"nchw", "N, 3, 56, 56", "c", "0", {{"N", 8}}},
+    {"nchw", "N, 4, 1, 1", "c", "0", {{"N", 1}}}, // one element a group
+    {"nhwc", "N, 14, 14, 37", "c", "0", {{"N", 6}}},
+    {"nc", "N, 67", "c", "2", {{"N", 120}}},
+    {"nc", "N, 67", "c", "0", {{"N", 5000}}},
+    {"nc", "N, 3", "c", "2", {{"N", 2700}}}, // long columns, few of them
+    {"nwc", "N, 50, 5", "c", "0", {{"N", 2000}}},
+    {"nc", "1200, 16", "c", "0", {}},                    // one long sum a lane
+    {"nc", "N, C", "c", "0", {{"N", 10392}, {"C", 44}}}, // the columns are not known either
+    {"nCw16c", "50, 65, 24", "c", "0", {}},              // two loops of one sum
+    {"ntc", "N, 9, 768", "c", "1", {{"N", 3}}},
+    {"nChw16c", "N, 21, 9, 9", "c", "0", {{"N", 5}}},
+    {"nchw", "N, 6, 56, 56", "c", "instance", {{"N", 2}}},
+    {"nchw", "N, 30, 27, 29", "c", "group\ngroups: 5", {{"N", 2}}},
+    {"nhwc", "N, 27, 29, 30", "c", "group\ngroups: 5", {{"N", 2}}},
+    {"nhwc", "N, 3, 2, C", "c", "group\ngroups: 2", {{"N", 5}, {"C", 2000}}}, // many channels
+    {"nChw16c", "N, 35, 9, 9", "c", "group\ngroups: 7", {{"N", 5}}},
+    {"ntc", "N, 9, 768", "c", "rms", {{"N", 3}}},
 };
 
 } // namespace

@@ -14,24 +14,26 @@ namespace {
 /// are aligned to an element and no more.
 struct Problem {
   const char *layout, *shape, *axis;
-  int mode;
+  const char *mode; ///< and what goes with it
   const char *dtype, *fuse;
   oracle::Sizes sizes;
 };
 
 const Problem problems[] = {
-    {"nchw", "N, 19, 57, 57", "c", 0, "f32", "[relu]", {{"N", 5}}},
-    {"nchw", "N, 37, 7, 7", "c", 0, "f32", "[add, relu]", {{"N", 33}}},
-    {"nchw", "N, 21, 13, 13", "c", 2, "f64", "[]", {{"N", 9}}},
-    {"nhwc", "N, 15, 15, 67", "c", 0, "f32", "[add]", {{"N", 11}}},
-    {"nhwc", "N, 29, 29, 3", "c", 0, "f64", "[relu]", {{"N", 5}}},
-    {"nc", "N, 129", "c", 0, "f32", "[]", {{"N", 1237}}},
-    {"cn", "131, N", "c", 0, "f32", "[relu, add]", {{"N", 1001}}},
-    {"ntc", "N, 37, 77", "c", 1, "f32", "[]", {{"N", 7}}},
-    {"nchw", "N, 5, 31, 33", "[c, h, w]", 1, "f32", "[add]", {{"N", 9}}},
-    {"nchw", "N, 21, 17, 9", "c", 1, "f32", "[]", {{"N", 5}}},
-    {"nChw16c", "N, 45, 13, 17", "c", 0, "f32", "[relu]", {{"N", 7}}},
-    {"nChw8c", "N, 27, 13, 17", "c", 0, "f64", "[add]", {{"N", 7}}},
+    {"nchw", "N, 19, 57, 57", "c", "0", "f32", "[relu]", {{"N", 5}}},
+    {"nchw", "N, 37, 7, 7", "c", "0", "f32", "[add, relu]", {{"N", 33}}},
+    {"nchw", "N, 21, 13, 13", "c", "2", "f64", "[]", {{"N", 9}}},
+    {"nhwc", "N, 15, 15, 67", "c", "0", "f32", "[add]", {{"N", 11}}},
+    {"nhwc", "N, 29, 29, 3", "c", "0", "f64", "[relu]", {{"N", 5}}},
+    {"nc", "N, 129", "c", "0", "f32", "[]", {{"N", 1237}}},
+    {"cn", "131, N", "c", "0", "f32", "[relu, add]", {{"N", 1001}}},
+    {"ntc", "N, 37, 77", "c", "1", "f32", "[]", {{"N", 7}}},
+    {"nchw", "N, 5, 31, 33", "[c, h, w]", "1", "f32", "[add]", {{"N", 9}}},
+    {"nchw", "N, 21, 17, 9", "c", "1", "f32", "[]", {{"N", 5}}},
+    {"nChw16c", "N, 45, 13, 17", "c", "0", "f32", "[relu]", {{"N", 7}}},
+    {"nChw8c", "N, 27, 13, 17", "c", "0", "f64", "[add]", {{"N", 7}}},
+    {"nhwc", "N, 57, 57, 35", "c", "group\ngroups: 7", "f32", "[silu]", {{"N", 5}}},
+    {"nChw8c", "N, 35, 57, 17", "c", "group\ngroups: 7", "f32", "[]", {{"N", 3}}},
 };
 
 std::string yaml(const Problem &problem, Phase phase) {
@@ -47,11 +49,11 @@ std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<Schedul
   for (const ScheduleVariant &variant : given) {
     Schedule schedule = variant.schedule;
     auto shrink = [&](StagePlan &stage) {
-      for (size_t i = 0; i < op.loops.size(); ++i) {
+      for (size_t i = 0; i < stage.chunks.size(); ++i) {
         auto &chunk = stage.chunks[i];
         if (op.kept()[i] || chunk == 0)
           continue;
-        chunk = i + 1 == op.loops.size() ? stage.vector * stage.unroll : 2;
+        chunk = i + 1 == stage.chunks.size() ? stage.vector * stage.unroll : 2;
       }
       if (stage.tiled >= 0 && stage.chunks[static_cast<size_t>(stage.tiled)] > 0)
         stage.chunks[static_cast<size_t>(stage.tiled)] = stage.tile;
@@ -60,7 +62,8 @@ std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<Schedul
       if (stage.merges() && stage.tiled >= 0)
         stage.chunks[static_cast<size_t>(stage.tiled)] = stage.tile = stage.vector;
       // A fused stage stays as it is: it needs its whole group.
-      else if (!stage.merges() && (schedule.stages.size() > 1 || !op.reduces()))
+      else if (!stage.merges() && op.isWhole(op.steps[stage.steps.front().step]) &&
+               (schedule.stages.size() > 1 || !op.reduces()))
         shrink(stage);
     }
     result.push_back(always(schedule));
@@ -109,14 +112,15 @@ void checkAll(const char *cpu, const std::string &repeat) {
     return;
   int fused = 0, split = 0;
   for (const Problem &problem : problems)
-    for (Phase phase : {Phase::Inference, Phase::Training}) {
+    for (Phase phase : kPhases) {
       const std::string text = yaml(problem, phase);
       INFO(repeat, " cpu ", std::string(cpu), " ", describeSizes(problem.sizes), "\n", text);
       try {
         const Spec spec = specOf(text);
         const Operator op = makeOperator(spec, phase);
         auto variants = forms(op, session->target());
-        for (const auto &variant : recut(op, variants))
+        for (const auto &variant :
+             phase == Phase::Backward ? std::vector<ScheduleVariant>() : recut(op, variants))
           if (std::none_of(variants.begin(), variants.end(), [&](const ScheduleVariant &v) {
                 return v.schedule.text(op) == variant.schedule.text(op);
               }))

@@ -62,10 +62,13 @@ std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes) {
     for (int d = 0; d < spec.rank(); ++d) {
       const auto index = static_cast<size_t>(d);
       exists = exists && at[index] < logical[index];
-      const bool isSample = spec.mode == Mode::Instance && d == spec.samplesAxis();
+      const bool ofSamples = spec.mode == Mode::Instance || spec.mode == Mode::Group;
       const bool ofOthers = spec.mode == Mode::Sample || spec.mode == Mode::Rms;
-      if (isSample || spec.isAxis(d) != ofOthers)
+      if (spec.mode == Mode::Group && spec.isAxis(d)) {
+        group = group * spec.groups + at[index] * spec.groups / logical[index];
+      } else if ((ofSamples && d == spec.samplesAxis()) || spec.isAxis(d) != ofOthers) {
         group = group * logical[index] + at[index];
+      }
     }
     groups[static_cast<size_t>(i)] = exists ? group : -1;
   }

@@ -45,7 +45,8 @@ std::span<const Shape> layoutShapes() { return shapes; }
 
 std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
   std::vector<Kind> all;
-  for (Mode mode : {Mode::Feature, Mode::Sample, Mode::Batch, Mode::Instance, Mode::Rms})
+  for (Mode mode :
+       {Mode::Feature, Mode::Sample, Mode::Batch, Mode::Instance, Mode::Rms, Mode::Group})
     for (Phase phase : kPhases)
       for (const char *dtype : {"f32", "f64", "bf16", "f16"})
         for (const char *cpu : cpus) {
@@ -53,13 +54,14 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
           // What half precision changes does not depend on the mode; AVX-512 without conversions of
           // bf16 differs in it alone.
           const Mode ofHalf = phase == Phase::Training ? Mode::Feature : Mode::Sample;
-          // Gradients of mode 2 are those of mode 0, and the other two modes' forward passes those
+          // Gradients of mode 2 are those of mode 0, and forward passes of instance and rms those
           // of mode 1; f64 differs from f32 in the length of vectors alone, as the CPUs do, and
           // mode 1 has all that gradients need.
           const bool isFirst = cpu == cpus.front(), isSingle = std::string_view(dtype) == "f32";
           const bool isOwn = phase == Phase::Backward ? mode != Mode::Batch && isSingle &&
                                                             (isFirst || mode == Mode::Sample)
-                                                      : mode <= Mode::Batch;
+                             : mode == Mode::Group ? phase == Phase::Training && isSingle
+                                                   : mode <= Mode::Batch;
           if (isHalf ? mode == ofHalf : isOwn && std::string_view(cpu) != "skylake-avx512")
             all.push_back({mode, phase, dtype, cpu});
         }
@@ -68,14 +70,36 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
 
 bool exists(const Shape &shape, const Kind &kind) {
   const std::string_view axis = shape.axis, layout = shape.layout;
-  if (kind.mode != Mode::Instance)
+  if (kind.mode != Mode::Instance && kind.mode != Mode::Group)
     return kind.mode == Mode::Sample || kind.mode == Mode::Rms || layout != "c";
   const char samples = layout.find('n') != layout.npos ? 'n' : layout.front();
   const auto letters = std::count_if(axis.begin(), axis.end(), [](char c) { return c >= 'a'; });
   const auto axes = std::string(layout).find_first_of("0123456789") == std::string::npos
                         ? layout.size()
                         : size_t(4);
-  return axis.find(samples) == axis.npos && static_cast<size_t>(letters) + 1 < axes;
+  if (axis.find(samples) != axis.npos)
+    return false;
+  return kind.mode == Mode::Group ? letters == 1 : static_cast<size_t>(letters) + 1 < axes;
+}
+
+/// The size of the one axis as the shape has it.
+static std::string sizeOfAxis(const Shape &shape) {
+  std::string_view sizes = shape.shape;
+  for (const char *letter = shape.layout; *letter != shape.axis[0]; ++letter)
+    if ((*letter | 0x20) == shape.axis[0]) // a block's
+      break;
+    else
+      sizes.remove_prefix(sizes.find(' ') + 1);
+  return std::string(sizes.substr(0, sizes.find(',')));
+}
+
+int64_t groupsOf(const Shape &shape) {
+  const int64_t size = std::atoll(sizeOfAxis(shape).c_str());
+  return size > 0 ? size : 3;
+}
+
+int64_t factorOf(const Shape &shape, const Kind &kind, char letter) {
+  return kind.mode == Mode::Group && sizeOfAxis(shape) == std::string{letter} ? groupsOf(shape) : 1;
 }
 
 std::string replaced(std::string text, char letter, const std::string &by) {
@@ -94,6 +118,8 @@ std::string layoutYaml(const Shape &shape, const Kind &kind, const std::string &
       "mode: {}\nphases: [{}]\nfuse: {}\n",
       preset, sizes, shape.layout, kind.dtype, shape.axis, toString(kind.mode),
       toString(kind.phase), fusions[turn % std::size(fusions)]);
+  if (kind.mode == Mode::Group)
+    text += fmt::format("groups: {}\n", groupsOf(shape));
   if (turn % 7 == 3)
     text += "center: false\n";
   if (turn % 7 == 5)

@@ -31,6 +31,11 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus);
 /// or count samples.
 bool exists(const Shape &shape, const Kind &kind);
 
+/// Groups that divide the axis of a shape in mode Group, and how often size `letter`, S or M, is
+/// taken for them to divide it: 1 where it is another axis'.
+int64_t groupsOf(const Shape &shape);
+int64_t factorOf(const Shape &shape, const Kind &kind, char letter);
+
 /// `text` with every `letter` replaced.
 std::string replaced(std::string text, char letter, const std::string &by);
 

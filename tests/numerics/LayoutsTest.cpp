@@ -28,9 +28,9 @@ TEST_CASE("layouts: named sizes") {
           const TestKernel kernel(spec, kind.phase, *session);
           for (int64_t size : oddSizes)
             for (int64_t small : {1, 5}) {
-              oracle::Sizes sizes = {{"S", size}};
+              oracle::Sizes sizes = {{"S", size * factorOf(shape, kind, 'S')}};
               if (std::string_view(shape.shape).find('M') != std::string_view::npos)
-                sizes["M"] = small;
+                sizes["M"] = small * factorOf(shape, kind, 'M');
               else if (small != 1)
                 continue;
               INFO(describeSizes(sizes));
@@ -61,12 +61,15 @@ TEST_CASE("layouts: static sizes") {
       for (int64_t size : oddSizes) {
         if (++turn % oneIn != 0 || !session)
           continue;
+        auto text = [&](char letter, int64_t of) {
+          return std::to_string(of * factorOf(shape, kind, letter));
+        };
         const std::string sizes =
-            replaced(replaced(shape.shape, 'S', std::to_string(size)), 'M', turn % 4 ? "3" : "1");
-        const std::string text = layoutYaml(shape, kind, sizes, turn / oneIn);
-        INFO(repeat, " cpu ", std::string(kind.cpu), "\n", text);
+            replaced(replaced(shape.shape, 'S', text('S', size)), 'M', text('M', turn % 4 ? 3 : 1));
+        const std::string yaml = layoutYaml(shape, kind, sizes, turn / oneIn);
+        INFO(repeat, " cpu ", std::string(kind.cpu), "\n", yaml);
         try {
-          const Spec spec = specOf(text);
+          const Spec spec = specOf(yaml);
           const TestKernel kernel(spec, kind.phase, *session);
           const auto inputs = oracle::drawInputs(spec, kind.phase, {}, testSeed() + turn);
           RunOptions options;

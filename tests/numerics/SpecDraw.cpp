@@ -34,6 +34,8 @@ std::string DrawnSpec::yaml() const {
   if (mode != Mode::Feature)
     text += mode > Mode::Batch ? fmt::format("mode: {}\n", toString(mode))
                                : fmt::format("mode: {}\n", static_cast<int>(mode));
+  if (mode == Mode::Group)
+    text += fmt::format("groups: {}\n", groups);
   std::vector<std::string_view> words;
   for (Phase phase : phases)
     words.push_back(toString(phase));
@@ -98,7 +100,7 @@ DrawnSpec SpecDraw::draw() {
       std::swap(letters[i - 1], letters[random_() % i]);
     for (size_t i = 0; i < spec.axes.size(); ++i)
       spec.axes[i].letter = letters[i];
-    spec.mode = static_cast<Mode>(pick({0, 0, 1, 2, 3, 4}));
+    spec.mode = static_cast<Mode>(pick({0, 0, 1, 2, 3, 4, 5, 5}));
     if (!chance(3))
       spec.semantics = chance(2) ? Semantics::PyTorch : Semantics::Onnx_15;
     if (!listAxes(spec))
@@ -108,6 +110,8 @@ DrawnSpec SpecDraw::draw() {
       spec.block = pick({2, 4, 8, 8, 16, 16, 32});
     }
     drawSizes(spec);
+    if (spec.mode == Mode::Group)
+      drawGroups(spec);
     drawOptions(spec);
     return spec;
   }
@@ -129,12 +133,14 @@ bool SpecDraw::listAxes(DrawnSpec &spec) {
     spec.axes[random_() % spec.axes.size()].listed = true;
     ++listed;
   }
-  if (spec.mode == Mode::Instance) {
+  if (spec.mode == Mode::Instance || spec.mode == Mode::Group) {
     auto samples = std::ranges::find(spec.axes, 'n', &DrawnAxis::letter);
     if (samples == spec.axes.end())
       samples = spec.axes.begin();
     listed -= samples->listed;
     samples->listed = false;
+    if (spec.mode == Mode::Group)
+      return listed == 1;
     return listed > 0 && listed + 1 < spec.axes.size();
   }
   if (sample || spec.mode == Mode::Rms || listed < spec.axes.size())
@@ -153,6 +159,16 @@ void SpecDraw::drawSizes(DrawnSpec &spec) {
     budget /= axis.size;
     axis.named = chance(4);
   }
+}
+
+/// A divisor of the axis, each as likely as the others.
+void SpecDraw::drawGroups(DrawnSpec &spec) {
+  const int64_t size = std::ranges::find(spec.axes, true, &DrawnAxis::listed)->size;
+  std::vector<int64_t> divisors;
+  for (int64_t i = 1; i <= size; ++i)
+    if (size % i == 0)
+      divisors.push_back(i);
+  spec.groups = divisors[random_() % divisors.size()];
 }
 
 void SpecDraw::drawOptions(DrawnSpec &spec) {

@@ -28,6 +28,7 @@ enum class DrawnMomentum { Default, Argument, Cumulative, Pair };
 struct DrawnSpec {
   Semantics semantics = Semantics::Keras_1_2;
   Mode mode = Mode::Feature;
+  int64_t groups = 1;          ///< of mode Group alone
   std::vector<DrawnAxis> axes; ///< outermost first
   int blockedAxis = -1;        ///< -1: a plain layout
   int64_t block = 0;
@@ -67,6 +68,7 @@ private:
   /// Which axes the key `axis` lists; false where none are left to list.
   bool listAxes(DrawnSpec &spec);
   void drawSizes(DrawnSpec &spec);
+  void drawGroups(DrawnSpec &spec);
   void drawOptions(DrawnSpec &spec);
   /// A step with operands of some of the axes, named with `name`.
   FuseStep drawOperandStep(const DrawnSpec &spec, const std::string &name);

@@ -14,13 +14,13 @@ namespace {
 
 struct Problem {
   const char *layout, *shape, *axis;
-  int mode;
+  const char *mode; ///< and what goes with it
 };
 
 const Problem problems[] = {
-    {"nchw", "N, 3, 56, 56", "c", 0},     {"nchw", "N, 5, 27, 29", "c", 2},
-    {"nhwc", "N, 7, 9, 31", "c", 0},      {"nc", "N, 67", "c", 0},
-    {"nChw16c", "N, 19, 15, 15", "c", 0}, {"nChw8c", "N, 16, 14, 14", "c", 2},
+    {"nchw", "N, 3, 56, 56", "c", "0"},     {"nchw", "N, 5, 27, 29", "c", "2"},
+    {"nhwc", "N, 7, 9, 31", "c", "0"},      {"nc", "N, 67", "c", "0"},
+    {"nChw16c", "N, 19, 15, 15", "c", "0"}, {"nChw8c", "N, 16, 14, 14", "c", "2"},
 };
 
 std::string yaml(const Problem &problem, const char *dtype) {

@@ -221,6 +221,10 @@ TEST_CASE("the reference's gradients agree with central differences") {
       "input: {shape: [4, 6], layout: nc, dtype: f64}\nmode: rms\ncenter: true\nfuse: [sigmoid]\n",
       "input: {shape: [3, 4, 2, 3], layout: nchw, dtype: f64}\naxis: c\nmode: instance\n"
       "fuse: [gelu_tanh]\n",
+      "input: {shape: [3, 6, 2, 3], layout: nchw, dtype: f64}\naxis: c\nmode: group\ngroups: 2\n"
+      "fuse: [silu]\n",
+      "input: {shape: [2, 2, 3, 10], layout: nhwc, dtype: f64}\naxis: c\nmode: group\ngroups: 2\n"
+      "fuse: [{mul: {axes: [n, c]}}]\n",
       "input: {shape: [3, 4, 2, 3], layout: nchw, dtype: f64}\naxis: c\n"
       "backward_statistics: moving\nfuse: [add, elu: 0.5]\n",
   };
