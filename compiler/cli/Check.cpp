@@ -127,9 +127,10 @@ llvm::Expected<CheckSettings> readSettings(const Options &options) {
   if (!options.data.empty()) {
     const std::optional<oracle::Data> data = oracle::parseData(options.data);
     if (!data)
-      return badInput(fmt::format("--data: expected normal, offset, constant, outlier or denormal, "
-                                  "found '{}'",
-                                  options.data));
+      return badInput(
+          fmt::format("--data: expected normal, offset, constant, outlier, denormal or large, "
+                      "found '{}'",
+                      options.data));
     settings.data = *data;
   }
   return settings;
@@ -234,7 +235,7 @@ void declareCheck(CLI::App &app, int &status) {
       ->type_name("PHASE");
   sub->add_option("--data", options->data,
                   "How inputs are drawn: normal, offset (mean far from 0), constant, outlier or "
-                  "denormal (default: normal)")
+                  "denormal, large (default: normal)")
       ->type_name("KIND");
   sub->add_option("--seed", options->seed,
                   "Draw the same inputs again (default: a new seed, which is printed)")

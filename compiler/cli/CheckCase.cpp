@@ -2,6 +2,7 @@
 
 #include "compiler/cli/Command.h"
 #include "compiler/cli/KernelCall.h"
+#include "compiler/oracle/Coordinates.h"
 #include "normforge/openmp.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
 namespace normforge::cli {
 
@@ -63,6 +65,26 @@ void takeNotes(const std::string &notes, std::vector<std::string> &all) {
   for (llvm::StringRef part : parts)
     if (!llvm::is_contained(all, part.str()))
       all.push_back(part.str());
+}
+
+/// Where the squares of a group sum to more than f32 holds, and a kernel computes in it.
+std::optional<std::string> noteOverflow(const CheckCase &check, const oracle::Arrays &inputs) {
+  const Spec &spec = check.spec;
+  if (spec.accumulate != DType::F32 || check.phase == Phase::Backward ||
+      (spec.hasMovingStatistics() && check.phase == Phase::Inference))
+    return std::nullopt;
+  const HostArray variance =
+      oracle::batchStatistics(spec, check.sizes, inputs, check.scalars).at("batch_variance");
+  const auto n = static_cast<double>(oracle::Coordinates(spec, check.sizes).groupSize());
+  int64_t overflows = 0;
+  for (int64_t i = 0; i < variance.count(); ++i)
+    overflows += variance.get(i) * n > static_cast<double>(std::numeric_limits<float>::max());
+  if (overflows == 0)
+    return std::nullopt;
+  return fmt::format(
+      "the squares of {} of {} groups sum to more than f32 holds, and their variance "
+      "is infinite: accumulate: f64 computes in f64",
+      overflows, variance.count());
 }
 
 Compared compareWith(const HostArray &actual, const HostArray &expected,
@@ -140,6 +162,9 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
 
   const oracle::Arrays inputs = oracle::drawInputs(spec, check.phase, check.sizes, settings.seed,
                                                    settings.data, check.scalars);
+  result.notes = spec.notes;
+  if (auto overflow = noteOverflow(check, inputs))
+    result.notes.push_back(std::move(*overflow));
   call->allocate();
   for (const auto &[name, array] : inputs)
     call->set(name, array);

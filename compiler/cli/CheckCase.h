@@ -50,6 +50,8 @@ struct CaseResult {
   double timeMicroseconds = 0;
   std::optional<double> oneDnnMicroseconds;
   std::string oneDnnImplementation;
+  /// Of the spec, and of the data that were drawn.
+  std::vector<std::string> notes;
   /// What oneDNN did not check and why.
   std::vector<std::string> oneDnnNotes;
   std::vector<OutputResult> outputs;

@@ -90,6 +90,8 @@ public:
     const OutputResult &worst = result.worstByReference();
     const OutputResult *theirs = result.worstByOneDnn();
     std::vector<size_t> notes{note("allowed: " + worst.reference.tolerance.why)};
+    for (const std::string &text : result.notes)
+      notes.push_back(note(text));
     for (const std::string &text : result.oneDnnNotes)
       notes.push_back(note("oneDNN: " + text));
     const bool agrees = result.agrees();
@@ -227,6 +229,10 @@ public:
         number(json, "onednn_time_us", rounded(*result.oneDnnMicroseconds));
       else
         json.attribute("onednn_time_us", nullptr);
+      json.attributeArray("notes", [&] {
+        for (const std::string &note : result.notes)
+          json.value(note);
+      });
       json.attribute("onednn_version", oracle::oneDnnVersion());
       json.attribute("onednn_implementation", result.oneDnnImplementation);
       json.attributeArray("onednn_notes", [&] {

@@ -133,8 +133,7 @@ const char *formInWords(const Operator &op, const Schedule &schedule) {
 void printSchedule(const Operator &op, const Schedule &schedule) {
   const std::string written = fmt::format("{}", fmt::join(arraysWritten(op), ", "));
   fmt::print("    vectors of {} {}, tails {}{}\n", schedule.stages.front().vector,
-             toString(op.computeType()),
-             schedule.maskedTails ? "under a mask" : "in narrower vectors",
+             toString(op.compute), schedule.maskedTails ? "under a mask" : "in narrower vectors",
              llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
                  ? fmt::format(", {} stored around the caches", written)
                  : "");
@@ -372,6 +371,8 @@ llvm::Error run(const Options &options) {
              spec->groups > 0 ? fmt::format(" of {}", spec->groups) : "", spec->layout.text,
              toString(spec->dtype), stepsInWords(*spec));
   fmt::print("for {}\n", target->summary());
+  for (const std::string &note : spec->notes)
+    fmt::print("note: {}\n", note);
   printFormula(*spec, *phase);
   printLoops(op, values);
   printSteps(op);

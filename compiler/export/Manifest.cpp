@@ -39,6 +39,8 @@ llvm::json::Object scalarOf(const Scalar &scalar) {
     object[scalar.open ? "above" : "at_least"] = scalar.least;
   if (std::isfinite(scalar.most))
     object["at_most"] = scalar.most;
+  if (scalar.whole)
+    object["whole"] = true;
   return object;
 }
 

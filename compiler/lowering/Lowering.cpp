@@ -130,7 +130,7 @@ public:
                 llvm::StringRef symbol, Workspace &workspace)
       : op_(op), schedule_(schedule), index_(stage), plan_(schedule.stages[stage]),
         s_(module, op, schedule, stage, symbol), workspace_(workspace),
-        type_(s_.typeOf(op.computeType())) {}
+        type_(s_.typeOf(op.compute)) {}
 
   StageInfo run() {
     for (const StepPlan &step : plan_.steps)
@@ -370,7 +370,7 @@ llvm::SmallVector<Tensor> StageLowering::bindAll(ArrayRef<Expr> leaves) {
 llvm::SmallVector<Tensor> StageLowering::bindPartials(const Step &step,
                                                       ArrayRef<uint32_t> results) {
   std::vector<AffineExpr> index;
-  partialBytes_ = SizeExpr(static_cast<int64_t>(results.size() * byteSize(op_.computeType())));
+  partialBytes_ = SizeExpr(static_cast<int64_t>(results.size() * byteSize(op_.compute)));
   for (size_t i = 0; i < s_.loops().size(); ++i) {
     partialBytes_ = partialBytes_ * s_.loops()[i].size;
     if (!s_.loops()[i].kept)

@@ -283,9 +283,12 @@ Value StageBuilder::empty(llvm::ArrayRef<AffineExpr> index, Type type) {
   return tensor::EmptyOp::create(builder_, loc_, sizes, type);
 }
 
-/// A number rounded to `type`, or widened to it.
+/// A number rounded to `type`, or widened to it; between half precision and f64 by f32, which is
+/// all that machines have.
 static Value convert(OpBuilder &b, Location loc, Value value, Type type) {
   const unsigned from = value.getType().getIntOrFloatBitWidth(), to = type.getIntOrFloatBitWidth();
+  if (std::max(from, to) == 4 * std::min(from, to))
+    value = convert(b, loc, value, b.getF32Type());
   if (value.getType() == type)
     return value;
   return from < to ? Value(arith::ExtFOp::create(b, loc, type, value))

@@ -21,6 +21,7 @@ namespace normforge {
 void OperatorBuilder::makeBackward() {
   const DType data = spec_.dtype, parameter = spec_.parameterDType;
   const bool moving = spec_.backwardStatistics == BackwardStatistics::Moving;
+  const DType statistic = moving ? parameter : spec_.statisticDType();
   const bool hasMean = spec_.hasMean();
   const std::string prefix = moving ? "moving_" : "batch_";
   const std::string meanName = prefix + "mean", varianceName = prefix + "variance";
@@ -66,8 +67,8 @@ void OperatorBuilder::makeBackward() {
   if (spec_.scale)
     addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
   if (hasMean)
-    addOperand(meanName.c_str(), role, Values::Mean, parameter, statisticIndex(), false);
-  addOperand(varianceName.c_str(), role, Values::Variance, parameter, statisticIndex(), false);
+    addOperand(meanName.c_str(), role, Values::Mean, statistic, statisticIndex(), false);
+  addOperand(varianceName.c_str(), role, Values::Variance, statistic, statisticIndex(), false);
   if (needs.value && spec_.center)
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
   addStepOperands(spec_.fuse, [&](const StepOperand &operand) {

@@ -120,6 +120,7 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(spec) {
   op_.name = spec.name;
   op_.phase = phase;
   op_.dtype = spec.dtype;
+  op_.compute = spec.accumulate;
   op_.symbol = fmt::format("nf_{}_{}_{}_{}", shortName(spec.mode), toString(phase),
                            toString(spec.dtype), spec.layout.text);
   op_.sizes = spec.sizeNames();
@@ -298,7 +299,8 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
 }
 
 void OperatorBuilder::makeOperands(bool training, bool updates) {
-  const DType data = spec_.dtype, parameter = spec_.parameterDType;
+  const DType data = spec_.dtype, parameter = spec_.parameterDType,
+              statistic = spec_.statisticDType();
   addOperand("x", Role::Data, Values::Sample, data, dataIndex(), false);
   addStepOperands(spec_.prologue, [](const StepOperand &) { return false; });
   if (spec_.scale)
@@ -335,8 +337,8 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
   }
   if (training) {
     if (spec_.hasMean())
-      addOperand("batch_mean", Role::Statistic, Values::Mean, parameter, statisticIndex(), true);
-    addOperand("batch_variance", Role::Statistic, Values::Variance, parameter, statisticIndex(),
+      addOperand("batch_mean", Role::Statistic, Values::Mean, statistic, statisticIndex(), true);
+    addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
                true);
   }
 }

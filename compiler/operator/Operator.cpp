@@ -103,6 +103,13 @@ Operator::Dense Operator::dense(std::vector<int> of) const {
   return dense;
 }
 
+size_t Operator::leastElementBytes() const {
+  size_t least = byteSize(dtype);
+  for (const Operand &operand : operands)
+    least = std::min(least, byteSize(operand.dtype));
+  return least;
+}
+
 bool Operator::reduces() const {
   return llvm::any_of(steps, [](const Step &step) { return step.reduce != Reduce::None; });
 }

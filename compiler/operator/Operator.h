@@ -103,6 +103,7 @@ struct Operator {
   std::string symbol;                  ///< what names of its functions begin with
   Phase phase = Phase::Inference;      ///< of the spec; documentation alone
   DType dtype = DType::F32;            ///< of the data
+  DType compute = DType::F32;          ///< that everything is computed in: F32 or F64
   std::vector<std::string> sizes;      ///< named sizes, in the order of nf_call.sizes
   std::vector<Constraint> constraints; ///< of named sizes
   std::vector<Scalar> scalars;         ///< run-time numbers, in the order of nf_call.scalars
@@ -119,7 +120,6 @@ struct Operator {
 
   /// The number of the data's loops.
   int rank() const { return grouped ? grouped->groups() : static_cast<int>(loops.size()); }
-  DType computeType() const { return computeDType(dtype); }
   std::vector<std::string> scalarNames() const;
   /// Index of an operand, or -1.
   int operand(std::string_view name, bool written) const;
@@ -128,6 +128,8 @@ struct Operator {
   /// A result by its number, and the step that makes it.
   const Result &result(uint32_t number) const;
   const Step &stepOf(uint32_t result) const;
+  /// Bytes of an element of the operand with the smallest ones.
+  size_t leastElementBytes() const;
   /// Whether some step reduces.
   bool reduces() const;
   /// Whether these are all loops of the data.

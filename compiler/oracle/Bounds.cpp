@@ -112,11 +112,15 @@ private:
       at += index_[loop] * strides_[operand][loop];
     return at;
   }
-  Bounded rounded(double value, double error) const {
-    return {value, error + u_ * (std::abs(value) + error) + least_};
+  Bounded rounded(double value, double error, double roundings = 1) const {
+    return {value, error + roundings * u_ * (std::abs(value) + error) + least_ + lost(value)};
   }
-  Bounded approximated(double value, double error) const {
-    return {value, error + 8 * u_ * (std::abs(value) + error) + least_};
+  Bounded approximated(double value, double error) const { return rounded(value, error, 8); }
+  /// What a kernel cannot hold is infinite to it, and may be anything later.
+  double lost(double value) const {
+    const bool isHeld = op_.compute == DType::F64 || !std::isfinite(value) ||
+                        std::abs(value) <= static_cast<double>(std::numeric_limits<float>::max());
+    return isHeld ? 0 : kInfinity;
   }
   /// The nodes that these are made of, but for those of one value for all elements.
   std::vector<Expr> nodesOf(std::span<const Expr> roots) const;
@@ -147,8 +151,8 @@ private:
 
 Evaluator::Evaluator(const Operator &op, const Sizes &sizes, const Arrays &inputs,
                      const Numbers &scalars, bool corrected)
-    : op_(op), corrected_(corrected), u_(unitRoundoff(op.computeType())),
-      least_(tiny(op.computeType())), index_(op.loops.size()), values_(op.exprs.size()) {
+    : op_(op), corrected_(corrected), u_(unitRoundoff(op.compute)), least_(tiny(op.compute)),
+      index_(op.loops.size()), values_(op.exprs.size()) {
   for (const std::string &name : op.sizes)
     sizes_.push_back(sizes.at(name));
   for (const Scalar &scalar : op.scalars)
@@ -192,8 +196,10 @@ Bounded Evaluator::evaluate(Expr expr) {
   switch (node.op) {
   case ExprOp::Constant:
     return given(node.number);
-  case ExprOp::Operand: // a kernel computes with what is stored
-    return {inputsOf_[node.index]->get(offset(node.index)), 0};
+  case ExprOp::Operand: { // a kernel computes with what is stored, or as much as it has digits
+    const double value = inputsOf_[node.index]->get(offset(node.index));
+    return unitRoundoff(op_.operands[node.index].dtype) < u_ ? given(value) : Bounded{value, 0};
+  }
   case ExprOp::Result: {
     return results_[node.index][position(extentOfResult_[node.index])];
   }
@@ -303,7 +309,7 @@ void Evaluator::takeMoments(const Step &step) {
   });
   for (Group &g : groups) {
     g.mean = static_cast<double>(g.sum / g.n);
-    if (op_.computeType() == DType::F32)
+    if (op_.compute == DType::F32)
       g.mean = static_cast<float>(g.mean);
   }
   forEach(step.loops, [&] {
@@ -334,7 +340,7 @@ void Evaluator::takeMoments(const Step &step) {
     (*arrays[1])[i] = {static_cast<double>(g.residuals), g.errors + n * (mean + least_)};
     (*arrays[2])[i] = {squares, grown * (squares + n * first * first) +
                                     n * (4 * u_ * m * s + mean * mean + least_) +
-                                    2 * (g.largest + first) * g.errors};
+                                    2 * (g.largest + first) * g.errors + lost(squares)};
     terms_ = std::max(terms_, static_cast<int64_t>(n));
   }
 }
@@ -372,8 +378,9 @@ void Evaluator::takeSum(const Step &step) {
     const bool isOneElement = 4 * total.largest >= absolute;
     const double growth =
         8 + std::max(2.5 * std::sqrt(total.n), isEven || isOneElement ? total.n / 8 : 0);
-    results_[step.firstResult + i / count][i % count] = {
-        static_cast<double>(total.sum), total.errors + u_ * growth * absolute + total.n * least_};
+    results_[step.firstResult + i / count][i % count] = {static_cast<double>(total.sum),
+                                                         total.errors + u_ * growth * absolute +
+                                                             total.n * least_ + lost(absolute)};
     terms_ = std::max(terms_, static_cast<int64_t>(total.n));
   }
 }
@@ -408,8 +415,13 @@ void Evaluator::takeMap(const Step &step) {
             2 * unitRoundoff(stored) * (std::abs(found.value) + found.error) + tiny(stored);
       // The reference rounds, too, in f64.
       double error = found.error * (1 + unitRoundoff(DType::F64) / u_);
-      if (unitRoundoff(stored) > u_)
-        error += unitRoundoff(stored) * (std::abs(found.value) + error) + tiny(stored);
+      if (unitRoundoff(stored) > u_) {
+        // From f64 to half precision it goes by f32.
+        const double unit =
+            unitRoundoff(stored) +
+            (byteSize(stored) < 4 ? std::max(0.0, unitRoundoff(DType::F32) - u_) : 0);
+        error += unit * (std::abs(found.value) + error) + tiny(stored);
+      }
       // Where not even the exact value is a number there is nothing to be far from.
       (*allowed[i])[static_cast<size_t>(offset(static_cast<size_t>(result.operand)))] =
           std::isnan(error) ? kInfinity : error;
@@ -430,7 +442,7 @@ void Evaluator::takeMap(const Step &step) {
 }
 
 std::string Evaluator::why() const {
-  const char *unit = op_.computeType() == DType::F64 ? "2^-53" : "2^-24";
+  const char *unit = op_.compute == DType::F64 ? "2^-53" : "2^-24";
   if (terms_ == 0)
     return fmt::format("roundings of {}, carried through the formula", unit);
   return fmt::format("roundings of {}, carried through sums of {} and the formula", unit, terms_);
@@ -471,8 +483,9 @@ std::map<std::string, Tolerance> tolerances(const Spec &spec, Phase phase, const
 
 std::map<std::string, Tolerance> oneDnnTolerances(const Spec &spec, Phase phase, const Sizes &sizes,
                                                   const Arrays &inputs, const Numbers &scalars) {
-  const Operator op = makeOperator(spec, phase);
+  Operator op = makeOperator(spec, phase);
   auto ours = Evaluator(op, sizes, inputs, scalars, /*corrected=*/true).run();
+  op.compute = DType::F32; // as oneDNN computes
   auto theirs = Evaluator(op, sizes, inputs, scalars, /*corrected=*/false).run();
   for (auto &[name, tolerance] : theirs) { // both sides round
     auto sum = std::make_shared<std::vector<double>>(*tolerance.elements);

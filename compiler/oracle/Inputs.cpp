@@ -43,7 +43,7 @@ std::vector<std::string> outputNames(const Spec &spec, Phase phase) {
 
 static constexpr std::pair<Data, std::string_view> dataNames[] = {
     {Data::Normal, "normal"},   {Data::Offset, "offset"},     {Data::Constant, "constant"},
-    {Data::Outlier, "outlier"}, {Data::Denormal, "denormal"},
+    {Data::Outlier, "outlier"}, {Data::Denormal, "denormal"}, {Data::Large, "large"},
 };
 
 std::optional<Data> parseData(std::string_view text) {
@@ -113,7 +113,7 @@ struct Distribution {
   double mean, deviation;
 };
 
-Distribution groupDistribution(const Draw &draw, Data data, int64_t group) {
+Distribution groupDistribution(const Draw &draw, Data data, DType dtype, int64_t group) {
   const double a = draw.uniform(kGroups, 2 * group);
   const double b = draw.uniform(kGroups, 2 * group + 1);
   switch (data) {
@@ -126,6 +126,8 @@ Distribution groupDistribution(const Draw &draw, Data data, int64_t group) {
     return {4 * (a - 0.5), 0};
   case Data::Denormal:
     return {0.5e-40, 1e-40};
+  case Data::Large:
+    return {0, dtype == DType::F16 ? 1e4 : 1e19};
   }
   return {0, 1};
 }
@@ -138,7 +140,7 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
   const Draw draw(seed);
   std::vector<Distribution> distributions;
   for (int64_t g = 0; g < at.groups(); ++g)
-    distributions.push_back(groupDistribution(draw, data, g));
+    distributions.push_back(groupDistribution(draw, data, spec.dtype, g));
 
   /// Element `index` of an operand; of data and statistics, of statistics group `group`.
   auto value = [&](const Operand &operand, uint64_t index, size_t group) {

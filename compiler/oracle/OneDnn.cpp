@@ -319,6 +319,11 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
                                       : "oneDNN is asked for f32 alone";
     return nullptr;
   }
+  if (spec.parameterDType != DType::F32) {
+    whyNot = fmt::format("parameter_dtype {}: oneDNN is asked for f32 alone",
+                         toString(spec.parameterDType));
+    return nullptr;
+  }
   if (spec.epsilonPosition != EpsilonPosition::Inside) {
     whyNot = "oneDNN's epsilon is inside the root alone";
     return nullptr;

@@ -34,6 +34,7 @@ enum class Data {
   Constant, ///< every group constant
   Outlier,  ///< one element of 1e6 a group
   Denormal, ///< values around 1e-40
+  Large,    ///< values around 1e19, whose squares f32 cannot hold; of f16, around 1e4
 };
 std::optional<Data> parseData(std::string_view text);
 std::string_view toString(Data data);
@@ -82,7 +83,8 @@ struct Comparison {
   double allowed = 0;              ///< there
   bool agrees() const { return largestExcess <= 1; }
 };
-/// NaN agrees with NaN and Inf with the same Inf. Arrays of different counts never agree.
+/// NaN agrees with NaN and Inf with the same Inf, and Inf where any difference is allowed. Arrays
+/// of different counts never agree.
 Comparison compare(const HostArray &actual, const HostArray &expected, const Tolerance &tolerance);
 
 /// oneDNN set up for one problem. Buffers are oneDNN's own copies; run() times or computes.

@@ -75,9 +75,9 @@ std::string Checker::checkTarget() const {
   if (schedule_.maskedTails && !schedule_.maskedLoads)
     return "loads=whole: expected loads under masks where tails are masked";
   // There are none of 16-bit elements.
-  if (schedule_.maskedLoads && !target_.maskedTails && byteSize(op_.dtype) < 4)
-    return fmt::format("loads under masks: {} has none of {}; expected loads=whole", target_.cpu,
-                       toString(op_.dtype));
+  if (schedule_.maskedLoads && !target_.maskedTails && op_.leastElementBytes() < 4)
+    return fmt::format("loads under masks: {} has none of 16 bits; expected loads=whole",
+                       target_.cpu);
   if (schedule_.scalable != target_.vectorScale())
     return fmt::format("scalable={}: expected {} for {}", schedule_.scalable, target_.vectorScale(),
                        target_.cpu);
@@ -165,7 +165,7 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
                        loops[stage.tiled].name, loops[last].name, loops[last].name);
   const bool columns = last >= 0 && stage.tiled == last;
 
-  const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op_.computeType());
+  const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op_.compute);
   const int64_t most = target_.lanes(bytes);
   const int64_t least = std::max<int64_t>(1, schedule_.scalable);
   if (stage.vector < least || stage.vector > most ||

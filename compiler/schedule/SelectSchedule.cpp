@@ -68,7 +68,7 @@ struct Selection {
   Selection(const Operator &op, const TargetDescription &target, std::vector<bool> keptLoops)
       : op(op), target(target), kept(std::move(keptLoops)),
         element(static_cast<int64_t>(byteSize(op.dtype))),
-        vector(target.lanes(byteSize(op.computeType()))) {
+        vector(target.lanes(byteSize(op.compute))) {
     kept.resize(static_cast<size_t>(op.rank()));
     tiled = lastKept(kept);
     lanesReduced = !kept.back();
@@ -561,7 +561,8 @@ Schedule baseFor(const Selection &selection) {
   Schedule base;
   base.maskedTails = target.maskedTails;
   // AVX2 has none of 16-bit elements.
-  base.maskedLoads = target.maskedTails || (target.maskedLoads && selection.element > 2);
+  base.maskedLoads =
+      target.maskedTails || (target.maskedLoads && selection.op.leastElementBytes() > 2);
   base.scalable = target.vectorScale();
   return base;
 }

@@ -68,6 +68,12 @@ void Parser::useAxisDefault() {
   int axis = takesLast ? -1 : preset_->axis;
   spec_.axes = {axis < 0 ? axis + rank : std::min(axis, rank - 1)};
   axesKnown_ = true;
+  const char last = spec_.layout.axes.back();
+  if (axis < 0 && modeKnown_ && last != 'c' && spec_.layout.axes.find('c') != std::string::npos)
+    spec_.notes.push_back(fmt::format(
+        "no axis is given, and {} takes the last, {}; for channels write axis: c",
+        takesLast ? fmt::format("mode {}", toString(spec_.mode)) : toString(spec_.semantics),
+        last));
   const Entry *input = keys_.find("input");
   if (modeKnown_ && input)
     checkReducedAxes(input->value.offset);

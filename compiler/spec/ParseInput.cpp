@@ -42,7 +42,7 @@ void Parser::readInput() {
   Keys keys(entry->value, "input", inputKeys(), diagnostics_);
   if (const Entry *dtype = keys.find("dtype"))
     if (std::optional<DType> known = readDType(dtype->value, "input.dtype"))
-      spec_.dtype = *known, spec_.parameterDType = computeDType(*known);
+      spec_.dtype = *known, spec_.parameterDType = spec_.accumulate = computeDType(*known);
   const Entry *shape = keys.find("shape");
   if (shape)
     readShape(shape->value);

@@ -33,17 +33,28 @@ constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"
                                   {"forward", "inference"}, {"gradient", "backward"}};
 /// In the order of BackwardStatistics.
 constexpr Choice backwardStatisticsNames[] = {{"batch"}, {"moving"}};
+constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
 constexpr std::string_view momentumKeys[] = {"mean", "variance"};
 static_assert(std::size(phaseNames) >= std::size(kPhases));
 /// Keys that are read here; the others go to refuseKey.
-constexpr std::string_view builtKeys[] = {"name",     "semantics",
-                                          "input",    "output",
-                                          "axis",     "mode",
-                                          "groups",   "epsilon",
-                                          "momentum", "running_variance",
-                                          "center",   "scale",
-                                          "phases",   "fuse",
-                                          "prologue", "backward_statistics"};
+constexpr std::string_view builtKeys[] = {"name",
+                                          "semantics",
+                                          "input",
+                                          "output",
+                                          "axis",
+                                          "mode",
+                                          "groups",
+                                          "epsilon",
+                                          "momentum",
+                                          "running_variance",
+                                          "center",
+                                          "scale",
+                                          "phases",
+                                          "fuse",
+                                          "prologue",
+                                          "backward_statistics",
+                                          "parameter_dtype",
+                                          "accumulate"};
 
 /// Anything longer is refused by the reader of documents; a device that never ends must not be read
 /// to its end.
@@ -62,6 +73,7 @@ Spec Parser::parse(std::string_view sourceName) {
   readInput();
   if (const Entry *output = keys_.find("output"))
     readOutput(output->value);
+  readDTypes();
   readAxis();
   checkGroups();
   readEpsilon();
@@ -70,6 +82,10 @@ Spec Parser::parse(std::string_view sourceName) {
     if (std::optional<size_t> index = choose(entry->value, "running_variance", runningVarianceNames,
                                              diagnostics_, runningVarianceAliases))
       spec_.runningVariance = static_cast<RunningVariance>(*index);
+  for (const char *key : {"momentum", "running_variance"})
+    if (modeKnown_ && !spec_.hasMovingStatistics() && keys_.find(key))
+      spec_.notes.push_back(fmt::format("{} has no effect: mode {} keeps no moving statistics", key,
+                                        toString(spec_.mode)));
   readFlag("center", spec_.center);
   readFlag("scale", spec_.scale);
   readPhases();
@@ -157,6 +173,20 @@ void Parser::readMode() {
   spec_.center = spec_.hasMean(); // unless it is written
 }
 
+void Parser::readDTypes() {
+  if (const Entry *entry = keys_.find("parameter_dtype"))
+    if (std::optional<DType> known = readDType(entry->value, "parameter_dtype"))
+      spec_.parameterDType = *known;
+  const Entry *entry = keys_.find("accumulate");
+  const auto index =
+      entry ? choose(entry->value, "accumulate", accumulators, diagnostics_) : std::nullopt;
+  if (!index)
+    return;
+  spec_.accumulate = *parseDType(accumulators[*index].name);
+  if (spec_.accumulate == DType::F32 && spec_.dtype == DType::F64)
+    error(entry->value, "accumulate: f32 has fewer digits than dtype f64; expected f64");
+}
+
 void Parser::readEpsilon() {
   const Entry *entry = keys_.find("epsilon");
   if (!entry)
@@ -173,7 +203,7 @@ void Parser::readEpsilon() {
   }
   // Kernels of f32 hold epsilon in f32, where these would be 0 or infinite.
   auto narrow = static_cast<float>(*number);
-  if (computeDType(spec_.dtype) == DType::F32 && (narrow == 0 || std::isinf(narrow))) {
+  if (spec_.accumulate == DType::F32 && (narrow == 0 || std::isinf(narrow))) {
     error(entry->value, fmt::format("epsilon {} is out of the range of f32", found(entry->value)));
     return;
   }

@@ -42,6 +42,7 @@ private:
   void checkReducedAxes(size_t offset);
   std::optional<int> readOneAxis(const Value &item);
   void checkGroups();
+  void readDTypes();
   void readEpsilon();
   std::optional<double> readRatio(const Value &value);
   void readMomentum();

@@ -173,13 +173,13 @@ std::vector<std::string> Spec::sizeNames() const {
 
 std::vector<Scalar> Spec::scalars(Phase phase) const {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const DType type = computeDType(dtype);
+  const DType type = accumulate;
   std::vector<Scalar> scalars;
   if (epsilon.isArgument)
     scalars.push_back({"epsilon", type, 0, kInfinity, /*open=*/true});
   if (phase == Phase::Training && hasMovingStatistics()) {
     if (momentum.cumulative)
-      scalars.push_back({"count", type, 1, kInfinity});
+      scalars.push_back({"count", type, 1, kInfinity, /*open=*/false, /*whole=*/true});
     else if (momentum.mean.isArgument || momentum.variance.isArgument)
       scalars.push_back({"momentum", type, 0, 1});
   }
@@ -230,6 +230,8 @@ std::string canonicalText(const Spec &spec) {
     text += step.text() + ",";
   if (spec.backwardStatistics == BackwardStatistics::Moving)
     text += " backward_statistics=moving";
+  if (spec.accumulate != computeDType(spec.dtype))
+    text += fmt::format(" accumulate={}", toString(spec.accumulate));
   text += " phases=";
   for (Phase phase : kPhases)
     if (spec.hasPhase(phase))

@@ -108,7 +108,8 @@ struct Spec {
   std::vector<Size> shape; ///< logical, in the order of layout.axes
   Layout layout;           ///< of x and y alike
   DType dtype = DType::F32;
-  DType parameterDType = DType::F32;
+  DType parameterDType = DType::F32; ///< of gamma, beta, bias and the moving statistics
+  DType accumulate = DType::F32;     ///< that everything is computed in: F32 or F64
   Mode mode = Mode::Feature;
   /// Ascending, 0 to rank-1: the axes that gamma and beta have. Statistics are taken over them in
   /// modes Sample and Rms, for each index of them in the others.
@@ -123,8 +124,15 @@ struct Spec {
   std::vector<Phase> phases;                                         ///< as listed, without repeats
   std::vector<FuseStep> prologue; ///< before the statistics, in order
   std::vector<FuseStep> fuse;     ///< after gamma and beta, in order
+  /// What is in the text that does nothing, or does what its writer may not expect; for people.
+  std::vector<std::string> notes;
 
   int rank() const { return static_cast<int>(shape.size()); }
+  /// Of the statistics that training saves: no less than what they are computed from has, for
+  /// backward computes with their difference from x.
+  DType statisticDType() const {
+    return dtype == DType::F64 || parameterDType == DType::F64 ? DType::F64 : DType::F32;
+  }
   bool isAxis(int i) const;
   /// The axis of letter n, else of b, else the first.
   int samplesAxis() const;

@@ -14,8 +14,6 @@ constexpr std::string_view affineKeys[] = {"value",      "initializer",       "r
 constexpr std::string_view movingKeys[] = {"value", "initializer"};
 constexpr std::string_view renormKeys[] = {"r_max", "r_min", "d_max", "momentum"};
 
-constexpr Choice dtypes[] = {{"f32"}, {"f64"}, {"bf16"}, {"f16"}};
-constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
 constexpr Choice positions[] = {{"inside"}, {"outside"}, {"both"}};
 constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
 constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
@@ -152,10 +150,6 @@ void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diag
     right = isOneOf(positions);
   else if (key == "statistics")
     right = isOneOf(statisticsNames);
-  else if (key == "parameter_dtype")
-    right = isOneOf(dtypes);
-  else if (key == "accumulate")
-    right = isOneOf(accumulators);
   else if (key == "trainable" || key == "mask" || key == "adjustment")
     right = readBool(value, key, diagnostics).has_value();
   else if (key == "parameters")

@@ -76,7 +76,7 @@ void write(Writer &out, const Scalar &scalar) {
   out.integer(static_cast<uint8_t>(scalar.type));
   out.integer(std::bit_cast<uint64_t>(scalar.least));
   out.integer(std::bit_cast<uint64_t>(scalar.most));
-  out.integer(static_cast<uint8_t>(scalar.open));
+  out.integer(static_cast<uint8_t>(scalar.open | scalar.whole << 1));
 }
 
 Scalar readScalar(Reader &in) {
@@ -85,7 +85,9 @@ Scalar readScalar(Reader &in) {
   scalar.type = in.enumerator<DType>(dtypeCount, "dtype");
   scalar.least = std::bit_cast<double>(in.integer<uint64_t>());
   scalar.most = std::bit_cast<double>(in.integer<uint64_t>());
-  scalar.open = in.boolean();
+  const auto flags = in.enumerator<uint8_t>(4, "range of a number");
+  scalar.open = (flags & 1) != 0;
+  scalar.whole = (flags & 2) != 0;
   return scalar;
 }
 
@@ -164,7 +166,8 @@ std::string problemOf(const Scalar &scalar, double value) {
     return std::string(digits);
   };
   auto expected = [&](const std::string &range) {
-    return scalar.name + ": expected a number " + range + ", found " + text(value);
+    return scalar.name + (scalar.whole ? ": expected a whole number " : ": expected a number ") +
+           range + ", found " + text(value);
   };
   auto inRange = [&](double number) {
     return number <= scalar.most && (scalar.open ? number > scalar.least : number >= scalar.least);
@@ -177,6 +180,8 @@ std::string problemOf(const Scalar &scalar, double value) {
                     : std::isinf(scalar.least)
                         ? "of at most " + text(scalar.most)
                         : "from " + text(scalar.least) + " to " + text(scalar.most));
+  if (scalar.whole && value != std::floor(value))
+    return expected("of at least " + text(scalar.least));
   const auto narrow = static_cast<float>(value);
   if (computeDType(scalar.type) == DType::F32 && (std::isinf(narrow) || !inRange(narrow)))
     return expected("in the range of f32");

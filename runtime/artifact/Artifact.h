@@ -55,6 +55,7 @@ struct Scalar {
   DType type = DType::F32;    ///< that the kernel computes with
   double least = 0, most = 0; ///< infinite: no limit; it is finite all the same
   bool open = false;          ///< `least` itself is not allowed
+  bool whole = false;         ///< a whole number
 };
 
 /// What a named size has to be.

@@ -46,11 +46,13 @@ void addLayouts(CrossProgram &program, const char *cpu, std::vector<Expectation>
       if (!exists(shape, kind))
         continue;
       const bool isStatic = turn % 4 == 0;
-      auto draw = [&] { return oddSizes[random() % std::size(oddSizes)]; };
+      auto scaled = [&](char letter, int64_t size) { return size * factorOf(shape, kind, letter); };
+      auto draw = [&] { return scaled('S', oddSizes[random() % std::size(oddSizes)]); };
       const bool hasSmall = std::string_view(shape.shape).find('M') != std::string_view::npos;
       std::string sizesText = shape.shape;
       if (isStatic)
-        sizesText = replaced(replaced(sizesText, 'S', std::to_string(draw())), 'M', "3");
+        sizesText = replaced(replaced(sizesText, 'S', std::to_string(draw())), 'M',
+                             std::to_string(scaled('M', 3)));
       const std::string text = layoutYaml(shape, kind, sizesText, turn);
       const Spec spec = specOf(text);
       std::vector<oracle::Sizes> sizes;
@@ -60,7 +62,7 @@ void addLayouts(CrossProgram &program, const char *cpu, std::vector<Expectation>
         if (!isStatic) {
           drawn["S"] = draw();
           if (hasSmall)
-            drawn["M"] = random() % 2 ? 5 : 1;
+            drawn["M"] = scaled('M', random() % 2 ? 5 : 1);
         }
         const oracle::Data data[] = {oracle::Data::Normal, oracle::Data::Offset,
                                      oracle::Data::Constant, oracle::Data::Normal};
@@ -105,11 +107,17 @@ void addFrameworks(CrossProgram &program, std::vector<Expectation> &expectations
 void addLong(CrossProgram &program, std::vector<Expectation> &expectations) {
   for (const char *input :
        {"shape: [N, 3, 57, 57], layout: nchw", "shape: [N, 57, 57, 20], layout: nhwc",
-        "shape: [N, 40, 31, 31], layout: nChw16c", "shape: [N, 3000], layout: nc"}) {
-    const std::string text =
-        fmt::format("name: long\nsemantics: pytorch\ninput: {{{}}}\naxis: {}\n"
-                    "mode: {}\nphases: [training, backward]\n",
-                    input, "c", std::string_view(input).ends_with("nc") ? 1 : 0);
+        "shape: [N, 40, 31, 31], layout: nChw16c", "shape: [N, 3000], layout: nc",
+        "shape: [N, 31, 33, 30], layout: nhwc", "shape: [N, 30, 31, 33], layout: nchw",
+        "shape: [N, 35, 31, 9], layout: nChw16c"}) {
+    const std::string_view shape(input);
+    const bool isGroup = shape.find("31, 33") != shape.npos || shape.find("35,") != shape.npos;
+    const std::string text = fmt::format("name: long\nsemantics: pytorch\ninput: {{{}}}\naxis: {}\n"
+                                         "mode: {}\nphases: [training, backward]\n",
+                                         input, "c",
+                                         isGroup                 ? "group\ngroups: 5"
+                                         : shape.ends_with("nc") ? "1"
+                                                                 : "0");
     const Spec spec = specOf(text);
     const oracle::Sizes sizes = {{"N", 3}};
     for (Phase phase : spec.phases)

@@ -309,8 +309,8 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
   folder.refuses({"check", "bn.yaml", "--threads", "0"},
                  "normforge: error: --threads: expected a whole number from 1 to 1024, found '0'");
   folder.refuses({"check", "bn.yaml", "--data", "nice"},
-                 "normforge: error: --data: expected normal, offset, constant, outlier or "
-                 "denormal, found 'nice'");
+                 "normforge: error: --data: expected normal, offset, constant, outlier, "
+                 "denormal or large, found 'nice'");
   folder.refuses({"check", "bn.yaml", "--seed", "-1"},
                  "normforge: error: --seed: expected a whole number from 0 to "
                  "18446744073709551615, found '-1'");

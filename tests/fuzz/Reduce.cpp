@@ -128,6 +128,13 @@ Candidates singlePrecision(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.dtype = DType::F32; });
 }
 
+Candidates defaultDTypes(const Candidate &from) {
+  Candidates all = changed(from, [](DrawnSpec &spec) { spec.parameterDType.reset(); });
+  for (Candidate &candidate : changed(from, [](DrawnSpec &spec) { spec.accumulatesF64 = false; }))
+    all.push_back(std::move(candidate));
+  return all;
+}
+
 Candidates lessFused(const Candidate &from) {
   return changedEach(from, from.spec.fuse.size(), [](DrawnSpec &spec, size_t i) {
     spec.fuse.erase(spec.fuse.begin() + static_cast<std::ptrdiff_t>(i));
@@ -172,6 +179,7 @@ constexpr Step kSteps[] = {
     staticSizes,      plainLayout,  smallerBlock,   singlePrecision, lessFused,
     defaultCenter,    defaultScale, defaultEpsilon, defaultMomentum, defaultRunningVariance,
     defaultSemantics, defaultMode,  batchBackward,  lessPrologue,    fewerGroups,
+    defaultDTypes,
 };
 
 bool isValid(const DrawnSpec &spec) {

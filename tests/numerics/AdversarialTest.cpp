@@ -1,6 +1,7 @@
 // Data that a naive variance, a flushed denormal or a rounded mean would not survive.
 #include "tests/numerics/KernelCase.h"
 
+#include <cmath>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -39,6 +40,37 @@ const Problem problems[] = {
 
 } // namespace
 
+TEST_CASE("squares that f32 cannot hold: beta of an infinite variance, or accumulate: f64") {
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"})
+    for (const char *accumulate : {"f32", "f64"})
+      for (const char *input : {"[2, 2], layout: nc", "[2, 3, 700], layout: ntc"}) {
+        Session *session = sessionOrSkip(cpu);
+        if (!session)
+          continue;
+        const Spec spec = specOf(fmt::format(
+            "semantics: pytorch\ninput: {{shape: {}}}\naxis: c\nmode: layer\naccumulate: {}\n"
+            "phases: [training]\n",
+            input, accumulate));
+        auto inputs =
+            oracle::drawInputs(spec, Phase::Training, {}, testSeed(), oracle::Data::Large);
+        for (int64_t i = 0; i < inputs.at("x").count(); ++i) // 3.24e38 each
+          inputs.at("x").set(i, i % 2 ? -1.8e19 : 1.8e19);
+        const TestKernel kernel(spec, Phase::Training, *session);
+        const auto outputs = kernel.run({}, inputs);
+        CHECK(disagreement(spec, Phase::Training, {}, inputs, outputs, {}) == "");
+        const HostArray &y = outputs.at("y"), &gamma = inputs.at("gamma"),
+                        &beta = inputs.at("beta");
+        for (int64_t i = 0; i < y.count(); ++i) {
+          const double b = beta.get(i % beta.count()), g = gamma.get(i % beta.count());
+          const double exact = b + (i % 2 ? -g : g);
+          CHECK(std::abs(y.get(i) - (std::string_view(accumulate) == "f32" ? b : exact)) <= 1e-6);
+        }
+        for (int64_t i = 0; i < outputs.at("batch_variance").count(); ++i)
+          CHECK(std::isinf(outputs.at("batch_variance").get(i)) ==
+                (std::string_view(accumulate) == "f32"));
+      }
+}
+
 TEST_CASE("adversarial data agree with the reference") {
   const std::string repeat = repeatCommand("adversarial data agree with the reference");
   for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
@@ -65,7 +97,8 @@ TEST_CASE("adversarial data agree with the reference") {
                 continue;
               const TestKernel kernel(op, always(variant.schedule), *session);
               using oracle::Data;
-              for (Data data : {Data::Offset, Data::Constant, Data::Outlier, Data::Denormal}) {
+              for (Data data :
+                   {Data::Offset, Data::Constant, Data::Outlier, Data::Denormal, Data::Large}) {
                 INFO(repeat, " cpu ", std::string(cpu), " data ",
                      std::string(oracle::toString(data)), " ", describeSizes(problem.sizes), "\n",
                      variant.schedule.text(op), "\n", text);

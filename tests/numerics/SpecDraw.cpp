@@ -36,6 +36,10 @@ std::string DrawnSpec::yaml() const {
                                : fmt::format("mode: {}\n", static_cast<int>(mode));
   if (mode == Mode::Group)
     text += fmt::format("groups: {}\n", groups);
+  if (parameterDType)
+    text += fmt::format("parameter_dtype: {}\n", toString(*parameterDType));
+  if (accumulatesF64)
+    text += "accumulate: f64\n";
   std::vector<std::string_view> words;
   for (Phase phase : phases)
     words.push_back(toString(phase));
@@ -176,6 +180,9 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
                : chance(6) ? DType::BF16
                : chance(6) ? DType::F16
                            : DType::F32;
+  if (chance(6))
+    spec.parameterDType = pick({DType::F32, DType::F64, DType::BF16, DType::F16});
+  spec.accumulatesF64 = chance(8);
   spec.center = !chance(4);
   spec.scale = !chance(4);
   if (chance(5))

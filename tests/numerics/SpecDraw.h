@@ -33,6 +33,8 @@ struct DrawnSpec {
   int blockedAxis = -1;        ///< -1: a plain layout
   int64_t block = 0;
   DType dtype = DType::F32;
+  std::optional<DType> parameterDType; ///< none: the dtype's
+  bool accumulatesF64 = false;
   std::vector<Phase> phases{Phase::Inference, Phase::Training, Phase::Backward};
   bool movingBackward = false; ///< backward_statistics: moving
   bool center = true, scale = true;

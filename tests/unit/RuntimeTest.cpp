@@ -534,7 +534,8 @@ TEST_CASE("a size of 0 does nothing, or is an error where it is constrained") {
 
 TEST_CASE("a number is in its range, also as it is rounded") {
   const Scalar epsilon{"e", DType::F32, 0, INFINITY, true}, share{"a", DType::F32, 0, 1},
-      count{"n", DType::F64, 1, INFINITY}, below{"b", DType::F64, -INFINITY, 2};
+      count{"n", DType::F64, 1, INFINITY, false, /*whole=*/true},
+      below{"b", DType::F64, -INFINITY, 2};
   CHECK(problemOf(epsilon, 1e-5).empty());
   CHECK(problemOf(epsilon, 0) == "e: expected a number above 0, found 0");
   CHECK(problemOf(epsilon, 1e-60) == "e: expected a number in the range of f32, found 1e-60");
@@ -544,7 +545,9 @@ TEST_CASE("a number is in its range, also as it is rounded") {
   CHECK(problemOf(share, 1).empty());
   CHECK(problemOf(share, 1.5) == "a: expected a number from 0 to 1, found 1.5");
   CHECK(problemOf(count, 1e60).empty());
-  CHECK(problemOf(count, 0.5) == "n: expected a number of at least 1, found 0.5");
+  CHECK(problemOf(count, 0.5) == "n: expected a whole number of at least 1, found 0.5");
+  CHECK(problemOf(count, 2.5) == "n: expected a whole number of at least 1, found 2.5");
+  CHECK(problemOf(count, 3).empty());
   CHECK(problemOf(below, 3) == "b: expected a number of at most 2, found 3");
   CHECK(problemOf(below, INFINITY) == "b: expected a number that is finite, found inf");
 }

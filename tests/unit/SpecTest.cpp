@@ -143,6 +143,32 @@ TEST_CASE("run-time numbers") {
       parse(nchw + "mode: 2\naxis: c\nmomentum: argument\n").scalarNames(Phase::Training).empty());
 }
 
+TEST_CASE("dtypes of parameters, statistics and sums") {
+  Spec spec = parse(nchw + "axis: c\nparameter_dtype: bf16\naccumulate: f64\n");
+  CHECK((spec.dtype == DType::F32));
+  CHECK((spec.parameterDType == DType::BF16));
+  CHECK((spec.accumulate == DType::F64));
+  CHECK((spec.statisticDType() == DType::F32));
+  CHECK((parse(nchw + "axis: c\nparameter_dtype: f64\n").statisticDType() == DType::F64));
+  CHECK(canonicalText(spec) != canonicalText(parse(nchw + "axis: c\nparameter_dtype: bf16\n")));
+}
+
+TEST_CASE("notes on what does nothing, and on an axis that is seldom meant") {
+  const auto notes = [](const std::string &text) { return parse(text).notes; };
+  using Notes = std::vector<std::string>;
+  CHECK(notes(nchw + "axis: c\nmomentum: 0.5\n").empty());
+  CHECK(notes(nchw + "axis: c\nmode: 2\nmomentum: 0.5\nrunning_variance: bessel\n") ==
+        Notes{"momentum has no effect: mode batch keeps no moving statistics",
+              "running_variance has no effect: mode batch keeps no moving statistics"});
+  CHECK(notes(nchw) ==
+        Notes{"no axis is given, and keras-1.2 takes the last, w; for channels write "
+              "axis: c"});
+  CHECK(notes(nchw + "mode: rms\n") ==
+        Notes{"no axis is given, and mode rms takes the last, w; for channels write axis: c"});
+  CHECK(notes(nchw + "semantics: pytorch\n").empty());
+  CHECK(notes("input: {shape: [4, 8]}\n").empty());
+}
+
 TEST_CASE("numbers as YAML 1.2 has them") {
   for (auto [text, value] :
        std::vector<std::pair<std::string, double>>{{"1e-5", 1e-5},
