@@ -98,6 +98,7 @@ struct StepContext {
   int64_t inFlight = 1;        ///< partial sums of one result and slot
   bool blocks = false;         ///< long sums are sums of blocks
   bool backwards = false;      ///< through the outermost loop
+  bool streams = false; ///< what it stores goes past the caches; no step of the tile reads it
 
   bool reduces() const { return kind == Kind::Reductions; }
   bool storesElements() const { return kind == Kind::Elements; }

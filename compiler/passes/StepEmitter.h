@@ -94,8 +94,10 @@ private:
   /// Whether elements, written in vectors along the lanes, may go past the caches from an aligned
   /// address on.
   bool mayStream() const;
-  /// Elements that the output's first one in a slot is past an aligned address.
-  Value misalignment(const Cursor &at, const Slot &slot);
+  /// Elements that an output's first one in a slot is past an aligned address.
+  Value misalignment(const Cursor &at, const Slot &slot, size_t output = 0);
+  /// Whether all outputs are as far past one as the first is, or null: there is one output.
+  Value alignsAlike(const Cursor &at, const Slot &slot);
   void emitAlignedRow(Cursor at);
   void emitJoinedRows(const Cursor &at);
   /// Whether the rows of a tile are one run of memory to everything that the step reads and writes.

@@ -236,6 +236,8 @@ StepEmitter::Sums StepEmitter::emitInnermost(int loop, Cursor at, Sums sums) {
     return emit(at, sums);
   Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
                                         misalignment(at, at.slots[0]), constant(0));
+  if (Value alike = alignsAlike(at, at.slots[0]))
+    aligned = arith::AndIOp::create(b_, loc_, aligned, alike);
   auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(&branch.getThenRegion().front());

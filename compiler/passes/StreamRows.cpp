@@ -4,17 +4,28 @@
 namespace normforge::tile {
 
 bool StepEmitter::mayStream() const {
-  if (!knobs_.streams || !context_.storesElements() || knobs_.vector() == 1)
-    return false;
-  OpFoldResult lanes = context_.laneStride(context_.outputs[0]);
-  return lanes && getConstantIntValue(lanes) == 1;
+  return context_.streams && knobs_.vector() > 1 &&
+         llvm::all_of(context_.outputs, [&](const Access &output) {
+           OpFoldResult lanes = context_.laneStride(output);
+           return lanes && getConstantIntValue(lanes) == 1;
+         });
 }
 
-Value StepEmitter::misalignment(const Cursor &at, const Slot &slot) {
-  const Access &y = context_.outputs[0];
+Value StepEmitter::alignsAlike(const Cursor &at, const Slot &slot) {
+  Value alike;
+  for (size_t i = 1; i < context_.outputs.size(); ++i) {
+    Value is = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, misalignment(at, slot, i),
+                                     misalignment(at, slot));
+    alike = alike ? Value(arith::AndIOp::create(b_, loc_, alike, is)) : is;
+  }
+  return alike;
+}
+
+Value StepEmitter::misalignment(const Cursor &at, const Slot &slot, size_t output) {
+  const Access &y = context_.outputs[output];
   Value base = memref::ExtractAlignedPointerAsIndexOp::create(b_, loc_, y.base);
   const int64_t bytes = vectorBytes(y) / knobs_.vector();
-  OpFoldResult first = at.outputs[0].offset;
+  OpFoldResult first = at.outputs[output].offset;
   if (context_.slotLoop >= 0)
     first = add(first, scaled(number(slot.offset), y.strides[context_.slotLoop]));
   OpFoldResult address = add(OpFoldResult(base), scaled(first, number(bytes)));
@@ -22,9 +33,19 @@ Value StepEmitter::misalignment(const Cursor &at, const Slot &slot) {
   return arith::DivUIOp::create(b_, loc_, rest, constant(bytes));
 }
 
-/// The elements before the row's first aligned one, then vectors from there.
+/// The elements before the row's first aligned one, then vectors from there. Several outputs whose
+/// rows are not aligned alike are written as others are.
 void StepEmitter::emitAlignedRow(Cursor at) {
   makeViews(at);
+  OpBuilder::InsertionGuard guard(b_);
+  if (Value alike = alignsAlike(at, at.slots[0])) {
+    auto branch = scf::IfOp::create(b_, loc_, alike, /*withElseRegion=*/true);
+    b_.setInsertionPointToStart(&branch.getElseRegion().front());
+    Cursor plain = at;
+    plain.unroll = 1;
+    emitLanesFrom(plain, number(0), {});
+    b_.setInsertionPointToStart(&branch.getThenRegion().front());
+  }
   const Width width = knobs_.width;
   const bool masks = knobs_.masksTails;
   Value head = arith::AndIOp::create(
@@ -54,7 +75,8 @@ bool StepEmitter::joinsRows() const {
       return false;
   // Lanes of a vector that two rows share have no one index.
   linalg::GenericOp step = step_;
-  return isRun(context_.outputs[0]) && step.getBlock()->getOps<linalg::IndexOp>().empty();
+  return context_.outputs.size() == 1 && isRun(context_.outputs[0]) &&
+         step.getBlock()->getOps<linalg::IndexOp>().empty();
 }
 
 /// Rows that lie one after the other: a vector in which one row ends and the next begins takes each

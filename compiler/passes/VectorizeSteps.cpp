@@ -45,6 +45,7 @@ private:
   LogicalResult write(bufferization::MaterializeInDestinationOp write);
   /// Where the array lies that a value is written to.
   LogicalResult findOutputs(StepContext &context, StepAnalysis &analysis);
+  static bool isReadBack(linalg::GenericOp step);
   void removeSteps(ArrayRef<Operation *> operations);
 
   const Knobs &knobs_;
@@ -70,6 +71,17 @@ LogicalResult TileVectorizer::findOutputs(StepContext &context, StepAnalysis &an
   return success();
 }
 
+/// Whether a later step of the tile reads what this one has stored.
+bool TileVectorizer::isReadBack(linalg::GenericOp step) {
+  for (OpResult result : step->getResults())
+    for (Operation *user : result.getUsers())
+      if (auto write = dyn_cast<bufferization::MaterializeInDestinationOp>(user))
+        for (Operation *reader : write.getDest().getUsers())
+          if (isa<bufferization::ToTensorOp>(reader))
+            return true;
+  return false;
+}
+
 LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   b_.setInsertionPoint(step);
   StepAnalysis analysis(knobs_, b_, constants_);
@@ -92,6 +104,7 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   }
   if ((context.storesElements() || context.carries()) && failed(findOutputs(context, analysis)))
     return failure();
+  context.streams = knobs_.streams && context.storesElements() && !isReadBack(step);
   if (context.laneLoop >= 0 || !context.order.empty())
     context.inFlight = knobs_.unroll;
   if (context.reduces()) {

@@ -141,9 +141,13 @@ std::string Checker::checkPartial(const StagePlan &stage, const StepPlan &plan) 
                              step.name, stage.steps.size());
   const std::vector<bool> kept = op_.kept(stage.stepNumbers());
   for (int i = 0; i < op_.rank(); ++i)
-    if (kept[i] == keeps(step, i))
-      return fmt::format("step {} cannot be carried: loop {} is {} by the stage and by the step",
-                         step.name, op_.loops[i].name, kept[i] ? "kept" : "reduced over");
+    if (!kept[i] && !keeps(step, i))
+      return fmt::format("step {} cannot be carried: loop {} is reduced over by the stage and by "
+                         "the step",
+                         step.name, op_.loops[i].name);
+  if (stage.tiled >= 0 && keeps(step, stage.tiled))
+    return fmt::format("step {} cannot be carried: it keeps loop {}, whose indices a tile covers",
+                       step.name, op_.loops[stage.tiled].name);
   return step.reduce == Reduce::Sum
              ? ""
              : fmt::format("step {} cannot be carried: only sums are", step.name);
@@ -315,15 +319,12 @@ std::string Checker::checkStage(size_t index) {
   if (wrong.empty())
     wrong = checkInFlight(stage, loops);
   if (wrong.empty() && stage.streams) {
-    size_t written = 0;
-    for (const StepPlan &plan : stage.steps)
-      if (isElements(op_.steps[plan.step]))
-        written = std::max(written, op_.steps[plan.step].results.size());
+    const bool writes = std::any_of(stage.steps.begin(), stage.steps.end(),
+                                    [&](auto &plan) { return isElements(op_.steps[plan.step]); });
     if (!target_.isX86())
       wrong = fmt::format("stores=streaming: not for {}", target_.cpu);
-    else if (written != 1)
-      wrong =
-          fmt::format("stores=streaming: a step writes {} arrays of elements; expected 1", written);
+    else if (!writes)
+      wrong = "stores=streaming: no step of the stage writes elements";
   }
   return wrong;
 }

@@ -393,7 +393,7 @@ struct Selection {
         continue;
       const std::vector<bool> own = keptBy(i);
       for (size_t loop = 0; loop < kept.size(); ++loop)
-        if (own[loop] == kept[loop])
+        if (own[loop] == kept[loop] && (!kept[loop] || static_cast<int>(loop) == tiled))
           return false;
     }
     return true;
@@ -518,22 +518,32 @@ struct Selection {
         count += op.steps[plan.step].results.size();
     return count;
   }
-  /// Whether elements can be written past the caches.
-  bool mayStream() const {
-    size_t count = 0;
+  /// Arrays of elements that are written and not read again.
+  int64_t written() const {
+    int64_t count = 0;
     for (const Step &step : op.steps)
-      if (op.isWhole(step) && step.reduce == Reduce::None)
-        count += step.results.size();
-    return target.streamingBytes && count == 1;
+      for (size_t i = 0; i < step.results.size(); ++i)
+        count += op.isWhole(step) && step.reduce == Reduce::None &&
+                 !isRead(step.firstResult + static_cast<uint32_t>(i));
+    return count;
   }
+  bool isRead(uint32_t result) const {
+    const auto leaf = op.exprs.find(ExprOp::Result, result);
+    return leaf && std::any_of(op.steps.begin(), op.steps.end(), [&](const Step &step) {
+             const std::vector<Expr> nodes = op.exprs.nodesOf(step.values());
+             return std::find(nodes.begin(), nodes.end(), *leaf) != nodes.end();
+           });
+  }
+  bool mayStream() const { return target.streamingBytes && written() > 0; }
   /// The same with elements written past the caches.
   Schedule streaming(Schedule schedule) const {
-    StagePlan &last = *std::find_if(schedule.stages.begin(), schedule.stages.end(),
+    StagePlan &last = *std::find_if(schedule.stages.rbegin(), schedule.stages.rend(),
                                     [&](const StagePlan &stage) { return arraysWritten(stage); });
     last.streams = true;
     const bool isFused = &last == &schedule.stages.front() && op.reduces();
     if (!isFused) {
-      StagePlan stage = normalize(/*streams=*/true);
+      StagePlan stage =
+          Selection(op, target, op.kept(last.stepNumbers())).normalize(/*streams=*/true);
       stage.name = last.name;
       stage.steps = last.steps;
       stage.reversed = last.reversed;
@@ -571,8 +581,9 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
 
-  // What reductions read, and one array that is written.
-  const SizeExpr moved = op.elements * SizeExpr((selection.read + 1) * selection.element);
+  // What reductions read, and what is written.
+  const int64_t arrays = selection.read + std::max<int64_t>(1, selection.written());
+  const SizeExpr moved = op.elements * SizeExpr(arrays * selection.element);
   const std::optional<int64_t> streamingBytes =
       selection.mayStream() ? target.streamingBytes : std::nullopt;
   /// Plain stores where x and y stay in cache, streaming ones beyond.
@@ -643,9 +654,9 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   if (!statistics || !streamingBytes)
     return {{fused, {slab, limit}, what}, {split, Guard{}, exceeds}};
   const int64_t groups = std::max<int64_t>(1, *statistics);
-  // moved = (read + 1) * groups * slabBytes, and `slab` is slabBytes times its own factor.
+  // moved = arrays * groups * slabBytes, and `slab` is slabBytes times its own factor.
   const int64_t factor = (perTask ? perTask : groups) * read;
-  const int64_t plainLimit = *streamingBytes / ((read + 1) * groups) * factor;
+  const int64_t plainLimit = *streamingBytes / (arrays * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
   // As for static sizes: first by what fits in L2, then by where streaming stores begin. Where both
