@@ -2,10 +2,13 @@
 //
 //   normforge_digest code      machine code, manifest and workspace of every schedule
 //   normforge_digest outputs   what kernels write for fixed inputs, on the CPUs that run here
-//   normforge_digest schedules which schedules the specs of networks get (tests/data/schedules.txt)
+//   normforge_digest schedules [TABLE]
+//                              which schedules the specs get, by phase and CPU: all, or those that
+//                              TABLE, an earlier output, has lines for
 //
 // A change that only moves code changes no line of `code`; one that keeps every bit changes none of
 // `outputs`. The specs are those of specs/ and, but for `schedules`, random ones of a fixed seed.
+// tests/data/schedules.txt is a table that a test holds the heuristic to.
 #include "tests/numerics/KernelCase.h"
 #include "tests/numerics/SpecDraw.h"
 
@@ -14,6 +17,7 @@
 
 #include <filesystem>
 #include <fmt/format.h>
+#include <fstream>
 #include <set>
 
 using namespace normforge;
@@ -114,25 +118,42 @@ void printOutputs(const std::vector<Subject> &subjects) {
   }
 }
 
-void printSchedules(const std::vector<Subject> &subjects) {
+/// What lines of a table begin with.
+std::set<std::string> keysOf(const char *table) {
+  std::set<std::string> keys;
+  std::ifstream file(table);
+  for (std::string line; std::getline(file, line);)
+    keys.insert(line.substr(0, line.find(':')));
+  if (keys.empty()) {
+    fmt::print(stderr, "{}: no lines\n", table);
+    std::exit(1);
+  }
+  return keys;
+}
+
+void printSchedules(const std::vector<Subject> &subjects, const char *table) {
+  const std::set<std::string> keys = table ? keysOf(table) : std::set<std::string>();
   for (const Subject &subject : subjects)
     for (Phase phase : subject.spec.phases)
       for (const char *cpu : kCpus) {
+        const std::string key = fmt::format("{} {} {}", subject.name, toString(phase), cpu);
+        if (table && !keys.contains(key))
+          continue;
         const Operator op = makeOperator(subject.spec, phase);
         for (const ScheduleVariant &variant :
              selectSchedules(op, valueOf(describeTarget(cpu), cpu)))
-          fmt::print("{} {} {}: {}\n", subject.name, toString(phase), cpu,
-                     variant.schedule.text(op));
+          fmt::print("{}: when {} <= {}: {}\n", key, variant.guard.value.text(op.sizes),
+                     variant.guard.limit, variant.schedule.text(op));
       }
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
-  const std::string_view what = argc == 2 ? argv[1] : "";
+  const std::string_view what = argc > 1 ? argv[1] : "";
   std::vector<Subject> subjects = specsOfNetworks();
   if (what == "schedules") {
-    printSchedules(subjects);
+    printSchedules(subjects, argc > 2 ? argv[2] : nullptr);
     return 0;
   }
   for (Subject &subject : randomSpecs(250))
@@ -142,6 +163,6 @@ int main(int argc, char **argv) {
   else if (what == "outputs")
     printOutputs(subjects);
   else
-    fmt::print(stderr, "usage: normforge_digest code|outputs|schedules\n");
+    fmt::print(stderr, "usage: normforge_digest code|outputs|schedules [TABLE]\n");
   return what == "code" || what == "outputs" ? 0 : 2;
 }

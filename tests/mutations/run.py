@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Breaks the compiler on purpose, one line at a time, and expects tests to notice.
+
+    tests/mutations/run.py [BUILD_DIR]     # build/mutations; some 30 minutes on two cores
+    tests/mutations/run.py --list
+
+Each mutation is a piece of text that is replaced in a worktree of HEAD. A mutation is caught when
+`normforge check` of the specs beside this file, or random specs (normforge_differential), disagree
+or do not compile. Exit status 1: some mutation survived, or its text is no longer there.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SPECS = "tests/mutations/specs"
+
+# What is broken, where, the text, what it is replaced by.
+MUTATIONS = [
+    ("the tail of columns lacks a lane", "compiler/passes/StepContext.cpp",
+     "constantMask(b_, loc, *extent - offset, width));",
+     "constantMask(b_, loc, *extent - offset - 1, width));"),
+    ("lanes past the end of a row count", "compiler/passes/StepLoops.cpp",
+     "sum = rows && mask ?", "sum = false && mask ?"),
+    ("a sum of blocks forgets the blocks before", "compiler/passes/StepLoops.cpp",
+     "      sum = combine(sum, of);\n    return outer;", "      sum = of;\n    return outer;"),
+    ("every tile is the first that a sum is carried by", "compiler/passes/FormTasks.cpp",
+     "  return first ? first : constants_->get", "  return constants_->get"),
+    ("no tile is the first that a sum is carried by", "compiler/passes/FormTasks.cpp",
+     "constants_->get(loc_, b_.getBoolAttr(true))", "constants_->get(loc_, b_.getBoolAttr(false))"),
+    ("reversed tasks begin one too late", "compiler/passes/FormTasks.cpp",
+     "sizes().sub(sizes().add(OpFoldResult(first_), OpFoldResult(last_)), sizes().constant(1)));",
+     "sizes().add(OpFoldResult(first_), OpFoldResult(last_)));"),
+    ("a task's last chunk is as long as the others", "compiler/passes/FormTasks.cpp",
+     "sizes().min(sizes().constant(chunks[i]), sizes().sub(loopSizes_[i], range.offset));",
+     "sizes().constant(chunks[i]);"),
+    ("a merge lacks what chunks differ by", "compiler/lowering/Lowering.cpp",
+     "e.add(e.fma(weighed, difference, v[1]), v[3])", "e.add(v[1], v[3])"),
+    ("a merge takes all chunks for whole ones", "compiler/lowering/Lowering.cpp",
+     "count = arith::MulIOp::create(b, loc, count, taken);",
+     "count = arith::MulIOp::create(b, loc, count, size);"),
+    ("a partial mean is not corrected", "compiler/lowering/Lowering.cpp",
+     "return Values{e.add(v[0], residual), e.fma(e.negate(v[1]), residual, v[2])};",
+     "return Values{e.add(v[0], residual), v[2]};"),
+    ("padding counts in sums", "compiler/lowering/Lowering.cpp",
+     "          value = zeroPadding(b, loc, loop, axisSize, value);\n        Values totals;",
+     "          value = value;\n        Values totals;"),
+    ("padding counts in moments", "compiler/lowering/Lowering.cpp",
+     "Value residual = zeroPadding(b, loc, loop, axisSize, e.sub(value, v[values]));",
+     "Value residual = e.sub(value, v[values]);"),
+    ("arrays of the workspace overlap", "compiler/lowering/Lowering.cpp",
+     "    bytes = bytes + ceilDivide(size, NF_WORKSPACE_ALIGNMENT) *",
+     "    bytes = ceilDivide(size, NF_WORKSPACE_ALIGNMENT) *"),
+    ("the mean is not corrected", "compiler/operator/MakeOperator.cpp",
+     "  const Term mean = moments[0] + rest;", "  const Term mean = moments[0];"),
+    ("what the mean's rounding leaves is lost", "compiler/operator/MakeOperator.cpp",
+     "Term shift = zeroIfNan(-rest * scale);", "Term shift = constant(0);"),
+    ("groups lack what channels differ by", "compiler/operator/MakeOperator.cpp",
+     "fma(count, ofMeans[2], sums[1])", "sums[1]"),
+    ("groups lack what channels' means left", "compiler/operator/MakeOperator.cpp",
+     "count * (ofMeans[1] + sums[0])", "count * ofMeans[1]"),
+    ("channels are counted in groups of one", "compiler/operator/Operator.cpp",
+     "stride = loops[own[loop]].size * stride)", "stride = stride)"),
+    ("the moving mean takes what the variance is to take", "compiler/operator/MakeOperator.cpp",
+     "fma(weights.batchMean, mean, weights.oldMean * *oldMean)",
+     "fma(weights.oldMean, mean, weights.batchMean * *oldMean)"),
+    ("the moving variance is biased", "compiler/operator/MakeOperator.cpp",
+     "select(less(constant(0), denominator), n / denominator, one)", "one"),
+    ("dx lacks its mean", "compiler/operator/MakeBackward.cpp",
+     "gradient = fma(scale, h, fma(*ofX, centered, *ofOne));",
+     "gradient = fma(scale, h, *ofX * centered);"),
+    ("dx lacks what goes through the deviation", "compiler/operator/MakeBackward.cpp",
+     "gradient = fma(scale, h, fma(*ofX, centered, *ofOne));",
+     "gradient = fma(scale, h, *ofOne);"),
+    ("the gradient of the variance lacks its 2", "compiler/operator/MakeBackward.cpp",
+     "const Term seed = constant(2) / n *", "const Term seed = constant(1) / n *"),
+    ("the saved mean is not corrected", "compiler/operator/MakeBackward.cpp",
+     "    product = fma(-*rest, *sum, *product);\n  }", "  }"),
+    ("dx takes the saved mean for the mean", "compiler/operator/MakeBackward.cpp",
+     "-fma(ofX, *rest, ", "-fma(ofX, constant(0), "),
+    ("dgamma lacks the deviation", "compiler/operator/MakeBackward.cpp",
+     'made.push_back({"dgamma", s * *product,', 'made.push_back({"dgamma", *product,'),
+    ("a stored sum's own gradient is left out", "compiler/operator/MakeBackward.cpp",
+     'gradient = gradient + operand("d" + run.from);', "gradient = gradient + constant(0);"),
+    ("a quotient's gradient lacks its square", "compiler/expr/Expr.cpp",
+     "add(1, -(g * self / in(1)));", "add(1, -(g * self));"),
+    ("both branches of a condition get the gradient", "compiler/expr/Expr.cpp",
+     "add(2, select(in(0), zero, g));", "add(2, g);"),
+    ("half precision is cut off, not rounded", "compiler/target/HalfPrecision.cpp",
+     "l.word(static_cast<uint32_t>((15 - 127) * (1 << 23) + 0xFFF))",
+     "l.word(static_cast<uint32_t>((15 - 127) * (1 << 23)))"),
+    ("a stage is run without its last task", "runtime/kernel/Plan.cpp",
+     "static_cast<uint64_t>(*tasks),", "static_cast<uint64_t>(*tasks > 1 ? *tasks - 1 : *tasks),"),
+]
+
+
+def run(command, cwd, seconds=900):
+    """Exit status and output; 124 where it takes longer."""
+    try:
+        done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=seconds)
+        return done.returncode, done.stdout
+    except subprocess.TimeoutExpired as expired:
+        return 124, f"more than {expired.timeout} s"
+
+
+def detectors(build):
+    """Cheapest first; each fails where a result is wrong."""
+    normforge = [str(build / "bin/normforge"), "check", SPECS, "--size", "N=5", "--threads", "2",
+                 "--seed", "1"]
+    yield "check", normforge
+    yield "check --data offset", normforge + ["--data", "offset"]
+    yield "check --cpu x86-64-v2", normforge + ["--cpu", "x86-64-v2"]
+    yield "random specs", [str(build / "bin/normforge_differential"), "--specs", "60", "--seed", "1"]
+
+
+def build_in(tree, build):
+    return run(["ninja", "-C", str(build), "bin/normforge", "bin/normforge_differential"], tree)
+
+
+def caught_by(tree, build):
+    """The first detector that fails; None where all pass."""
+    for name, command in detectors(build):
+        scratch = build / "scratch"
+        scratch.mkdir(exist_ok=True)
+        status, _ = run(command, tree if name != "random specs" else scratch)
+        if status != 0:
+            return name
+    return None
+
+
+def main(arguments):
+    if arguments == ["--list"]:
+        for name, file, _, _ in MUTATIONS:
+            print(f"{file}: {name}")
+        return 0
+    build = pathlib.Path(arguments[0] if arguments else ROOT / "build/mutations").resolve()
+    tree = build / "tree"
+    if not tree.exists():
+        build.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["git", "worktree", "add", "--detach", str(tree), "HEAD"], cwd=ROOT,
+                       check=True)
+    subprocess.run(["git", "checkout", "--detach", "-f",
+                    subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT,
+                                            text=True).strip()], cwd=tree, check=True)
+    os.environ["CCACHE_BASEDIR"] = str(tree)
+    os.environ["CCACHE_NOHASHDIR"] = "1"
+    objects = build / "objects"
+    subprocess.run(["cmake", "-S", str(tree), "-B", str(objects), "-G", "Ninja",
+                    "-DCMAKE_BUILD_TYPE=Release"], check=True, stdout=subprocess.DEVNULL)
+    status, output = build_in(tree, objects)
+    if status != 0 or caught_by(tree, objects):
+        sys.exit("without any mutation the build or its checks fail:\n" + output[-2000:])
+    bad = 0
+    for name, file, text, other in MUTATIONS:
+        path = tree / file
+        source = path.read_text()
+        start = time.time()
+        if source.count(text) != 1:
+            verdict, bad = f"GONE: the text is there {source.count(text)} times", bad + 1
+        else:
+            path.write_text(source.replace(text, other))
+            status, output = build_in(tree, objects)
+            by = "the build" if status != 0 else caught_by(tree, objects)
+            verdict = f"caught by {by}" if by else "SURVIVED"
+            bad += by is None
+            path.write_text(source)
+        print(f"{verdict:32} {time.time() - start:5.0f} s  {file}: {name}", flush=True)
+    print(f"{len(MUTATIONS) - bad} of {len(MUTATIONS)} caught")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
