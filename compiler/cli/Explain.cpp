@@ -357,6 +357,11 @@ llvm::Error run(const Options &options) {
                     fmt::join(missing, ", "), missing.front()));
   if (missing.empty())
     values = ordered;
+  Artifact limits;
+  limits.sizes = op.sizes;
+  limits.constraints = op.constraints;
+  if (std::string problem = values ? problemOf(limits, *values) : ""; !problem.empty())
+    return badInput(fmt::format("{}: {}", options.spec, problem));
 
   auto chosen = chooseVariants(op, *target, options.schedule);
   if (!chosen)

@@ -237,7 +237,23 @@ private:
                     [&](const Stage &stage) { return expression(stage.bytesPerTask); });
   }
 
+  /// Sizes that have to be multiples of a number.
+  std::vector<const Constraint *> multiplesOf() const {
+    std::vector<const Constraint *> found;
+    for (const Constraint &constraint : manifest_.constraints)
+      if (constraint.multipleOf > 1)
+        found.push_back(&constraint);
+    return found;
+  }
+  std::string multiplesInWords() const {
+    std::vector<std::string> words;
+    for (const Constraint *one : multiplesOf())
+      words.push_back(fmt::format("{} is no multiple of {}", sizes_[one->size], one->multipleOf));
+    return fmt::format("{}", fmt::join(words, " or "));
+  }
+
   void writeCall() {
+    const std::vector<const Constraint *> multiples = multiplesOf();
     std::vector<std::string> parameters;
     for (size_t i = 0; i < arguments_.size(); ++i)
       parameters.push_back(fmt::format("{}{} *{}", manifest_.arguments[i].written ? "" : "const ",
@@ -249,8 +265,9 @@ private:
     parameters.push_back("void *workspace");
     line("/* Runs every task on the calling thread. The workspace has\n"
          " * {}_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT; it may be a\n"
-         " * null pointer where that is 0. Returns 0{}. */",
-         name_, cpuFunction_.empty() ? "" : ", or 1 where this machine runs none of the code");
+         " * null pointer where that is 0. Returns 0{}{}. */",
+         name_, cpuFunction_.empty() ? "" : ", or 1 where this machine runs none of the code",
+         multiples.empty() ? "" : ", or 2, and does nothing,\n * where " + multiplesInWords());
     line("static inline int {}({}) {{", name_, fmt::join(parameters, ",\n    "));
     line("  void *args[{}];", arguments_.size());
     for (size_t i = 0; i < arguments_.size(); ++i)
@@ -265,6 +282,8 @@ private:
       for (size_t i = 0; i < scalars_.size(); ++i)
         line("  scalars[{}] = {};", i, scalars_[i]);
     }
+    for (const Constraint *one : multiples)
+      line("  if ({} % {} != 0)\n    return 2;", sizes_[one->size], one->multipleOf);
     line("  nf_call call;\n  uint32_t stage;\n  call.struct_size = (uint32_t)sizeof(nf_call);\n"
          "  call.flags = 0;\n  call.args = args;\n  call.sizes = {};\n  call.scalars = {};\n"
          "  call.workspace = workspace;",
@@ -321,10 +340,10 @@ std::string cHeader(const ExportedHeader &header) {
  * NAME_stage(s, sizes...)(&call, first, last) for ranges that cover 0 to NAME_tasks(s, sizes...),
  * on any threads, each task once. Results are the same bits for any split.
  *
- * Sizes are at least 1 (0 does nothing in inference), and no array has 2^63 bytes or more. Pointers
- * are aligned to their element. Arrays do not overlap, except for those that may be one buffer. bf16
- * and f16 are uint16_t. Everything here may be called from several threads; a workspace is for one
- * call at a time. Nothing here allocates or needs a library.
+ * Sizes are at least 1 (0 does nothing in inference) and multiples of what a kernel says, and no
+ * array has 2^63 bytes or more. Pointers are aligned to their element. Arrays do not overlap, except
+ * for those that may be one buffer. bf16 and f16 are uint16_t. Everything here may be called from
+ * several threads; a workspace is for one call at a time. Nothing here allocates or needs a library.
  *
 )";
   out +=

@@ -130,13 +130,19 @@ public:
                 llvm::StringRef symbol, Workspace &workspace)
       : op_(op), schedule_(schedule), index_(stage), plan_(schedule.stages[stage]),
         s_(module, op, schedule, stage, symbol), workspace_(workspace),
-        type_(s_.typeOf(op.compute)) {}
+        type_(s_.typeOf(op.compute)),
+        hasElements_(llvm::any_of(plan_.steps, [&](const StepPlan &plan) {
+          return plan.part != Part::Merge && op.isWhole(op.steps[plan.step]);
+        })) {}
 
   StageInfo run() {
     for (const StepPlan &step : plan_.steps)
       lower(step);
-    return s_.finish(partialBytes_ +
-                     op_.elements * SizeExpr(static_cast<int64_t>(bytesPerElement_)));
+    SizeExpr bytes =
+        partialBytes_ + op_.elements * SizeExpr(static_cast<int64_t>(bytesPerElement_));
+    for (const auto &[elements, each] : small_)
+      bytes = bytes + elements * SizeExpr(each);
+    return s_.finish(bytes);
   }
 
 private:
@@ -152,6 +158,27 @@ private:
   llvm::SmallVector<Tensor> bindAll(ArrayRef<Expr> leaves);
 
   Tensor bind(Expr leaf);
+  /// Adds what a stage moves of an operand, of an array over statistics; beside elements these are
+  /// nothing.
+  void countBytes(const Operand &operand) {
+    if (op_.isWhole(operand)) {
+      bytesPerElement_ += byteSize(operand.dtype);
+      return;
+    }
+    SizeExpr elements(1);
+    for (const SizeExpr &size : operand.shape)
+      elements = elements * size;
+    countBytes(elements, byteSize(operand.dtype));
+  }
+  void countBytes(const SizeExpr &elements, size_t bytes) {
+    if (hasElements_)
+      return;
+    const auto same = llvm::find_if(small_, [&](const auto &one) { return one.first == elements; });
+    if (same == small_.end())
+      small_.emplace_back(elements, static_cast<int64_t>(bytes));
+    else
+      same->second += static_cast<int64_t>(bytes);
+  }
   Value uniform(Expr expr, Type type);
   /// The operands and results that these are made of, in the order in which formulas name them.
   std::vector<Expr> leavesOf(ArrayRef<Expr> roots) const;
@@ -210,9 +237,11 @@ private:
   const StagePlan &plan_;
   StageBuilder s_;
   Workspace &workspace_;
-  Type type_;                  ///< that is computed in
-  size_t bytesPerElement_ = 0; ///< of whole operands that the stage moves
-  SizeExpr partialBytes_;      ///< of partial results that it reads
+  Type type_;                                       ///< that is computed in
+  size_t bytesPerElement_ = 0;                      ///< of whole operands that the stage moves
+  SizeExpr partialBytes_;                           ///< of partial results that it reads
+  std::vector<std::pair<SizeExpr, int64_t>> small_; ///< arrays and bytes an element, beside no data
+  bool hasElements_ = false;                        ///< whether a step runs over the data
   std::map<Expr, Tensor> leaves_;
   std::map<Expr, Value> uniforms_;
 };
@@ -231,12 +260,13 @@ Tensor StageLowering::bind(Expr leaf) {
   const Node &node = op_.exprs[leaf];
   if (node.op == ExprOp::Operand) {
     const Operand &operand = op_.operands[node.index];
-    bytesPerElement_ += op_.isWhole(operand) ? byteSize(operand.dtype) : 0;
+    countBytes(operand);
     return leaves_[leaf] = s_.operand(node.index);
   }
   // Values of elements are read back from where they are stored.
   if (const Result &result = op_.result(node.index); op_.isWhole(result.loops))
     return leaves_[leaf] = s_.operand(static_cast<uint32_t>(result.operand));
+  countBytes(op_.dense(op_.result(node.index).loops).elements, byteSize(op_.compute));
   return leaves_[leaf] = s_.workspace(workspace_.results.at(node.index),
                                       s_.space(op_.result(node.index).loops, false));
 }
@@ -370,12 +400,13 @@ llvm::SmallVector<Tensor> StageLowering::bindAll(ArrayRef<Expr> leaves) {
 llvm::SmallVector<Tensor> StageLowering::bindPartials(const Step &step,
                                                       ArrayRef<uint32_t> results) {
   std::vector<AffineExpr> index;
-  partialBytes_ = SizeExpr(static_cast<int64_t>(results.size() * byteSize(op_.compute)));
+  SizeExpr bytes(static_cast<int64_t>(results.size() * byteSize(op_.compute)));
   for (size_t i = 0; i < s_.loops().size(); ++i) {
-    partialBytes_ = partialBytes_ * s_.loops()[i].size;
+    bytes = bytes * s_.loops()[i].size;
     if (!s_.loops()[i].kept)
       index.push_back(s_.loop(static_cast<int>(i)));
   }
+  partialBytes_ = partialBytes_ + bytes;
   const auto space = spaceOf(step);
   index.insert(index.end(), space.begin(), space.end());
   llvm::SmallVector<Tensor> tensors;
@@ -475,15 +506,16 @@ void StageLowering::lowerMap(const Step &step) {
       continue;
     const Operand &operand = op_.operands[result.operand];
     s_.writeOperand(output, static_cast<uint32_t>(result.operand));
-    bytesPerElement_ += op_.isWhole(operand) ? byteSize(operand.dtype) : 0;
+    countBytes(operand);
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     const uint32_t number = step.firstResult + static_cast<uint32_t>(i);
     setLeaf(step, i, outputs[i]);
-    if (isReadLater(number) && !isWhole)
-      s_.writeWorkspace(outputs[i],
-                        workspace_.allocate(workspace_.results[number],
-                                            op_.dense(step.results[i].loops), types[i]));
+    if (!isReadLater(number) || isWhole)
+      continue;
+    const Operator::Dense dense = op_.dense(step.results[i].loops);
+    countBytes(dense.elements, byteSize(op_.compute));
+    s_.writeWorkspace(outputs[i], workspace_.allocate(workspace_.results[number], dense, types[i]));
   }
 }
 

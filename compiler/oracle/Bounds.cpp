@@ -52,6 +52,12 @@ double tiny(DType dtype) {
   return errors[static_cast<unsigned>(dtype)];
 }
 
+double largest(DType dtype) {
+  constexpr double numbers[dtypeCount] = {0x1.fffffep127, 0x1.fffffffffffffp1023, 0x1.fep127,
+                                          65504};
+  return numbers[static_cast<unsigned>(dtype)];
+}
+
 /// A value and how far off a kernel's may be. A condition is 0 or 1, and off by 1 where it may be
 /// either.
 struct Bounded {
@@ -119,7 +125,7 @@ private:
   /// What a kernel cannot hold is infinite to it, and may be anything later.
   double lost(double value) const {
     const bool isHeld = op_.compute == DType::F64 || !std::isfinite(value) ||
-                        std::abs(value) <= static_cast<double>(std::numeric_limits<float>::max());
+                        std::abs(value) <= largest(DType::F32);
     return isHeld ? 0 : kInfinity;
   }
   /// The nodes that these are made of, but for those of one value for all elements.
@@ -421,6 +427,8 @@ void Evaluator::takeMap(const Step &step) {
             unitRoundoff(stored) +
             (byteSize(stored) < 4 ? std::max(0.0, unitRoundoff(DType::F32) - u_) : 0);
         error += unit * (std::abs(found.value) + error) + tiny(stored);
+        if (std::abs(found.value) + error >= largest(stored))
+          error = kInfinity; // it may be stored as one
       }
       // Where not even the exact value is a number there is nothing to be far from.
       (*allowed[i])[static_cast<size_t>(offset(static_cast<size_t>(result.operand)))] =

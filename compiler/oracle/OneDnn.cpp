@@ -319,7 +319,7 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
                                       : "oneDNN is asked for f32 alone";
     return nullptr;
   }
-  if (spec.parameterDType != DType::F32) {
+  if (spec.parameterDType != DType::F32 && (spec.scale || spec.center)) {
     whyNot = fmt::format("parameter_dtype {}: oneDNN is asked for f32 alone",
                          toString(spec.parameterDType));
     return nullptr;

@@ -73,6 +73,10 @@ std::optional<OneDnnView> viewAsBatchNorm(const Spec &spec, const Coordinates &a
   OneDnnView view;
   if (spec.layout.isBlocked()) {
     const int64_t block = spec.layout.block;
+    if (spec.mode == Mode::Group) {
+      whyNot = "groups of channels in blocks are no channels of another layout";
+      return std::nullopt;
+    }
     if (keptCount != 1 || channel != 1 || spec.layout.blockedAxis != 1 || rank > 5 ||
         (block != 4 && block != 8 && block != 16)) {
       whyNot = "oneDNN knows blocks of 4, 8 or 16 of the one kept axis, at "

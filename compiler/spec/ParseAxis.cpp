@@ -168,6 +168,8 @@ void Parser::checkGroups() {
                                     found(entry->value)));
     return;
   }
+  if (!modeKnown_)
+    return;
   if (modeName_ != "group") {
     diagnostics_.error(entry->offset, fmt::format("'groups' belongs to mode 'group'; found mode "
                                                   "{}",

@@ -82,15 +82,12 @@ Spec Parser::parse(std::string_view sourceName) {
     if (std::optional<size_t> index = choose(entry->value, "running_variance", runningVarianceNames,
                                              diagnostics_, runningVarianceAliases))
       spec_.runningVariance = static_cast<RunningVariance>(*index);
-  for (const char *key : {"momentum", "running_variance"})
-    if (modeKnown_ && !spec_.hasMovingStatistics() && keys_.find(key))
-      spec_.notes.push_back(fmt::format("{} has no effect: mode {} keeps no moving statistics", key,
-                                        toString(spec_.mode)));
   readFlag("center", spec_.center);
   readFlag("scale", spec_.scale);
   readPhases();
   readBackwardStatistics();
   readSteps();
+  noteKeysWithoutEffect();
   for (const Entry *entry : keys_.entries())
     if (std::find(std::begin(builtKeys), std::end(builtKeys), entry->key) == std::end(builtKeys))
       refuseKey(*entry, semanticsName_, diagnostics_);
@@ -269,6 +266,27 @@ void Parser::readBackwardStatistics() {
     error(entry->value, fmt::format("backward_statistics: moving belongs to mode 0 (feature); mode "
                                     "{} keeps no moving statistics",
                                     toString(spec_.mode)));
+}
+
+void Parser::noteKeysWithoutEffect() {
+  if (!modeKnown_)
+    return;
+  auto note = [&](const char *key, const std::string &why) {
+    if (keys_.find(key))
+      spec_.notes.push_back(fmt::format("{} has no effect: {}", key, why));
+  };
+  const bool hasMoving = spec_.hasMovingStatistics();
+  const std::string noMoving =
+      fmt::format("mode {} keeps no moving statistics", toString(spec_.mode));
+  if (!hasMoving || !spec_.hasPhase(Phase::Training))
+    for (const char *key : {"momentum", "running_variance"})
+      note(key, hasMoving ? "training is none of the phases" : noMoving);
+  if (!spec_.hasPhase(Phase::Backward))
+    note("backward_statistics", "backward is none of the phases");
+  const bool hasBias =
+      std::ranges::any_of(spec_.prologue, [](const FuseStep &step) { return step.name == "bias"; });
+  if (!spec_.scale && !spec_.center && !hasMoving && !hasBias && spec_.parameterDType != DType::F64)
+    note("parameter_dtype", "there are no parameters");
 }
 
 void Parser::readPhases() {

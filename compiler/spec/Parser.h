@@ -48,6 +48,7 @@ private:
   void readMomentum();
   void readFlag(std::string_view key, bool &flag);
   void readPhases();
+  void noteKeysWithoutEffect();
   void readBackwardStatistics();
   /// Keys `prologue` and `fuse` (Steps.cpp).
   void readSteps();

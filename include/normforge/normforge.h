@@ -340,8 +340,9 @@ typedef struct nf_plan nf_plan;
  * size, in the kernel's order, and is copied; it may be NULL when `count` is 0. Takes about
  * a microsecond; keep the plan where sizes repeat.
  * A size of 0 gives, in inference, a plan that does nothing.
- * Errors: NF_INVALID_ARGUMENT for a wrong count, a negative size, a size of 0 in other phases, and
- * arrays whose bytes do not fit in 63 bits. */
+ * Errors: NF_INVALID_ARGUMENT for a wrong count, a negative size, a size of 0 in other phases, one
+ * that is no multiple of what the spec cuts it into (`groups`), and arrays whose bytes do not fit
+ * in 63 bits. */
 NF_API nf_status *nf_plan_create(const nf_kernel *kernel, const int64_t *sizes, size_t count,
                                  nf_plan **plan);
 NF_API void nf_plan_retain(nf_plan *plan);
@@ -381,7 +382,7 @@ NF_API nf_status *nf_plan_check_call(const nf_plan *plan, const nf_call *call);
  *
  * scalars: run-time numbers in the kernel's order; NULL when there are none. An epsilon is above 0,
  * in f32 too where that is what is computed in; a momentum is from 0 to 1; a count, which is that
- * of the batches so far with this one, is at least 1.
+ * of the batches so far with this one, is a whole number of at least 1.
  *
  * workspace: nf_plan_workspace_bytes bytes, aligned to NF_WORKSPACE_ALIGNMENT, for this call alone
  * while it runs; contents do not matter. NULL: this call takes it from the engine's allocator,

@@ -159,6 +159,23 @@ __attribute__((force_align_arg_pointer)) void _start(void) {
   CHECK(folder.run("nm kernels.o >symbols && grep -q ' T ' symbols && ! grep ' U ' symbols") == 0);
 }
 
+TEST_CASE("export: a size that has to be a multiple is asked for it") {
+  const Folder folder;
+  folder.write("gn.yaml", "name: gn\nsemantics: pytorch\ninput: {shape: [N, C, 5], layout: ncw}\n"
+                          "axis: c\nmode: group\ngroups: 3\n");
+  REQUIRE(folder.normforge("compile gn.yaml --emit=obj,header -o gn.o") == 0);
+  folder.write("main.c", "#include \"gn.h\"\n"
+                         "int main(void) {\n"
+                         "  static float x[64], gamma[16], beta[16], y[64];\n"
+                         "  if (gn_inference(x, gamma, beta, y, 1, 9, 0) != 0) return 1;\n"
+                         "  y[0] = 7;\n"
+                         "  if (gn_inference(x, gamma, beta, y, 1, 10, 0) != 2) return 2;\n"
+                         "  return y[0] == 7 ? 0 : 3;\n"
+                         "}\n");
+  CHECK(folder.run("cc -std=c99 -Wall -Wextra -Werror main.c gn.o -o main") == 0);
+  CHECK_MESSAGE(folder.run("./main") == 0, folder.log());
+}
+
 TEST_CASE("export: headers are C99 and C++, without a warning") {
   const Folder folder;
   for (const char *cpu : {"native", "neoverse-n1"}) {

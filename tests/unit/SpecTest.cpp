@@ -156,7 +156,12 @@ TEST_CASE("dtypes of parameters, statistics and sums") {
 TEST_CASE("notes on what does nothing, and on an axis that is seldom meant") {
   const auto notes = [](const std::string &text) { return parse(text).notes; };
   using Notes = std::vector<std::string>;
-  CHECK(notes(nchw + "axis: c\nmomentum: 0.5\n").empty());
+  CHECK(notes(nchw + "axis: c\nphases: [training]\nmomentum: 0.5\n").empty());
+  CHECK(notes(nchw + "axis: c\nmomentum: 0.5\nbackward_statistics: moving\n") ==
+        Notes{"momentum has no effect: training is none of the phases",
+              "backward_statistics has no effect: backward is none of the phases"});
+  CHECK(notes(nchw + "axis: c\nmode: 2\ncenter: false\nscale: false\nparameter_dtype: bf16\n") ==
+        Notes{"parameter_dtype has no effect: there are no parameters"});
   CHECK(notes(nchw + "axis: c\nmode: 2\nmomentum: 0.5\nrunning_variance: bessel\n") ==
         Notes{"momentum has no effect: mode batch keeps no moving statistics",
               "running_variance has no effect: mode batch keeps no moving statistics"});
