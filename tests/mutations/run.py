@@ -96,7 +96,7 @@ MUTATIONS = [
 ]
 
 
-def run(command, cwd, seconds=900):
+def run(command, cwd, seconds=3600):
     """Exit status and output; 124 where it takes longer."""
     try:
         done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -140,14 +140,14 @@ def main(arguments):
     tree = build / "tree"
     if not tree.exists():
         build.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["git", "worktree", "add", "--detach", str(tree), "HEAD"], cwd=ROOT,
+        subprocess.run(["git", "worktree", "add", "-q", "--detach", str(tree), "HEAD"], cwd=ROOT,
                        check=True)
-    subprocess.run(["git", "checkout", "--detach", "-f",
+    subprocess.run(["git", "checkout", "-q", "--detach", "-f",
                     subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT,
                                             text=True).strip()], cwd=tree, check=True)
     os.environ["CCACHE_BASEDIR"] = str(tree)
     os.environ["CCACHE_NOHASHDIR"] = "1"
-    objects = build / "objects"
+    objects = tree / "build"  # as ./dev build has it, so that ccache finds what is the same
     subprocess.run(["cmake", "-S", str(tree), "-B", str(objects), "-G", "Ninja",
                     "-DCMAKE_BUILD_TYPE=Release"], check=True, stdout=subprocess.DEVNULL)
     status, output = build_in(tree, objects)
