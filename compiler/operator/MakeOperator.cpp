@@ -422,8 +422,12 @@ std::array<Term, 3> OperatorBuilder::moments() {
                                {{"mean_of_means", channels[0]},
                                 {"mean_residual_sum", channels[0]},
                                 {"mean_square_sum", channels[0]}});
-  const auto sums = addStep("channel_sums", Reduce::Sum, loops, kept,
-                            {{"rest_sum", channels[1]}, {"channel_square_sum", channels[2]}});
+  // A channel's mean is channels[0] + channels[1], whose square about the group's counts.
+  const Term left = channels[1], distance = channels[0] - ofMeans[0];
+  const Term more = count * (constant(2) * distance + left);
+  const auto sums =
+      addStep("channel_sums", Reduce::Sum, loops, kept,
+              {{"rest_sum", left}, {"channel_square_sum", fma(more, left, channels[2])}});
   return {ofMeans[0], count * (ofMeans[1] + sums[0]), fma(count, ofMeans[2], sums[1])};
 }
 

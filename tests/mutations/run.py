@@ -2,11 +2,12 @@
 """Breaks the compiler on purpose, one line at a time, and expects tests to notice.
 
     tests/mutations/run.py [BUILD_DIR]     # build/mutations; some 30 minutes on two cores
+    tests/mutations/run.py --only TEXT     # those whose description has the text
     tests/mutations/run.py --list
 
 Each mutation is a piece of text that is replaced in a worktree of HEAD. A mutation is caught when
-`normforge check` of the specs beside this file, or random specs (normforge_differential), disagree
-or do not compile. Exit status 1: some mutation survived, or its text is no longer there.
+`normforge check` of the specs beside this file, random specs (normforge_differential) or
+PropertiesTest disagree or do not compile. Exit status 1: some mutation survived, or its text is no longer there.
 """
 import os
 import pathlib
@@ -41,9 +42,8 @@ MUTATIONS = [
     ("a merge takes all chunks for whole ones", "compiler/lowering/Lowering.cpp",
      "count = arith::MulIOp::create(b, loc, count, taken);",
      "count = arith::MulIOp::create(b, loc, count, size);"),
-    ("a partial mean is not corrected", "compiler/lowering/Lowering.cpp",
-     "return Values{e.add(v[0], residual), e.fma(e.negate(v[1]), residual, v[2])};",
-     "return Values{e.add(v[0], residual), v[2]};"),
+    ("a partial mean is corrected by a sum", "compiler/lowering/Lowering.cpp",
+     "e.zeroIfNan(e.div(v[1], count(b, loc, loop)))", "e.zeroIfNan(v[1])"),
     ("padding counts in sums", "compiler/lowering/Lowering.cpp",
      "          value = zeroPadding(b, loc, loop, axisSize, value);\n        Values totals;",
      "          value = value;\n        Values totals;"),
@@ -114,10 +114,12 @@ def detectors(build):
     yield "check --data offset", normforge + ["--data", "offset"]
     yield "check --cpu x86-64-v2", normforge + ["--cpu", "x86-64-v2"]
     yield "random specs", [str(build / "bin/normforge_differential"), "--specs", "60", "--seed", "1"]
+    yield "properties", [str(build / "bin/test_numerics"), "--source-file=*/PropertiesTest.cpp"]
 
 
 def build_in(tree, build):
-    return run(["ninja", "-C", str(build), "bin/normforge", "bin/normforge_differential"], tree)
+    return run(["ninja", "-C", str(build), "bin/normforge", "bin/normforge_differential",
+                "bin/test_numerics"], tree)
 
 
 def caught_by(tree, build):
@@ -136,6 +138,10 @@ def main(arguments):
         for name, file, _, _ in MUTATIONS:
             print(f"{file}: {name}")
         return 0
+    chosen = MUTATIONS
+    if len(arguments) == 2 and arguments[0] == "--only":
+        chosen = [mutation for mutation in MUTATIONS if arguments[1] in mutation[0]]
+        arguments = []
     build = pathlib.Path(arguments[0] if arguments else ROOT / "build/mutations").resolve()
     tree = build / "tree"
     if not tree.exists():
@@ -149,12 +155,13 @@ def main(arguments):
     os.environ["CCACHE_NOHASHDIR"] = "1"
     objects = tree / "build"  # as ./dev build has it, so that ccache finds what is the same
     subprocess.run(["cmake", "-S", str(tree), "-B", str(objects), "-G", "Ninja",
-                    "-DCMAKE_BUILD_TYPE=Release"], check=True, stdout=subprocess.DEVNULL)
+                    "-DCMAKE_BUILD_TYPE=Release"], check=True, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)
     status, output = build_in(tree, objects)
     if status != 0 or caught_by(tree, objects):
         sys.exit("without any mutation the build or its checks fail:\n" + output[-2000:])
     bad = 0
-    for name, file, text, other in MUTATIONS:
+    for name, file, text, other in chosen:
         path = tree / file
         source = path.read_text()
         start = time.time()
@@ -168,7 +175,7 @@ def main(arguments):
             bad += by is None
             path.write_text(source)
         print(f"{verdict:32} {time.time() - start:5.0f} s  {file}: {name}", flush=True)
-    print(f"{len(MUTATIONS) - bad} of {len(MUTATIONS)} caught")
+    print(f"{len(chosen) - bad} of {len(chosen)} caught")
     return 1 if bad else 0
 
 

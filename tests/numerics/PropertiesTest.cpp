@@ -159,6 +159,33 @@ TEST_CASE("scaling x by a power of two and epsilon along changes no bit of y") {
       });
 }
 
+TEST_CASE("means far from zero cost y no digits") {
+  // The mean of 1e4 deviations is rounded by some 1e-3 of one in f32; y is to be as if it were not,
+  // where no parts of a group are merged, each of which has a mean that is rounded.
+  const std::string repeat = repeatCommand("means far from zero*");
+  forEachKernel(
+      repeat, Phase::Training, "",
+      [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+         const ScheduleVariant &variant) {
+        std::vector<int64_t> sizes;
+        for (const std::string &name : kernel.artifact().sizes)
+          sizes.push_back(problem.sizes.at(name));
+        const bool merges = std::ranges::any_of(variant.schedule.stages, &StagePlan::merges);
+        // Longer sums than it is for; digits that the reference does not have.
+        if (merges || !variant.guard.holds(sizes) || spec.dtype != DType::F32)
+          return;
+        const auto inputs = oracle::drawInputs(spec, Phase::Training, problem.sizes, testSeed(),
+                                               oracle::Data::Offset);
+        const HostArray y = kernel.run(problem.sizes, inputs).at("y"),
+                        exact =
+                            oracle::reference(spec, Phase::Training, problem.sizes, inputs).at("y");
+        double worst = 0;
+        for (int64_t i = 0; i < y.count(); ++i)
+          worst = std::max(worst, std::abs(y.get(i) - exact.get(i)) / (1 + std::abs(exact.get(i))));
+        CHECK(worst <= 64 * digits(spec));
+      });
+}
+
 TEST_CASE("NaN and Inf stay in their statistics group") {
   const std::string repeat = repeatCommand("NaN and Inf stay in their statistics group");
   for (Phase phase : {Phase::Inference, Phase::Training})
