@@ -357,11 +357,6 @@ llvm::Error run(const Options &options) {
                     fmt::join(missing, ", "), missing.front()));
   if (missing.empty())
     values = ordered;
-  Artifact limits;
-  limits.sizes = op.sizes;
-  limits.constraints = op.constraints;
-  if (std::string problem = values ? problemOf(limits, *values) : ""; !problem.empty())
-    return badInput(fmt::format("{}: {}", options.spec, problem));
 
   auto chosen = chooseVariants(op, *target, options.schedule);
   if (!chosen)
@@ -371,6 +366,8 @@ llvm::Error run(const Options &options) {
   auto artifact = session.compile(op, variants);
   if (!artifact)
     return internalError(artifact.takeError());
+  if (std::string problem = values ? problemOf(*artifact, *values) : ""; !problem.empty())
+    return badInput(fmt::format("{}: {}", options.spec, problem));
 
   fmt::print("{}: {}, mode {}{}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
              spec->groups > 0 ? fmt::format(" of {}", spec->groups) : "", spec->layout.text,

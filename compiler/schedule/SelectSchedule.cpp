@@ -510,13 +510,10 @@ struct Selection {
     }
     return schedule;
   }
-  /// How many arrays of elements a stage writes.
-  size_t arraysWritten(const StagePlan &stage) const {
-    size_t count = 0;
-    for (const StepPlan &plan : stage.steps)
-      if (op.isWhole(op.steps[plan.step]) && op.steps[plan.step].reduce == Reduce::None)
-        count += op.steps[plan.step].results.size();
-    return count;
+  bool writesElements(const StagePlan &stage) const {
+    return std::any_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
+      return op.isWhole(op.steps[plan.step]) && op.steps[plan.step].reduce == Reduce::None;
+    });
   }
   /// Arrays of elements that are written and not read again.
   int64_t written() const {
@@ -538,7 +535,7 @@ struct Selection {
   /// The same with elements written past the caches.
   Schedule streaming(Schedule schedule) const {
     StagePlan &last = *std::find_if(schedule.stages.rbegin(), schedule.stages.rend(),
-                                    [&](const StagePlan &stage) { return arraysWritten(stage); });
+                                    [&](const StagePlan &stage) { return writesElements(stage); });
     last.streams = true;
     const bool isFused = &last == &schedule.stages.front() && op.reduces();
     if (!isFused) {

@@ -1,5 +1,5 @@
 // Data that a naive variance, a flushed denormal or a rounded mean would not survive.
-#include "tests/numerics/KernelCase.h"
+#include "tests/numerics/PropertyCase.h"
 
 #include <cmath>
 #include <doctest/doctest.h>
@@ -9,12 +9,6 @@ using namespace normforge;
 using namespace normforge::test;
 
 namespace {
-
-struct Problem {
-  const char *layout, *shape, *axis;
-  const char *mode; ///< and what goes with it
-  oracle::Sizes sizes;
-};
 
 const Problem problems[] = {
     {"nchw", "N, 5, 7, 7", "c", "0", {{"N", 3}}},

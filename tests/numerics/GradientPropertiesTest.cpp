@@ -1,6 +1,6 @@
 // What holds for the gradients of every normalization, whatever the reference says.
 #include "compiler/oracle/Coordinates.h"
-#include "tests/numerics/KernelCase.h"
+#include "tests/numerics/PropertyCase.h"
 
 #include <cmath>
 #include <doctest/doctest.h>
@@ -11,12 +11,6 @@ using namespace normforge;
 using namespace normforge::test;
 
 namespace {
-
-struct Problem {
-  const char *layout, *shape, *axis;
-  const char *mode; ///< and what goes with it
-  oracle::Sizes sizes;
-};
 
 const Problem problems[] = {
     {"nchw", "N, 19, 7, 7", "c", "0", {{"N", 13}}},
@@ -32,42 +26,6 @@ const Problem problems[] = {
     {"nChw16c", "N, 35, 7, 9", "c", "group\ngroups: 7", {{"N", 5}}},
     {"ntc", "N, 5, 257", "c", "rms\ncenter: true", {{"N", 3}}},
 };
-
-/// Calls `check(kernel, spec, sizes)` for each problem, dtype, CPU and form of the backward phase.
-template <typename Check>
-void forEachKernel(const std::string &repeat, const std::string &more, Check check) {
-  int ran = 0;
-  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
-    Session *session = sessionOrSkip(cpu);
-    if (!session)
-      continue;
-    for (const Problem &problem : problems)
-      for (const char *dtype : {"f32", "f64"}) {
-        const std::string text =
-            fmt::format("name: gradients\nsemantics: pytorch\ninput: {{shape: [{}], layout: {}, "
-                        "dtype: {}}}\naxis: {}\nmode: {}\nphases: [training, backward]\n{}",
-                        problem.shape, problem.layout, dtype, problem.axis, problem.mode, more);
-        try {
-          const Spec spec = specOf(text);
-          const Operator op = makeOperator(spec, Phase::Backward);
-          for (const ScheduleVariant &variant : selectSchedules(op, session->target())) {
-            INFO(repeat, " cpu ", std::string(cpu), " ", describeSizes(problem.sizes), "\n",
-                 variant.schedule.text(op), "\n", text);
-            check(TestKernel(op, always(variant.schedule), *session), spec, problem.sizes);
-            ++ran;
-          }
-        } catch (const std::exception &error) {
-          FAIL_CHECK(error.what() << "\n" << text);
-        }
-      }
-  }
-  CHECK(ran > 0);
-}
-
-double digits(const Spec &spec) {
-  return spec.dtype == DType::F32 ? std::numeric_limits<float>::epsilon()
-                                  : std::numeric_limits<double>::epsilon();
-}
 
 oracle::Arrays draw(const Spec &spec, const oracle::Sizes &sizes,
                     oracle::Data data = oracle::Data::Normal, const oracle::Numbers &scalars = {}) {
@@ -100,8 +58,10 @@ Statistics statisticsOf(const oracle::Coordinates &at, const HostArray &x, bool 
 TEST_CASE("dx is orthogonal to 1, and to xhat but for epsilon's share") {
   // With s = 1/sqrt(v+e): the sum of dx is 0, and that of dx*xhat is s*e/(v+e) * sum(h*xhat).
   constexpr double epsilon = 0.25;
-  forEachKernel(repeatCommand("dx is orthogonal*"), "epsilon: 0.25\n",
-                [](const TestKernel &kernel, const Spec &spec, const oracle::Sizes &sizes) {
+  forEachKernel(repeatCommand("dx is orthogonal*"), problems, Phase::Backward, "epsilon: 0.25\n",
+                [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+                   const ScheduleVariant &) {
+                  const oracle::Sizes &sizes = problem.sizes;
                   const oracle::Coordinates at(spec, sizes);
                   const auto inputs = draw(spec, sizes);
                   const auto outputs = kernel.run(sizes, inputs);
@@ -134,8 +94,11 @@ TEST_CASE("dx is orthogonal to 1, and to xhat but for epsilon's share") {
 
 TEST_CASE("scaling x by a power of two and epsilon along scales dx and changes no bit") {
   forEachKernel(
-      repeatCommand("scaling x by a power of two*"), "epsilon: argument\n",
-      [](const TestKernel &kernel, const Spec &spec, const oracle::Sizes &sizes) {
+      repeatCommand("scaling x by a power of two*"), problems, Phase::Backward,
+      "epsilon: argument\n",
+      [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+         const ScheduleVariant &) {
+        const oracle::Sizes &sizes = problem.sizes;
         const auto inputs = draw(spec, sizes, oracle::Data::Normal, {{"epsilon", 0x1p-8}});
         const auto expected = kernel.run(sizes, inputs, {{"epsilon", 0x1p-8}});
         for (int power : {1, -1, 5, -9, 20}) {
@@ -165,8 +128,11 @@ TEST_CASE("scaling x by a power of two and epsilon along scales dx and changes n
 TEST_CASE("a constant group has no gradient through its deviation") {
   // xhat is 0, and dx is gamma/sqrt(e) times dy less its mean.
   constexpr double epsilon = 0.25;
-  forEachKernel(repeatCommand("a constant group has no*"), "epsilon: 0.25\n",
-                [](const TestKernel &kernel, const Spec &spec, const oracle::Sizes &sizes) {
+  forEachKernel(repeatCommand("a constant group has no*"), problems, Phase::Backward,
+                "epsilon: 0.25\n",
+                [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+                   const ScheduleVariant &) {
+                  const oracle::Sizes &sizes = problem.sizes;
                   if (!spec.hasMean())
                     return;
                   const oracle::Coordinates at(spec, sizes);
@@ -195,8 +161,10 @@ TEST_CASE("a constant group has no gradient through its deviation") {
 
 TEST_CASE("NaN stays in its group in dx, and in the parameters of what it touches") {
   forEachKernel(
-      repeatCommand("NaN stays in its group in dx*"), "",
-      [](const TestKernel &kernel, const Spec &spec, const oracle::Sizes &sizes) {
+      repeatCommand("NaN stays in its group in dx*"), problems, Phase::Backward, "",
+      [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
+         const ScheduleVariant &) {
+        const oracle::Sizes &sizes = problem.sizes;
         const oracle::Coordinates at(spec, sizes);
         const auto inputs = draw(spec, sizes);
         const auto expected = kernel.run(sizes, inputs);

@@ -1,5 +1,5 @@
 // What holds for every normalization, whatever the reference says.
-#include "tests/numerics/KernelCase.h"
+#include "tests/numerics/PropertyCase.h"
 
 #include <cmath>
 #include <doctest/doctest.h>
@@ -10,12 +10,6 @@ using namespace normforge;
 using namespace normforge::test;
 
 namespace {
-
-struct Problem {
-  const char *layout, *shape, *axis;
-  const char *mode; ///< and what goes with it
-  oracle::Sizes sizes;
-};
 
 const Problem problems[] = {
     {"nchw", "N, 19, 7, 7", "c", "0", {{"N", 13}}},
@@ -39,47 +33,9 @@ const Problem problems[] = {
     {"cn", "19, N", "c", "0", {{"N", 47}}},
 };
 
-/// Calls `check(kernel, spec, problem, variant)` for each problem, dtype, CPU and form of a phase.
-/// The values of pytorch's preset are scaled by nothing but sqrt(v + epsilon).
-template <typename Check>
-void forEachKernel(const std::string &repeat, Phase phase, const std::string &more, Check check) {
-  int ran = 0;
-  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
-    Session *session = sessionOrSkip(cpu);
-    if (!session)
-      continue;
-    for (const Problem &problem : problems)
-      for (const char *dtype : {"f32", "f64"}) {
-        const std::string text = fmt::format(
-            "name: properties\nsemantics: pytorch\ninput: {{shape: [{}], layout: {}, dtype: {}}}\n"
-            "axis: {}\nmode: {}\nphases: [{}]\n{}",
-            problem.shape, problem.layout, dtype, problem.axis, problem.mode, toString(phase),
-            more);
-        INFO(repeat, " cpu ", std::string(cpu), " ", describeSizes(problem.sizes), "\n", text);
-        try {
-          const Spec spec = specOf(text);
-          const Operator op = makeOperator(spec, phase);
-          for (const ScheduleVariant &variant : selectSchedules(op, session->target())) {
-            INFO(variant.schedule.text(op));
-            check(TestKernel(op, always(variant.schedule), *session), spec, problem, variant);
-            ++ran;
-          }
-        } catch (const std::exception &error) {
-          FAIL_CHECK(error.what());
-        }
-      }
-  }
-  CHECK(ran > 0);
-}
-
 /// The index of gamma and beta for a statistics group: the same in modes 0 and 2.
 bool parametersAreKept(const Spec &spec) {
   return spec.mode == Mode::Feature || spec.mode == Mode::Batch;
-}
-
-double digits(const Spec &spec) {
-  return spec.dtype == DType::F32 ? std::numeric_limits<float>::epsilon()
-                                  : std::numeric_limits<double>::epsilon();
 }
 
 /// Elements in memory order but those of the groups in `except`.
@@ -97,7 +53,7 @@ std::vector<double> elementsBut(const HostArray &array, const std::vector<int64_
 TEST_CASE("training's y has mean beta and variance gamma^2 v/(v+e)") {
   const std::string repeat = repeatCommand("training's y has mean*");
   forEachKernel(
-      repeat, Phase::Training, "epsilon: 0.25\n",
+      repeat, problems, Phase::Training, "epsilon: 0.25\n",
       [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
          const ScheduleVariant &) {
         if (!parametersAreKept(spec))
@@ -136,7 +92,7 @@ TEST_CASE("training's y has mean beta and variance gamma^2 v/(v+e)") {
 TEST_CASE("scaling x by a power of two and epsilon along changes no bit of y") {
   const std::string repeat = repeatCommand("scaling x by a power of two*");
   forEachKernel(
-      repeat, Phase::Training, "epsilon: argument\n",
+      repeat, problems, Phase::Training, "epsilon: argument\n",
       [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
          const ScheduleVariant &) {
         auto inputs = oracle::drawInputs(spec, Phase::Training, problem.sizes, testSeed());
@@ -164,7 +120,7 @@ TEST_CASE("means far from zero cost y no digits") {
   // where no parts of a group are merged, each of which has a mean that is rounded.
   const std::string repeat = repeatCommand("means far from zero*");
   forEachKernel(
-      repeat, Phase::Training, "",
+      repeat, problems, Phase::Training, "",
       [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
          const ScheduleVariant &variant) {
         std::vector<int64_t> sizes;
@@ -189,7 +145,7 @@ TEST_CASE("means far from zero cost y no digits") {
 TEST_CASE("NaN and Inf stay in their statistics group") {
   const std::string repeat = repeatCommand("NaN and Inf stay in their statistics group");
   for (Phase phase : {Phase::Inference, Phase::Training})
-    forEachKernel(repeat, phase, "fuse: [relu]\n",
+    forEachKernel(repeat, problems, phase, "fuse: [relu]\n",
                   [phase](const TestKernel &kernel, const Spec &spec, const Problem &problem,
                           const ScheduleVariant &) {
                     auto inputs = oracle::drawInputs(spec, phase, problem.sizes, testSeed());
@@ -231,7 +187,7 @@ TEST_CASE("NaN and Inf stay in their statistics group") {
 
 TEST_CASE("a constant group gives beta") {
   const std::string repeat = repeatCommand("a constant group gives beta");
-  forEachKernel(repeat, Phase::Training, "",
+  forEachKernel(repeat, problems, Phase::Training, "",
                 [](const TestKernel &kernel, const Spec &spec, const Problem &problem,
                    const ScheduleVariant &variant) {
                   // A fused kernel's running sums are as long as its guard lets its groups be, no
@@ -264,7 +220,7 @@ TEST_CASE("padding is neither read into results nor left unwritten") {
   const std::string repeat = repeatCommand("padding is neither read*");
   for (Phase phase : {Phase::Inference, Phase::Training})
     for (const char *fuse : {"fuse: []\n", "fuse: [add, relu]\n"})
-      forEachKernel(repeat, phase, fuse,
+      forEachKernel(repeat, problems, phase, fuse,
                     [phase](const TestKernel &kernel, const Spec &spec, const Problem &problem,
                             const ScheduleVariant &) {
                       if (!spec.layout.isBlocked())
