@@ -8,6 +8,7 @@
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 
+#include <array>
 #include <numeric>
 
 using namespace mlir;
@@ -553,58 +554,53 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
         Value residual = zeroPadding(b, loc, loop, axisSize, e.sub(value, v[values]));
         return Values{e.fma(residual, residual, v[values + 1]), e.add(residual, v[values + 2])};
       });
-  const Tensor &squares = second[0], &residuals = second[1];
-  if (!partial) {
-    setLeaf(step, 0, mean);
-    setLeaf(step, 1, residuals);
-    setLeaf(step, 2, squares);
-    return;
+  const std::array results{mean, second[1], second[0]};
+  for (uint32_t i = 0; i < 3; ++i) {
+    if (!partial)
+      setLeaf(step, i, results[i]);
+    else
+      s_.writeWorkspace(results[i], workspace_.allocate(workspace_.partials[step.firstResult + i],
+                                                        s_.shapeOf(space), type_));
   }
-  // A chunk's own: its mean, corrected, and the squares about it.
-  const auto out =
-      s_.map({mean, residuals, squares}, space, {type_, type_}, type_,
-             [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-               const NodeEmitter e{b, loc, type_};
-               Value residual = e.zeroIfNan(e.div(v[1], count(b, loc, loop)));
-               return Values{e.add(v[0], residual), e.fma(e.negate(v[1]), residual, v[2])};
-             });
-  const std::vector<SizeExpr> shape = s_.shapeOf(space);
-  for (uint32_t i = 0; i < 2; ++i)
-    s_.writeWorkspace(
-        out[i], workspace_.allocate(workspace_.partials[step.firstResult + 2 * i], shape, type_));
 }
 
-/// Partial moments to whole ones: mean = sum(n_i m_i)/n, then M2 = sum(M2_i + n_i (m_i - mean)^2)
-/// and, as within a chunk, the residual sum(n_i (m_i - mean)) that the mean's rounding left. Both
-/// are then taken about the mean as rounded to the type of what follows.
+/// Partial moments to whole ones. A chunk of n_i elements has a mean m_i as rounded, the sum r_i of
+/// what remains beside it and that of its squares, q_i. In all, mean = sum(n_i m_i + r_i)/n. With d
+/// = m_i - mean, a chunk's elements are then about that mean by w = n_i d + r_i together, their
+/// squares by q_i + d (w + r_i): what is exact of the first of these is what the mean's rounding
+/// left. Both are at last taken about the mean as rounded to the type of what follows.
 void StageLowering::mergeMoments(const Step &step) {
   const auto space = spaceOf(step);
   const ChunkSizes sizes = chunkSizes(step);
-  const auto partials = bindPartials(step, {step.firstResult, step.firstResult + 2});
-  const Tensor &means = partials[0], &squares = partials[1];
+  llvm::SmallVector<Tensor> inputs =
+      bindPartials(step, {step.firstResult, step.firstResult + 1, step.firstResult + 2});
 
   // In f64: there may be hundreds of thousands of partials, and they are few beside the data.
   const Type wide = s_.typeOf(DType::F64);
   auto count = [&](OpBuilder &b, Location loc, Index loop) {
     return chunkCount(b, loc, step, sizes, loop, wide);
   };
-  const Tensor sum =
-      s_.sum({means}, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-        return Values{NodeEmitter{b, loc, wide}.fma(count(b, loc, loop), v[0], v[1])};
-      })[0];
+  const Tensor sum = s_.sum({inputs[0], inputs[1]}, space, 1, wide,
+                            [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+                              const NodeEmitter e{b, loc, wide};
+                              Value rest = e.zeroIfNan(v[1]);
+                              return Values{e.add(e.fma(count(b, loc, loop), v[0], rest), v[2])};
+                            })[0];
   Value n = s_.number(op_.terms(step), wide);
   const Tensor exact =
       s_.map({sum}, space, wide, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
         return Values{NodeEmitter{b, loc, wide}.div(v[0], n)};
       })[0];
+  inputs.push_back(exact);
   const auto second =
-      s_.sum({means, squares, exact}, space, 2, wide,
-             [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-               const NodeEmitter e{b, loc, wide};
-               Value difference = e.sub(v[0], v[2]);
-               Value weighed = e.mul(count(b, loc, loop), difference);
-               return Values{e.add(e.fma(weighed, difference, v[1]), v[3]), e.add(weighed, v[4])};
-             });
+      s_.sum(inputs, space, 2, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+        const NodeEmitter e{b, loc, wide};
+        Value rest = e.zeroIfNan(v[1]);
+        Value difference = e.sub(v[0], v[3]);
+        Value together = e.fma(count(b, loc, loop), difference, rest);
+        Value squares = e.fma(difference, e.add(together, rest), v[2]);
+        return Values{e.add(squares, v[4]), e.add(together, v[5])};
+      });
   const auto rounded =
       s_.map({exact, second[0], second[1]}, space, {type_, type_, type_}, wide,
              [&](OpBuilder &b, Location loc, ValueRange v, Index) {

@@ -17,7 +17,7 @@ constexpr int64_t kLeastTasks = 16;
 /// Bytes of x whose moments one task takes where a slab is too long: read twice, so at most a
 /// quarter of the L2 cache, and short for the same reason as above.
 constexpr int64_t kMomentsTaskBytes = 64 * 1024;
-/// Rows whose moments a task takes at least: each costs one pair of partials a column.
+/// Rows whose moments a task takes at least: each costs three partials a column.
 constexpr int64_t kMomentsTaskRows = 32;
 /// Columns that a task takes of rows too long for one: runs that the prefetchers follow.
 constexpr int64_t kColumnRunBytes = 2 * 1024;
