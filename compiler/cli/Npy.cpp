@@ -148,11 +148,13 @@ std::optional<DType> parseDescr(StringRef descr) {
     return DType::F16;
   if (descr == "<V2" || descr == "|V2") // as the package ml_dtypes writes bf16
     return DType::BF16;
+  if (descr == "|u1" || descr == "<u1") // bytes of bits, as np.packbits(..., bitorder="little")
+    return DType::Bit;
   return std::nullopt;
 }
 
 const char *descrOf(DType dtype) {
-  constexpr const char *descrs[dtypeCount] = {"<f4", "<f8", "<V2", "<f2"};
+  constexpr const char *descrs[dtypeCount] = {"<f4", "<f8", "<V2", "<f2", "|u1"};
   return descrs[static_cast<unsigned>(dtype)];
 }
 
@@ -209,12 +211,13 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
   const std::optional<DType> dtype = parseDescr(*header.descr);
   if (!dtype)
     return failure(path,
-                   fmt::format("expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found {}",
+                   fmt::format("expected dtype '<f4', '<f8', '<f2', for bf16 '<V2' or for bits "
+                               "'|u1', found {}",
                                spec::quoted(*header.descr)));
   if (*header.fortranOrder)
     return failure(path, "expected an array in C order (fortran_order False), "
                          "found Fortran order; save it with np.ascontiguousarray(...)");
-  int64_t size = static_cast<int64_t>(byteSize(*dtype));
+  int64_t size = *dtype == DType::Bit ? 1 : static_cast<int64_t>(byteSize(*dtype));
   for (int64_t extent : *header.shape)
     if (llvm::MulOverflow(size, extent, size))
       return failure(path, fmt::format("expected a size in bytes below 2^63, found shape ({})",
@@ -226,6 +229,11 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
                                          ? "the file is truncated"
                                          : "there is something behind the array"));
 
+  if (*dtype == DType::Bit) { // of bytes
+    if (size % 2 != 0 || header.shape->empty())
+      return failure(path, fmt::format("expected words of 2 bytes of bits, found {} bytes", size));
+    header.shape->back() *= 8;
+  }
   HostArray array(*dtype, *header.shape);
   if (size > 0)
     std::memcpy(array.bytes.data(), bytes.data(), bytes.size());
@@ -233,9 +241,12 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
 }
 
 llvm::Expected<std::string> npyHead(const HostArray &array) {
+  std::vector<int64_t> shape = array.shape;
+  if (array.dtype == DType::Bit) // of bytes
+    shape.back() /= 8;
   std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}",
-                                   descrOf(array.dtype), fmt::join(array.shape, ", "),
-                                   array.shape.size() == 1 ? "," : ""); // a tuple of one: (3,)
+                                   descrOf(array.dtype), fmt::join(shape, ", "),
+                                   shape.size() == 1 ? "," : ""); // a tuple of one: (3,)
   const size_t start = llvm::alignTo(10 + header.size() + 1, dataAlignment);
   header.append(start - 10 - header.size() - 1, ' ');
   header += '\n';

@@ -13,7 +13,7 @@ namespace normforge {
 namespace {
 
 const char *cType(DType dtype) {
-  constexpr const char *types[dtypeCount] = {"float", "double", "uint16_t", "uint16_t"};
+  constexpr const char *types[dtypeCount] = {"float", "double", "uint16_t", "uint16_t", "uint16_t"};
   return types[static_cast<unsigned>(dtype)];
 }
 
@@ -180,6 +180,7 @@ private:
       SizeExpr bytes(static_cast<int64_t>(byteSize(argument.dtype)));
       for (const SizeExpr &size : argument.shape)
         bytes = bytes * size;
+      bytes = ceilDivide(bytes, elementsPerWord(argument.dtype));
       line("  case {}:\n    return {};", i, expression(bytes));
     }
     line("  default:\n    return 0;\n  }}\n}}");

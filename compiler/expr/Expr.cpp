@@ -39,6 +39,8 @@ constexpr OpTraits kOps[] = {
     {ExprOp::Less, 2, 1},
     {ExprOp::LessEqual, 2, 1},
     {ExprOp::IsNan, 1, 1, "isnan"},
+    {ExprOp::Not, 1, 1, "not"},
+    {ExprOp::And, 2, 1},
     {ExprOp::Select, 3, 1},
 };
 constexpr bool isInOrder() {
@@ -137,6 +139,8 @@ std::vector<std::optional<Expr>> Exprs::gradients(Expr of, Expr seed, std::span<
     case ExprOp::Less:
     case ExprOp::LessEqual:
     case ExprOp::IsNan:
+    case ExprOp::Not:
+    case ExprOp::And:
       break;
     case ExprOp::Add:
       add(0, g);
@@ -226,8 +230,8 @@ int64_t Exprs::flops(std::span<const Expr> roots) const {
   int64_t sum = 0;
   for (Expr expr : nodesOf(roots)) {
     const ExprOp op = nodes_[expr].op;
-    if (arityOf(op) == 0 || op == ExprOp::Less || op == ExprOp::LessEqual || op == ExprOp::IsNan ||
-        isUniform(expr))
+    const bool isCondition = op >= ExprOp::Less && op <= ExprOp::And;
+    if (arityOf(op) == 0 || isCondition || isUniform(expr))
       continue;
     sum += op == ExprOp::Fma ? 2 : 1;
   }
@@ -306,6 +310,8 @@ std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int
     return wrap(1, in(0, 2) + " < " + in(1, 2));
   case ExprOp::LessEqual:
     return wrap(1, in(0, 2) + " <= " + in(1, 2));
+  case ExprOp::And:
+    return wrap(1, in(0, 1) + " and " + in(1, 1));
   case ExprOp::Abs:
   case ExprOp::Sqrt:
   case ExprOp::Exp:
@@ -317,6 +323,7 @@ std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int
   case ExprOp::Floor:
   case ExprOp::RoundEven:
   case ExprOp::IsNan:
+  case ExprOp::Not:
     return std::string(traitsOf(node.op).name) + "(" + in(0, 0) + ")";
   case ExprOp::Select:
     return wrap(0, in(0, 1) + " ? " + in(1, 1) + " : " + in(2, 0));

@@ -20,7 +20,7 @@ namespace normforge {
 enum class ExprOp : uint8_t {
   // Leaves.
   Constant, ///< Node::number
-  Operand,  ///< an element of the operator's operand Node::index
+  Operand,  ///< an element of the operator's operand Node::index; of bits it is a condition
   Result,   ///< an element of the result Node::index, counted over all steps
   Scalar,   ///< the operator's run-time number Node::index
   Size,     ///< Exprs::sizes[Node::index] as a number
@@ -46,6 +46,8 @@ enum class ExprOp : uint8_t {
   Less,      ///< false for NaN
   LessEqual, ///< false for NaN
   IsNan,     ///< of in[0]
+  Not,       ///< of a condition
+  And,       ///< of two
   Select,    ///< in[0] ? in[1] : in[2]
 };
 
@@ -152,6 +154,8 @@ inline Term tanh(Term a) { return apply(ExprOp::Tanh, a); }
 inline Term less(Term a, Term b) { return a.make(ExprOp::Less, b); }
 inline Term lessEqual(Term a, Term b) { return a.make(ExprOp::LessEqual, b); }
 inline Term isNan(Term a) { return {a.in, a.in->make(ExprOp::IsNan, a.expr)}; }
+inline Term negation(Term condition) { return apply(ExprOp::Not, condition); }
+inline Term both(Term a, Term b) { return a.make(ExprOp::And, b); }
 inline Term select(Term condition, Term yes, Term no) {
   return {yes.in, yes.in->make(ExprOp::Select, condition.expr, yes.expr, no.expr)};
 }

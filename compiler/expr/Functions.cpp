@@ -131,10 +131,27 @@ Term hardSwishGradient(Term x, Term g, Parameters) {
   return between(x, -3, 3, x.constant(0), g * fma(x, x.constant(1.0 / 3), x.constant(0.5)), g);
 }
 
+// Conditions are those of the gradients above; NaN passes.
+
+Term isAboveZero(Term x, Parameters) { return negation(lessEqual(x, x.constant(0))); }
+Term isBetween(Term x, double low, double high) {
+  return both(negation(lessEqual(x, x.constant(low))), negation(lessEqual(x.constant(high), x)));
+}
+Term isInRelu6(Term x, Parameters) { return isBetween(x, 0, 6); }
+Term isInHardSigmoid(Term x, Parameters) { return isBetween(x, -3, 3); }
+Term isInClamp(Term x, Parameters p) {
+  return both(negation(less(x, x.constant(p[0]))), negation(less(x.constant(p[1]), x)));
+}
+Term passes(Term bit, Term g, Parameters) { return select(bit, g, g.constant(0)); }
+Term leaks(Term bit, Term g, Parameters p) { return select(bit, g, g * g.constant(p[0])); }
+Term passesSixth(Term bit, Term g, Parameters) {
+  return select(bit, g * g.constant(1.0 / 6), g.constant(0));
+}
+
 constexpr Function kFunctions[] = {
-    {"relu", "relu", 0, relu, reluGradient},
-    {"relu6", "relu6", 0, relu6, relu6Gradient},
-    {"leaky_relu", "leaky_relu: 0.01", 1, leakyRelu, leakyReluGradient},
+    {"relu", "relu", 0, relu, reluGradient, isAboveZero, passes},
+    {"relu6", "relu6", 0, relu6, relu6Gradient, isInRelu6, passes},
+    {"leaky_relu", "leaky_relu: 0.01", 1, leakyRelu, leakyReluGradient, isAboveZero, leaks},
     {"elu", "elu: 1.0", 1, elu, eluGradient},
     {"gelu", "gelu", 0, gelu, geluGradient},
     {"gelu_tanh", "gelu_tanh", 0, geluTanh},
@@ -143,9 +160,10 @@ constexpr Function kFunctions[] = {
     {"tanh", "tanh", 0, tanhOf, tanhGradient},
     {"softplus", "softplus", 0, softplus, softplusGradient},
     {"mish", "mish", 0, mish, mishGradient},
-    {"hard_sigmoid", "hard_sigmoid", 0, hardSigmoid, hardSigmoidGradient},
+    {"hard_sigmoid", "hard_sigmoid", 0, hardSigmoid, hardSigmoidGradient, isInHardSigmoid,
+     passesSixth},
     {"hard_swish", "hard_swish", 0, hardSwish, hardSwishGradient},
-    {"clamp", "clamp: [0, 6]", 2, clamp},
+    {"clamp", "clamp: [0, 6]", 2, clamp, nullptr, isInClamp, passes},
 };
 
 } // namespace
@@ -159,6 +177,17 @@ Term Function::operator()(Term x, Parameters parameters) const {
          numbers = std::vector(parameters.begin(), parameters.end())](Exprs &in, Expr seed) {
           return own({&in, argument}, {&in, seed}, numbers).expr;
         });
+  return y;
+}
+
+Term Function::operator()(Term x, Parameters parameters, Term bit) const {
+  const Term y = body(x, parameters);
+  y.in->setGradient(
+      y.expr, x.expr,
+      [own = gradientOfBit, condition = bit.expr,
+       numbers = std::vector(parameters.begin(), parameters.end())](Exprs &in, Expr seed) {
+        return own({&in, condition}, {&in, seed}, numbers).expr;
+      });
   return y;
 }
 

@@ -21,9 +21,16 @@ struct Function {
   /// side of a kink than frameworks do. NaN passes the seed on. nullptr: the chain rule.
   using Gradient = Term (*)(Term x, Term seed, std::span<const double> parameters);
   Gradient gradient = nullptr;
+  /// The condition that alone decides the gradient, where one does, and the gradient made of it: a
+  /// bit that training may keep for the backward phase.
+  Body decides = nullptr;
+  using GradientOfBit = Term (*)(Term bit, Term seed, std::span<const double> parameters);
+  GradientOfBit gradientOfBit = nullptr;
 
   /// The function of x, whose gradient its Exprs then knows.
   Term operator()(Term x, std::span<const double> parameters) const;
+  /// The same, with the gradient that `bit` decides.
+  Term operator()(Term x, std::span<const double> parameters, Term bit) const;
 };
 
 /// All of them, in the order in which messages name them.

@@ -86,6 +86,11 @@ struct NodeEmitter {
       return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OLE, in[0], in[1]);
     case ExprOp::IsNan:
       return isNan(in[0]);
+    case ExprOp::Not:
+      return arith::XOrIOp::create(b, loc, in[0],
+                                   arith::ConstantOp::create(b, loc, b.getBoolAttr(true)));
+    case ExprOp::And:
+      return arith::AndIOp::create(b, loc, in[0], in[1]);
     case ExprOp::Select:
       return select(in[0], in[1], in[2]);
     case ExprOp::Operand:
@@ -140,7 +145,7 @@ public:
     for (const StepPlan &step : plan_.steps)
       lower(step);
     SizeExpr bytes =
-        partialBytes_ + op_.elements * SizeExpr(static_cast<int64_t>(bytesPerElement_));
+        partialBytes_ + bitBytes_ + op_.elements * SizeExpr(static_cast<int64_t>(bytesPerElement_));
     for (const auto &[elements, each] : small_)
       bytes = bytes + elements * SizeExpr(each);
     return s_.finish(bytes);
@@ -163,7 +168,10 @@ private:
   /// nothing.
   void countBytes(const Operand &operand) {
     if (op_.isWhole(operand)) {
-      bytesPerElement_ += byteSize(operand.dtype);
+      if (operand.isBits())
+        bitBytes_ = bitBytes_ + operand.bytes();
+      else
+        bytesPerElement_ += byteSize(operand.dtype);
       return;
     }
     SizeExpr elements(1);
@@ -204,9 +212,8 @@ private:
   Value zeroPadding(OpBuilder &b, Location loc, Index loop, Value axisSize, Value value) const {
     if (!axisSize)
       return value;
-    const NodeEmitter e{b, loc, type_};
-    Value zero = e.constant(0);
-    return e.select(exists(b, loc, loop, axisSize), value, zero);
+    Value zero = arith::ConstantOp::create(b, loc, b.getZeroAttr(value.getType()));
+    return arith::SelectOp::create(b, loc, exists(b, loc, loop, axisSize), value, zero);
   }
   /// The index of a step's results; of its partials, the chunks come first.
   std::vector<AffineExpr> spaceOf(const Step &step, bool partial = false) const {
@@ -241,6 +248,7 @@ private:
   Type type_;                                       ///< that is computed in
   size_t bytesPerElement_ = 0;                      ///< of whole operands that the stage moves
   SizeExpr partialBytes_;                           ///< of partial results that it reads
+  SizeExpr bitBytes_;                               ///< of bits of elements that it moves
   std::vector<std::pair<SizeExpr, int64_t>> small_; ///< arrays and bytes an element, beside no data
   bool hasElements_ = false;                        ///< whether a step runs over the data
   std::map<Expr, Tensor> leaves_;
@@ -565,10 +573,10 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
 }
 
 /// Partial moments to whole ones. A chunk of n_i elements has a mean m_i as rounded, the sum r_i of
-/// what remains beside it and that of its squares, q_i. In all, mean = sum(n_i m_i + r_i)/n. With d
-/// = m_i - mean, a chunk's elements are then about that mean by w = n_i d + r_i together, their
-/// squares by q_i + d (w + r_i): what is exact of the first of these is what the mean's rounding
-/// left. Both are at last taken about the mean as rounded to the type of what follows.
+/// what remains beside it and that of its squares, q_i. Near the mean is m = sum(n_i m_i)/n. With
+/// d = m_i - m, what remains of a chunk's elements beside m is w = n_i d + r_i in all, and its
+/// squares are q_i + d (w + r_i): as within a chunk, the sum of the first corrects m. Both are at
+/// last taken about m as rounded to the type of what follows.
 void StageLowering::mergeMoments(const Step &step) {
   const auto space = spaceOf(step);
   const ChunkSizes sizes = chunkSizes(step);
@@ -580,18 +588,16 @@ void StageLowering::mergeMoments(const Step &step) {
   auto count = [&](OpBuilder &b, Location loc, Index loop) {
     return chunkCount(b, loc, step, sizes, loop, wide);
   };
-  const Tensor sum = s_.sum({inputs[0], inputs[1]}, space, 1, wide,
-                            [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-                              const NodeEmitter e{b, loc, wide};
-                              Value rest = e.zeroIfNan(v[1]);
-                              return Values{e.add(e.fma(count(b, loc, loop), v[0], rest), v[2])};
-                            })[0];
+  const Tensor sum = s_.sum(
+      {inputs[0]}, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+        return Values{NodeEmitter{b, loc, wide}.fma(count(b, loc, loop), v[0], v[1])};
+      })[0];
   Value n = s_.number(op_.terms(step), wide);
-  const Tensor exact =
+  const Tensor near =
       s_.map({sum}, space, wide, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
         return Values{NodeEmitter{b, loc, wide}.div(v[0], n)};
       })[0];
-  inputs.push_back(exact);
+  inputs.push_back(near);
   const auto second =
       s_.sum(inputs, space, 2, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         const NodeEmitter e{b, loc, wide};
@@ -602,7 +608,7 @@ void StageLowering::mergeMoments(const Step &step) {
         return Values{e.add(squares, v[4]), e.add(together, v[5])};
       });
   const auto rounded =
-      s_.map({exact, second[0], second[1]}, space, {type_, type_, type_}, wide,
+      s_.map({near, second[0], second[1]}, space, {type_, type_, type_}, wide,
              [&](OpBuilder &b, Location loc, ValueRange v, Index) {
                const NodeEmitter e{b, loc, wide};
                const bool narrows = type_ != wide;

@@ -79,7 +79,8 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &
 
 Type StageBuilder::typeOf(DType dtype) const {
   Builder b(context_);
-  const Type types[dtypeCount] = {b.getF32Type(), b.getF64Type(), b.getBF16Type(), b.getF16Type()};
+  const Type types[dtypeCount] = {b.getF32Type(), b.getF64Type(), b.getBF16Type(), b.getF16Type(),
+                                  b.getI1Type()};
   return types[static_cast<unsigned>(dtype)];
 }
 
@@ -284,8 +285,10 @@ Value StageBuilder::empty(llvm::ArrayRef<AffineExpr> index, Type type) {
 }
 
 /// A number rounded to `type`, or widened to it; between half precision and f64 by f32, which is
-/// all that machines have.
+/// all that machines have. A condition stays one.
 static Value convert(OpBuilder &b, Location loc, Value value, Type type) {
+  if (value.getType().isInteger(1))
+    return value;
   const unsigned from = value.getType().getIntOrFloatBitWidth(), to = type.getIntOrFloatBitWidth();
   if (std::max(from, to) == 4 * std::min(from, to))
     value = convert(b, loc, value, b.getF32Type());

@@ -68,7 +68,7 @@ constexpr Cpu kCpus[] = {
 constexpr Cpu kSmallCpu = {"", "", 32 * KiB, 256 * KiB, 8192 * KiB};
 
 /// The bits that a scalable vector has at least; its length is this times a power of two.
-constexpr int kSveBits = 128;
+constexpr int kSveBits = 128, kNeonBits = 128;
 
 const Cpu *findCpu(llvm::StringRef name) {
   const auto *found = llvm::find_if(kCpus, [&](const Cpu &cpu) { return name == cpu.name; });
@@ -180,6 +180,15 @@ std::string TargetDescription::text() const {
                      vectorsInFlight, fusedMultiplyAdd, maskedTails, maskedLoads, l1Bytes, l2Bytes,
                      l3Bytes, streamingBytes.value_or(-1), llvm::join(features, ",+"),
                      llvm::join(disabled, ",-"));
+}
+
+TargetDescription TargetDescription::withFixedVectors() const {
+  TargetDescription fixed = *this;
+  if (scalableVectors) { // those of NEON
+    fixed.scalableVectors = fixed.maskedTails = fixed.maskedLoads = false;
+    fixed.vectorBits = kNeonBits;
+  }
+  return fixed;
 }
 
 std::string TargetDescription::vectorsInWords() const {

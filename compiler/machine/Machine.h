@@ -49,6 +49,9 @@ struct TargetDescription {
   /// How many times the least length of scalable vectors, 128 bits, schedules are made for; 0 for
   /// others.
   int64_t vectorScale() const { return scalableVectors ? vectorBits / 128 : 0; }
+  /// The same machine without vectors whose length is known only when the code runs: bits of them
+  /// are no words.
+  TargetDescription withFixedVectors() const;
   /// Vector lanes of an element of this many bytes.
   int lanes(size_t elementBytes) const { return vectorBits / 8 / static_cast<int>(elementBytes); }
   /// Every field, for keys of caches.

@@ -59,11 +59,14 @@ Term OperatorBuilder::build(const Formula &formula, std::span<const Term> operan
   return (*findFunction(call))(in[0], {});
 }
 
-Term OperatorBuilder::applyStep(const FuseStep &step, Term value, std::span<const Term> operands) {
+Term OperatorBuilder::applyStep(const FuseStep &step, Term value, std::span<const Term> operands,
+                                std::optional<Term> bit) {
   if (step.isAdd())
     return value + operands[0];
   if (step.isMul())
     return value * operands[0];
+  if (bit)
+    return (*findFunction(step.name))(value, step.parameters, *bit);
   if (!step.formula)
     return (*findFunction(step.name))(value, step.parameters);
   std::vector<Term> all{value}, scalars;
@@ -94,7 +97,33 @@ Term OperatorBuilder::prologue() {
   return value;
 }
 
-OperatorBuilder::Needs OperatorBuilder::needsOf(std::span<const FuseStep> steps) const {
+std::optional<KeptBits> OperatorBuilder::keptBits() {
+  if (!spec_.hasPhase(Phase::Training) || !spec_.hasPhase(Phase::Backward) ||
+      spec_.backwardStatistics != BackwardStatistics::Batch)
+    return std::nullopt;
+  auto wholeOf = [&](const Needs &needs) {
+    size_t count = 0;
+    for (const FuseStep &step : spec_.fuse)
+      for (const StepOperand &operand : step.operands)
+        count += operand.whole && needs.operands.contains(operand.name);
+    return count;
+  };
+  const size_t without = wholeOf(needsOf(spec_.fuse));
+  for (size_t i = 0; without > 0 && i < spec_.fuse.size(); ++i) {
+    const Function *function = findFunction(spec_.fuse[i].name);
+    if (!function || !function->decides || wholeOf(needsOf(spec_.fuse, i)) == without)
+      continue;
+    makeLoops();
+    // The forward phases of groups have loops of their own over channels.
+    if (loops_.back().part == RawLoop::Within)
+      return std::nullopt;
+    return KeptBits{i, loops_.back().axes};
+  }
+  return std::nullopt;
+}
+
+OperatorBuilder::Needs OperatorBuilder::needsOf(std::span<const FuseStep> steps,
+                                                std::optional<size_t> bitOf) const {
   // With other leaves in place of what they stand for.
   OperatorBuilder scratch(spec_, op_.phase);
   Exprs exprs;
@@ -102,16 +131,18 @@ OperatorBuilder::Needs OperatorBuilder::needsOf(std::span<const FuseStep> steps)
   const Term value{&exprs, exprs.operand(0)};
   std::vector<Expr> by{value.expr};
   Term y = value;
-  for (const FuseStep &step : steps) {
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const FuseStep &step = steps[i];
     std::vector<Term> operands;
     for (const StepOperand &operand : step.operands) {
       operands.push_back({&exprs, exprs.operand(static_cast<uint32_t>(by.size()))});
       by.push_back(operands.back().expr);
       names[by.back()] = operand.name;
     }
-    y = scratch.applyStep(step, y, operands);
+    y = scratch.applyStep(step, y, operands,
+                          i == bitOf ? std::optional(Term{&exprs, exprs.result(0)}) : std::nullopt);
   }
-  Needs needs;
+  Needs needs{.bitOf = bitOf};
   const Expr seed = exprs.operand(static_cast<uint32_t>(by.size()));
   for (const std::optional<Expr> &gradient : exprs.gradients(y.expr, seed, by))
     for (Expr expr : gradient ? exprs.nodesOf(std::span(&*gradient, 1)) : std::vector<Expr>()) {
@@ -132,14 +163,16 @@ OperatorBuilder::Gradients OperatorBuilder::gradientsOf(std::span<const FuseStep
   std::vector<const StepOperand *> taken;
   std::vector<Expr> by{from.expr};
   Term y = from;
-  for (const FuseStep &step : steps) {
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const FuseStep &step = steps[i];
     std::vector<Term> operands;
     for (const StepOperand &one : step.operands) {
       operands.push_back(needs.operands.contains(one.name) ? operand(one.name) : leaf());
       taken.push_back(&one);
       by.push_back(operands.back().expr);
     }
-    y = applyStep(step, y, operands);
+    y = applyStep(step, y, operands,
+                  i == needs.bitOf ? std::optional(operand(kBitsName)) : std::nullopt);
   }
   const auto found = op_.exprs.gradients(y.expr, seed.expr, by);
   auto term = [&](const std::optional<Expr> &gradient) {

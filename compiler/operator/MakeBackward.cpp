@@ -26,7 +26,7 @@ void OperatorBuilder::makeBackward() {
   const std::string prefix = moving ? "moving_" : "batch_";
   const std::string meanName = prefix + "mean", varianceName = prefix + "variance";
   const Role role = moving ? Role::State : Role::Statistic;
-  const Needs needs = needsOf(spec_.fuse);
+  const Needs needs = needsOf(spec_.fuse, bits_ ? std::optional(bits_->step) : std::nullopt);
 
   // The prologue in runs of steps, each but the last ending with a value that is stored.
   struct Run {
@@ -71,6 +71,8 @@ void OperatorBuilder::makeBackward() {
   addOperand(varianceName.c_str(), role, Values::Variance, statistic, statisticIndex(), false);
   if (needs.value && spec_.center)
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
+  if (bits_)
+    addBits(/*written=*/false);
   addStepOperands(spec_.fuse, [&](const StepOperand &operand) {
     return !needs.operands.contains(operand.name);
   });

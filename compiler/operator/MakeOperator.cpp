@@ -1,4 +1,5 @@
 // From a spec to its operator: loops, operands, and the formulas of the forward phases.
+#include "compiler/expr/Functions.h"
 #include "compiler/operator/OperatorBuilder.h"
 
 #include <fmt/format.h>
@@ -136,6 +137,8 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(spec) {
 }
 
 Operator OperatorBuilder::build() {
+  if (op_.phase != Phase::Inference)
+    bits_ = OperatorBuilder(spec_, Phase::Training).keptBits();
   makeLoops();
   if (op_.phase == Phase::Backward) {
     makeBackward();
@@ -298,6 +301,29 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
   op_.operands.push_back(std::move(operand));
 }
 
+/// A dense array of bits, but that every run of the innermost loop begins with a word.
+void OperatorBuilder::addBits(bool written) {
+  addOperand(kBitsName, Role::Mask, Values::Bit, DType::Bit, dataIndex(), written);
+  Operand &operand = op_.operands.back();
+  const int64_t word = elementsPerWord(DType::Bit);
+  const int last = op_.rank() - 1;
+  const SizeExpr run = ceilDivide(op_.loops[last].size, word) * SizeExpr(word);
+  operand.strides.assign(op_.loops.size(), SizeExpr(0));
+  operand.strides[last] = SizeExpr(1);
+  SizeExpr stride = run;
+  for (int i = last; i-- > 0;) {
+    operand.strides[i] = stride;
+    stride = op_.loops[i].size * stride;
+  }
+  operand.shape.clear();
+  for (int i = 0; i < spec_.rank(); ++i)
+    if (i == spec_.layout.blockedAxis)
+      operand.shape.push_back(ceilDivide(axisSizes_[i], spec_.layout.block));
+    else if (!llvm::is_contained(bits_->run, i))
+      operand.shape.push_back(axisSizes_[i]);
+  operand.shape.push_back(run);
+}
+
 void OperatorBuilder::makeOperands(bool training, bool updates) {
   const DType data = spec_.dtype, parameter = spec_.parameterDType,
               statistic = spec_.statisticDType();
@@ -340,6 +366,8 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
       addOperand("batch_mean", Role::Statistic, Values::Mean, statistic, statisticIndex(), true);
     addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
                true);
+    if (bits_)
+      addBits(/*written=*/true);
   }
 }
 
@@ -545,8 +573,22 @@ void OperatorBuilder::normalize(const Statistics &statistics) {
     gamma = operand("gamma");
   if (!parametersAreKept() && spec_.center)
     beta = operand("beta");
-  const Term value = applySteps(spec_.fuse, affine(statistics, gamma, beta));
-  addStep("normalize", Reduce::None, allLoops(), allLoops(), {{"y", value, "y"}});
+  Term value = affine(statistics, gamma, beta);
+  std::optional<Term> bit;
+  for (size_t i = 0; i < spec_.fuse.size(); ++i) {
+    const FuseStep &step = spec_.fuse[i];
+    if (bits_ && i == bits_->step)
+      bit = findFunction(step.name)->decides(value, step.parameters);
+    value = applySteps(std::span(&step, 1), value);
+  }
+  std::vector<Named> results{{"y", value, "y"}};
+  if (bit)
+    results.push_back({kBitsName, *bit, kBitsName});
+  addStep("normalize", Reduce::None, allLoops(), allLoops(), results);
+}
+
+std::optional<KeptBits> keptBits(const Spec &spec) {
+  return OperatorBuilder(spec, Phase::Training).keptBits();
 }
 
 Operator makeOperator(const Spec &spec, Phase phase) {

@@ -13,6 +13,15 @@ std::vector<Expr> Step::values() const {
   return values;
 }
 
+SizeExpr Operand::bytes() const {
+  SizeExpr elements(1);
+  for (const SizeExpr &size : shape)
+    elements = elements * size;
+  if (isBits())
+    elements = ceilDivide(elements, elementsPerWord(dtype));
+  return elements * SizeExpr(static_cast<int64_t>(byteSize(dtype)));
+}
+
 int Operator::operand(std::string_view name, bool written) const {
   for (size_t i = 0; i < operands.size(); ++i)
     if (operands[i].name == name && operands[i].written == written)
@@ -106,8 +115,25 @@ Operator::Dense Operator::dense(std::vector<int> of) const {
 size_t Operator::leastElementBytes() const {
   size_t least = byteSize(dtype);
   for (const Operand &operand : operands)
-    least = std::min(least, byteSize(operand.dtype));
+    if (!operand.isBits())
+      least = std::min(least, byteSize(operand.dtype));
   return least;
+}
+
+bool Operator::takesBits(const Step &step) const {
+  const std::vector<Expr> nodes = exprs.nodesOf(step.values());
+  return llvm::any_of(nodes,
+                      [&](Expr expr) {
+                        return exprs[expr].op == ExprOp::Operand &&
+                               operands[exprs[expr].index].isBits();
+                      }) ||
+         llvm::any_of(step.results, [&](const Result &result) {
+           return result.operand >= 0 && operands[result.operand].isBits();
+         });
+}
+
+bool Operator::takesBits() const {
+  return llvm::any_of(operands, [](const Operand &operand) { return operand.isBits(); });
 }
 
 bool Operator::reduces() const {
@@ -163,10 +189,13 @@ SizeExpr Operator::slabBytes() const {
 
 SizeExpr Operator::minimumBytes() const {
   int64_t perElement = 0;
+  SizeExpr bits(0);
   for (const Operand &operand : operands)
-    if (isWhole(operand))
+    if (isWhole(operand) && operand.isBits())
+      bits = bits + operand.bytes();
+    else if (isWhole(operand))
       perElement += static_cast<int64_t>(byteSize(operand.dtype));
-  return elements * SizeExpr(perElement);
+  return elements * SizeExpr(perElement) + bits;
 }
 
 SizeExpr Operator::flops() const {

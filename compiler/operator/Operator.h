@@ -49,6 +49,7 @@ enum class Values : uint8_t {
   Factor,   ///< of either sign, not near 0
   Mean,     ///< near the data's
   Variance, ///< near the data's, at least 0
+  Bit,      ///< 0 or 1
 };
 
 struct Operand {
@@ -60,12 +61,17 @@ struct Operand {
   /// That index it, outermost in memory first; of a grouped axis those of the data, or the groups
   /// alone.
   std::vector<int> loops{};
-  std::vector<SizeExpr> strides{}; ///< by loop of the operator, in elements; 0: not indexed by it
+  /// By loop of the operator, in elements; 0: not indexed by it. Bits of the innermost loop are
+  /// neighbors, and its first one begins a word.
+  std::vector<SizeExpr> strides{};
   bool written = false;
   bool padded = false; ///< a blocked axis has its padding in memory, which is written as zeros
   int old = -1;        ///< of a written state: the operand whose next value it is
   /// Earlier, read operands that may be the same buffer as this written one.
   std::vector<uint32_t> mayAlias{};
+
+  bool isBits() const { return dtype == DType::Bit; }
+  SizeExpr bytes() const;
 };
 
 enum class Reduce : uint8_t {
@@ -128,8 +134,12 @@ struct Operator {
   /// A result by its number, and the step that makes it.
   const Result &result(uint32_t number) const;
   const Step &stepOf(uint32_t result) const;
-  /// Bytes of an element of the operand with the smallest ones.
+  /// Bytes of an element of the operand with the smallest numbers.
   size_t leastElementBytes() const;
+  /// Whether a step reads or writes bits.
+  bool takesBits(const Step &step) const;
+  /// Whether some step does.
+  bool takesBits() const;
   /// Whether some step reduces.
   bool reduces() const;
   /// Whether these are all loops of the data.
@@ -172,5 +182,17 @@ struct Operator {
 };
 
 Operator makeOperator(const Spec &spec, Phase phase);
+
+/// A bit an element that training keeps for the backward phase.
+struct KeptBits {
+  size_t step = 0; ///< of `fuse`: the function whose gradient the bit decides
+  /// The axes whose bits are neighbors, the innermost last; in a blocked layout the one of the
+  /// lanes, and they are a block's. Their first bit begins a word.
+  std::vector<int> run{};
+};
+/// The bits that a spec calls for: where an operand of x's shape stands in `fuse` before a function
+/// whose gradient a condition decides, and backward needs it for nothing else. Nothing where none
+/// does, or training or backward is none of the phases.
+std::optional<KeptBits> keptBits(const Spec &spec);
 
 } // namespace normforge

@@ -15,6 +15,9 @@
 
 namespace normforge {
 
+/// The argument that has KeptBits.
+constexpr char kBitsName[] = "relu_mask";
+
 /// A loop with the axes of the spec that it stands for.
 struct RawLoop {
   Loop loop;
@@ -28,6 +31,8 @@ class OperatorBuilder {
 public:
   OperatorBuilder(const Spec &spec, Phase phase);
   Operator build();
+  /// As normforge::keptBits.
+  std::optional<KeptBits> keptBits();
 
 private:
   /// Which axes index an array. Data has a block's lanes innermost and its padding.
@@ -56,6 +61,7 @@ private:
   void makeBackward();
   void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
                   bool written, const std::vector<std::string> &aliases = {});
+  void addBits(bool written);
   template <typename Has> Index indexOf(Has has) const {
     Index index;
     for (int i = 0; i < spec_.rank(); ++i)
@@ -181,7 +187,9 @@ private:
   /// gamma and beta are those that elements have, none where they are in the statistics.
   Term affine(const Statistics &statistics, std::optional<Term> gamma, std::optional<Term> beta);
   Term build(const Formula &formula, std::span<const Term> operands, std::span<const Term> scalars);
-  Term applyStep(const FuseStep &step, Term value, std::span<const Term> operands);
+  /// With a bit, its gradient is the one that this decides.
+  Term applyStep(const FuseStep &step, Term value, std::span<const Term> operands,
+                 std::optional<Term> bit = {});
   Term applySteps(std::span<const FuseStep> steps, Term value);
   /// x through the prologue. What is stored is a step, and what follows begins with it as it is
   /// stored.
@@ -192,12 +200,13 @@ private:
     return static_cast<uint32_t>(found - op_.scalars.begin());
   }
   /// What of the forward pass the gradients of steps are made of: the value that they were applied
-  /// to, and which of their operands.
+  /// to, and which of their operands. A bit that was kept decides the gradient of one of the steps.
   struct Needs {
     bool value = false;
     std::set<std::string> operands{};
+    std::optional<size_t> bitOf{};
   };
-  Needs needsOf(std::span<const FuseStep> steps) const;
+  Needs needsOf(std::span<const FuseStep> steps, std::optional<size_t> bitOf = {}) const;
   /// Gradients of a value and of operands, through steps whose operands are bound as `needs` says.
   struct Gradients {
     Term value;
@@ -211,6 +220,7 @@ private:
   std::vector<SizeExpr> axisSizes_;
   std::vector<RawLoop> loops_;
   Term value_{nullptr, 0}; ///< what statistics are taken of
+  std::optional<KeptBits> bits_;
 };
 
 } // namespace normforge

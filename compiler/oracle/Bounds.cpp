@@ -42,19 +42,19 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 double unitRoundoff(DType dtype) {
-  constexpr double units[dtypeCount] = {0x1p-24, 0x1p-53, 0x1p-8, 0x1p-11};
+  constexpr double units[dtypeCount] = {0x1p-24, 0x1p-53, 0x1p-8, 0x1p-11, 0};
   return units[static_cast<unsigned>(dtype)];
 }
 /// The absolute error of an operation whose result is denormal, twice. Of bf16 it is the denormals
 /// themselves: AVX512-BF16's conversion makes them 0.
 double tiny(DType dtype) {
-  constexpr double errors[dtypeCount] = {0x1p-148, 0x1p-1073, 0x1p-126, 0x1p-24};
+  constexpr double errors[dtypeCount] = {0x1p-148, 0x1p-1073, 0x1p-126, 0x1p-24, 0};
   return errors[static_cast<unsigned>(dtype)];
 }
 
 double largest(DType dtype) {
-  constexpr double numbers[dtypeCount] = {0x1.fffffep127, 0x1.fffffffffffffp1023, 0x1.fep127,
-                                          65504};
+  constexpr double numbers[dtypeCount] = {0x1.fffffep127, 0x1.fffffffffffffp1023, 0x1.fep127, 65504,
+                                          kInfinity};
   return numbers[static_cast<unsigned>(dtype)];
 }
 
@@ -204,7 +204,9 @@ Bounded Evaluator::evaluate(Expr expr) {
     return given(node.number);
   case ExprOp::Operand: { // a kernel computes with what is stored, or as much as it has digits
     const double value = inputsOf_[node.index]->get(offset(node.index));
-    return unitRoundoff(op_.operands[node.index].dtype) < u_ ? given(value) : Bounded{value, 0};
+    const Operand &operand = op_.operands[node.index];
+    const bool isExact = operand.isBits() || unitRoundoff(operand.dtype) >= u_;
+    return isExact ? Bounded{value, 0} : given(value);
   }
   case ExprOp::Result: {
     return results_[node.index][position(extentOfResult_[node.index])];
@@ -276,6 +278,12 @@ Bounded Evaluator::evaluate(Expr expr) {
   }
   case ExprOp::IsNan:
     return {std::isnan(a.value) ? 1.0 : 0.0, 0};
+  case ExprOp::Not:
+    return {1 - a.value, a.error};
+  case ExprOp::And: {
+    auto never = [](const Bounded &x) { return x.value == 0 && x.error == 0; };
+    return {a.value * b.value, never(a) || never(b) ? 0 : std::max(a.error, b.error)};
+  }
   case ExprOp::Select: {
     const Bounded taken = a.value != 0 ? b : in(2), other = a.value != 0 ? in(2) : b;
     if (a.error == 0)

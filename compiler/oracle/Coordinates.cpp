@@ -19,6 +19,7 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
   }
   const int rank = spec.rank();
   const Layout &layout = spec.layout;
+  block_ = layout.block;
 
   memoryShape_ = shape_;
   if (layout.isBlocked()) {
@@ -101,6 +102,45 @@ std::vector<int64_t> Coordinates::positionsIn(const StepOperand &operand) const 
     for (int axis : operand.axes)
       at = at * shape_[static_cast<size_t>(axis)] + index[static_cast<size_t>(axis)];
     positions.push_back(at);
+    for (size_t axis = shape_.size(); axis-- > 0 && ++index[axis] == shape_[axis];)
+      index[axis] = 0;
+  }
+  return positions;
+}
+
+std::vector<int64_t> Coordinates::shapeOf(const KeptBits &bits) const {
+  std::vector<int64_t> shape;
+  int64_t run = 1;
+  for (size_t axis = 0; axis < shape_.size(); ++axis) {
+    const bool isRun = std::count(bits.run.begin(), bits.run.end(), static_cast<int>(axis)) > 0;
+    if (isRun && block_ == 0)
+      run *= shape_[axis];
+    else
+      shape.push_back(isRun ? (shape_[axis] + block_ - 1) / block_ : shape_[axis]);
+  }
+  if (block_ > 0)
+    run = block_;
+  shape.push_back((run + 15) / 16 * 16);
+  return shape;
+}
+
+std::vector<int64_t> Coordinates::positionsIn(const KeptBits &bits) const {
+  const int64_t run = shapeOf(bits).back();
+  std::vector<int64_t> positions, index(shape_.size(), 0);
+  for (int64_t i = 0; i < elements_; ++i) {
+    int64_t outer = 0, inner = 0;
+    for (size_t axis = 0; axis < shape_.size(); ++axis) {
+      const bool isRun = std::count(bits.run.begin(), bits.run.end(), static_cast<int>(axis)) > 0;
+      if (!isRun) {
+        outer = outer * shape_[axis] + index[axis];
+      } else if (block_ == 0) {
+        inner = inner * shape_[axis] + index[axis];
+      } else {
+        outer = outer * ((shape_[axis] + block_ - 1) / block_) + index[axis] / block_;
+        inner = index[axis] % block_;
+      }
+    }
+    positions.push_back(outer * run + inner);
     for (size_t axis = shape_.size(); axis-- > 0 && ++index[axis] == shape_[axis];)
       index[axis] = 0;
   }

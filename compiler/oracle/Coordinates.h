@@ -6,6 +6,7 @@
 // It knows nothing of the loop nests that kernels are made from.
 #pragma once
 
+#include "compiler/operator/Operator.h"
 #include "compiler/oracle/Oracle.h"
 
 #include <cstdint>
@@ -71,6 +72,9 @@ public:
   /// in the order of forEach; where it is `whole`, as the layout has it.
   std::vector<int64_t> shapeOf(const StepOperand &operand) const;
   std::vector<int64_t> positionsIn(const StepOperand &operand) const;
+  /// The same of bits, which lie in runs that begin with words.
+  std::vector<int64_t> shapeOf(const KeptBits &bits) const;
+  std::vector<int64_t> positionsIn(const KeptBits &bits) const;
 
   /// Calls body(Place) for every logical element, last axis fastest; padding is
   /// never visited.
@@ -92,6 +96,7 @@ private:
     }
   }
 
+  int64_t block_ = 0; ///< 0: the layout is not blocked
   std::vector<int64_t> shape_, memoryShape_, parameterShape_, groupShape_;
   int64_t elements_ = 1, groups_ = 1, parameters_ = 1;
   std::vector<std::vector<Place>> steps_; ///< [axis][coordinate]

@@ -152,6 +152,8 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
     }
     case Values::Any:
       break;
+    case Values::Bit:
+      return static_cast<double>(draw.bits(stream, index) & 1);
     case Values::Factor: {
       // Of both signs, never near 0, where nothing of x would be seen in y.
       const double magnitude = 0.5 + draw.uniform(stream, 2 * index);
@@ -181,6 +183,15 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
       const HostArray &exact = saved.at(operand.name);
       for (int64_t i = 0, n = array.count(); i < n; ++i)
         array.set(i, exact.get(i));
+      inputs.emplace(operand.name, std::move(array));
+      continue;
+    }
+    if (operand.isBits()) { // what is no element's must not matter
+      for (int64_t i = 0, n = array.count(); i < n; ++i)
+        array.set(i, value(operand, ~static_cast<uint64_t>(i), 0));
+      uint64_t index = 0;
+      for (int64_t position : at.positionsIn(*keptBits(spec)))
+        array.set(position, value(operand, index++, 0));
       inputs.emplace(operand.name, std::move(array));
       continue;
     }

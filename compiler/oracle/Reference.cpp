@@ -418,6 +418,23 @@ long double slope(EpsilonPosition position, long double variance, long double ep
   return -1 / (2 * root * divisor * divisor);
 }
 
+/// What a bit says of the argument of a function: whether it has the slope of what is kept as it
+/// is.
+bool passes(const FuseStep &step, double x) {
+  if (step.name == "relu" || step.name == "leaky_relu")
+    return !(x <= 0);
+  if (step.name == "relu6")
+    return !(x <= 0 || x >= 6);
+  if (step.name == "hard_sigmoid")
+    return !(x <= -3 || x >= 3);
+  return !(x < step.parameters[0] || x > step.parameters[1]);
+}
+double slopeOf(const FuseStep &step, bool passes) {
+  if (step.name == "leaky_relu")
+    return passes ? 1 : step.parameters[0];
+  return !passes ? 0 : step.name == "hard_sigmoid" ? 1.0 / 6 : 1;
+}
+
 /// What the backward pass takes statistics from.
 struct Saved {
   const HostArray *mean; ///< null for rms
@@ -442,6 +459,8 @@ EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const 
   const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
   const HostArray *beta = spec.center && inputs.contains("beta") ? &inputs.at("beta") : nullptr;
   const auto steps = bindSteps(spec.fuse, at, inputs);
+  const auto bits = keptBits(spec);
+  const std::vector<int64_t> positions = bits ? at.positionsIn(*bits) : std::vector<int64_t>();
 
   EpilogueGradients result{HostArray(DType::F64, at.memoryShape()), {}};
   OperandGradients ofOperands(spec.fuse, at);
@@ -459,6 +478,9 @@ EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const 
       values.push_back(applyStep(spec.fuse[i], value, steps[i].values(element), scalars));
       value = values.back().value;
     }
+    if (bits)
+      values[bits->step].derivatives[0] =
+          slopeOf(spec.fuse[bits->step], inputs.at("relu_mask").get(positions[element]) != 0);
     double gradient = dy.get(p.offset);
     auto times = [&](double slope) { return slope == 0 ? 0 : gradient * slope; };
     for (size_t i = steps.size(); i-- > 0;) {
@@ -615,6 +637,9 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
   const HostArray *beta = spec.center ? &inputs.at("beta") : nullptr;
   const auto steps = bindSteps(spec.fuse, at, inputs);
+  const auto bits = training ? keptBits(spec) : std::nullopt;
+  const std::vector<int64_t> positions = bits ? at.positionsIn(*bits) : std::vector<int64_t>();
+  HostArray mask(DType::Bit, bits ? at.shapeOf(*bits) : std::vector<int64_t>{0});
   size_t element = 0;
   at.forEach([&](Place p) {
     const double divisor = denominator(spec.epsilonPosition, used.variance[p.group], epsilon);
@@ -623,8 +648,11 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
       value *= gamma->get(p.parameter);
     if (beta)
       value += beta->get(p.parameter);
-    for (size_t i = 0; i < steps.size(); ++i)
+    for (size_t i = 0; i < steps.size(); ++i) {
+      if (bits && i == bits->step)
+        mask.set(positions[element], passes(spec.fuse[i], value));
       value = applyStep(spec.fuse[i], value, steps[i].values(element), scalars).value;
+    }
     y.set(p.offset, value);
     ++element;
   });
@@ -650,6 +678,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   if (spec.mode != Mode::Rms)
     outputs.emplace("batch_mean", toArray(used.mean, at.groupShape()));
   outputs.emplace("batch_variance", toArray(used.variance, at.groupShape()));
+  if (bits)
+    outputs.emplace("relu_mask", std::move(mask));
   return outputs;
 }
 

@@ -32,6 +32,8 @@ Value StepEmitter::laneOffsets(Width width, OpFoldResult stride) {
 }
 
 Value StepEmitter::load(const Access &access, const Place &place, const Spot &spot) {
+  if (access.isBits())
+    return loadBits(access, place, spot);
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
   if (!stride || (spot.width.isScalar() && !place.bound))
@@ -90,6 +92,8 @@ void StepEmitter::prefetch(const Access &access, const Place &place, const Spot 
 
 void StepEmitter::store(const Access &access, const Place &place, const Spot &spot, Value value,
                         bool streams) {
+  if (access.isBits())
+    return storeBits(access, place, spot, value);
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
   if (!stride || (spot.width.isScalar() && !place.bound)) {

@@ -73,6 +73,7 @@ struct Access {
   Value fresh; ///< of carried sums: whether what is in memory does not count yet
 
   Type element() const { return cast<MemRefType>(base.getType()).getElementType(); }
+  bool isBits() const { return base && element().isInteger(1); }
 };
 
 /// Where the results of a step go.

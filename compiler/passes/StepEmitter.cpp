@@ -63,18 +63,27 @@ void StepEmitter::advance(Cursor &at, int loop, OpFoldResult index) {
   move(context_.outputs, at.outputs);
 }
 
+Value StepEmitter::viewOf(const Access &access, OpFoldResult offset) {
+  Value base = access.base;
+  if (access.isBits()) {
+    auto words = MemRefType::get({}, b_.getI16Type());
+    base = UnrealizedConversionCastOp::create(b_, loc_, words, base).getResult(0);
+    offset = number(0);
+  }
+  auto layout = StridedLayoutAttr::get(b_.getContext(), ShapedType::kDynamic, {1});
+  auto type = MemRefType::get({ShapedType::kDynamic},
+                              cast<MemRefType>(base.getType()).getElementType(), layout);
+  OpFoldResult size = constant(1);
+  return memref::ReinterpretCastOp::create(b_, loc_, type, base, OpFoldResult(indexValue(offset)),
+                                           ArrayRef<OpFoldResult>{size},
+                                           ArrayRef<OpFoldResult>{number(1)});
+}
+
 void StepEmitter::makeViews(Cursor &at) {
   auto make = [&](ArrayRef<Access> accesses, SmallVector<Place> &places) {
-    for (auto [access, place] : llvm::zip(accesses, places)) {
-      if (!access.base)
-        continue;
-      auto layout = StridedLayoutAttr::get(b_.getContext(), ShapedType::kDynamic, {1});
-      auto type = MemRefType::get({ShapedType::kDynamic}, access.element(), layout);
-      OpFoldResult size = constant(1);
-      place.view = memref::ReinterpretCastOp::create(
-          b_, loc_, type, access.base, OpFoldResult(indexValue(place.offset)),
-          ArrayRef<OpFoldResult>{size}, ArrayRef<OpFoldResult>{number(1)});
-    }
+    for (auto [access, place] : llvm::zip(accesses, places))
+      if (access.base)
+        place.view = viewOf(access, place.offset);
   };
   make(context_.inputs, at.inputs);
   make(context_.outputs, at.outputs);
@@ -191,13 +200,7 @@ Value StepEmitter::reduceRows(ArrayRef<Value> rows) {
 }
 
 void StepEmitter::storeRegisters(const Access &access, ArrayRef<Value> values) {
-  auto layout = StridedLayoutAttr::get(b_.getContext(), ShapedType::kDynamic, {1});
-  auto type = MemRefType::get({ShapedType::kDynamic}, access.element(), layout);
-  OpFoldResult size = constant(1);
-  const Place place{access.first, access.bound,
-                    memref::ReinterpretCastOp::create(
-                        b_, loc_, type, access.base, OpFoldResult(indexValue(access.first)),
-                        ArrayRef<OpFoldResult>{size}, ArrayRef<OpFoldResult>{number(1)})};
+  const Place place{access.first, access.bound, viewOf(access, access.first)};
   for (size_t s = 0; s < context_.slots.size(); ++s) {
     const Slot &slot = context_.slots[s];
     store(access, place, {-1, number(0), number(0), slot, slot.width, slot.mask},

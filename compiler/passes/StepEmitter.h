@@ -1,8 +1,9 @@
 // Emits the loops and vectors of one step.
 //
 // Enters: a StepContext and the registers of the tile. Leaves: scf loops and vector operations, and
-// the values of accumulators. Access.cpp loads and stores single vectors; StepLoops.cpp emits
-// loops, tails and sums in blocks; StreamRows.cpp rows that are written past the caches.
+// the values of accumulators. Access.cpp loads and stores single vectors, Bits.cpp those of bits;
+// StepLoops.cpp emits loops, tails and sums in blocks; StreamRows.cpp rows that are written past
+// the caches.
 #pragma once
 
 #include "compiler/passes/StepContext.h"
@@ -21,7 +22,9 @@ using Registers = DenseMap<Value, SmallVector<Value>>;
 struct Place {
   OpFoldResult offset; ///< position of element 0
   Value bound;         ///< elements that exist from the current block on
-  Value view;          ///< rank-1 memref at `offset`, made before the innermost loop
+  /// Rank-1 memref at `offset`, made before the innermost loop; of bits, of the words from the
+  /// array's beginning.
+  Value view;
 };
 
 /// The part of a step that code is being emitted for. Passed by value: what an inner loop changes
@@ -35,6 +38,7 @@ struct Cursor {
   SmallVector<SmallVector<Value>> arguments, wideArguments;
   int64_t unroll = 1;   ///< iterations of the innermost loop in flight
   bool streams = false; ///< vectors of elements are aligned here, and go past the caches
+  bool shifted = false; ///< rows' vectors do not begin at multiples of their lanes
 };
 
 class StepEmitter {
@@ -68,6 +72,8 @@ private:
   /// Moves the accesses to iteration `index` of a loop.
   void advance(Cursor &at, int loop, OpFoldResult index);
   void makeViews(Cursor &at);
+  /// As Place::view.
+  Value viewOf(const Access &access, OpFoldResult offset);
 
   // Loops.
   Sums emitLoops(unsigned next, Cursor at, Sums sums);
@@ -110,6 +116,7 @@ private:
     const Slot &slot;
     Width width;
     Value mask;
+    bool shifted = false; ///< as Cursor's
   };
   Value load(const Access &access, const Place &place, const Spot &spot);
   /// The first `count` elements, one by one, and zeros.
@@ -119,6 +126,16 @@ private:
   /// columns, that of the next index of the kept loop around them.
   void prefetch(const Access &access, const Place &place, const Spot &spot);
   void store(const Access &access, const Place &place, const Spot &spot, Value value, bool streams);
+  Value loadBits(const Access &access, const Place &place, const Spot &spot);
+  void storeBits(const Access &access, const Place &place, const Spot &spot, Value value);
+  /// Where a vector of bits lies: the word of its first lane and of its last one that exists, and
+  /// the first's number in its word, an i32.
+  struct Words {
+    Value first, last, shift;
+    bool crosses; ///< whether the two may differ
+  };
+  Words wordsOf(const Access &access, const Place &place, const Spot &spot);
+  Value word(Value view, Value at);
   /// Adds the terms of all slots to what is in memory.
   void carry(const Access &access, const Place &place, ArrayRef<std::pair<Spot, Value>> terms);
   /// Position of an element relative to an access' view.

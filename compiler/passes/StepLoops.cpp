@@ -27,7 +27,8 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
                       u == 0 ? number(0) : sizes().lanes(distance * u),
                       slot,
                       rows ? lanes : slot.width,
-                      rows ? mask : slot.mask};
+                      rows ? mask : slot.mask,
+                      at.shifted};
       SmallVector<Value> arguments;
       for (size_t i = 0; i < context_.inputs.size(); ++i) {
         const Access &input = context_.inputs[i];
@@ -38,7 +39,8 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
           continue;
         }
         arguments.push_back(load(input, at.inputs[i], spot));
-        if (knobs_.prefetches && context_.storesElements() && !spot.width.isScalar())
+        if (knobs_.prefetches && context_.storesElements() && !spot.width.isScalar() &&
+            !input.isBits())
           prefetch(input, at.inputs[i], spot);
       }
       auto sumAt = [&](size_t r) {

@@ -6,6 +6,8 @@ namespace normforge::tile {
 bool StepEmitter::mayStream() const {
   return context_.streams && knobs_.vector() > 1 &&
          llvm::all_of(context_.outputs, [&](const Access &output) {
+           if (output.isBits())
+             return true;
            OpFoldResult lanes = context_.laneStride(output);
            return lanes && getConstantIntValue(lanes) == 1;
          });
@@ -14,6 +16,8 @@ bool StepEmitter::mayStream() const {
 Value StepEmitter::alignsAlike(const Cursor &at, const Slot &slot) {
   Value alike;
   for (size_t i = 1; i < context_.outputs.size(); ++i) {
+    if (context_.outputs[i].isBits())
+      continue;
     Value is = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, misalignment(at, slot, i),
                                      misalignment(at, slot));
     alike = alike ? Value(arith::AndIOp::create(b_, loc_, alike, is)) : is;
@@ -57,7 +61,7 @@ void StepEmitter::emitAlignedRow(Cursor at) {
                              none)
                  : emitPoint(at, context_.laneLoop, index, 1, Width{1}, Width{1}, Value(), none);
   });
-  at.streams = true;
+  at.streams = at.shifted = true;
   emitLanesFrom(at, head, {});
 }
 

@@ -20,7 +20,7 @@ constexpr int64_t kMostTaken = int64_t(1) << 40;
 class Checker {
 public:
   Checker(const Schedule &schedule, const Operator &op, const TargetDescription &target)
-      : schedule_(schedule), op_(op), target_(target) {}
+      : schedule_(schedule), op_(op), target_(targetFor(op, target)) {}
 
   /// What is wrong, or empty.
   std::string run();
@@ -62,7 +62,7 @@ private:
 
   const Schedule &schedule_;
   const Operator &op_;
-  const TargetDescription &target_;
+  const TargetDescription target_;
   std::vector<int> doneIn_;    ///< by step, the stage that has made it whole; -1
   std::vector<int> partialIn_; ///< by step, the stage that has made its partials; -1
 };
@@ -92,10 +92,18 @@ std::string Checker::checkTaken(const StagePlan &stage, std::span<const StageLoo
     if (stage.chunks[i] < 0 || stage.chunks[i] > kMostTaken)
       return fmt::format("take of loop {} is {}; expected 1 to {}, or all", loops[i].name,
                          stage.chunks[i], kMostTaken);
-  for (const StepPlan &plan : stage.steps)
+  for (const StepPlan &plan : stage.steps) {
+    const int64_t word = elementsPerWord(DType::Bit);
+    if (plan.part != Part::Merge && op_.takesBits(op_.steps[plan.step]) &&
+        stage.chunks.back() % word != 0 && cuts(stage, loops, loops.size() - 1))
+      return fmt::format(
+          "a task takes {} of loop {}, of which a step has bits; expected a multiple "
+          "of {}, or all",
+          stage.chunks.back(), loops.back().name, word);
     if (op_.steps[plan.step].reduce != Reduce::None)
       if (std::string wrong = checkCut(stage, loops, plan); !wrong.empty())
         return wrong;
+  }
   return {};
 }
 

@@ -9,6 +9,10 @@ std::vector<uint32_t> StagePlan::stepNumbers() const {
   return numbers;
 }
 
+TargetDescription targetFor(const Operator &op, const TargetDescription &target) {
+  return op.takesBits() ? target.withFixedVectors() : target;
+}
+
 std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, size_t index) {
   std::vector<StageLoop> loops;
   const StagePlan &stage = schedule.stages[index];

@@ -87,6 +87,9 @@ struct ScheduleVariant {
   std::string reason; ///< in words, for `explain`
 };
 
+/// The machine as schedules of an operator see it: bits ask for vectors of a fixed length.
+TargetDescription targetFor(const Operator &op, const TargetDescription &target);
+
 /// A loop of a stage.
 struct StageLoop {
   std::string name;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <fmt/format.h>
+#include <numeric>
 
 namespace normforge {
 
@@ -99,8 +100,10 @@ struct Selection {
   int arraysRead(const Step &step) const {
     int count = 0;
     for (Expr expr : op.exprs.nodesOf(step.values()))
-      count +=
-          op.exprs[expr].op == ExprOp::Operand && op.isWhole(op.operands[op.exprs[expr].index]);
+      if (op.exprs[expr].op == ExprOp::Operand) {
+        const Operand &operand = op.operands[op.exprs[expr].index];
+        count += op.isWhole(operand) && !operand.isBits();
+      }
     return count;
   }
 
@@ -226,7 +229,8 @@ struct Selection {
     if (streams && lanesReduced) {
       stage.unroll = 1; // memory sets the pace
       // Rows that no vector divides share lines of y: together they are written whole.
-      if (tiled >= 0 && rowVectors() < kShortRowVectors && sizeOr(op.rank() - 1, 0) % vector != 0)
+      if (tiled >= 0 && !op.takesBits() && rowVectors() < kShortRowVectors &&
+          sizeOr(op.rank() - 1, 0) % vector != 0)
         stage.tile = std::min(kJoinedRows, sizeOr(tiled, 1));
     }
     int64_t bytes = kElementwiseTaskBytes;
@@ -441,7 +445,7 @@ struct Selection {
       const std::string stageName = steps.front().part == Part::Merge ? "merge_" + first : first;
       addSmall(schedule, stageName, std::move(steps));
     }
-    return schedule;
+    return inWords(std::move(schedule));
   }
   /// Whether a stage over statistics may reduce them once more: to what it keeps, over its loops.
   bool takesReduction(const StagePlan &stage, uint32_t step) const {
@@ -508,7 +512,7 @@ struct Selection {
       pending.clear();
       schedule.stages.push_back(std::move(elements));
     }
-    return schedule;
+    return inWords(std::move(schedule));
   }
   bool writesElements(const StagePlan &stage) const {
     return std::any_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
@@ -521,6 +525,7 @@ struct Selection {
     for (const Step &step : op.steps)
       for (size_t i = 0; i < step.results.size(); ++i)
         count += op.isWhole(step) && step.reduce == Reduce::None &&
+                 !op.operands[step.results[i].operand].isBits() &&
                  !isRead(step.firstResult + static_cast<uint32_t>(i));
     return count;
   }
@@ -530,6 +535,21 @@ struct Selection {
              const std::vector<Expr> nodes = op.exprs.nodesOf(step.values());
              return std::find(nodes.begin(), nodes.end(), *leaf) != nodes.end();
            });
+  }
+  /// With tasks that take whole words of bits.
+  Schedule inWords(Schedule schedule) const {
+    for (StagePlan &stage : schedule.stages) {
+      const bool takesBits =
+          std::any_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
+            return plan.part != Part::Merge && op.takesBits(op.steps[plan.step]);
+          });
+      int64_t unit = elementsPerWord(DType::Bit);
+      if (stage.tiled == op.rank() - 1)
+        unit = std::lcm(unit, stage.tile);
+      if (takesBits)
+        stage.chunks.back() = ceilDiv(stage.chunks.back(), unit) * unit;
+    }
+    return schedule;
   }
   bool mayStream() const { return target.streamingBytes && written() > 0; }
   /// The same with elements written past the caches.
@@ -546,11 +566,11 @@ struct Selection {
       stage.reversed = last.reversed;
       stage.streams = true;
       last = std::move(stage);
-      return schedule;
+      return inWords(std::move(schedule));
     }
     last.prefetches = lanesReduced ? tiled >= 0 : outerKept();
     if (!lanesReduced)
-      return schedule;
+      return inWords(std::move(schedule));
     const int64_t before = last.tile;
     last.tile = rowTileFromMemory();
     last.unroll = rowUnroll(last.tile);
@@ -558,7 +578,7 @@ struct Selection {
       last.chunks[tiled] = last.chunks[tiled] == before
                                ? last.tile
                                : ceilDiv(last.chunks[tiled], last.tile) * last.tile;
-    return schedule;
+    return inWords(std::move(schedule));
   }
 };
 
@@ -574,7 +594,8 @@ Schedule baseFor(const Selection &selection) {
   return base;
 }
 
-std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &target) {
+std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescription &of) {
+  const TargetDescription target = targetFor(op, of);
   const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
 
@@ -671,7 +692,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
 } // namespace
 
-std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &target) {
+std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &of) {
+  const TargetDescription target = targetFor(op, of);
   const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
   std::vector<Schedule> forms;

@@ -52,7 +52,7 @@ double decodeF16(uint16_t bits) {
 
 HostArray::HostArray(DType dtype, std::vector<int64_t> shape)
     : dtype(dtype), shape(std::move(shape)) {
-  bytes.resize(static_cast<size_t>(count()) * byteSize(dtype));
+  bytes.resize(static_cast<size_t>(count() / elementsPerWord(dtype)) * byteSize(dtype));
 }
 
 int64_t HostArray::count() const {
@@ -73,6 +73,8 @@ double HostArray::get(int64_t i) const {
     return std::bit_cast<float>(static_cast<uint32_t>(data<uint16_t>()[i]) << 16);
   case DType::F16:
     return decodeF16(data<uint16_t>()[i]);
+  case DType::Bit:
+    return data<uint8_t>()[i / 8] >> (i % 8) & 1;
   }
   return 0;
 }
@@ -92,6 +94,12 @@ void HostArray::set(int64_t i, double value) {
   case DType::F16:
     data<uint16_t>()[i] = encodeF16(value);
     return;
+  case DType::Bit: {
+    uint8_t &byte = data<uint8_t>()[i / 8];
+    const int bit = 1 << (i % 8);
+    byte = static_cast<uint8_t>(value != 0 ? byte | bit : byte & ~bit);
+    return;
+  }
   }
 }
 

@@ -19,11 +19,12 @@ struct HostArray {
   std::vector<std::byte> bytes;
 
   HostArray() = default;
-  /// Zero-filled. The product of `shape` must be representable.
+  /// Zero-filled. The product of `shape` must be representable, and of bits whole words.
   HostArray(DType dtype, std::vector<int64_t> shape);
 
   int64_t count() const;
-  /// Element i in memory order, whatever the dtype. Rounds on writing.
+  /// Element i in memory order, whatever the dtype. Rounds on writing; a bit is 0 or 1, and what is
+  /// not 0 is 1.
   double get(int64_t i) const;
   void set(int64_t i, double value);
   template <typename T> T *data() { return reinterpret_cast<T *>(bytes.data()); }

@@ -196,8 +196,18 @@ NF_API void nf_engine_release(nf_engine *engine);
 
 typedef struct nf_kernel nf_kernel;
 
-/* NF_BF16 is the upper half of an IEEE binary32 number, NF_F16 is IEEE binary16. */
-typedef enum nf_dtype { NF_NO_DTYPE = 0, NF_F32 = 1, NF_F64 = 2, NF_BF16 = 3, NF_F16 = 4 } nf_dtype;
+/* NF_BF16 is the upper half of an IEEE binary32 number, NF_F16 is IEEE binary16. NF_BIT is one bit
+ * an element: element i is bit i % 8, counted from the lowest, of byte i / 8. The last axis of such
+ * an array is a multiple of 16, whose last bits may stand for nothing and are 0; it is aligned
+ * to 2. */
+typedef enum nf_dtype {
+  NF_NO_DTYPE = 0,
+  NF_F32 = 1,
+  NF_F64 = 2,
+  NF_BF16 = 3,
+  NF_F16 = 4,
+  NF_BIT = 5
+} nf_dtype;
 /* More may follow: NF_OTHER_PHASE is one that this library has no number for. */
 typedef enum nf_phase {
   NF_OTHER_PHASE = -1,
@@ -206,14 +216,16 @@ typedef enum nf_phase {
   NF_BACKWARD = 2
 } nf_phase;
 /* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, a
- * state that is kept from call to call, or the gradient of a loss by one of these. */
+ * state that is kept from call to call, the gradient of a loss by one of these, or bits that
+ * training keeps for backward. */
 typedef enum nf_role {
   NF_NO_ROLE = 0,
   NF_DATA = 1,
   NF_PARAMETER = 2,
   NF_STATISTIC = 3,
   NF_STATE = 4,
-  NF_GRADIENT = 5
+  NF_GRADIENT = 5,
+  NF_MASK = 6
 } nf_role;
 
 typedef struct nf_compile_options {

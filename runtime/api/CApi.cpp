@@ -89,7 +89,8 @@ struct nf_plan : Counted {
   std::shared_ptr<const Plan> plan;
 };
 
-static_assert(static_cast<int>(DType::F16) + NF_F32 == NF_F16);
+static_assert(static_cast<int>(DType::Bit) + NF_F32 == NF_BIT);
+static_assert(static_cast<int>(Role::Mask) + NF_DATA == NF_MASK);
 
 namespace {
 

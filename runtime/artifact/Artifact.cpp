@@ -138,7 +138,7 @@ bool hasRepeats(std::vector<std::string> names) {
 } // namespace
 
 std::string_view toString(DType dtype) {
-  constexpr std::string_view names[dtypeCount] = {"f32", "f64", "bf16", "f16"};
+  constexpr std::string_view names[dtypeCount] = {"f32", "f64", "bf16", "f16", "bit"};
   return names[static_cast<unsigned>(dtype)];
 }
 
@@ -151,11 +151,13 @@ std::optional<DType> parseDType(std::string_view text) {
 
 size_t byteSize(DType dtype) { return dtype == DType::F64 ? 8 : dtype == DType::F32 ? 4 : 2; }
 
+int64_t elementsPerWord(DType dtype) { return dtype == DType::Bit ? 16 : 1; }
+
 DType computeDType(DType dtype) { return dtype == DType::F64 ? DType::F64 : DType::F32; }
 
 std::string_view toString(Role role) {
-  constexpr std::string_view names[roleCount] = {"data", "parameter", "statistic", "state",
-                                                 "gradient"};
+  constexpr std::string_view names[roleCount] = {"data",  "parameter", "statistic",
+                                                 "state", "gradient",  "mask"};
   return names[static_cast<unsigned>(role)];
 }
 

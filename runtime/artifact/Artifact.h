@@ -16,11 +16,21 @@
 
 namespace normforge {
 
-enum class DType : uint8_t { F32, F64, BF16, F16 };
-constexpr unsigned dtypeCount = 4;
+enum class DType : uint8_t {
+  F32,
+  F64,
+  BF16,
+  F16,
+  Bit, ///< 0 or 1; element i is bit i % 8, the lowest first, of byte i / 8. Its memory is in words
+};
+constexpr unsigned dtypeCount = 5;
 std::string_view toString(DType dtype);
+/// Of numbers: those that a spec may name.
 std::optional<DType> parseDType(std::string_view text);
+/// Bytes of an element, or of a word of bits.
 size_t byteSize(DType dtype);
+/// The elements that byteSize() bytes are: 16 bits, of numbers one.
+int64_t elementsPerWord(DType dtype);
 /// What is computed in: f32 for the half-precision types, otherwise the type itself.
 DType computeDType(DType dtype);
 
@@ -31,8 +41,9 @@ enum class Role : uint8_t {
   Statistic, ///< of a batch, which training writes: batch_mean, batch_variance
   State,     ///< kept from call to call: moving_mean, moving_variance
   Gradient,  ///< of a loss by one of the others: dy, dx, dgamma
+  Mask,      ///< bits that training keeps for backward: relu_mask
 };
-constexpr unsigned roleCount = 5;
+constexpr unsigned roleCount = 6;
 std::string_view toString(Role role);
 
 /// An array argument.
@@ -41,7 +52,9 @@ struct Argument {
   Role role = Role::Data;
   bool written = false;
   DType dtype = DType::F32;
-  std::vector<SizeExpr> shape{}; ///< in memory order, dense; a blocked layout's has one axis more
+  /// In memory order, dense; a blocked layout's has one axis more. Of bits the last is a multiple
+  /// of a word's.
+  std::vector<SizeExpr> shape{};
   /// Of a written state: the read argument, earlier and of the same shape, whose next value it is;
   /// the two have one name. -1: none.
   int32_t old = -1;

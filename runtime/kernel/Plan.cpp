@@ -97,7 +97,7 @@ bool Plan::measureArrays(Failure &failure) {
     for (int64_t size : array.shape)
       if (!isEmpty && __builtin_mul_overflow(total, size, &total))
         return tooLarge();
-    array.bytes = isEmpty ? 0 : static_cast<uint64_t>(total);
+    array.bytes = isEmpty ? 0 : static_cast<uint64_t>(total / elementsPerWord(argument.dtype));
   }
   return true;
 }

@@ -57,7 +57,7 @@ std::string check(const ConformanceCase &item, Session &session) {
       inputs.insert(outputs.begin(), outputs.end());
     }
   } catch (const std::exception &error) {
-    FAIL_CHECK(error.what());
+    FAIL_CHECK(std::string(error.what()));
   }
   return "";
 }

@@ -132,7 +132,7 @@ void checkAll(const char *cpu, const std::string &repeat) {
           checkSameBits(TestKernel(op, variant, *session), problem, spec, phase);
         }
       } catch (const std::exception &error) {
-        FAIL_CHECK(error.what());
+        FAIL_CHECK(std::string(error.what()));
       }
     }
   CHECK(fused > 0);

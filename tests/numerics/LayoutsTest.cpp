@@ -40,7 +40,7 @@ TEST_CASE("layouts: named sizes") {
               ++ran;
             }
         } catch (const std::exception &error) {
-          FAIL_CHECK(error.what());
+          FAIL_CHECK(std::string(error.what()));
         }
       }
   }
@@ -78,7 +78,7 @@ TEST_CASE("layouts: static sizes") {
           CHECK_MESSAGE(wrong.empty(), wrong);
           ++ran;
         } catch (const std::exception &error) {
-          FAIL_CHECK(error.what());
+          FAIL_CHECK(std::string(error.what()));
         }
       }
     }

@@ -35,7 +35,7 @@ void forEachKernel(const std::string &repeat, std::span<const Problem> problems,
             ++ran;
           }
         } catch (const std::exception &error) {
-          FAIL_CHECK(error.what());
+          FAIL_CHECK(std::string(error.what()));
         }
       }
   }

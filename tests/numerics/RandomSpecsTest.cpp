@@ -52,7 +52,7 @@ TEST_CASE("random specs agree with the reference") {
         CHECK(sameBits(inline1, kernel.run(sizes, inputs, scalars, options)));
         ++ran;
       } catch (const std::exception &error) {
-        FAIL_CHECK(error.what());
+        FAIL_CHECK(std::string(error.what()));
       }
     }
   }

@@ -153,7 +153,7 @@ void tryMutations(const char *cpu, int wanted) {
             wrongResults(kernel, spec, phase, drawn.sizes(), inputs, drawnScalars());
         CHECK_MESSAGE(wrong.empty(), wrong);
       } catch (const std::exception &error) {
-        FAIL_CHECK(error.what());
+        FAIL_CHECK(std::string(error.what()));
       }
       ++legal;
     }

@@ -79,7 +79,7 @@ TEST_CASE("the sizes choose the variant at its guard") {
           }
           CHECK(taken.size() == variants.size()); // each is of use at some size
         } catch (const std::exception &error) {
-          FAIL_CHECK(error.what());
+          FAIL_CHECK(std::string(error.what()));
         }
       }
   }

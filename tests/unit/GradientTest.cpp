@@ -64,6 +64,10 @@ double evaluate(const Exprs &exprs, Expr root, std::span<const double> operands)
         return in(0) <= in(1);
       case ExprOp::IsNan:
         return std::isnan(in(0));
+      case ExprOp::Not:
+        return in(0) == 0;
+      case ExprOp::And:
+        return in(0) != 0 && in(1) != 0;
       case ExprOp::Select:
         return in(0) != 0 ? in(1) : in(2);
       case ExprOp::Result:
@@ -205,6 +209,33 @@ TEST_CASE("gradients at kinks are PyTorch's, NaN passes, and nothing overflows")
   CHECK(gradientOf(*findFunction("relu"), kNan, 3) == 3);
 }
 
+TEST_CASE("a kept bit gives the gradient that its argument does") {
+  int withBits = 0;
+  for (const Function &function : functions()) {
+    CHECK((function.decides == nullptr) == (function.gradientOfBit == nullptr));
+    if (!function.decides)
+      continue;
+    ++withBits;
+    const FuseStep step = stepOf(function);
+    Exprs exprs;
+    const Term argument{&exprs, exprs.operand(0)}, bit{&exprs, exprs.operand(2)};
+    const Expr decision = function.decides(argument, step.parameters).expr;
+    const Term y = function(argument, step.parameters, bit);
+    const auto gradients = exprs.gradients(y.expr, exprs.operand(1), std::span(&argument.expr, 1));
+    for (double x : {-kInfinity, -1e30, -3.0, -0.75, -0.5, -0.0, 0.0, 1e-300, 0.5, 1.25, 3.0, 4.0,
+                     6.0, 7.0, kInfinity, kNan})
+      for (double seed : {2.0, kInfinity}) {
+        INFO(function.name, " of ", x, ", ", seed);
+        const double decided = evaluate(exprs, decision, std::span(&x, 1));
+        const double values[] = {kNan, seed, decided}; // the argument does not matter
+        const double found = evaluate(exprs, gradients[0].value(), values);
+        const double expected = gradientOf(function, x, seed);
+        CHECK((found == expected || (std::isnan(found) && std::isnan(expected))));
+      }
+  }
+  CHECK(withBits == 5);
+}
+
 TEST_CASE("the reference's gradients agree with central differences") {
   using namespace oracle;
   const char *const specs[] = {
@@ -227,6 +258,11 @@ TEST_CASE("the reference's gradients agree with central differences") {
       "fuse: [{mul: {axes: [n, c]}}]\n",
       "input: {shape: [3, 4, 2, 3], layout: nchw, dtype: f64}\naxis: c\n"
       "backward_statistics: moving\nfuse: [add, elu: 0.5]\n",
+      // By bits that training has kept.
+      "input: {shape: [2, 3, 5, 4], layout: nhwc, dtype: f64}\naxis: c\n"
+      "fuse: [add, {leaky_relu: 0.3}]\n",
+      "input: {shape: [2, 5, 2, 3], layout: nChw4c, dtype: f64}\naxis: c\nmode: rms\n"
+      "fuse: [silu, add, {clamp: [-0.5, 1]}]\n",
   };
   for (std::string text : specs) {
     if (const size_t at = text.find("elu: 0.5"); at != std::string::npos)
@@ -239,6 +275,9 @@ TEST_CASE("the reference's gradients agree with central differences") {
     const Phase forward = moving ? Phase::Inference : Phase::Training;
     Arrays inputs = drawInputs(*spec, Phase::Training, {}, 3);
     Arrays given = inputs;
+    const Arrays saved = reference(*spec, forward, {}, inputs);
+    if (const auto bits = saved.find("relu_mask"); bits != saved.end())
+      given.insert(*bits);
     given.merge(drawInputs(*spec, Phase::Backward, {}, 3));
     const HostArray &dy = given.at("dy");
     const Coordinates at(*spec, {});

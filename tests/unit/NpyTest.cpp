@@ -107,6 +107,26 @@ TEST_CASE("npy: what is written is read again") {
     }
 }
 
+TEST_CASE("npy: bits are bytes of eight, the first one lowest") {
+  TemporaryFolder folder;
+  const std::string path = folder / "a.npy";
+  HostArray bits(DType::Bit, {2, 16});
+  for (int64_t i : {0, 9, 31})
+    bits.set(i, 1);
+  REQUIRE(bits.bytes.size() == 4);
+  CHECK(bits.data<uint8_t>()[0] == 1);
+  CHECK(bits.data<uint8_t>()[1] == 2);
+  CHECK(bits.data<uint8_t>()[3] == 128);
+  REQUIRE(!writeNpy(path, bits));
+  CHECK(readBytes(path).find("'descr': '|u1', 'fortran_order': False, 'shape': (2, 2)") !=
+        std::string::npos);
+  auto again = readNpy(path);
+  REQUIRE(static_cast<bool>(again));
+  CHECK((again->dtype == DType::Bit));
+  CHECK(again->shape == bits.shape);
+  CHECK(again->bytes == bits.bytes);
+}
+
 TEST_CASE("npy: the bytes that NumPy writes") {
   TemporaryFolder folder;
   const std::string path = folder / "a.npy";
@@ -162,11 +182,16 @@ TEST_CASE("npy: bad headers") {
     return files.error(npy(dictionary, floats({1, 2})));
   };
   CHECK(error("{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}") ==
-        "expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '<i8'");
+        "expected dtype '<f4', '<f8', '<f2', for bf16 '<V2' or for bits '|u1', found '<i8'");
   CHECK(error("{'descr': '>f4', 'fortran_order': False, 'shape': (2,)}") ==
-        "expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '>f4'");
+        "expected dtype '<f4', '<f8', '<f2', for bf16 '<V2' or for bits '|u1', found '>f4'");
   CHECK(error("{'descr': '<c8', 'fortran_order': False, 'shape': (4,)}") ==
-        "expected dtype '<f4', '<f8', '<f2' or, for bf16, '<V2', found '<c8'");
+        "expected dtype '<f4', '<f8', '<f2', for bf16 '<V2' or for bits '|u1', found '<c8'");
+  CHECK(error("{'descr': '|u1', 'fortran_order': False, 'shape': (7,)}") ==
+        "expected 7 bytes of data for shape (7) of bit, found 8: there is something behind the "
+        "array");
+  CHECK(files.error(npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", "abc")) ==
+        "expected words of 2 bytes of bits, found 3 bytes");
   CHECK(error("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}") ==
         "expected an array in C order (fortran_order False), found Fortran "
         "order; save it with np.ascontiguousarray(...)");

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 using namespace normforge;
 
@@ -115,6 +116,88 @@ TEST_CASE("arguments and their aliases") {
   }
   CHECK(text == "x gamma beta moving_mean moving_variance addend y'=0=5 moving_mean'=3 "
                 "moving_variance'=4 batch_mean' batch_variance' ");
+}
+
+TEST_CASE("bits are kept where backward need not read an operand of x's shape for them") {
+  // What they look like, or nothing.
+  auto bitsOf = [](const std::string &more, const std::string &input) -> std::string {
+    auto spec = parseSpec("name: test\nsemantics: pytorch\ninput: {" + input + "}\n" + more, "");
+    if (!spec)
+      FAIL(llvm::toString(spec.takeError()));
+    std::string text;
+    for (Phase phase : spec->phases) {
+      const Operator op = makeOperator(*spec, phase);
+      std::vector<std::string> shapes; // of bits, read or written
+      for (const Operand &operand : op.operands)
+        if (operand.isBits()) {
+          CHECK((operand.role == Role::Mask));
+          CHECK(operand.written == (phase == Phase::Training));
+          std::vector<std::string> sizes;
+          for (const SizeExpr &size : operand.shape)
+            sizes.push_back(size.text(op.sizes));
+          shapes.push_back(fmt::format("{}", fmt::join(sizes, ", ")));
+        }
+      CHECK(shapes.size() <= 1);
+      if (phase == Phase::Inference) {
+        CHECK(shapes.empty());
+        continue;
+      }
+      if (!text.empty() && !shapes.empty())
+        CHECK(text == shapes[0]); // of training, and of backward
+      if (!shapes.empty())
+        text = shapes[0];
+    }
+    return text;
+  };
+  const std::string all = "phases: [inference, training, backward]\n";
+  const std::string nhwc = "shape: [N, 5, 7, 20], layout: nhwc", c = "axis: c\n";
+  CHECK(bitsOf(all + c + "fuse: [add, relu]\n", nhwc) == "N, 5, 7, 32");
+  CHECK(bitsOf(all + c + "fuse: [add, relu]\n", "shape: [N, 20, 7, 7], layout: nchw") ==
+        "N, 20, 64");
+  CHECK(bitsOf(all + c + "fuse: [add, relu]\n", "shape: [N, 20, 7, 7], layout: nChw8c") ==
+        "N, 3, 7, 7, 16");
+  CHECK(bitsOf(all + "mode: layer\naxis: [c, h, w]\nfuse: [add, relu]\n",
+               "shape: [N, 4, 3, 3], layout: nchw") == "N, 48");
+  CHECK(bitsOf(all + c + "fuse: [gelu, {add: {axes: [c], name: s}}, add, relu6]\n", nhwc) ==
+        "N, 5, 7, 32");
+  CHECK(bitsOf(all + c + "mode: group\ngroups: 4\nfuse: [add, relu]\n",
+               "shape: [N, 20, 7, 7], layout: nchw") == "N, 20, 64");
+  for (const std::string &more :
+       {all + c + "fuse: [relu]\n",                              // x is read in any case
+        all + c + "fuse: [{add: {axes: [c], name: s}}, relu]\n", // and so is less than x
+        all + c + "fuse: [add, silu]\n",                         // no bit decides
+        all + c + "fuse: [mul, relu]\n",                         // the factor is needed
+        all + c + "fuse: [relu, add]\n", all + c + "fuse: [add, relu6, relu]\n", // two decide
+
+        all + c + "backward_statistics: moving\nfuse: [add, relu]\n",
+        "phases: [training]\n" + c + "fuse: [add, relu]\n",
+        "phases: [inference, backward]\n" + c + "fuse: [add, relu]\n"}) {
+    INFO(more);
+    CHECK(bitsOf(more, nhwc).empty());
+  }
+}
+
+TEST_CASE("no task takes part of a word of bits") {
+  auto spec =
+      parseSpec("name: test\nsemantics: pytorch\ninput: {shape: [N, 5, 7, 40], layout: nhwc}\n"
+                "axis: c\nfuse: [add, relu]\nphases: [training, backward]\n",
+                "");
+  REQUIRE(static_cast<bool>(spec));
+  for (const char *cpu : {"znver4", "haswell", "x86-64-v2", "neoverse-v1"}) {
+    const TargetDescription target = targetOf(cpu);
+    for (Phase phase : spec->phases) {
+      const Operator op = makeOperator(*spec, phase);
+      Schedule schedule = scheduleForms(op, target).front();
+      CHECK(schedule.scalable == 0);
+      CHECK(llvm::toString(checkSchedule(schedule, op, target)) == "");
+      StagePlan &stage = schedule.stages.front();
+      stage.tile = stage.vector = 4;
+      stage.chunks.back() = 24;
+      CHECK(llvm::toString(checkSchedule(schedule, op, target))
+                .find("a task takes 24 of loop c, of which a step has bits; expected a multiple of "
+                      "16, or all") != std::string::npos);
+    }
+  }
 }
 
 TEST_CASE("task counts are products of rounded-up quotients") {
