@@ -78,6 +78,15 @@ std::vector<std::string> arraysWritten(const Operator &op) {
       names.push_back(operand.name);
   return names;
 }
+/// The same without bits, which are neither fetched ahead nor stored past the caches.
+std::string withoutBits(const Operator &op, std::vector<std::string> names) {
+  llvm::erase_if(names, [&](const std::string &name) {
+    return llvm::any_of(op.operands, [&](const Operand &operand) {
+      return operand.name == name && operand.isBits();
+    });
+  });
+  return fmt::format("{}", fmt::join(names, ", "));
+}
 
 std::string times(int count) {
   return count == 1 ? "once" : count == 2 ? "twice" : fmt::format("{} times", count);
@@ -96,7 +105,7 @@ std::string trafficInWords(const Operator &op, const Schedule &schedule) {
       const bool isMoments = step.reduce == Reduce::Moments;
       own += isMoments ? 2 : 1;
       if (plan.part == Part::Partial)
-        partials += isMoments ? 2 : step.results.size();
+        partials += step.results.size();
     }
     stages += own > 0;
     passes += own;
@@ -135,7 +144,7 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
   fmt::print("    vectors of {} {}, tails {}{}\n", schedule.stages.front().vector,
              toString(op.compute), schedule.maskedTails ? "under a mask" : "in narrower vectors",
              llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
-                 ? fmt::format(", {} stored around the caches", written)
+                 ? fmt::format(", {} stored around the caches", withoutBits(op, arraysWritten(op)))
                  : "");
   fmt::print("    moved      {}; {} {} written once\n", trafficInWords(op, schedule), written,
              arraysWritten(op).size() == 1 ? "is" : "are");
@@ -147,7 +156,7 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
                stage.reversed ? "; tasks from the last to the first" : "");
     if (stage.prefetches)
       fmt::print("               while {} is written, the next tile's {} is fetched into L2\n",
-                 written, fmt::join(arraysRead(op), ", "));
+                 written, withoutBits(op, arraysRead(op)));
   }
 }
 

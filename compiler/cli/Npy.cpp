@@ -230,9 +230,10 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
                                          : "there is something behind the array"));
 
   if (*dtype == DType::Bit) { // of bytes
-    if (size % 2 != 0 || header.shape->empty())
-      return failure(path, fmt::format("expected words of 2 bytes of bits, found {} bytes", size));
-    header.shape->back() *= 8;
+    int64_t &last = header.shape->empty() ? size : header.shape->back();
+    if (last % 2 != 0 || llvm::MulOverflow(last, int64_t(8), last))
+      return failure(path, fmt::format("expected words of 2 bytes of bits, found shape ({})",
+                                       shapeText(*header.shape)));
   }
   HostArray array(*dtype, *header.shape);
   if (size > 0)

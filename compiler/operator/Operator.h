@@ -192,7 +192,8 @@ struct KeptBits {
 };
 /// The bits that a spec calls for: where an operand of x's shape stands in `fuse` before a function
 /// whose gradient a condition decides, and backward needs it for nothing else. Nothing where none
-/// does, or training or backward is none of the phases.
+/// does, training or backward is none of the phases, backward takes moving statistics, or the
+/// forward phases cut the run into groups.
 std::optional<KeptBits> keptBits(const Spec &spec);
 
 } // namespace normforge

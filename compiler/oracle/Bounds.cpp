@@ -272,7 +272,8 @@ Bounded Evaluator::evaluate(Expr expr) {
   case ExprOp::LessEqual: {
     const double errors = a.error + b.error;
     // Two exact numbers compare as they do.
-    const bool either = errors > 0 && std::abs(a.value - b.value) <= errors;
+    const bool isKnown = errors == 0 || std::abs(a.value - b.value) > errors;
+    const bool either = !isKnown && !std::isnan(a.value) && !std::isnan(b.value);
     const bool holds = node.op == ExprOp::Less ? a.value < b.value : a.value <= b.value;
     return {holds ? 1.0 : 0.0, either ? 1.0 : 0.0};
   }

@@ -3,7 +3,8 @@
 //
 // Enters: a spec and the named sizes. Leaves: index arithmetic over logical
 // coordinates, which the reference, the drawn inputs and the tolerances share.
-// It knows nothing of the loop nests that kernels are made from.
+// It knows nothing of the loop nests that kernels are made from, but for which axes' bits are one
+// run.
 #pragma once
 
 #include "compiler/operator/Operator.h"

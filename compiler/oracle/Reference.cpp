@@ -420,19 +420,21 @@ long double slope(EpsilonPosition position, long double variance, long double ep
 
 /// What a bit says of the argument of a function: whether it has the slope of what is kept as it
 /// is.
-bool passes(const FuseStep &step, double x) {
+bool isKept(const FuseStep &step, double x) {
   if (step.name == "relu" || step.name == "leaky_relu")
     return !(x <= 0);
   if (step.name == "relu6")
     return !(x <= 0 || x >= 6);
   if (step.name == "hard_sigmoid")
     return !(x <= -3 || x >= 3);
-  return !(x < step.parameters[0] || x > step.parameters[1]);
+  if (step.name == "clamp")
+    return !(x < step.parameters[0] || x > step.parameters[1]);
+  throw std::logic_error("no bit decides the slope of " + step.name);
 }
-double slopeOf(const FuseStep &step, bool passes) {
+double slopeOf(const FuseStep &step, bool isKept) {
   if (step.name == "leaky_relu")
-    return passes ? 1 : step.parameters[0];
-  return !passes ? 0 : step.name == "hard_sigmoid" ? 1.0 / 6 : 1;
+    return isKept ? 1 : step.parameters[0];
+  return !isKept ? 0 : step.name == "hard_sigmoid" ? 1.0 / 6 : 1;
 }
 
 /// What the backward pass takes statistics from.
@@ -461,6 +463,7 @@ EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const 
   const auto steps = bindSteps(spec.fuse, at, inputs);
   const auto bits = keptBits(spec);
   const std::vector<int64_t> positions = bits ? at.positionsIn(*bits) : std::vector<int64_t>();
+  const HostArray *mask = bits ? &inputs.at("relu_mask") : nullptr;
 
   EpilogueGradients result{HostArray(DType::F64, at.memoryShape()), {}};
   OperandGradients ofOperands(spec.fuse, at);
@@ -480,7 +483,7 @@ EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const 
     }
     if (bits)
       values[bits->step].derivatives[0] =
-          slopeOf(spec.fuse[bits->step], inputs.at("relu_mask").get(positions[element]) != 0);
+          slopeOf(spec.fuse[bits->step], mask->get(positions[element]) != 0);
     double gradient = dy.get(p.offset);
     auto times = [&](double slope) { return slope == 0 ? 0 : gradient * slope; };
     for (size_t i = steps.size(); i-- > 0;) {
@@ -650,7 +653,7 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
       value += beta->get(p.parameter);
     for (size_t i = 0; i < steps.size(); ++i) {
       if (bits && i == bits->step)
-        mask.set(positions[element], passes(spec.fuse[i], value));
+        mask.set(positions[element], isKept(spec.fuse[i], value));
       value = applyStep(spec.fuse[i], value, steps[i].values(element), scalars).value;
     }
     y.set(p.offset, value);

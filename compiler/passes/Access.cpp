@@ -73,6 +73,8 @@ Value StepEmitter::loadElements(const Access &access, const Place &place, Value 
 }
 
 void StepEmitter::prefetch(const Access &access, const Place &place, const Spot &spot) {
+  if (access.isBits()) // a line of them is that of many tiles
+    return;
   OpFoldResult distance;
   const int slotLoop = context_.slotLoop;
   if (context_.isRows() && slotLoop >= 0 && access.strides[slotLoop])

@@ -39,8 +39,7 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
           continue;
         }
         arguments.push_back(load(input, at.inputs[i], spot));
-        if (knobs_.prefetches && context_.storesElements() && !spot.width.isScalar() &&
-            !input.isBits())
+        if (knobs_.prefetches && context_.storesElements() && !spot.width.isScalar())
           prefetch(input, at.inputs[i], spot);
       }
       auto sumAt = [&](size_t r) {

@@ -36,8 +36,9 @@ typedef struct nf_call {
    * load. nf_plan_check_call reads it. */
   uint32_t struct_size;
   uint32_t flags; /* 0 */
-  /* Base pointers in the manifest's order, each aligned to its element. Arguments do not overlap,
-   * except for the in-place pairs that the manifest names, which may be the same pointer. */
+  /* Base pointers in the manifest's order, each aligned to its element, of bits to 2. Arguments do
+   * not overlap, except for the in-place pairs that the manifest names, which may be the same
+   * pointer. */
   void *const *args;
   const int64_t *sizes;     /* named sizes in the manifest's order, each at least 1 */
   const nf_scalar *scalars; /* run-time numbers in the manifest's order */

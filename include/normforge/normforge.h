@@ -198,8 +198,8 @@ typedef struct nf_kernel nf_kernel;
 
 /* NF_BF16 is the upper half of an IEEE binary32 number, NF_F16 is IEEE binary16. NF_BIT is one bit
  * an element: element i is bit i % 8, counted from the lowest, of byte i / 8. The last axis of such
- * an array is a multiple of 16, whose last bits may stand for nothing and are 0; it is aligned
- * to 2. */
+ * an array is a multiple of 16, whose last bits may stand for nothing: they are written as 0, and
+ * do not matter where read; it is aligned to 2. */
 typedef enum nf_dtype {
   NF_NO_DTYPE = 0,
   NF_F32 = 1,

@@ -82,7 +82,7 @@ void write(Writer &out, const Scalar &scalar) {
 Scalar readScalar(Reader &in) {
   Scalar scalar;
   scalar.name = in.text();
-  scalar.type = in.enumerator<DType>(dtypeCount, "dtype");
+  scalar.type = in.enumerator<DType>(dtypeCount - 1, "dtype"); // no bit, the last
   scalar.least = std::bit_cast<double>(in.integer<uint64_t>());
   scalar.most = std::bit_cast<double>(in.integer<uint64_t>());
   const auto flags = in.enumerator<uint8_t>(4, "range of a number");
@@ -249,6 +249,10 @@ bool validate(const Artifact &artifact, std::string &error) {
     for (const SizeExpr &size : argument.shape)
       if (!wellFormed(size))
         return fail("has a malformed size expression");
+    const int64_t word = elementsPerWord(argument.dtype);
+    if (word > 1 &&
+        (argument.shape.empty() || argument.shape.back().constant().value_or(word) % word != 0))
+      return fail("has bits that are no whole words");
     for (uint32_t other : argument.mayAlias)
       if (!argument.written || other >= i || artifact.arguments[other].written ||
           artifact.arguments[other].dtype != argument.dtype)

@@ -93,6 +93,9 @@ bool Plan::measureArrays(Failure &failure) {
       array.shape.push_back(*value);
       isEmpty |= *value == 0;
     }
+    if (const int64_t word = elementsPerWord(argument.dtype);
+        word > 1 && (array.shape.empty() || array.shape.back() % word != 0))
+      return failure.set(NF_BAD_ARTIFACT, "the bits of '" + argument.name + "' are no whole words");
     int64_t total = static_cast<int64_t>(byteSize(argument.dtype));
     for (int64_t size : array.shape)
       if (!isEmpty && __builtin_mul_overflow(total, size, &total))

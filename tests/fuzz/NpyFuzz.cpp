@@ -54,7 +54,9 @@ void read(const std::string &bytes) {
   const std::optional<HostArray> array = readBack(bytes);
   if (!array)
     return;
-  require(array->bytes.size() == static_cast<size_t>(array->count()) * byteSize(array->dtype),
+  require(array->bytes.size() ==
+              static_cast<size_t>(array->count() / elementsPerWord(array->dtype)) *
+                  byteSize(array->dtype),
           "an array's bytes are those of its shape");
   if (array->count() > 0)
     array->get(array->count() - 1);

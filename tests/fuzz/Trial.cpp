@@ -72,11 +72,11 @@ std::string firstDifference(const oracle::Arrays &before, const oracle::Arrays &
   for (const auto &[name, array] : before) {
     const HostArray &other = after.at(name);
     const size_t size = byteSize(array.dtype);
-    for (int64_t i = 0; i < array.count(); ++i) {
-      const size_t at = static_cast<size_t>(i) * size;
-      if (std::memcmp(&array.bytes[at], &other.bytes[at], size) != 0)
+    for (size_t at = 0; at < array.bytes.size(); at += size)
+      if (std::memcmp(&array.bytes[at], &other.bytes[at], size) != 0) {
+        const auto i = static_cast<int64_t>(at / size) * elementsPerWord(array.dtype);
         return fmt::format("{}[{}] is {}, and {} inline", name, i, other.get(i), array.get(i));
-    }
+      }
   }
   return "other outputs";
 }

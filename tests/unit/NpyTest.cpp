@@ -6,6 +6,7 @@
 #include "llvm/Support/Error.h"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <filesystem>
 #include <fstream>
@@ -191,7 +192,16 @@ TEST_CASE("npy: bad headers") {
         "expected 7 bytes of data for shape (7) of bit, found 8: there is something behind the "
         "array");
   CHECK(files.error(npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", "abc")) ==
-        "expected words of 2 bytes of bits, found 3 bytes");
+        "expected words of 2 bytes of bits, found shape (3)");
+  for (const char *shape : {"", "2, 1", "0, 9223372036854775806"}) {
+    INFO(shape);
+    const std::string bits = std::string(shape) == ""       ? "a"
+                             : std::string(shape) == "2, 1" ? "ab"
+                                                            : "";
+    CHECK(files.error(npy(
+              fmt::format("{{'descr': '|u1', 'fortran_order': False, 'shape': ({})}}", shape),
+              bits)) == fmt::format("expected words of 2 bytes of bits, found shape ({})", shape));
+  }
   CHECK(error("{'descr': '<f4', 'fortran_order': True, 'shape': (2,)}") ==
         "expected an array in C order (fortran_order False), found Fortran "
         "order; save it with np.ascontiguousarray(...)");
