@@ -230,10 +230,12 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
                                          : "there is something behind the array"));
 
   if (*dtype == DType::Bit) { // of bytes
-    int64_t &last = header.shape->empty() ? size : header.shape->back();
-    if (last % 2 != 0 || llvm::MulOverflow(last, int64_t(8), last))
+    int64_t bits = 0;
+    if (header.shape->empty() || header.shape->back() % 2 != 0 ||
+        llvm::MulOverflow(header.shape->back(), int64_t(8), bits))
       return failure(path, fmt::format("expected words of 2 bytes of bits, found shape ({})",
                                        shapeText(*header.shape)));
+    header.shape->back() = bits;
   }
   HostArray array(*dtype, *header.shape);
   if (size > 0)

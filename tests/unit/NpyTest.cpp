@@ -194,7 +194,7 @@ TEST_CASE("npy: bad headers") {
   CHECK(files.error(npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", "abc")) ==
         "expected words of 2 bytes of bits, found shape (3)");
   for (const char *shape : {"", "2, 1", "0, 9223372036854775806"}) {
-    INFO(shape);
+    INFO(std::string(shape));
     const std::string bits = std::string(shape) == ""       ? "a"
                              : std::string(shape) == "2, 1" ? "ab"
                                                             : "";
