@@ -342,9 +342,10 @@ std::string cHeader(const ExportedHeader &header) {
  * on any threads, each task once. Results are the same bits for any split.
  *
  * Sizes are at least 1 (0 does nothing in inference) and multiples of what a kernel says, and no
- * array has 2^63 bytes or more. Pointers are aligned to their element, those of bits to 2 bytes. Arrays do not overlap, except
- * for those that may be one buffer. bf16 and f16 are uint16_t. Everything here may be called from
- * several threads; a workspace is for one call at a time. Nothing here allocates or needs a library.
+ * array has 2^63 bytes or more. Pointers are aligned to their element. Arrays do not overlap, except
+ * for those that may be one buffer. bf16 and f16 are uint16_t; so are bits, 16 an element, the first
+ * one lowest, and shapes count the bits. Everything here may be called from several threads; a
+ * workspace is for one call at a time. Nothing here allocates or needs a library.
  *
 )";
   out +=

@@ -46,18 +46,13 @@ Value StepEmitter::word(Value view, Value at) {
   return arith::ExtUIOp::create(b_, loc_, b_.getI32Type(), loaded);
 }
 
-static Value i32(OpBuilder &b, Location loc, int64_t value) {
-  return arith::ConstantOp::create(b, loc, b.getI32IntegerAttr(static_cast<int32_t>(value)));
-}
-
 Value StepEmitter::loadBits(const Access &access, const Place &place, const Spot &spot) {
   const Words words = wordsOf(access, place, spot);
   const int64_t lanes = spot.width.lanes;
   Value bits = word(place.view, words.first);
   if (words.crosses)
     bits = arith::OrIOp::create(
-        b_, loc_, bits,
-        arith::ShLIOp::create(b_, loc_, word(place.view, words.last), i32(b_, loc_, kWord)));
+        b_, loc_, bits, arith::ShLIOp::create(b_, loc_, word(place.view, words.last), i32(kWord)));
   if (words.crosses || lanes < kWord)
     bits = arith::ShRUIOp::create(b_, loc_, bits, words.shift);
   if (spot.width.isScalar())
@@ -99,13 +94,11 @@ void StepEmitter::storeBits(const Access &access, const Place &place, const Spot
   if (!words.crosses && lanes == kWord)
     return put(bits, words.first);
   bits = arith::ShLIOp::create(b_, loc_, bits, words.shift);
-  Value begins =
-      arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, words.shift, i32(b_, loc_, 0));
-  Value before =
-      arith::SelectOp::create(b_, loc_, begins, i32(b_, loc_, 0), word(place.view, words.first));
+  Value begins = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, words.shift, i32(0));
+  Value before = arith::SelectOp::create(b_, loc_, begins, i32(0), word(place.view, words.first));
   // The last word, and then the first, which may be the same.
   if (words.crosses)
-    put(arith::ShRUIOp::create(b_, loc_, bits, i32(b_, loc_, kWord)), words.last);
+    put(arith::ShRUIOp::create(b_, loc_, bits, i32(kWord)), words.last);
   put(arith::OrIOp::create(b_, loc_, bits, before), words.first);
 }
 

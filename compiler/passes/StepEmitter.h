@@ -150,6 +150,7 @@ private:
 
   // Values.
   Value constant(int64_t v) { return constants_.index(loc_, v); }
+  Value i32(int32_t v) { return constants_.get(loc_, b_.getI32IntegerAttr(v)); }
   OpFoldResult number(int64_t v) { return b_.getIndexAttr(v); }
   Value indexValue(OpFoldResult v) { return sizes().value(v); }
   SizeArithmetic sizes() { return {b_, loc_, constants_}; }

@@ -20,7 +20,7 @@ constexpr int64_t kMostTaken = int64_t(1) << 40;
 class Checker {
 public:
   Checker(const Schedule &schedule, const Operator &op, const TargetDescription &target)
-      : schedule_(schedule), op_(op), target_(targetFor(op, target)) {}
+      : schedule_(schedule), op_(op), target_(target) {}
 
   /// What is wrong, or empty.
   std::string run();
@@ -62,7 +62,7 @@ private:
 
   const Schedule &schedule_;
   const Operator &op_;
-  const TargetDescription target_;
+  const TargetDescription &target_;
   std::vector<int> doneIn_;    ///< by step, the stage that has made it whole; -1
   std::vector<int> partialIn_; ///< by step, the stage that has made its partials; -1
 };
@@ -367,7 +367,9 @@ std::string Checker::run() {
 
 llvm::Error checkSchedule(const Schedule &schedule, const Operator &op,
                           const TargetDescription &target) {
-  const std::string wrong = Checker(schedule, op, target).run();
+  const std::string wrong = target.scalableVectors
+                                ? Checker(schedule, op, targetFor(op, target)).run()
+                                : Checker(schedule, op, target).run();
   return wrong.empty() ? llvm::Error::success()
                        : llvm::createStringError("schedule is not legal: " + wrong);
 }
