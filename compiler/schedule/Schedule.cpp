@@ -1,5 +1,7 @@
 #include "compiler/schedule/Schedule.h"
 
+#include <algorithm>
+
 namespace normforge {
 
 std::vector<uint32_t> StagePlan::stepNumbers() const {
@@ -13,10 +15,24 @@ TargetDescription targetFor(const Operator &op, const TargetDescription &target)
   return op.takesBits() ? target.withFixedVectors() : target;
 }
 
+std::vector<bool> keptLoops(const Operator &op, const StagePlan &stage) {
+  std::vector<bool> kept = op.kept(stage.stepNumbers());
+  const int last = op.rank() - 1;
+  const bool elementsAlone =
+      std::all_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
+        return op.isWhole(op.steps[plan.step]) && op.steps[plan.step].reduce == Reduce::None;
+      });
+  if (elementsAlone && kept[last] && stage.tiled >= 0 && stage.tiled < last) {
+    kept.assign(kept.size(), false);
+    std::fill_n(kept.begin(), last, true);
+  }
+  return kept;
+}
+
 std::vector<StageLoop> stageLoops(const Operator &op, const Schedule &schedule, size_t index) {
   std::vector<StageLoop> loops;
   const StagePlan &stage = schedule.stages[index];
-  const std::vector<bool> kept = op.kept(stage.stepNumbers());
+  const std::vector<bool> kept = keptLoops(op, stage);
   auto all = [&](auto append) {
     for (int i = 0; i < static_cast<int>(op.loops.size()); ++i)
       append(i);

@@ -34,7 +34,7 @@ struct StagePlan {
   /// the product of ceil(size/chunk) over the chunked loops.
   std::vector<int64_t> chunks{};
   /// The kept loop whose indices a tile covers; -1: none. A tile is within one index of every other
-  /// kept loop, over which a task goes one by one.
+  /// kept loop, over which a task goes one by one. Says what is kept, too: keptLoops.
   int tiled = -1;
   int64_t vector = 1; ///< lanes of a vector
   /// Kept indices whose statistics are in registers at once: rows in flight where the innermost
@@ -89,6 +89,12 @@ struct ScheduleVariant {
 
 /// The machine as schedules of an operator see it: bits ask for vectors of a fixed length.
 TargetDescription targetFor(const Operator &op, const TargetDescription &target);
+
+/// By loop of the operator, whether it indexes what the stage's tiles have in registers: as
+/// Operator::kept of its steps. Of a stage that makes elements alone, out of what is in memory, and
+/// whose innermost loop is kept, tiles may be rows instead: where another loop is tiled, that and
+/// all loops around the innermost are kept, and what a column needs is read beside each element.
+std::vector<bool> keptLoops(const Operator &op, const StagePlan &stage);
 
 /// A loop of a stage.
 struct StageLoop {

@@ -53,6 +53,12 @@ void Neighbors::addAround(const Schedule &schedule) {
     const int64_t unit = columns ? stage.vector : 1;
     for (int64_t tile : {1, 2, 4, 8, 16})
       vary(schedule, i, [&](StagePlan &s) { setTile(s, tile * unit); });
+    // Rows instead of columns and back, where the stage makes elements alone; else it is not legal.
+    if (stage.chunks.size() > 1)
+      vary(schedule, i, [&](StagePlan &s) {
+        s.tiled = static_cast<int>(s.chunks.size()) - (columns ? 2 : 1);
+        setTile(s, columns ? 1 : 4 * s.vector);
+      });
     for (int64_t unroll : {1, 2, 4, 8})
       vary(schedule, i, [&](StagePlan &s) { s.unroll = unroll; });
     for (size_t loop = 0; loop < stage.chunks.size(); ++loop) {

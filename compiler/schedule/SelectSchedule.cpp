@@ -41,6 +41,10 @@ constexpr int64_t kCarriedColumns = 1024;
 /// Instructions of elements' formulas that are in flight at once: what costs much fills the machine
 /// by itself, and is code each time.
 constexpr int64_t kInstructionsInFlight = 96;
+/// Values of one result that a stage of maps alone makes a task.
+constexpr int64_t kMapsOfTask = 4096;
+/// Below this many bytes of x it is one stage that makes what columns need and goes down them.
+constexpr int64_t kOneStageBytes = 16 * 1024;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
@@ -60,6 +64,7 @@ struct Selection {
   int64_t element;
   int64_t vector;
   int64_t mostBodies;      ///< of elements' formulas in flight
+  int64_t mostSums;        ///< of what is summed
   int64_t vectorsInFlight; ///< of each sum
   int sums = 2;            ///< that a reduction has in flight at once; moments two
   int read = 1;            ///< arrays of the data that a reduction reads
@@ -89,8 +94,8 @@ struct Selection {
     if (sums > 2) // as many accumulators as two sums would have
       vectorsInFlight = static_cast<int64_t>(
           std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, 2 * vectorsInFlight / sums))));
-    vectorsInFlight =
-        std::min(vectorsInFlight, std::max<int64_t>(1, kInstructionsInFlight / ofSums));
+    mostSums = std::max<int64_t>(1, kInstructionsInFlight / ofSums);
+    vectorsInFlight = std::min(vectorsInFlight, mostSums);
     // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
     // knows yet whether they are longer.
     if (op.blocked && !target.scalableVectors)
@@ -154,6 +159,13 @@ struct Selection {
     return std::min<int64_t>(std::max<int64_t>(1, vectorsInFlight / tile), vectors);
   }
 
+  /// Rows in flight of a tile of columns.
+  int64_t columnUnroll(int64_t tile) const {
+    const int64_t unroll = std::max<int64_t>(1, vectorsInFlight / ceilDiv(tile, vector));
+    const int loop = innermostReduced();
+    return loop < 0 ? unroll : std::min(unroll, sizeOr(loop, unroll));
+  }
+
   StagePlan inFlight(bool reduces) const {
     StagePlan stage;
     stage.vector = vector;
@@ -167,10 +179,7 @@ struct Selection {
       const int64_t whole = ceilDiv(sizeOr(tiled, 1 << 20), vector);
       stage.tile =
           columnTile(!reduces && whole <= target.vectorRegisters / 4 ? whole : vectorsInFlight);
-      const int64_t vectors = ceilDiv(stage.tile, vector);
-      stage.unroll = std::max<int64_t>(1, vectorsInFlight / vectors);
-      if (int loop = innermostReduced(); loop >= 0)
-        stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
+      stage.unroll = columnUnroll(stage.tile);
     }
     // A loop around that of the lanes, or of the columns' rows in flight, can go backwards.
     stage.alternates = reduces && reducedLoops() > 1;
@@ -221,7 +230,9 @@ struct Selection {
     return std::clamp<int64_t>(mostBodies / std::max<int64_t>(1, vectors), 1, unroll);
   }
 
-  StagePlan normalize(bool streams) const {
+  /// The elements, in tiles of kept indices; `rowsOfColumns`: the kept loops are not what
+  /// statistics are indexed by, but all around a row.
+  StagePlan normalize(bool streams, bool rowsOfColumns = false) const {
     StagePlan stage = inFlight(false);
     if (!lanesReduced && ceilDiv(stage.tile, vector) > mostBodies)
       stage.tile = columnTile(mostBodies);
@@ -239,6 +250,9 @@ struct Selection {
       for (int i = 0; i < op.rank(); ++i)
         least = std::min<int64_t>(int64_t(1) << 40, least * sizeOr(i, 1));
       bytes = std::clamp(least / kLeastTasks, kLeastTaskBytes, kElementwiseTaskBytes);
+      if (rowsOfColumns)
+        bytes = std::clamp(kColumnRows * element * sizeOr(op.rank() - 1, 1), bytes,
+                           kElementwiseTaskBytes);
     } else if (sizeOr(tiled, 0) > stage.tile) {
       // Tiles go down the rows of a task one after the other: no more rows than the prefetchers
       // follow and the ways of a cache hold, and not so many columns that tasks are few.
@@ -290,9 +304,7 @@ struct Selection {
     const int64_t run = std::clamp(ceilDiv(columns, kColumnTasks), least, most);
     if (run < columns) {
       stage.tile = std::min(stage.tile, ceilDiv(run, vector) * vector);
-      stage.unroll = std::max<int64_t>(1, vectorsInFlight / ceilDiv(stage.tile, vector));
-      if (int loop = innermostReduced(); loop >= 0)
-        stage.unroll = std::min(stage.unroll, sizeOr(loop, stage.unroll));
+      stage.unroll = columnUnroll(stage.tile);
       stage.chunks[tiled] = run / stage.tile * stage.tile;
     } else {
       stage.chunks[tiled] = 0;
@@ -309,6 +321,16 @@ struct Selection {
     return rowVectors() < kShortRowVectors / 2 ? tile : 1;
   }
 
+  /// Vectors of columns whose sums go down the rows at once: what is in a line of each row, or in
+  /// several, is read before the cache has lost it, where rows are a power of two apart. So as many
+  /// as the registers hold beside what is summed.
+  int64_t columnSums() const {
+    const int64_t held = std::max<int64_t>(1, target.vectorRegisters * 3 / 4 / sums);
+    return std::max(
+        vectorsInFlight,
+        std::min(static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(held))), mostSums));
+  }
+
   StagePlan moments() const {
     StagePlan stage = inFlight(true);
     if (lanesReduced && tiled >= 0) {
@@ -320,6 +342,8 @@ struct Selection {
     int64_t bytes = std::min(kMomentsTaskBytes, target.l2Bytes / 4);
     // Rows of columns: enough of them to be worth their partials.
     if (!lanesReduced) {
+      stage.tile = columnTile(columnSums());
+      stage.unroll = columnUnroll(stage.tile);
       cutColumns(stage);
       const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 64);
       bytes = std::max(bytes, kMomentsTaskRows * element * columns);
@@ -346,7 +370,10 @@ struct Selection {
         stage.chunks[i] = 1;
     if (stage.tiled >= 0) {
       stage.tile = loops.back().kept ? stage.vector : 1;
-      stage.chunks[stage.tiled] = stage.tile;
+      // Where nothing is reduced, a task has all that it may: to share out so little costs more.
+      const bool maps =
+          std::all_of(loops.begin(), loops.end(), [](auto &loop) { return loop.kept; });
+      stage.chunks[stage.tiled] = maps ? std::max(stage.tile, kMapsOfTask) : stage.tile;
     }
     return stage;
   }
@@ -501,18 +528,47 @@ struct Selection {
         addSmall(schedule, isFirst ? "merge" : "merge_" + step.name, {{i, Part::Merge}});
         continue;
       }
+      if (hasLongRows(i))
+        addPending();
       pending.push_back({i, Part::Whole});
-      std::vector<uint32_t> numbers;
-      for (const StepPlan &plan : pending)
-        numbers.push_back(plan.step);
-      StagePlan elements = Selection(op, target, op.kept(numbers)).normalize(/*streams=*/false);
-      elements.name = step.name;
-      elements.reversed = !schedule.stages.empty();
-      elements.steps = std::move(pending);
+      StagePlan elements{.name = step.name, .steps = std::move(pending)};
+      elements = ofElements(elements, /*streams=*/false);
+      elements.reversed = readsElements(schedule.stages);
       pending.clear();
       schedule.stages.push_back(std::move(elements));
     }
     return inWords(std::move(schedule));
+  }
+  /// Whether a row of a step's elements is columns of more vectors than a tile has: tiles that go
+  /// down the rows would read and write a bit of each.
+  bool hasLongRows(uint32_t step) const {
+    const Selection own(op, target, op.kept(std::span(&step, 1)));
+    return op.rank() > 1 && !own.lanesReduced && !op.blocked &&
+           own.inFlight(false).tile < own.sizeOr(own.tiled, 1 << 20);
+  }
+  /// A stage of elements that does the steps of this one: row by row where that has them alone and
+  /// rows are long.
+  StagePlan ofElements(const StagePlan &of, bool streams) const {
+    std::vector<bool> own = op.kept(of.stepNumbers());
+    const bool byRows = of.steps.size() == 1 && hasLongRows(of.steps[0].step);
+    if (byRows) {
+      own.assign(static_cast<size_t>(op.rank()), true);
+      own.back() = false;
+    }
+    StagePlan stage = Selection(op, target, own).normalize(streams, byRows);
+    stage.name = of.name;
+    stage.steps = of.steps;
+    stage.reversed = of.reversed;
+    stage.streams = streams;
+    return stage;
+  }
+  /// Whether one of these stages goes over the data.
+  bool readsElements(std::span<const StagePlan> stages) const {
+    return std::any_of(stages.begin(), stages.end(), [&](const StagePlan &stage) {
+      return std::any_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
+        return plan.part != Part::Merge && op.isWhole(op.steps[plan.step]);
+      });
+    });
   }
   bool writesElements(const StagePlan &stage) const {
     return std::any_of(stage.steps.begin(), stage.steps.end(), [&](const StepPlan &plan) {
@@ -551,6 +607,11 @@ struct Selection {
     }
     return schedule;
   }
+  bool hasLongRows() const { return hasLongRows(static_cast<uint32_t>(op.steps.size() - 1)); }
+  /// Nothing is reduced: one stage does it all.
+  Schedule oneStage(const Schedule &base) const {
+    return single(base, normalize(/*streams=*/false), op.steps.back().name);
+  }
   bool mayStream() const { return target.streamingBytes && written() > 0; }
   /// The same with elements written past the caches.
   Schedule streaming(Schedule schedule) const {
@@ -559,13 +620,7 @@ struct Selection {
     last.streams = true;
     const bool isFused = &last == &schedule.stages.front() && op.reduces();
     if (!isFused) {
-      StagePlan stage =
-          Selection(op, target, op.kept(last.stepNumbers())).normalize(/*streams=*/true);
-      stage.name = last.name;
-      stage.steps = last.steps;
-      stage.reversed = last.reversed;
-      stage.streams = true;
-      last = std::move(stage);
+      last = ofElements(last, /*streams=*/true);
       return inWords(std::move(schedule));
     }
     last.prefetches = lanesReduced ? tiled >= 0 : outerKept();
@@ -617,10 +672,22 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     return variants;
   };
 
-  if (!op.reduces())
-    return byStores(
-        selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name),
-        "statistics are given: every element on its own");
+  if (!op.reduces()) {
+    const std::string given = "statistics are given: every element on its own";
+    const Schedule columns = selection.oneStage(base);
+    if (!selection.hasLongRows())
+      return byStores(columns, given);
+    const SizeExpr size = op.elements * SizeExpr(selection.element);
+    const auto bytes = size.constant();
+    std::vector<ScheduleVariant> variants;
+    if (bytes.value_or(0) <= kOneStageBytes)
+      variants.push_back({columns, bytes ? Guard{} : Guard{size, kOneStageBytes}, given});
+    if (bytes && !variants.empty())
+      return variants;
+    for (ScheduleVariant &variant : byStores(selection.split(base), given + ", row by row"))
+      variants.push_back(std::move(variant));
+    return variants;
+  }
 
   const Schedule split = selection.split(base);
   if (!selection.fuses())
@@ -703,7 +770,9 @@ std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription 
       forms.push_back(selection.streaming(schedule));
   };
   if (!op.reduces()) {
-    add(selection.single(base, selection.normalize(/*streams=*/false), op.steps.back().name));
+    add(selection.oneStage(base));
+    if (selection.hasLongRows())
+      add(selection.split(base));
     return forms;
   }
   if (selection.fuses())
