@@ -1,0 +1,335 @@
+#include "compiler/schedule/StageSizes.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace normforge {
+
+namespace {
+
+/// Bytes of x that an elementwise task takes at most and at least: long enough to hide the cost of
+/// a task; within these, some tasks of a problem whose named sizes are 1, so that threads end
+/// together.
+constexpr int64_t kElementwiseTaskBytes = 64 * 1024, kLeastTaskBytes = 8 * 1024;
+/// Bytes of x whose moments one task takes where a slab is too long: read twice, so at most a
+/// quarter of the L2 cache, and short for the same reason as above.
+constexpr int64_t kMomentsTaskBytes = 64 * 1024;
+/// Rows whose moments a task takes at least: each costs three partials a column.
+constexpr int64_t kMomentsTaskRows = 32;
+/// Columns that a task takes of rows too long for one: runs that the prefetchers follow.
+constexpr int64_t kColumnRunBytes = 2 * 1024;
+/// Rows that a task takes of columns that it reads run after run.
+constexpr int64_t kColumnRows = 16;
+/// Tasks that the columns are cut into where that is what cuts the work.
+constexpr int64_t kColumnTasks = 4;
+/// Rows of fewer vectors than the one have as many in flight as there are registers, of fewer than
+/// the other two.
+constexpr int64_t kShortRowVectors = 16, kLongRowVectors = 512;
+/// Rows that are written as one run where they share lines.
+constexpr int64_t kJoinedRows = 16;
+/// Bytes of neighboring rows that a task takes the moments of, so that it reads runs.
+constexpr int64_t kRowRunBytes = 8 * 1024;
+/// Instructions of elements' formulas that are in flight at once: what costs much fills the machine
+/// by itself, and is code each time.
+constexpr int64_t kInstructionsInFlight = 96;
+/// Values of one result that a stage of maps alone makes a task.
+constexpr int64_t kMapsOfTask = 4096;
+
+int lastKept(const std::vector<bool> &kept) {
+  const auto found = std::find(kept.rbegin(), kept.rend(), true);
+  return static_cast<int>(kept.rend() - found) - 1;
+}
+
+} // namespace
+
+StageSizes::StageSizes(const Operator &op, const TargetDescription &target,
+                       std::vector<bool> keptLoops)
+    : op(op), target(target), kept(std::move(keptLoops)),
+      element(static_cast<int64_t>(byteSize(op.dtype))),
+      vector(target.lanes(byteSize(op.compute))) {
+  kept.resize(static_cast<size_t>(op.rank()));
+  tiled = lastKept(kept);
+  lanesReduced = !kept.back();
+  int64_t cost = 1, ofSums = 1; // of the formulas of elements, and of what is summed
+  for (const Step &step : op.steps) {
+    if (!op.isWhole(step))
+      continue;
+    int64_t &own = step.reduce == Reduce::None ? cost : ofSums;
+    own = std::max(own, op.exprs.cost(step.values()));
+    if (step.reduce == Reduce::None)
+      continue;
+    sums = std::max(sums, static_cast<int>(step.reduce == Reduce::Sum ? step.results.size() : 2));
+    read = std::max(read, arraysRead(step));
+  }
+  mostBodies = std::max<int64_t>(1, kInstructionsInFlight / cost);
+  vectorsInFlight = target.vectorsInFlight;
+  if (sums > 2) // as many accumulators as two sums would have
+    vectorsInFlight = static_cast<int64_t>(
+        std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, 2 * vectorsInFlight / sums))));
+  mostSums = std::max<int64_t>(1, kInstructionsInFlight / ofSums);
+  vectorsInFlight = std::min(vectorsInFlight, mostSums);
+  // A block's lanes are all that is contiguous in a blocked layout; of scalable vectors, no one
+  // knows yet whether they are longer.
+  if (op.blocked && !target.scalableVectors)
+    vector = std::min(vector, op.blocked->block);
+}
+
+int StageSizes::arraysRead(const Step &step) const {
+  int count = 0;
+  for (Expr expr : op.exprs.nodesOf(step.values()))
+    if (op.exprs[expr].op == ExprOp::Operand) {
+      const Operand &operand = op.operands[op.exprs[expr].index];
+      count += op.isWhole(operand) && !operand.isBits();
+    }
+  return count;
+}
+
+int64_t StageSizes::sizeOr(int loop, int64_t otherwise) const {
+  return op.loops[loop].size.constant().value_or(otherwise);
+}
+
+int StageSizes::innermostReduced() const {
+  for (int i = op.rank() - 1; i >= 0; --i)
+    if (!kept[i])
+      return i;
+  return -1;
+}
+
+int64_t StageSizes::columnTile(int64_t most) const {
+  const int64_t columns = sizeOr(tiled, vector * most);
+  const int64_t vectors = ceilDiv(columns, vector);
+  const int64_t tiles = ceilDiv(vectors, most);
+  return ceilDiv(vectors, tiles) * vector;
+}
+
+int StageSizes::reducedLoops() const {
+  return static_cast<int>(std::count(kept.begin(), kept.end(), false));
+}
+
+int64_t StageSizes::rowVectors() const { return ceilDiv(sizeOr(op.rank() - 1, 1 << 20), vector); }
+
+int64_t StageSizes::rowTile() const {
+  if (tiled < 0)
+    return 1;
+  const int64_t vectors = rowVectors();
+  const int64_t most = vectors < kShortRowVectors
+                           ? std::min<int64_t>(target.vectorRegisters / 4, vector)
+                       : vectors < kLongRowVectors ? 2
+                                                   : 1;
+  const int64_t rows = sizeOr(tiled, most);
+  for (int64_t tile = most; tile > 1; tile /= 2)
+    if (rows % tile == 0)
+      return tile;
+  // What is left of the tiles is code of its own.
+  return rows >= 8 ? std::min<int64_t>(most, 4) : 1;
+}
+
+int64_t StageSizes::rowUnroll(int64_t tile) const {
+  const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
+  return std::min<int64_t>(std::max<int64_t>(1, vectorsInFlight / tile), vectors);
+}
+
+int64_t StageSizes::columnUnroll(int64_t tile) const {
+  const int64_t unroll = std::max<int64_t>(1, vectorsInFlight / ceilDiv(tile, vector));
+  const int loop = innermostReduced();
+  return loop < 0 ? unroll : std::min(unroll, sizeOr(loop, unroll));
+}
+
+StagePlan StageSizes::inFlight(bool reduces) const {
+  StagePlan stage;
+  stage.vector = vector;
+  stage.tiled = tiled;
+  stage.chunks.assign(kept.size(), 0);
+  if (lanesReduced) {
+    stage.tile = reduces ? rowTile() : 1;
+    stage.unroll = rowUnroll(stage.tile);
+  } else {
+    // A row that the registers hold, with three values a column, is written in one go.
+    const int64_t whole = ceilDiv(sizeOr(tiled, 1 << 20), vector);
+    stage.tile =
+        columnTile(!reduces && whole <= target.vectorRegisters / 4 ? whole : vectorsInFlight);
+    stage.unroll = columnUnroll(stage.tile);
+  }
+  // A loop around that of the lanes, or of the columns' rows in flight, can go backwards.
+  stage.alternates = reduces && reducedLoops() > 1;
+  // Every kept loop but the tiled one is a matter of tasks.
+  for (int i = 0; i < op.rank(); ++i)
+    if (kept[i] && i != tiled)
+      stage.chunks[i] = 1;
+  return stage;
+}
+
+void StageSizes::chunkFor(StagePlan &stage, int64_t bytes,
+                          llvm::function_ref<bool(int)> mayChunk) const {
+  int64_t inner = element;
+  bool full = false;
+  for (int i = op.rank() - 1; i >= 0; --i) {
+    const auto size = op.loops[i].size.constant();
+    const bool outerKept = kept[i] && i != tiled;
+    if (!outerKept && stage.chunks[i] > 0) {
+      inner *= stage.chunks[i];
+      continue;
+    }
+    if (!outerKept && !mayChunk(i)) {
+      inner *= size.value_or(i == tiled && !lanesReduced ? 4 * vector : 1);
+      continue;
+    }
+    const int64_t wanted = full ? 1 : std::max<int64_t>(1, bytes / inner);
+    if (size && *size <= wanted + wanted / 2) {
+      inner *= *size;
+      stage.chunks[i] = 0;
+      continue;
+    }
+    int64_t chunk = wanted;
+    if (i == tiled)
+      chunk = std::max(stage.tile, chunk / stage.tile * stage.tile);
+    else if (i == op.rank() - 1)
+      chunk = std::max(vector, chunk / (vector * stage.unroll) * (vector * stage.unroll));
+    stage.chunks[i] = chunk;
+    inner *= chunk;
+    full = true;
+  }
+}
+
+int64_t StageSizes::boundUnroll(int64_t unroll, int64_t vectors) const {
+  return std::clamp<int64_t>(mostBodies / std::max<int64_t>(1, vectors), 1, unroll);
+}
+
+StagePlan StageSizes::normalize(bool streams, bool rowsOfColumns) const {
+  StagePlan stage = inFlight(false);
+  if (!lanesReduced && ceilDiv(stage.tile, vector) > mostBodies)
+    stage.tile = columnTile(mostBodies);
+  stage.unroll = boundUnroll(stage.unroll, lanesReduced ? 1 : ceilDiv(stage.tile, vector));
+  if (streams && lanesReduced) {
+    stage.unroll = 1; // memory sets the pace
+    // Rows that no vector divides share lines of y: together they are written whole.
+    if (tiled >= 0 && !op.takesBits() && rowVectors() < kShortRowVectors &&
+        sizeOr(op.rank() - 1, 0) % vector != 0)
+      stage.tile = std::min(kJoinedRows, sizeOr(tiled, 1));
+  }
+  int64_t bytes = kElementwiseTaskBytes;
+  if (lanesReduced || sizeOr(tiled, 1 << 20) <= stage.tile) {
+    int64_t least = element; // bytes of x where named sizes are 1
+    for (int i = 0; i < op.rank(); ++i)
+      least = std::min<int64_t>(int64_t(1) << 40, least * sizeOr(i, 1));
+    bytes = std::clamp(least / kLeastTasks, kLeastTaskBytes, kElementwiseTaskBytes);
+    if (rowsOfColumns)
+      bytes = std::clamp(kColumnRows * element * sizeOr(op.rank() - 1, 1), bytes,
+                         kElementwiseTaskBytes);
+  } else if (sizeOr(tiled, 0) > stage.tile) {
+    // Tiles go down the rows of a task one after the other: no more rows than the prefetchers
+    // follow and the ways of a cache hold, and not so many columns that tasks are few.
+    cutColumns(stage);
+    const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 0);
+    bytes = std::min(bytes, kColumnRows * columns * element);
+  }
+  chunkFor(stage, bytes, [&](int i) { return lanesReduced || !kept[i]; });
+  return stage;
+}
+
+void StageSizes::cutColumns(StagePlan &stage) const {
+  if (rowBytes() > kColumnRunBytes)
+    stage.chunks[tiled] = std::max(stage.tile, kColumnRunBytes / element / stage.tile * stage.tile);
+}
+
+int64_t StageSizes::rowBytes() const {
+  return lanesReduced ? 0 : std::min<int64_t>(sizeOr(tiled, vector), 1 << 30) * element;
+}
+
+bool StageSizes::mayChunkReduced(int i) const {
+  return !kept[i] &&
+         !(op.blocked && op.blocked->padded && (i == op.blocked->outer || i == op.blocked->inner));
+}
+
+bool StageSizes::outerKept() const {
+  for (int i = 0; i < op.rank(); ++i)
+    if (kept[i] && i != tiled)
+      return true;
+  return false;
+}
+
+StagePlan StageSizes::fused() const {
+  StagePlan stage = inFlight(true);
+  if (tiled >= 0)
+    stage.chunks[tiled] = stage.tile;
+  if (lanesReduced || outerKept())
+    return stage;
+  // The columns are all that there is to cut: into runs not longer than the prefetchers need, and
+  // not shorter than four vectors.
+  const int64_t least = 4 * vector, most = std::max(least, kColumnRunBytes / element);
+  const int64_t columns = sizeOr(tiled, most);
+  const int64_t run = std::clamp(ceilDiv(columns, kColumnTasks), least, most);
+  if (run < columns) {
+    stage.tile = std::min(stage.tile, ceilDiv(run, vector) * vector);
+    stage.unroll = columnUnroll(stage.tile);
+    stage.chunks[tiled] = run / stage.tile * stage.tile;
+  } else {
+    stage.chunks[tiled] = 0;
+  }
+  return stage;
+}
+
+int64_t StageSizes::rowTileFromMemory() const {
+  const int64_t tile = rowTile();
+  if (reducedLoops() < 2) // a row is all that a statistic is taken over
+    return std::min<int64_t>(tile, 4);
+  return rowVectors() < kShortRowVectors / 2 ? tile : 1;
+}
+
+int64_t StageSizes::columnSums() const {
+  const int64_t held = std::max<int64_t>(1, target.vectorRegisters * 3 / 4 / sums);
+  return std::max(
+      vectorsInFlight,
+      std::min(static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(held))), mostSums));
+}
+
+StagePlan StageSizes::moments() const {
+  StagePlan stage = inFlight(true);
+  if (lanesReduced && tiled >= 0) {
+    stage.tile = 1; // memory is slower than the sums of lanes
+    stage.unroll = rowUnroll(1);
+    const int64_t rowBytes = sizeOr(op.rank() - 1, kRowRunBytes) * element;
+    stage.chunks[tiled] = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
+  }
+  int64_t bytes = std::min(kMomentsTaskBytes, target.l2Bytes / 4);
+  // Rows of columns: enough of them to be worth their partials.
+  if (!lanesReduced) {
+    stage.tile = columnTile(columnSums());
+    stage.unroll = columnUnroll(stage.tile);
+    cutColumns(stage);
+    const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 64);
+    bytes = std::max(bytes, kMomentsTaskRows * element * columns);
+  }
+  chunkFor(stage, bytes, [&](int i) { return mayChunkReduced(i); });
+  return stage;
+}
+
+StagePlan StageSizes::small(const Schedule &schedule) const {
+  const StagePlan &made = schedule.stages.back();
+  const std::vector<StageLoop> loops = stageLoops(op, schedule, schedule.stages.size() - 1);
+  StagePlan stage;
+  stage.name = made.name;
+  stage.steps = made.steps;
+  // Sums of partials are in f64: the vectors are the machine's of these.
+  stage.vector = stage.merges() ? std::min<int64_t>(vector, target.lanes(sizeof(double))) : vector;
+  stage.chunks.assign(loops.size(), 0);
+  stage.tiled = tileLoop(loops);
+  for (size_t i = 0; i < loops.size(); ++i)
+    if (loops[i].kept)
+      stage.chunks[i] = 1;
+  if (stage.tiled >= 0) {
+    stage.tile = loops.back().kept ? stage.vector : 1;
+    // Where nothing is reduced, a task has all that it may: to share out so little costs more.
+    const bool maps = std::all_of(loops.begin(), loops.end(), [](auto &loop) { return loop.kept; });
+    stage.chunks[stage.tiled] = maps ? std::max(stage.tile, kMapsOfTask) : stage.tile;
+  }
+  return stage;
+}
+
+void StageSizes::addSmall(Schedule &schedule, const std::string &name,
+                          std::vector<StepPlan> steps) const {
+  schedule.stages.push_back({.name = name, .steps = std::move(steps)});
+  schedule.stages.back() = small(schedule);
+}
+
+} // namespace normforge
