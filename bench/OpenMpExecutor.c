@@ -1,4 +1,4 @@
-/* normforge/openmp.h's executor as a symbol, for hosts that cannot compile C: peers.py. */
+/* normforge/openmp.h's executor as a symbol, for hosts that cannot compile C: bench/peers. */
 #include "normforge/openmp.h"
 
 /* nf_executor.parallel_for, with the number of threads as its user. */

@@ -177,11 +177,7 @@ private:
     line("  switch (argument) {{");
     for (size_t i = 0; i < manifest_.arguments.size(); ++i) {
       const Argument &argument = manifest_.arguments[i];
-      SizeExpr bytes(static_cast<int64_t>(byteSize(argument.dtype)));
-      for (const SizeExpr &size : argument.shape)
-        bytes = bytes * size;
-      bytes = ceilDivide(bytes, elementsPerWord(argument.dtype));
-      line("  case {}:\n    return {};", i, expression(bytes));
+      line("  case {}:\n    return {};", i, expression(arrayBytes(argument.shape, argument.dtype)));
     }
     line("  default:\n    return 0;\n  }}\n}}");
 

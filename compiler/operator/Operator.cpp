@@ -13,14 +13,7 @@ std::vector<Expr> Step::values() const {
   return values;
 }
 
-SizeExpr Operand::bytes() const {
-  SizeExpr elements(1);
-  for (const SizeExpr &size : shape)
-    elements = elements * size;
-  if (isBits())
-    elements = ceilDivide(elements, elementsPerWord(dtype));
-  return elements * SizeExpr(static_cast<int64_t>(byteSize(dtype)));
-}
+SizeExpr Operand::bytes() const { return arrayBytes(shape, dtype); }
 
 int Operator::operand(std::string_view name, bool written) const {
   for (size_t i = 0; i < operands.size(); ++i)

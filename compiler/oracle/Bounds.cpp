@@ -439,6 +439,8 @@ void Evaluator::takeMap(const Step &step) {
         if (std::abs(found.value) + error >= largest(stored))
           error = kInfinity; // it may be stored as one
       }
+      if (stored == DType::Bit && error > 0)
+        error = kInfinity; // either bit is right
       // Where not even the exact value is a number there is nothing to be far from.
       (*allowed[i])[static_cast<size_t>(offset(static_cast<size_t>(result.operand)))] =
           std::isnan(error) ? kInfinity : error;

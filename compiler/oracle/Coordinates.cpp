@@ -120,7 +120,8 @@ std::vector<int64_t> Coordinates::shapeOf(const KeptBits &bits) const {
   }
   if (block_ > 0)
     run = block_;
-  shape.push_back((run + 15) / 16 * 16);
+  const int64_t word = elementsPerWord(DType::Bit);
+  shape.push_back((run + word - 1) / word * word);
   return shape;
 }
 

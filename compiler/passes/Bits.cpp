@@ -17,9 +17,14 @@
 // are 0.
 #include "compiler/passes/StepEmitter.h"
 
+#include "runtime/artifact/Artifact.h"
+
+#include <bit>
+
 namespace normforge::tile {
 
-constexpr int64_t kWord = 16, kLogWord = 4;
+constexpr int64_t kWord = elementsPerWord(DType::Bit);
+constexpr int64_t kLogWord = std::countr_zero(static_cast<uint64_t>(kWord));
 
 StepEmitter::Words StepEmitter::wordsOf(const Access &access, const Place &place,
                                         const Spot &spot) {

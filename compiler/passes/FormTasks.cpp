@@ -79,7 +79,7 @@ private:
   Value slice(const MemoryView &view, ArrayRef<Range> axes);
   Value readSlice(const MemoryView &view, ArrayRef<Range> axes);
   Value tensorOf(Value memory);
-  /// Whether a step runs over a loop that the tile reduces.
+  /// Whether a step runs over a loop that the tile does not keep.
   bool hasElements(ArrayRef<AffineExpr> domain);
   /// Where a step's result is written to; with `first`, that it is carried there.
   Value writtenSlice(const MemoryView &view, ArrayRef<Range> axes, Value first);
@@ -355,11 +355,12 @@ Value StageRewriter::slice(const MemoryView &view, ArrayRef<Range> axes) {
   }
   Value bound;
   if (view.padding) {
-    // Blocks and lanes as one axis: a tile takes all lanes or a single block.
+    // Blocks and lanes as one axis. Where a tile takes a part of a block's lanes, its loop ends
+    // before those that follow.
     const int64_t outer = view.padding[0], inner = view.padding[1], block = view.padding[2];
     OpFoldResult first =
         sizes().add(sizes().mul(offsets[outer], sizes().constant(block)), offsets[inner]);
-    OpFoldResult whole = sizes().mul(extents[outer], extents[inner]);
+    OpFoldResult whole = sizes().mul(extents[outer], sizes().constant(block));
     bound = sizes().value(sizes().min(whole, sizes().sub(view.limit, first)));
   }
   Value part = memref::SubViewOp::create(b_, loc_, view.memref, offsets, extents, strides);

@@ -3,7 +3,7 @@
 // A tile holds some indices of the stage's kept loops in registers. To a step of the tile each of
 // its loops is one of three things:
 //
-//   rows (the innermost loop is reduced)        columns (the innermost loop is kept)
+//   rows (the innermost loop is not kept)       columns (the innermost loop is kept)
 //
 //           lanes ->                                    slots = vectors of lanes ->
 //          +-----------------------------+              +---------+---------+---------+

@@ -38,7 +38,7 @@ struct StagePlan {
   int tiled = -1;
   int64_t vector = 1; ///< lanes of a vector
   /// Kept indices whose statistics are in registers at once: rows in flight where the innermost
-  /// loop is reduced; lanes, a multiple of the vector, where it is kept.
+  /// loop is not kept; lanes, a multiple of the vector, where it is.
   int64_t tile = 1;
   /// Iterations of the innermost reduced loop in flight, in vectors where that loop has the lanes.
   int64_t unroll = 1;
@@ -125,8 +125,8 @@ SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 /// always holds.
 std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target);
 
-/// The forms that the heuristic chooses between, each as it would be for its own sizes: one stage
-/// with plain stores, three with partials, and both with streaming stores.
+/// The forms that the heuristic chooses between, each as it would be for its own sizes: one stage,
+/// several (partials and their merge; what columns need, and rows), and each with streaming stores.
 std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &target);
 
 /// Legal schedules to choose from, each once: those of the heuristic, and neighbors that differ in

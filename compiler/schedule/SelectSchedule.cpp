@@ -1,15 +1,14 @@
 // The heuristic: which form a schedule has, and for which sizes.
 //
-//   statistics given        single      every element on its own; with long rows of columns
-//                           split       first what columns need, then row by row
+//   statistics given        single      every element on its own: few of them, or short rows
+//                           split       long rows of columns: what columns need, then row by row
 //   statistics of the data  fused       a task has all of some statistics: its data stays in L2
-//                           split       a slab is too long: partials of chunks -> merge ->
-//                           elements,
-//                                       backwards, so that what was read last comes first
+//                           split       a slab is too long: partials of chunks, their merge,
+//                                       elements from the last to the first
 //   each                    streaming   the same where x and y exceed the caches
 //
-// For sizes that are named, guards ask in this order: does a task's slab fit, do x and y. There are
-// three variants at most.
+// For sizes that are named, guards ask in this order: are they few, does a task's slab fit, do x
+// and y fit. There are three variants at most.
 #include "compiler/schedule/StageSizes.h"
 
 #include <algorithm>
@@ -25,7 +24,7 @@ namespace {
 constexpr int64_t kCarriedRows = 256, kLeastCarriedRows = 8;
 /// The same of columns, where nothing else cuts them.
 constexpr int64_t kCarriedColumns = 1024;
-/// Below this many bytes of x it is one stage that makes what columns need and goes down them.
+/// Up to this many bytes of x it is one stage that makes what columns need and goes down them.
 constexpr int64_t kOneStageBytes = 16 * 1024;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
@@ -108,7 +107,7 @@ struct Selection : StageSizes {
     }
     // A task's partials are little beside its rows, and there is one at least.
     const bool carries = !after.empty() && after.front().front().part == Part::Merge;
-    if (carries && tiled >= 0 && lanesReduced)
+    if (carries && tiled >= 0 && isRows)
       stage.chunks[tiled] =
           std::clamp(sizeOr(tiled, kCarriedRows * kLeastTasks) / kLeastTasks / stage.tile,
                      ceilDiv(kLeastCarriedRows, stage.tile), ceilDiv(kCarriedRows, stage.tile)) *
@@ -195,8 +194,8 @@ struct Selection : StageSizes {
   /// down the rows would read and write a bit of each.
   bool hasLongRows(uint32_t step) const {
     const Selection own(op, target, op.kept(std::span(&step, 1)));
-    return op.rank() > 1 && !own.lanesReduced && !op.blocked &&
-           own.inFlight(false).tile < own.sizeOr(own.tiled, 1 << 20);
+    return op.rank() > 1 && !own.isRows && !op.blocked &&
+           own.normalize(/*streams=*/false).tile < own.sizeOr(own.tiled, 1 << 20);
   }
   /// A stage of elements that does the steps of this one: row by row where that has them alone and
   /// rows are long.
@@ -275,8 +274,8 @@ struct Selection : StageSizes {
       last = ofElements(last, /*streams=*/true);
       return inWords(std::move(schedule));
     }
-    last.prefetches = lanesReduced ? tiled >= 0 : outerKept();
-    if (!lanesReduced)
+    last.prefetches = isRows ? tiled >= 0 : outerKept();
+    if (!isRows)
       return inWords(std::move(schedule));
     const int64_t before = last.tile;
     last.tile = rowTileFromMemory();
@@ -354,9 +353,9 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
         return first.part == Part::Partial && !selection.isCarriedBy(first.step);
       });
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
-  int64_t perTask = whole.tile, limit = target.l2Bytes / (selection.lanesReduced ? 2 : 4);
+  int64_t perTask = whole.tile, limit = target.l2Bytes / (selection.isRows ? 2 : 4);
   std::string what = "a task's slab stays in L2";
-  if (!selection.lanesReduced && !selection.outerKept()) {
+  if (!selection.isRows && !selection.outerKept()) {
     // Read in runs with gaps, three times: wins over two passes in order as long as it is short.
     perTask = whole.chunks[selection.tiled];
     limit = target.l2Bytes / 16;
@@ -374,7 +373,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   // A streaming kernel may have fewer rows of a tile in L2 at once; `slab` is of the other's tile.
   int64_t streamingLimit = limit;
-  if (selection.lanesReduced)
+  if (selection.isRows)
     streamingLimit = limit / selection.streaming(fused).stages[0].tile * perTask;
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.

@@ -32,8 +32,14 @@ constexpr int64_t kRowRunBytes = 8 * 1024;
 /// Instructions of elements' formulas that are in flight at once: what costs much fills the machine
 /// by itself, and is code each time.
 constexpr int64_t kInstructionsInFlight = 96;
-/// Values of one result that a stage of maps alone makes a task.
+/// Values of one result that a task of a stage of maps alone makes at most, if not a tile's.
 constexpr int64_t kMapsOfTask = 4096;
+
+/// As far as sizes are worth telling apart.
+int64_t boundedProduct(int64_t a, int64_t b) {
+  constexpr int64_t most = int64_t(1) << 40;
+  return b != 0 && a > most / b ? most : a * b;
+}
 
 int lastKept(const std::vector<bool> &kept) {
   const auto found = std::find(kept.rbegin(), kept.rend(), true);
@@ -49,7 +55,7 @@ StageSizes::StageSizes(const Operator &op, const TargetDescription &target,
       vector(target.lanes(byteSize(op.compute))) {
   kept.resize(static_cast<size_t>(op.rank()));
   tiled = lastKept(kept);
-  lanesReduced = !kept.back();
+  isRows = !kept.back();
   int64_t cost = 1, ofSums = 1; // of the formulas of elements, and of what is summed
   for (const Step &step : op.steps) {
     if (!op.isWhole(step))
@@ -140,7 +146,7 @@ StagePlan StageSizes::inFlight(bool reduces) const {
   stage.vector = vector;
   stage.tiled = tiled;
   stage.chunks.assign(kept.size(), 0);
-  if (lanesReduced) {
+  if (isRows) {
     stage.tile = reduces ? rowTile() : 1;
     stage.unroll = rowUnroll(stage.tile);
   } else {
@@ -171,7 +177,7 @@ void StageSizes::chunkFor(StagePlan &stage, int64_t bytes,
       continue;
     }
     if (!outerKept && !mayChunk(i)) {
-      inner *= size.value_or(i == tiled && !lanesReduced ? 4 * vector : 1);
+      inner *= size.value_or(i == tiled && !isRows ? 4 * vector : 1);
       continue;
     }
     const int64_t wanted = full ? 1 : std::max<int64_t>(1, bytes / inner);
@@ -197,24 +203,24 @@ int64_t StageSizes::boundUnroll(int64_t unroll, int64_t vectors) const {
 
 StagePlan StageSizes::normalize(bool streams, bool rowsOfColumns) const {
   StagePlan stage = inFlight(false);
-  if (!lanesReduced && ceilDiv(stage.tile, vector) > mostBodies)
+  if (!isRows && ceilDiv(stage.tile, vector) > mostBodies)
     stage.tile = columnTile(mostBodies);
-  stage.unroll = boundUnroll(stage.unroll, lanesReduced ? 1 : ceilDiv(stage.tile, vector));
-  if (streams && lanesReduced) {
+  stage.unroll = boundUnroll(stage.unroll, isRows ? 1 : ceilDiv(stage.tile, vector));
+  if (streams && isRows) {
     stage.unroll = 1; // memory sets the pace
     // Rows that no vector divides share lines of y: together they are written whole.
-    if (tiled >= 0 && !op.takesBits() && rowVectors() < kShortRowVectors &&
+    if (tiled >= 0 && !rowsOfColumns && !op.takesBits() && rowVectors() < kShortRowVectors &&
         sizeOr(op.rank() - 1, 0) % vector != 0)
       stage.tile = std::min(kJoinedRows, sizeOr(tiled, 1));
   }
   int64_t bytes = kElementwiseTaskBytes;
-  if (lanesReduced || sizeOr(tiled, 1 << 20) <= stage.tile) {
+  if (isRows || sizeOr(tiled, 1 << 20) <= stage.tile) {
     int64_t least = element; // bytes of x where named sizes are 1
     for (int i = 0; i < op.rank(); ++i)
-      least = std::min<int64_t>(int64_t(1) << 40, least * sizeOr(i, 1));
+      least = boundedProduct(least, sizeOr(i, 1));
     bytes = std::clamp(least / kLeastTasks, kLeastTaskBytes, kElementwiseTaskBytes);
-    if (rowsOfColumns)
-      bytes = std::clamp(kColumnRows * element * sizeOr(op.rank() - 1, 1), bytes,
+    if (rowsOfColumns && !op.elements.constant())
+      bytes = std::clamp(boundedProduct(kColumnRows * element, sizeOr(op.rank() - 1, 1)), bytes,
                          kElementwiseTaskBytes);
   } else if (sizeOr(tiled, 0) > stage.tile) {
     // Tiles go down the rows of a task one after the other: no more rows than the prefetchers
@@ -223,7 +229,7 @@ StagePlan StageSizes::normalize(bool streams, bool rowsOfColumns) const {
     const int64_t columns = stage.chunks[tiled] ? stage.chunks[tiled] : sizeOr(tiled, 0);
     bytes = std::min(bytes, kColumnRows * columns * element);
   }
-  chunkFor(stage, bytes, [&](int i) { return lanesReduced || !kept[i]; });
+  chunkFor(stage, bytes, [&](int i) { return isRows || !kept[i]; });
   return stage;
 }
 
@@ -233,7 +239,7 @@ void StageSizes::cutColumns(StagePlan &stage) const {
 }
 
 int64_t StageSizes::rowBytes() const {
-  return lanesReduced ? 0 : std::min<int64_t>(sizeOr(tiled, vector), 1 << 30) * element;
+  return isRows ? 0 : std::min<int64_t>(sizeOr(tiled, vector), 1 << 30) * element;
 }
 
 bool StageSizes::mayChunkReduced(int i) const {
@@ -252,7 +258,7 @@ StagePlan StageSizes::fused() const {
   StagePlan stage = inFlight(true);
   if (tiled >= 0)
     stage.chunks[tiled] = stage.tile;
-  if (lanesReduced || outerKept())
+  if (isRows || outerKept())
     return stage;
   // The columns are all that there is to cut: into runs not longer than the prefetchers need, and
   // not shorter than four vectors.
@@ -285,7 +291,7 @@ int64_t StageSizes::columnSums() const {
 
 StagePlan StageSizes::moments() const {
   StagePlan stage = inFlight(true);
-  if (lanesReduced && tiled >= 0) {
+  if (isRows && tiled >= 0) {
     stage.tile = 1; // memory is slower than the sums of lanes
     stage.unroll = rowUnroll(1);
     const int64_t rowBytes = sizeOr(op.rank() - 1, kRowRunBytes) * element;
@@ -293,7 +299,7 @@ StagePlan StageSizes::moments() const {
   }
   int64_t bytes = std::min(kMomentsTaskBytes, target.l2Bytes / 4);
   // Rows of columns: enough of them to be worth their partials.
-  if (!lanesReduced) {
+  if (!isRows) {
     stage.tile = columnTile(columnSums());
     stage.unroll = columnUnroll(stage.tile);
     cutColumns(stage);
@@ -317,12 +323,20 @@ StagePlan StageSizes::small(const Schedule &schedule) const {
   for (size_t i = 0; i < loops.size(); ++i)
     if (loops[i].kept)
       stage.chunks[i] = 1;
-  if (stage.tiled >= 0) {
-    stage.tile = loops.back().kept ? stage.vector : 1;
-    // Where nothing is reduced, a task has all that it may: to share out so little costs more.
-    const bool maps = std::all_of(loops.begin(), loops.end(), [](auto &loop) { return loop.kept; });
-    stage.chunks[stage.tiled] = maps ? std::max(stage.tile, kMapsOfTask) : stage.tile;
-  }
+  if (stage.tiled < 0)
+    return stage;
+  stage.tile = loops.back().kept ? stage.vector : 1;
+  stage.chunks[stage.tiled] = stage.tile;
+  // Where nothing is reduced a task has many values: to share out so little costs more.
+  int64_t inner = 1;
+  if (std::all_of(loops.begin(), loops.end(), [](const StageLoop &loop) { return loop.kept; }))
+    for (size_t i = loops.size(); i-- > 0 && inner < kMapsOfTask;) {
+      const int64_t unit = static_cast<int>(i) == stage.tiled ? stage.tile : 1;
+      const int64_t wanted = std::max(unit, kMapsOfTask / inner / unit * unit);
+      const auto size = loops[i].size.constant();
+      stage.chunks[i] = size && *size <= wanted ? 0 : wanted;
+      inner = stage.chunks[i] ? kMapsOfTask : inner * std::max<int64_t>(1, *size);
+    }
   return stage;
 }
 

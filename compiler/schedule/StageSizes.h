@@ -1,6 +1,6 @@
 // The heuristic's sizes of one stage: what is in flight, and how much a task takes.
 //
-//   rows: the innermost loop is reduced           columns: the innermost loop is kept
+//   rows: the innermost loop is not kept          columns: the innermost loop is kept
 //
 //        |<------- unroll ------->|                    |<----- tile ----->|
 //        +--------+--------+------                     +--------+--------+----
@@ -42,7 +42,7 @@ struct StageSizes {
   int sums = 2;            ///< that a reduction has in flight at once; moments two
   int read = 1;            ///< arrays of the data that a reduction reads
   int tiled;               ///< tileLoop
-  bool lanesReduced;       ///< the innermost loop is reduced: rows; otherwise columns
+  bool isRows;             ///< tiles are rows: the innermost loop is not kept; otherwise columns
 
   /// By loop of the data, whether the steps keep it.
   StageSizes(const Operator &op, const TargetDescription &target, std::vector<bool> keptLoops);

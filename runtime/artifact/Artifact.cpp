@@ -151,7 +151,13 @@ std::optional<DType> parseDType(std::string_view text) {
 
 size_t byteSize(DType dtype) { return dtype == DType::F64 ? 8 : dtype == DType::F32 ? 4 : 2; }
 
-int64_t elementsPerWord(DType dtype) { return dtype == DType::Bit ? 16 : 1; }
+SizeExpr arrayBytes(std::span<const SizeExpr> shape, DType dtype) {
+  SizeExpr elements(1);
+  for (const SizeExpr &size : shape)
+    elements = elements * size;
+  return ceilDivide(elements, elementsPerWord(dtype)) *
+         SizeExpr(static_cast<int64_t>(byteSize(dtype)));
+}
 
 DType computeDType(DType dtype) { return dtype == DType::F64 ? DType::F64 : DType::F32; }
 

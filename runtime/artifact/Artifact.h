@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,7 +31,9 @@ std::optional<DType> parseDType(std::string_view text);
 /// Bytes of an element, or of a word of bits.
 size_t byteSize(DType dtype);
 /// The elements that byteSize() bytes are: 16 bits, of numbers one.
-int64_t elementsPerWord(DType dtype);
+constexpr int64_t elementsPerWord(DType dtype) { return dtype == DType::Bit ? 16 : 1; }
+/// Bytes of a dense array, bits in whole words.
+SizeExpr arrayBytes(std::span<const SizeExpr> shape, DType dtype);
 /// What is computed in: f32 for the half-precision types, otherwise the type itself.
 DType computeDType(DType dtype);
 

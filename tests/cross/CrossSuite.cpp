@@ -109,7 +109,7 @@ void addLong(CrossProgram &program, std::vector<Expectation> &expectations) {
        {"shape: [N, 3, 57, 57], layout: nchw", "shape: [N, 57, 57, 20], layout: nhwc",
         "shape: [N, 40, 31, 31], layout: nChw16c", "shape: [N, 3000], layout: nc",
         "shape: [N, 31, 33, 30], layout: nhwc", "shape: [N, 30, 31, 33], layout: nchw",
-        "shape: [N, 35, 31, 9], layout: nChw16c"}) {
+        "shape: [N, 35, 31, 9], layout: nChw16c", "shape: [N, 5, 7, 300], layout: nhwc"}) {
     const std::string_view shape(input);
     const bool isGroup = shape.find("31, 33") != shape.npos || shape.find("35,") != shape.npos;
     const std::string text = fmt::format("name: long\nsemantics: pytorch\ninput: {{{}}}\naxis: {}\n"

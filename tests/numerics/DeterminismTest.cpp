@@ -24,6 +24,7 @@ const Problem problems[] = {
     {"nchw", "N, 37, 7, 7", "c", "0", "f32", "[add, relu]", {{"N", 33}}},
     {"nchw", "N, 21, 13, 13", "c", "2", "f64", "[]", {{"N", 9}}},
     {"nhwc", "N, 15, 15, 67", "c", "0", "f32", "[add]", {{"N", 11}}},
+    {"nhwc", "N, 9, 9, 200", "c", "0", "f32", "[add, relu]", {{"N", 5}}},
     {"nhwc", "N, 29, 29, 3", "c", "0", "f64", "[relu]", {{"N", 5}}},
     {"nc", "N, 129", "c", "0", "f32", "[]", {{"N", 1237}}},
     {"cn", "131, N", "c", "0", "f32", "[relu, add]", {{"N", 1001}}},
@@ -49,9 +50,10 @@ std::vector<ScheduleVariant> recut(const Operator &op, const std::vector<Schedul
   for (const ScheduleVariant &variant : given) {
     Schedule schedule = variant.schedule;
     auto shrink = [&](StagePlan &stage) {
+      const std::vector<bool> kept = keptLoops(op, stage);
       for (size_t i = 0; i < stage.chunks.size(); ++i) {
         auto &chunk = stage.chunks[i];
-        if (op.kept()[i] || chunk == 0)
+        if (kept[i] || chunk == 0)
           continue;
         chunk = i + 1 == stage.chunks.size() ? stage.vector * stage.unroll : 2;
       }

@@ -183,6 +183,12 @@ TEST_CASE("single lanes stop where a padded axis ends") {
   const char *rows = "name: rows\nsemantics: pytorch\n"
                      "input: {shape: [3, 6, 5, 7], layout: nChw4c}\naxis: [c, h, w]\nmode: 1\n"
                      "phases: [training]\n";
+  const char *parts = "name: parts\nsemantics: pytorch\n"
+                      "input: {shape: [3, 7, 5, 7], layout: nChw4c}\naxis: [c, h, w]\nmode: 1\n"
+                      "phases: [training]\n";
+  const char *blocks = "name: blocks\nsemantics: pytorch\n"
+                       "input: {shape: [3, 12, 5, 7], layout: nChw8c}\naxis: c\n"
+                       "phases: [training]\nfuse: [add]\n";
   const Row cases[] = {
       {"x86-64-v4", columns,
        "fused(moments + finalize + normalize; take=[1,all,1,4] tiled=h vector=1 tile=4 unroll=4)"},
@@ -192,6 +198,14 @@ TEST_CASE("single lanes stop where a padded axis ends") {
        "moments(partial moments; take=[1,all,8,all] tiled=n vector=4 tile=1 unroll=1) "
        "merge(merge moments + finalize; take=[all,2] tiled=n vector=2 tile=2 unroll=1) "
        "normalize(normalize; take=[1,all,8,3] tiled=n vector=4 tile=1 unroll=1)"},
+      // Parts of several blocks' lanes.
+      {"x86-64-v2", parts,
+       "moments(partial moments; take=[1,all,8,all] tiled=n vector=4 tile=1 unroll=1) "
+       "merge(merge moments + finalize; take=[all,2] tiled=n vector=2 tile=2 unroll=1) "
+       "normalize(normalize; take=[1,all,8,3] tiled=n vector=4 tile=1 unroll=1)"},
+      {"x86-64-v2", blocks,
+       "fused(moments + finalize; take=[all,1,all,8] tiled=c vector=4 tile=8 unroll=1) "
+       "normalize(normalize; take=[1,2,1,4] tiled=C vector=4 tile=2 unroll=1)"},
   };
   for (const Row &row : cases) {
     Session *session = sessionOrSkip(row.cpu);
@@ -386,6 +400,9 @@ TEST_CASE("what is wrong with a schedule is said in words") {
   const Operator layer = operatorOf("semantics: pytorch\ninput: {shape: [N, 20], layout: nc}\n"
                                     "mode: layer\nphases: [backward]\n",
                                     Phase::Backward);
+  const Operator columns = operatorOf("semantics: pytorch\ninput: {shape: [N, 300], layout: nc}\n"
+                                      "axis: c\nphases: [inference]\n",
+                                      Phase::Inference);
   auto refusedOf = [&](const Operator &of, const char *text) {
     auto variants = chooseSchedules(of, *target, text);
     return variants ? "" : llvm::toString(variants.takeError());
@@ -399,6 +416,9 @@ TEST_CASE("what is wrong with a schedule is said in words") {
                           "tile=4 unroll=1) b(sums + finalize; take=[all,4,all] tiled=c vector=16 "
                           "tile=4 unroll=1)") ==
         "schedule is not legal: stage a: stage b reads dy after dx may have been written over it");
+  CHECK(refusedOf(columns, "tails=masked a(finalize + normalize; take=[8,all] tiled=n vector=16 "
+                           "tile=1 unroll=1)") ==
+        "schedule is not legal: stage a: tiled=n: the loop is reduced over; expected tiled=c");
   CHECK(refusedOf(layer, "tails=masked a(prepare + sums + finalize + gradient + partial parameters;"
                          " take=[8,all] tiled=n vector=16 tile=4 unroll=1) b(merge parameters + "
                          "store; take=[all,8] tiled=c vector=8 tile=8 unroll=1)") ==

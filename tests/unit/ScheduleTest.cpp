@@ -13,7 +13,7 @@ Operator operatorOf(const std::string &input, const std::string &axis, int mode 
                     Phase phase = Phase::Training, const std::string &more = "") {
   auto spec =
       parseSpec(fmt::format("name: test\nsemantics: pytorch\ninput: {{{}}}\naxis: {}\nmode: "
-                            "{}\nphases: [inference, training]\n{}",
+                            "{}\nphases: [inference, training, backward]\n{}",
                             input, axis, mode, more),
                 "test.yaml");
   if (!spec)
@@ -237,6 +237,44 @@ TEST_CASE("the loop that a tile covers") {
   CHECK(tile("shape: [9], layout: c", "c", 1) == -1);
 }
 
+TEST_CASE("elements alone are made in rows where another loop than the columns' is tiled") {
+  const Operator op = operatorOf("shape: [N, 5, 5, 300], layout: nhwc", "c", 0, Phase::Inference);
+  REQUIRE(op.steps.size() == 2);
+  auto keptBy = [&](std::vector<StepPlan> steps, int tiled) {
+    return keptLoops(op, {.steps = std::move(steps), .tiled = tiled});
+  };
+  const StepPlan finalize{0, Part::Whole}, normalize{1, Part::Whole};
+  CHECK(keptBy({normalize}, 1) == std::vector<bool>{false, true});
+  CHECK(keptBy({normalize}, 0) == std::vector<bool>{true, false});
+  // What columns need is made in registers: it says what is kept.
+  CHECK(keptBy({finalize, normalize}, 0) == std::vector<bool>{false, true});
+  // Rows as the layout has them, and a statistic a row.
+  const Operator rows = operatorOf("shape: [N, 300], layout: nc", "c", 1, Phase::Inference);
+  CHECK(keptLoops(rows, {.steps = {{uint32_t(rows.steps.size() - 1), Part::Whole}}, .tiled = 0}) ==
+        std::vector<bool>{true, false});
+}
+
+TEST_CASE("rows of more columns than a tile has are written row by row") {
+  const TargetDescription target = targetOf("znver4");
+  auto elements = [&](const char *shape, Phase phase) {
+    const Operator op = operatorOf(fmt::format("shape: {}, layout: nhwc", shape), "c", 0, phase);
+    std::vector<std::string> stages;
+    for (const ScheduleVariant &variant : selectSchedules(op, target)) {
+      const Schedule &schedule = variant.schedule;
+      const std::vector<StageLoop> loops = stageLoops(op, schedule, schedule.stages.size() - 1);
+      stages.push_back(fmt::format("{} of {}", schedule.stages.size(),
+                                   loops[schedule.stages.back().tiled].name));
+    }
+    return fmt::format("{}", fmt::join(stages, ", "));
+  };
+  CHECK(elements("[32, 28, 28, 128]", Phase::Inference) == "1 of c");
+  CHECK(elements("[32, 28, 28, 144]", Phase::Inference) == "2 of nhw");
+  CHECK(elements("[32, 28, 28, 144]", Phase::Training) == "3 of nhw");
+  // So few elements are one stage; of how many there are, the call tells.
+  CHECK(elements("[1, 2, 2, 1024]", Phase::Inference) == "1 of c");
+  CHECK(elements("[N, 2, 2, 1024]", Phase::Inference) == "1 of c, 2 of nhw, 2 of nhw");
+}
+
 TEST_CASE("a schedule's text") {
   const Operator op = operatorOf("shape: [N, 64, 7, 9], layout: nchw", "c");
   Schedule schedule;
@@ -268,28 +306,40 @@ TEST_CASE("a schedule's text") {
 
 TEST_CASE("the heuristic's schedules are legal and do not depend on the host's threads") {
   const char *const inputs[] = {
-      "shape: [N, 64, 56, 56], layout: nchw",    "shape: [N, 2048, 7, 7], layout: nchw",
-      "shape: [N, 56, 56, 64], layout: nhwc",    "shape: [N, 1000], layout: nc",
-      "shape: [N, 45, 14, 14], layout: nChw16c", "shape: [8, 64, 28, 28], layout: nchw, dtype: f64",
-      "shape: [N, 7, 7, 3], layout: nhwc",       "shape: [64, 512, 7, 7], layout: nchw",
+      "shape: [N, 64, 56, 56], layout: nchw",
+      "shape: [N, 2048, 7, 7], layout: nchw",
+      "shape: [N, 56, 56, 64], layout: nhwc",
+      "shape: [N, 1000], layout: nc",
+      "shape: [N, 45, 14, 14], layout: nChw16c",
+      "shape: [8, 64, 28, 28], layout: nchw, dtype: f64",
+      "shape: [N, 7, 7, 3], layout: nhwc",
+      "shape: [64, 512, 7, 7], layout: nchw",
+      "shape: [N, 7, 7, C], layout: nhwc",
+      "shape: [N, 9, 9, 200], layout: nhwc, dtype: bf16",
+      "shape: [1, 1152921504606846975], layout: nc",
   };
   for (const char *cpu :
        {"haswell", "skylake-avx512", "znver4", "x86-64-v2", "neoverse-n1", "a64fx"}) {
     const TargetDescription target = targetOf(cpu);
     for (const char *input : inputs)
-      for (Phase phase : {Phase::Inference, Phase::Training}) {
+      for (Phase phase : {Phase::Inference, Phase::Training, Phase::Backward}) {
         INFO(std::string(cpu), ": ", std::string(input), ", ", std::string(toString(phase)));
         const Operator op = operatorOf(input, "c", 0, phase);
         const auto variants = selectSchedules(op, target);
         REQUIRE(variants.size() >= 1);
         REQUIRE(variants.size() <= 3);
         CHECK(variants.back().guard.limit == INT64_MAX);
+        for (const Schedule &form : scheduleForms(op, target)) {
+          INFO(form.text(op));
+          CHECK(llvm::toString(checkSchedule(form, op, target)) == "");
+        }
         for (const ScheduleVariant &variant : variants) {
           const Schedule &s = variant.schedule;
           INFO(s.text(op));
           CHECK_FALSE(variant.reason.empty());
           CHECK(s.maskedTails == target.maskedTails);
-          CHECK(op.reduces() == (phase == Phase::Training));
+          CHECK(op.reduces() == (phase != Phase::Inference));
+          CHECK(llvm::toString(checkSchedule(s, op, target)) == "");
           auto checkStage = [&](std::span<const StageLoop> loops, const StagePlan &stage) {
             REQUIRE(stage.chunks.size() == loops.size());
             CHECK(stage.tile >= 1);
