@@ -24,8 +24,9 @@ namespace {
 constexpr int64_t kCarriedRows = 256, kLeastCarriedRows = 8;
 /// The same of columns, where nothing else cuts them.
 constexpr int64_t kCarriedColumns = 1024;
-/// Up to this many bytes of x it is one stage that makes what columns need and goes down them.
-constexpr int64_t kOneStageBytes = 16 * 1024;
+/// Up to this many bytes of x it is one stage that makes what columns need and goes down them,
+/// where rows lie a multiple of a page apart, so that all lines of a column want one set of L1.
+constexpr int64_t kOneStageBytes = 16 * 1024, kPageBytes = 4096;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
@@ -330,9 +331,12 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
       return byStores(columns, given);
     const SizeExpr size = op.elements * SizeExpr(selection.element);
     const auto bytes = size.constant();
+    // Else as long as it is in L2: one more stage is one more barrier.
+    const int64_t most =
+        selection.rowBytes() % kPageBytes == 0 ? kOneStageBytes : target.l2Bytes / 2;
     std::vector<ScheduleVariant> variants;
-    if (bytes.value_or(0) <= kOneStageBytes)
-      variants.push_back({columns, bytes ? Guard{} : Guard{size, kOneStageBytes}, given});
+    if (bytes.value_or(0) <= most)
+      variants.push_back({columns, bytes ? Guard{} : Guard{size, most}, given});
     if (bytes && !variants.empty())
       return variants;
     for (ScheduleVariant &variant : byStores(selection.split(base), given + ", row by row"))

@@ -56,6 +56,8 @@ struct StageSizes {
   /// The elements, in tiles of kept indices; `rowsOfColumns`: the kept loops are not what
   /// statistics are indexed by, but all around a row.
   StagePlan normalize(bool streams, bool rowsOfColumns = false) const;
+  /// Bytes of the columns of one row; where their number is not known, as if they were few.
+  int64_t rowBytes() const;
   /// A kept loop around the columns: what a fused task takes is contiguous without cutting them.
   bool outerKept() const;
   /// All that is done with the data of a tile, or of a run of columns.
@@ -88,8 +90,6 @@ private:
   int64_t boundUnroll(int64_t unroll, int64_t vectors) const;
   /// Cuts rows that are too long for one task into runs.
   void cutColumns(StagePlan &stage) const;
-  /// Bytes of the columns of one row; where their number is not known, as if they were few.
-  int64_t rowBytes() const;
   /// Whether a reduced loop may be chunked in the moments: a padded block's elements are no
   /// product.
   bool mayChunkReduced(int i) const;

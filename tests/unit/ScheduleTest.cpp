@@ -270,8 +270,11 @@ TEST_CASE("rows of more columns than a tile has are written row by row") {
   CHECK(elements("[32, 28, 28, 128]", Phase::Inference) == "1 of c");
   CHECK(elements("[32, 28, 28, 144]", Phase::Inference) == "2 of nhw");
   CHECK(elements("[32, 28, 28, 144]", Phase::Training) == "3 of nhw");
-  // So few elements are one stage; of how many there are, the call tells.
+  // What is in L2 is one stage, of rows a multiple of a page apart less; of how many there are, the
+  // call tells.
+  CHECK(elements("[2, 14, 14, 251]", Phase::Inference) == "1 of c");
   CHECK(elements("[1, 2, 2, 1024]", Phase::Inference) == "1 of c");
+  CHECK(elements("[4, 7, 7, 1024]", Phase::Inference) == "2 of nhw");
   CHECK(elements("[N, 2, 2, 1024]", Phase::Inference) == "1 of c, 2 of nhw, 2 of nhw");
 }
 
