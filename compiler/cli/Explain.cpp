@@ -381,7 +381,7 @@ llvm::Error run(const Options &options) {
   fmt::print("{}: {}, mode {}{}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
              spec->groups > 0 ? fmt::format(" of {}", spec->groups) : "", spec->layout.text,
              toString(spec->dtype), stepsInWords(*spec));
-  fmt::print("for {}\n", target->summary());
+  fmt::print("for {}\n", targetFor(op, *target).summary());
   for (const std::string &note : spec->notes)
     fmt::print("note: {}\n", note);
   printFormula(*spec, *phase);

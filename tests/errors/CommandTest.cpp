@@ -435,6 +435,38 @@ TEST_CASE("run takes the moving statistics in and gives them out by the same nam
   }
 }
 
+TEST_CASE("run writes the bits of training that backward reads") {
+  const Folder folder;
+  folder.write("bits.yaml", "name: bits\n"
+                            "input: {shape: [N, 2, 2, 3], layout: nhwc}\n"
+                            "axis: c\n"
+                            "phases: [training, backward]\n"
+                            "fuse: [add, relu]\n");
+  folder.array("x.npy", {2, 2, 2, 3}, 1);
+  folder.array("addend.npy", {2, 2, 2, 3}, -12);
+  const Outcome training = folder.run(
+      {"run", "bits.yaml", "--phase", "training", "x=x.npy", "gamma=gamma.npy", "beta=beta.npy",
+       "addend=addend.npy", "moving_mean=mean.npy", "moving_variance=variance.npy", "-o", "y=y.npy",
+       "-o", "batch_mean=mu.npy", "-o", "batch_variance=var.npy", "-o", "relu_mask=mask.npy"});
+  CHECK(training.err == "");
+  REQUIRE(training.status == 0);
+  CHECK((folder.read("mask.npy").dtype == DType::Bit));
+  const Outcome backward =
+      folder.run({"run", "bits.yaml", "--phase", "backward", "x=x.npy", "dy=x.npy",
+                  "gamma=gamma.npy", "batch_mean=mu.npy", "batch_variance=var.npy",
+                  "relu_mask=mask.npy", "-o", "daddend=daddend.npy"});
+  CHECK(backward.err == "");
+  REQUIRE(backward.status == 0);
+  const HostArray y = folder.read("y.npy"), daddend = folder.read("daddend.npy");
+  int64_t passed = 0;
+  for (int64_t i = 0; i < y.count(); ++i) {
+    passed += y.get(i) > 0;
+    CHECK(daddend.get(i) == (y.get(i) > 0 ? static_cast<double>(1 + i) : 0));
+  }
+  CHECK(passed > 4);
+  CHECK(passed < y.count() - 4);
+}
+
 TEST_CASE("run takes numbers of the call, and arrays without their axis of size 1") {
   const Folder folder;
   folder.array("one.npy", {3, 2, 2}, 1); // N is 1

@@ -6,8 +6,8 @@
     tests/mutations/run.py --list
 
 Each mutation is a piece of text that is replaced in a worktree of HEAD. A mutation is caught when
-`normforge check` of the specs beside this file, random specs (normforge_differential) or
-PropertiesTest disagree or do not compile. Exit status 1: some mutation survived, or its text is no longer there.
+`normforge check` of the specs beside this file, random specs (normforge_differential),
+PropertiesTest or SchedulesTest disagree or do not compile. Exit status 1: some mutation survived, or its text is no longer there.
 """
 import os
 import pathlib
@@ -20,6 +20,11 @@ SPECS = "tests/mutations/specs"
 
 # What is broken, where, the text, what it is replaced by.
 MUTATIONS = [
+    ("a part of a block ends where another part would", "compiler/passes/FormTasks.cpp",
+     "sizes().mul(extents[outer], sizes().constant(block))",
+     "sizes().mul(extents[outer], extents[inner])"),
+    ("elements are rows though columns are made there", "compiler/schedule/Schedule.cpp",
+     "  if (elementsAlone && kept[last]", "  if (kept[last]"),
     ("the tail of columns lacks a lane", "compiler/passes/StepContext.cpp",
      "constantMask(b_, loc, *extent - offset, width));",
      "constantMask(b_, loc, *extent - offset - 1, width));"),
@@ -124,6 +129,7 @@ def detectors(build):
     yield "check --cpu x86-64-v2", normforge + ["--cpu", "x86-64-v2"]
     yield "random specs", [str(build / "bin/normforge_differential"), "--specs", "60", "--seed", "1"]
     yield "properties", [str(build / "bin/test_numerics"), "--source-file=*/PropertiesTest.cpp"]
+    yield "schedules", [str(build / "bin/test_numerics"), "--source-file=*/SchedulesTest.cpp"]
 
 
 def build_in(tree, build):
