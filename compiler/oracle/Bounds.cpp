@@ -302,8 +302,11 @@ std::vector<Expr> Evaluator::nodesOf(std::span<const Expr> roots) const {
 }
 
 void Evaluator::evaluate(const std::vector<Expr> &nodes) {
-  for (Expr expr : nodes)
+  for (Expr expr : nodes) {
     values_[expr] = evaluate(expr);
+    if (std::isnan(values_[expr].error)) // infinite errors that meet
+      values_[expr].error = kInfinity;
+  }
 }
 
 void Evaluator::takeMoments(const Step &step) {

@@ -139,13 +139,16 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
   if (take("tiled=")) {
     const llvm::StringRef before = rest_, name = word();
     std::vector<std::string> names;
+    int found = -1;
     for (const StageLoop &loop : loops) {
-      if (loop.name == name && stage.tiled < 0)
-        stage.tiled = static_cast<int>(names.size());
+      if (loop.name == name && found < 0)
+        found = static_cast<int>(names.size());
       names.push_back(loop.name);
     }
-    if (stage.tiled >= 0)
+    if (found >= 0) {
+      stage.tiled = found;
       return true;
+    }
     rest_ = before;
     return fail(fmt::format("a loop ({})", fmt::join(names, ", ")));
   }
@@ -187,9 +190,20 @@ bool Parser::parseStage(Schedule &schedule) {
   const std::vector<StageLoop> loops = stageLoops(op_, schedule, schedule.stages.size() - 1);
   if (last.chunks.size() != loops.size())
     return fail(fmt::format("{} numbers in take=[...], one a loop", loops.size()));
-  while (!take(")"))
-    if (!expect(" ") || !parseKnob(last, loops))
+  llvm::SmallVector<llvm::StringRef> given;
+  while (!take(")")) {
+    if (!expect(" "))
       return false;
+    const llvm::StringRef before = rest_;
+    if (!parseKnob(last, loops))
+      return false;
+    const llvm::StringRef knob = before.take_until([](char c) { return c == '='; });
+    if (llvm::is_contained(given, knob)) {
+      rest_ = before;
+      return fail(fmt::format("each knob once; {} is given already", knob.str()));
+    }
+    given.push_back(knob);
+  }
   return true;
 }
 

@@ -74,16 +74,18 @@ bool checkCount(const Entry &entry, Diagnostics &diagnostics) {
 }
 
 bool checkFused(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
+  const char *const note = "steps after gamma and beta are written under 'fuse'";
   if (!isNull(entry.value) && !asBool(entry.value)) {
     diagnostics.error(entry.value.offset, fmt::format("fused must be null, true or false; found {}",
                                                       found(entry.value)));
+    diagnostics.note(entry.offset, note);
     return false;
   }
   if (semantics == "tf-keras")
     return true;
   diagnostics.error(entry.offset, fmt::format("'fused' belongs to semantics tf-keras; found {}",
                                               quoted(semantics)));
-  diagnostics.note(entry.offset, "steps after gamma and beta are written under 'fuse'");
+  diagnostics.note(entry.offset, note);
   return false;
 }
 

@@ -65,6 +65,23 @@ TEST_CASE("squares that f32 cannot hold: beta of an infinite variance, or accumu
       }
 }
 
+TEST_CASE("what an infinite error reaches is not held to none behind functions that clip") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  for (const char *fuse : {"relu", "relu6", "hard_sigmoid", "{expr: \"max(x, 0)\"}", "add, relu"}) {
+    const Spec spec =
+        specOf(fmt::format("semantics: pytorch\ninput: {{shape: [9, 40], layout: nc}}\n"
+                           "axis: c\nphases: [training]\nfuse: [{}]\n",
+                           fuse));
+    INFO(repeatCommand("what an infinite error*"), " ", std::string(fuse));
+    const auto inputs =
+        oracle::drawInputs(spec, Phase::Training, {}, testSeed(), oracle::Data::Large);
+    const auto outputs = TestKernel(spec, Phase::Training, *session).run({}, inputs);
+    CHECK(disagreement(spec, Phase::Training, {}, inputs, outputs, {}) == "");
+  }
+}
+
 TEST_CASE("adversarial data agree with the reference") {
   const std::string repeat = repeatCommand("adversarial data agree with the reference");
   for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {

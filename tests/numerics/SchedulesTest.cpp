@@ -301,6 +301,8 @@ TEST_CASE("what is wrong with a schedule is said in words") {
        "'"},
       {"tails=masked a(moments + finalize + normalize; take=[all,1,all] tiled=x vector=16)",
        "schedule, column 71: expected a loop (n, c, hw), found 'x vector=16)'"},
+      {"tails=masked a(moments + finalize + normalize; take=[all,1,all] tiled=c tile=1 tile=4)",
+       "schedule, column 80: expected each knob once; tile is given already, found 'tile=4)'"},
       {"tails=masked m(merge moments; take=[all] vector=8)",
        "schedule, column 41: expected a stage of partials before one that merges, found ' "
        "vector=8)'"},

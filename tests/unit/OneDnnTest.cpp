@@ -63,6 +63,8 @@ TEST_CASE("oneDNN: modes 0 and 2 in every layout") {
       {"2, 32, 3, 5", "nChw16c", "c"},
       {"2, 33, 3, 5", "nChw16c", "c"},
       {"2, 33, 3, 5", "nChw8c", "c"},
+      {"1, 8, 4, 4", "nChw8c", "c"},
+      {"3, 40, 4, 4", "nChw8c", "c"},
       {"2, 20, 2, 3, 5", "nCdhw16c", "c"},
       {"4, 20", "nC16c", "c"},
       {"6, 2, 5", "cnw", "c"}, // merged to [1, C, S]
