@@ -8,7 +8,8 @@ The contenders are Normforge, PyTorch, torch.compile, ONNX Runtime (inference, c
 XLA (jax.jit), in f32: batch norm in nchw and nhwc, group norm in both, layer and RMS norm of rows.
 Training is the forward pass with statistics of the batch: moving statistics updated, y returned.
 Backward gives the gradients of x, gamma and beta from dy and the statistics that the forward pass
-saved; PyTorch's goes through its autograd engine, as its users' does. It needs Normforge built in
+saved; PyTorch's goes through its autograd engine, as its users' does, and through one graph again and
+again, so that compiled code may not reuse what the forward pass has saved (donated_buffer). It needs Normforge built in
 DIR, a C++ compiler for torch.compile, and the packages numpy, torch, onnx, onnxruntime and jax.
 
 Every shape has a process of its own. In it the contenders run in turn, in blocks of calls, each on

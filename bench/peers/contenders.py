@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import normforge
 from .contender import OURS, Contender
-from .problem import EPSILON, MOMENTUM, aligned_copy, channels_first, in_layout
+from .problem import EPSILON, MOMENTUM, MOVING, aligned_copy, channels_first, in_layout
 
 if TYPE_CHECKING:
     import jax
@@ -55,7 +55,11 @@ def make_torch(problem: Problem, layout: str, compiled: bool) -> Contender:
         function = torch.compile(function, dynamic=False)
     if problem.phase != "backward":
         torch.set_grad_enabled(False)
-        return Contender(name, layout, lambda: function(x, *channel), lambda y, _: y.numpy())
+
+        def read_forward(y: Any, result: str) -> np.ndarray:
+            return (channel[MOVING.index(result) - 2] if result in MOVING else y).numpy()
+
+        return Contender(name, layout, lambda: function(x, *channel), read_forward)
     torch.set_grad_enabled(True)
     torch._functorch.config.donated_buffer = False  # the graph is gone through again and again
     parameters = [x, *channel[: len(problem.gradients) - 1]]
@@ -225,6 +229,8 @@ def make_xla(problem: Problem, layout: str) -> Contender:
     def read(results: Any, name: str) -> np.ndarray:
         if name == "y":
             return channels_first(np.asarray(results), layout)
+        if name in MOVING:
+            return np.asarray(channel[MOVING.index(name) - 2])
         gradient = np.asarray(results[problem.gradients.index(name)])
         return channels_first(gradient, layout) if name == "dx" else gradient
 

@@ -62,6 +62,8 @@ def measure(contenders: list[Contender], seconds: float) -> list[list[float]]:
         once = seconds_a_call(contender, 2)
         calls.append(max(2, math.ceil(BLOCK_SECONDS / once)))
         seconds_a_round += (calls[-1] + 1) * once + PAUSE_SECONDS
+    if not contenders:
+        return []
     rounds = min(max(int(seconds / seconds_a_round), MIN_ROUNDS), MAX_ROUNDS)
     blocks: list[list[float]] = [[] for _ in contenders]
     gc.collect()

@@ -151,8 +151,11 @@ def statistics(operator: Operator, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return mean, view.var(axes) if operator.centered else np.square(view).mean(axes)
 
 
+MOVING = ("moving_mean", "moving_variance")
+
+
 def expected(problem: Problem) -> dict[str, np.ndarray]:
-    """y, or the gradients."""
+    """Of one call: y, in training moving statistics, too; or the gradients."""
     import numpy as np
 
     operator = problem.operator
@@ -171,7 +174,13 @@ def expected(problem: Problem) -> dict[str, np.ndarray]:
         y = normalized.reshape(problem.sizes) * gamma
         if operator.centered:
             y += along_channels(wide["beta"], rank)
-        return {"y": y.astype(np.float32)}
+        results = {"y": y}
+        if problem.phase == "training":
+            count = problem.data["x"].size // problem.channels
+            new = (mean.ravel(), variance.ravel() * (count / (count - 1)))
+            for name, value in zip(MOVING, new, strict=True):
+                results[name] = wide[name] + MOMENTUM * (value - wide[name])
+        return {name: array.astype(np.float32) for name, array in results.items()}
     dy = wide["dy"]
     over = (0, *range(2, rank))
     result = {
