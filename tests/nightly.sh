@@ -5,7 +5,8 @@
 # exit status 1 where one failed.
 #
 # Fuzzing takes half of the hours, the same for each target, and differential testing a quarter. The
-# test suite, more random specs (some five minutes) and the sanitizers take what they take.
+# test suite with all cases of which ./dev test draws a third, every spec on three CPUs (half an
+# hour), more random specs (some five minutes) and the sanitizers take what they take.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
@@ -37,7 +38,16 @@ step() {
 }
 
 # The suite without what has a step of its own below. Installs what is missing, and builds.
-suite() { ./dev test -LE fuzz -E '^numerics/RandomSpecsTest$'; }
+suite() { NORMFORGE_TEST_ALL=1 ./dev test -LE fuzz -E '^numerics/RandomSpecsTest$'; }
+
+# Every spec, at two batch sizes and on one thread and two.
+specs() {
+  local cpu
+  for cpu in native haswell x86-64-v2; do
+    "$build/bin/normforge" check specs --cpu "$cpu" --size N=2 --size T=5 --threads 2 || return 1
+    "$build/bin/normforge" check specs --cpu "$cpu" --size N=7 --size T=3 --threads 1 || return 1
+  done
+}
 
 # Twenty times as many specs as ctest draws, which its limit of 300 s would end.
 random_specs() {
@@ -73,6 +83,7 @@ sanitize() {
 }
 
 step suite suite
+step specs specs
 step random-specs random_specs
 mapfile -t targets < <(tests/fuzz/run.sh --list)
 for target in "${targets[@]}"; do

@@ -43,7 +43,7 @@ void addLayouts(CrossProgram &program, const char *cpu, std::vector<Expectation>
   for (const Shape &shape : layoutShapes())
     for (const Kind &kind : kinds({cpu})) {
       ++turn;
-      if (!exists(shape, kind))
+      if (!exists(shape, kind) || !isTaken(turn))
         continue;
       const bool isStatic = turn % 4 == 0;
       auto scaled = [&](char letter, int64_t size) { return size * factorOf(shape, kind, letter); };
@@ -155,7 +155,7 @@ void normforge::test::checkOnEmulator(const char *cpu, const std::vector<std::st
         CHECK_MESSAGE(wrong.empty(), wrong);
       }
     }
-    CHECK(expectations.size() > 1000);
+    CHECK(expectations.size() > 500);
   } catch (const std::exception &error) {
     FAIL_CHECK(std::string(error.what()));
   }

@@ -1,6 +1,7 @@
 #include "tests/numerics/KernelCase.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <fmt/format.h>
 #include <stdexcept>
 
@@ -22,7 +23,8 @@ Session *sessionOrSkip(const std::string &cpu) {
 }
 
 std::string repeatCommand(std::string_view testCase) {
-  return fmt::format("NORMFORGE_TEST_SEED={} build/bin/test_numerics --test-case='{}'", testSeed(),
+  return fmt::format("{}NORMFORGE_TEST_SEED={} build/bin/test_numerics --test-case='{}'",
+                     std::getenv("NORMFORGE_TEST_ALL") ? "NORMFORGE_TEST_ALL=1 " : "", testSeed(),
                      testCase);
 }
 

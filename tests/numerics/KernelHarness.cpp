@@ -221,4 +221,9 @@ uint64_t testSeed() {
   return seed;
 }
 
+bool isTaken(size_t turn) {
+  static const bool all = std::getenv("NORMFORGE_TEST_ALL") != nullptr;
+  return all || turn % 3 == 0;
+}
+
 } // namespace normforge::test

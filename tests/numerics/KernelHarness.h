@@ -83,5 +83,8 @@ bool sameBits(const oracle::Arrays &a, const oracle::Arrays &b);
 
 /// A new seed each run, or NORMFORGE_TEST_SEED's; printed once.
 uint64_t testSeed();
+/// Whether a test of very many cases takes this one: one in three, which ones a matter of where the
+/// test begins to count; all with NORMFORGE_TEST_ALL=1, as tests/nightly.sh has it.
+bool isTaken(size_t turn);
 
 } // namespace normforge::test
