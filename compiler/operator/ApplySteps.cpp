@@ -117,6 +117,12 @@ std::optional<KeptBits> OperatorBuilder::keptBits() {
     // The forward phases of groups have loops of their own over channels.
     if (loops_.back().part == RawLoop::Within)
       return std::nullopt;
+    // So may backward, whose sums over channels need a reduced loop, of size 1 if there is no
+    // other.
+    OperatorBuilder backward(spec_, Phase::Backward);
+    backward.makeLoops();
+    if (backward.loops_.back().axes != loops_.back().axes)
+      return std::nullopt;
     return KeptBits{i, loops_.back().axes};
   }
   return std::nullopt;

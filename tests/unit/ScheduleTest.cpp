@@ -175,6 +175,10 @@ TEST_CASE("bits are kept where backward need not read an operand of x's shape fo
     INFO(more);
     CHECK(bitsOf(more, nhwc).empty());
   }
+  // Training's innermost loop is n, backward's the one of size 1 that sums of channels go over.
+  CHECK(bitsOf(all + "axis: [0]\nmode: group\ngroups: 3\nfuse: [add, relu]\n",
+               "shape: [33, N, 1, 1], layout: dnht")
+            .empty());
 }
 
 TEST_CASE("no task takes part of a word of bits") {
