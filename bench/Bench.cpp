@@ -30,7 +30,7 @@ struct Options {
   std::vector<std::string> phases{"inference", "training"};
   int threads = std::min(2, usableProcessors());
   double seconds = 0.3; ///< a case
-  std::string json, schedule;
+  std::string json, schedule, tuned;
   bool quick = false;
 };
 
@@ -110,6 +110,15 @@ class Benchmark {
 public:
   Benchmark(const Options &options, const TargetDescription &target)
       : options_(options), target_(target), session_(target) {
+    if (!options.tuned.empty()) {
+      std::vector<std::string> warnings;
+      auto records = readTunedRecords(options.tuned, warnings);
+      for (const std::string &warning : warnings)
+        fmt::print(stderr, "{}\n", warning);
+      if (!records)
+        throw std::runtime_error(llvm::toString(records.takeError()));
+      tuned_ = std::move(*records);
+    }
     if (options.json.empty())
       return;
     json_.open(unfinished());
@@ -177,7 +186,8 @@ private:
 
   void measureCase(const SpecFile &file, const Spec &spec, const std::string &layout, int64_t batch,
                    Phase phase) {
-    Case problem{spec, phase, {}, {}, options_.threads, options_.schedule};
+    Case problem{
+        spec, phase, {}, {}, options_.threads, options_.schedule, tuned_ ? &*tuned_ : nullptr};
     int64_t tokens = 128;
     for (const List &l : kLists)
       if (l.folder == file.list && l.tokens)
@@ -262,7 +272,7 @@ private:
     auto ratio = [&](const char *name, std::vector<double> &ratios, int &behind) {
       if (!timing.count(name))
         return std::pair<std::string, std::string>("-", "");
-      const Ratio r = pairedRatio(us, timing[name]);
+      const Ratio r = pairedRatio(us.blocks, timing[name].blocks);
       ratios.push_back(r.value);
       behind += r.high < 1 / 1.03;
       return std::pair(fmt::format("{:.2f}{}", r.value, r.high < 1 / 1.03 ? "!" : ""),
@@ -371,6 +381,7 @@ private:
   }
 
   const Options &options_;
+  std::optional<TunedRecords> tuned_;
   const TargetDescription &target_;
   Session session_;
   std::ofstream json_;
@@ -417,6 +428,8 @@ int main(int argc, char **argv) {
          "Compute by this schedule, as `normforge explain` shows them, instead of those that "
          "are chosen: of one spec, layout and phase")
       ->type_name("TEXT");
+  app.add_option("--tuned", options.tuned, "Take schedules from these records of `normforge tune`")
+      ->type_name("FILE");
   app.add_option("--json", options.json,
                  "Also write one JSON object a line and contender to this file");
   app.add_flag("--quick", options.quick, "A few specs of each list, and a third of the time");

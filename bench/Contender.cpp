@@ -3,6 +3,7 @@
 #include "bench/HandWritten.h"
 #include "normforge/openmp.h"
 #include "runtime/kernel/Plan.h"
+#include "runtime/measure/Copy.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -94,24 +95,15 @@ int64_t bytesOfData(const Case &problem) {
 class Roofline : public Contender {
 public:
   Roofline(const Case &problem, bool streams)
-      : count_(bytesOfData(problem) / 4), streams_(streams), threads_(problem.threads),
-        x_(static_cast<uint64_t>(4 * count_)), y_(static_cast<uint64_t>(4 * count_)) {
-    // What is read beside x, as far as it is of x's shape: once.
-    for (const char *name : {"addend", "dy"})
-      if (auto beside = problem.inputs.find(name); beside != problem.inputs.end())
-        z_.emplace(beside->second);
-    std::fill(x_.floats(), x_.floats() + count_, 1.F);
-  }
-  void run() override {
-    scaleCopy(x_.floats(), z_ ? z_->floats() : nullptr, y_.floats(), count_, streams_, threads_);
-  }
+      : streams_(streams), executor_(nf_openmp_executor(problem.threads)),
+        copy_(static_cast<uint64_t>(bytesMoved(problem) - bytesOfData(problem)),
+              static_cast<uint64_t>(bytesOfData(problem))) {}
+  void run() override { copy_.run(streams_, executor_); }
 
 private:
-  int64_t count_;
   bool streams_;
-  int threads_;
-  Buffer x_, y_;
-  std::optional<Buffer> z_;
+  nf_executor executor_;
+  MemoryCopy copy_;
 };
 
 } // namespace
@@ -129,7 +121,8 @@ Normforge::Normforge(Session &session, const Case &problem) : state_(std::make_u
   State &s = *state_;
   s.executor = nf_openmp_executor(problem.threads);
   const Operator op = makeOperator(problem.spec, problem.phase);
-  auto variants = chooseSchedules(op, session.target(), problem.schedule);
+  auto variants =
+      chooseSchedules(op, session.target(), {.forced = problem.schedule, .tuned = problem.tuned});
   if (!variants)
     throw std::runtime_error("--schedule: " + llvm::toString(variants.takeError()));
   auto artifact = session.compile(op, *variants);
@@ -209,40 +202,6 @@ int64_t bytesMoved(const Case &problem) {
 
 std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams) {
   return std::make_unique<Roofline>(problem, streams);
-}
-
-std::optional<Spec> inLayout(const Spec &spec, const std::string &layout) {
-  const std::string &own = spec.layout.text;
-  for (const std::vector<FuseStep> *steps : {&spec.prologue, &spec.fuse})
-    for (const FuseStep &step : *steps)
-      for (const StepOperand &operand : step.operands)
-        if (!operand.whole && own != layout) // its axes would be others
-          return std::nullopt;
-  const bool channelsFirst = own == "nchw" || own == "ncw" || own == "ncdhw";
-  if (!channelsFirst)
-    return own == layout || layout == "nchw" ? std::optional(spec) : std::nullopt;
-  if (layout == "nchw")
-    return spec;
-  Spec other = spec;
-  const size_t rank = spec.shape.size();
-  if (layout == "nhwc") {
-    other.layout = Layout();
-    other.layout.axes = other.layout.text = own.substr(0, 1) + own.substr(2) + "c";
-    other.shape.erase(other.shape.begin() + 1);
-    other.shape.push_back(spec.shape[1]);
-    for (int &axis : other.axes)
-      axis = axis == 1 ? static_cast<int>(rank) - 1 : axis > 1 ? axis - 1 : axis;
-    std::sort(other.axes.begin(), other.axes.end());
-    return other;
-  }
-  if (layout != "nChw16c" && layout != "nChw8c")
-    return std::nullopt;
-  other.layout = Layout();
-  other.layout.block = layout == "nChw16c" ? 16 : 8;
-  other.layout.blockedAxis = 1;
-  other.layout.axes = own;
-  other.layout.text = "nC" + own.substr(2) + std::to_string(other.layout.block) + "c";
-  return other;
 }
 
 } // namespace normforge::bench

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compiler/oracle/Oracle.h"
+#include "compiler/records/Choose.h"
 #include "compiler/session/Session.h"
 
 #include <memory>
@@ -17,7 +18,8 @@ struct Case {
   oracle::Sizes sizes;
   oracle::Arrays inputs;
   int threads = 1;
-  std::string schedule{}; ///< a forced one's text; empty: what is chosen
+  std::string schedule{};              ///< a forced one's text; empty: what is chosen
+  const TunedRecords *tuned = nullptr; ///< that schedules are chosen from
 };
 
 class Contender {
@@ -66,9 +68,5 @@ int64_t bytesMoved(const Case &problem);
 
 /// Moves as many bytes with a scale and an addition.
 std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams);
-
-/// The problem's spec in another layout of its axes, nothing where its rank has none: "nchw" stands
-/// for channels first, "nhwc" for channels last, "nChw16c" for blocks of channels.
-std::optional<Spec> inLayout(const Spec &spec, const std::string &layout);
 
 } // namespace normforge::bench

@@ -226,58 +226,11 @@ NF_AVX512 void trainingNhwc(const HandWrittenProblem &p, float *workspace) {
   columns(p, scale, shift);
 }
 
-namespace {
-
-NF_AVX512 void scaleCopy512(const float *x, const float *z, float *y, int64_t count, bool streams) {
-  const __m512 a = _mm512_set1_ps(1.5F), b = _mm512_set1_ps(0.25F);
-  int64_t i = 0;
-  for (; i + 64 <= count; i += 64)
-    for (int k = 0; k < 64; k += 16) {
-      const __m512 v =
-          _mm512_fmadd_ps(_mm512_loadu_ps(x + i + k), a, z ? _mm512_loadu_ps(z + i + k) : b);
-      if (streams)
-        _mm512_stream_ps(y + i + k, v);
-      else
-        _mm512_storeu_ps(y + i + k, v);
-    }
-  for (; i < count; ++i)
-    y[i] = 1.5F * x[i] + (z ? z[i] : 0.25F);
-  _mm_sfence();
-}
-
-NF_AVX2 void scaleCopy256(const float *x, const float *z, float *y, int64_t count, bool streams) {
-  const __m256 a = _mm256_set1_ps(1.5F), b = _mm256_set1_ps(0.25F);
-  int64_t i = 0;
-  for (; i + 32 <= count; i += 32)
-    for (int k = 0; k < 32; k += 8) {
-      const __m256 v =
-          _mm256_fmadd_ps(_mm256_loadu_ps(x + i + k), a, z ? _mm256_loadu_ps(z + i + k) : b);
-      if (streams)
-        _mm256_stream_ps(y + i + k, v);
-      else
-        _mm256_storeu_ps(y + i + k, v);
-    }
-  for (; i < count; ++i)
-    y[i] = 1.5F * x[i] + (z ? z[i] : 0.25F);
-  _mm_sfence();
-}
-
-} // namespace
-
-void scaleCopy(const float *x, const float *z, float *y, int64_t count, bool streams, int threads) {
-  static const bool wide = hostHasFeature("avx512f");
-  constexpr int64_t chunk = 4 << 10; // floats
-  const int used = 8 * count < kSmallBytes ? 1 : threads;
-  parallel(used, (count + chunk - 1) / chunk, [&](int64_t first, int64_t last) {
-    const int64_t from = first * chunk, to = std::min(count, last * chunk);
-    (wide ? scaleCopy512 : scaleCopy256)(x + from, z ? z + from : nullptr, y + from, to - from,
-                                         streams);
-  });
-}
+namespace {} // namespace
 
 } // namespace normforge::bench
 
-#else // no kernels by hand for other machines; the plain loop stands for the memory's speed
+#else // no kernels by hand for other machines
 
 namespace normforge::bench {
 
@@ -286,25 +239,6 @@ void inferenceNchw(const HandWrittenProblem &) {}
 void trainingNchw(const HandWrittenProblem &) {}
 void inferenceNhwc(const HandWrittenProblem &) {}
 void trainingNhwc(const HandWrittenProblem &, float *) {}
-
-void scaleCopy(const float *x, const float *z, float *y, int64_t count, bool, int threads) {
-  struct Copy {
-    const float *x, *z;
-    float *y;
-    int64_t count;
-  } copy{x, z, y, count};
-  constexpr int64_t chunk = 4 << 10; // floats
-  const nf_executor executor = nf_openmp_executor(threads);
-  executor.parallel_for(
-      executor.user, static_cast<uint64_t>((count + chunk - 1) / chunk),
-      [](void *data, uint64_t first, uint64_t last) {
-        const Copy &c = *static_cast<const Copy *>(data);
-        const int64_t end = std::min(c.count, static_cast<int64_t>(last) * chunk);
-        for (auto i = static_cast<int64_t>(first) * chunk; i < end; ++i)
-          c.y[i] = 1.5F * c.x[i] + (c.z ? c.z[i] : 0.25F);
-      },
-      &copy);
-}
 
 } // namespace normforge::bench
 

@@ -29,8 +29,4 @@ void inferenceNhwc(const HandWrittenProblem &p);
 /// `workspace`: (threads + 3) * channels floats.
 void trainingNhwc(const HandWrittenProblem &p, float *workspace);
 
-/// y = a*x + b, or y = a*x + z where z is given, over `count` floats from 64-byte aligned arrays:
-/// what must move at least. Forked and joined as the kernels are.
-void scaleCopy(const float *x, const float *z, float *y, int64_t count, bool streams, int threads);
-
 } // namespace normforge::bench

@@ -10,23 +10,6 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-Ratio pairedRatio(const Timing &a, const Timing &b) {
-  std::vector<double> ratios;
-  for (size_t i = 0; i < a.blocks.size(); ++i)
-    ratios.push_back(b.blocks[i] / a.blocks[i]);
-  std::sort(ratios.begin(), ratios.end());
-  // 1.96 standard deviations of a binomial's rank.
-  const auto n = static_cast<double>(ratios.size()), half = 0.98 * std::sqrt(n);
-  auto rank = [&](double r) { return ratios[static_cast<size_t>(std::clamp(r, 0.0, n - 1))]; };
-  return {rank(n / 2), rank(n / 2 - half), rank(n / 2 + half)};
-}
-
 std::vector<Timing> measure(std::span<Contender *const> contenders, double seconds) {
   auto timed = [](Contender &contender, int calls) {
     const double begin = now();

@@ -1,7 +1,6 @@
 #include "compiler/cli/Adversarial.h"
 
 #include "compiler/cli/Command.h"
-#include "compiler/cli/KernelCall.h"
 #include "normforge/openmp.h"
 
 #include <algorithm>
@@ -69,7 +68,7 @@ public:
 
   llvm::Expected<bool> print() {
     const Operator op = makeOperator(check_.spec, check_.phase);
-    auto variants = chooseVariants(op, session_.target(), check_.schedule);
+    auto variants = chooseVariants(op, session_.target(), settings_.schedules(check_));
     if (!variants)
       return variants.takeError();
     auto artifact = session_.compile(op, *variants);
@@ -159,7 +158,7 @@ private:
     }
     call->allocate();
     for (const auto &[name, array] : inputs)
-      call->set(name, array);
+      call->set(name, array.bytes);
     std::vector<nf_scalar> scalars;
     for (const Scalar &scalar : kernel_->artifact().scalars)
       scalars.push_back(check_.scalars.at(scalar.name));
@@ -183,7 +182,7 @@ private:
       if (!arguments[i].written)
         continue;
       const std::string &name = arguments[i].name;
-      const HostArray actual = call->output(i);
+      const HostArray actual = oracle::outputOf(*call, i);
       const Error ours = errorOf(actual, expected.at(name));
       fmt::print("  {:<8} {:<8}", ours.text,
                  theirs.count(name) ? errorOf(theirs.at(name), expected.at(name)).text : "-");

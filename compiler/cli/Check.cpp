@@ -22,21 +22,10 @@ namespace {
 
 struct Options {
   std::vector<std::string> paths, sizes;
-  std::string threads, cpu, phase, seed, data, schedule, schedules;
+  std::string threads, cpu, phase, seed, data, schedules;
+  ScheduleOptions schedule;
   bool json = false, verbose = false, adversarial = false;
 };
-
-/// Sizes that nobody gave, by the names that the specs of this project have for them.
-const std::pair<const char *, int64_t> defaultSizes[] = {{"N", 8}, {"T", 128}};
-
-/// Values for the numbers that a spec leaves to the call.
-double drawScalar(const Spec &spec, const std::string &name) {
-  if (name == "epsilon")
-    return 1e-3;
-  if (name == "count")
-    return 4;
-  return spec.momentum.weighs == MomentumWeighs::Old ? 0.9 : 0.1;
-}
 
 class Planner {
 public:
@@ -60,14 +49,13 @@ public:
         check.sizes[name] = found->second;
         continue;
       }
-      const auto *fallback =
-          llvm::find_if(defaultSizes, [&](const auto &entry) { return name == entry.first; });
-      if (fallback == std::end(defaultSizes)) {
+      const std::optional<int64_t> fallback = defaultSize(name);
+      if (!fallback) {
         missing.push_back(name);
         continue;
       }
-      check.sizes[name] = fallback->second;
-      if (std::string text = fmt::format("{}={}", name, fallback->second);
+      check.sizes[name] = *fallback;
+      if (std::string text = fmt::format("{}={}", name, *fallback);
           !llvm::is_contained(defaults, text))
         defaults.push_back(std::move(text));
     }
@@ -80,7 +68,7 @@ public:
       check.phase = phase;
       check.scalars.clear();
       for (const std::string &name : spec.scalarNames(phase))
-        check.scalars[name] = drawScalar(spec, name);
+        check.scalars[name] = scalarFor(spec, name);
       cases.push_back(check);
     }
     return llvm::Error::success();
@@ -136,13 +124,16 @@ llvm::Expected<CheckSettings> readSettings(const Options &options) {
   return settings;
 }
 
-llvm::Expected<ExitStatus> run(const Options &options) {
+llvm::Expected<ExitStatus> run(Options &options) {
   if (options.adversarial && (options.json || options.verbose || !options.data.empty()))
     return badInput("--adversarial prints a table of its own data; leave out --data, --json and "
                     "--verbose, or --adversarial");
   auto settings = readSettings(options);
   if (!settings)
     return settings.takeError();
+  if (llvm::Error error = options.schedule.read())
+    return error;
+  settings->chosen = options.schedule;
   auto sizes = parseSizes(options.sizes);
   if (!sizes)
     return sizes.takeError();
@@ -164,12 +155,12 @@ llvm::Expected<ExitStatus> run(const Options &options) {
 
   if (!options.schedules.empty() && options.schedules != "all")
     return badInput(fmt::format("--schedules: expected all, found '{}'", options.schedules));
-  if (!options.schedules.empty() && (!options.schedule.empty() || options.adversarial))
+  if (!options.schedules.empty() && (!options.schedule.forced.empty() || options.adversarial))
     return badInput("--schedules all is of a check by itself; leave out --schedule and "
                     "--adversarial, or --schedules");
   std::vector<CheckCase> cases;
   for (CheckCase &check : planner.cases) {
-    check.schedule = options.schedule;
+    check.schedule = options.schedule.forced;
     if (options.schedules.empty()) {
       cases.push_back(check);
       continue;
@@ -240,7 +231,7 @@ void declareCheck(CLI::App &app, int &status) {
   sub->add_option("--seed", options->seed,
                   "Draw the same inputs again (default: a new seed, which is printed)")
       ->type_name("NUMBER");
-  addScheduleOption(*sub, options->schedule);
+  addScheduleOptions(*sub, options->schedule);
   sub->add_option("--schedules", options->schedules,
                   "all: check every schedule that there is to choose from, one after the other")
       ->type_name("all");

@@ -1,7 +1,6 @@
 #include "compiler/cli/CheckCase.h"
 
 #include "compiler/cli/Command.h"
-#include "compiler/cli/KernelCall.h"
 #include "compiler/oracle/Coordinates.h"
 #include "normforge/openmp.h"
 
@@ -130,7 +129,7 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
   // From the spec in hand to a kernel that can be called.
   const Clock::time_point start = Clock::now();
   const Operator op = makeOperator(spec, check.phase);
-  auto variants = chooseVariants(op, session.target(), check.schedule);
+  auto variants = chooseVariants(op, session.target(), settings.schedules(check));
   if (!variants)
     return variants.takeError();
   auto artifact = session.compile(op, *variants);
@@ -167,7 +166,7 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
     result.notes.push_back(std::move(*overflow));
   call->allocate();
   for (const auto &[name, array] : inputs)
-    call->set(name, array);
+    call->set(name, array.bytes);
   call->setScalars(std::move(scalars));
   const nf_executor executor = nf_openmp_executor(settings.threads);
   if (!call->run(executor, failure))
@@ -210,7 +209,7 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
     if (!loaded.arguments[i].written)
       continue;
     const std::string &name = loaded.arguments[i].name;
-    const HostArray actual = call->output(i);
+    const HostArray actual = oracle::outputOf(*call, i);
     OutputResult output;
     output.name = name;
     output.reference = compareWith(actual, expected.at(name), tolerances.at(name));

@@ -3,8 +3,8 @@
 // Enters: the spec, sizes, a seed. Leaves: a CaseResult with everything that the report shows.
 #pragma once
 
+#include "compiler/cli/Command.h"
 #include "compiler/oracle/Oracle.h"
-#include "compiler/session/Session.h"
 
 #include <optional>
 #include <string>
@@ -27,6 +27,11 @@ struct CheckSettings {
   int threads = 1;
   uint64_t seed = 0;
   oracle::Data data = oracle::Data::Normal;
+  ScheduleOptions chosen{}; ///< where a case has no schedule of its own
+
+  ScheduleOptions schedules(const CheckCase &check) const {
+    return check.schedule.empty() ? chosen : ScheduleOptions{.forced = check.schedule};
+  }
 };
 
 /// An output against one authority.

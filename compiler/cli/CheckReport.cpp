@@ -303,6 +303,8 @@ std::string repeatCommand(const CheckCase &check, const CheckSettings &settings)
     command += fmt::format(" --size {}={}", name, value);
   if (!settings.cpu.empty())
     command += " --cpu " + shellWord(settings.cpu);
+  if (!settings.chosen.tuned.empty())
+    command += " --tuned " + shellWord(settings.chosen.tuned);
   if (!check.schedule.empty())
     command += " --schedule " + shellWord(check.schedule);
   return command + fmt::format(" --threads {} --data {} --seed {} --verbose", settings.threads,

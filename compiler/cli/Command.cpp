@@ -206,22 +206,60 @@ std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const Nam
   return values;
 }
 
+std::optional<int64_t> defaultSize(llvm::StringRef name) {
+  return name == "N"   ? std::optional<int64_t>(8)
+         : name == "T" ? std::optional<int64_t>(128)
+                       : std::nullopt;
+}
+
+double scalarFor(const Spec &spec, llvm::StringRef name) {
+  if (name == "epsilon")
+    return 1e-3;
+  if (name == "count")
+    return 4;
+  return spec.momentum.weighs == MomentumWeighs::Old ? 0.9 : 0.1;
+}
+
 // ---- Specs --------------------------------------------------------------------------------------
 
-llvm::Expected<std::vector<ScheduleVariant>>
-chooseVariants(const Operator &op, const TargetDescription &target, const std::string &forced) {
-  auto variants = chooseSchedules(op, target, forced);
+llvm::Error ScheduleOptions::read() {
+  if (tuned.empty())
+    return llvm::Error::success();
+  std::vector<std::string> warnings;
+  auto found = readTunedRecords(tuned, warnings);
+  for (const std::string &warning : warnings)
+    llvm::errs() << warning << '\n';
+  if (!found)
+    return located(found.takeError());
+  records = std::make_shared<const TunedRecords>(std::move(*found));
+  return llvm::Error::success();
+}
+
+llvm::Expected<std::vector<ScheduleVariant>> chooseVariants(const Operator &op,
+                                                            const TargetDescription &target,
+                                                            const ScheduleOptions &options) {
+  auto variants =
+      chooseSchedules(op, target, {.forced = options.forced, .tuned = options.records.get()});
   if (!variants)
     return badInput("--schedule: " + llvm::toString(variants.takeError()));
   return variants;
 }
 
-void addScheduleOption(CLI::App &command, std::string &forced) {
+void addScheduleOptions(CLI::App &command, ScheduleOptions &options) {
   command
-      .add_option("--schedule", forced,
+      .add_option("--schedule", options.forced,
                   "Compute by this schedule, for all sizes, instead of those that are chosen; "
                   "`normforge explain` shows them")
       ->type_name("TEXT");
+  addTunedOption(command, options);
+}
+
+void addTunedOption(CLI::App &command, ScheduleOptions &options) {
+  command
+      .add_option("--tuned", options.tuned,
+                  "Take schedules from these records of `normforge tune` where they are of this "
+                  "machine")
+      ->type_name("FILE");
 }
 
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths) {

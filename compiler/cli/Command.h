@@ -5,6 +5,7 @@
 // written.
 #pragma once
 
+#include "compiler/records/Choose.h"
 #include "compiler/session/Session.h"
 
 #include "llvm/ADT/StringRef.h"
@@ -37,6 +38,7 @@ void declareRun(CLI::App &app, int &status);
 void declareExplain(CLI::App &app, int &status);
 void declarePack(CLI::App &app, int &status);
 void declareTargets(CLI::App &app, int &status);
+void declareTune(CLI::App &app, int &status);
 
 /// "normforge: error: TEXT".
 llvm::Error badInput(const std::string &text);
@@ -82,10 +84,19 @@ llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::String
 llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<std::string> &cpus,
                                                              llvm::StringRef machine = "");
 
-/// chooseSchedules, its error as one of --schedule, which `forced` is the text of.
+/// Where a command's schedules come from: --schedule, --tuned.
+struct ScheduleOptions {
+  std::string forced{}, tuned{};
+  std::shared_ptr<const TunedRecords> records{}; ///< of `tuned`, once read
+
+  /// Reads the file that `tuned` names. Lines that are none are told of on stderr.
+  llvm::Error read();
+};
+void addScheduleOptions(CLI::App &command, ScheduleOptions &options);
+void addTunedOption(CLI::App &command, ScheduleOptions &options);
+/// chooseSchedules, its error as one of --schedule.
 llvm::Expected<std::vector<ScheduleVariant>>
-chooseVariants(const Operator &op, const TargetDescription &target, const std::string &forced);
-void addScheduleOption(CLI::App &command, std::string &forced);
+chooseVariants(const Operator &op, const TargetDescription &target, const ScheduleOptions &options);
 
 /// The files named, and every *.yaml below the directories named, ascending.
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths);
@@ -95,6 +106,10 @@ llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &path
 llvm::Error checkDistinctNames(const std::vector<std::string> &paths,
                                const std::vector<Spec> &specs);
 
+/// A value for a named size that nobody gave, by the names that the specs of this project have.
+std::optional<int64_t> defaultSize(llvm::StringRef name);
+/// One for a number that a spec leaves to the call.
+double scalarFor(const Spec &spec, llvm::StringRef name);
 /// Values of the kernel's sizes in its order. `missing` gets the names that have none.
 std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const NamedSizes &sizes,
                                 std::vector<std::string> &missing);

@@ -17,7 +17,8 @@ namespace {
 
 struct Options {
   std::vector<std::string> specs, emit, cpus;
-  std::string machine, phase, output, variant, schedule;
+  std::string machine, phase, output, variant;
+  ScheduleOptions schedule;
   bool time = false;
 };
 
@@ -111,7 +112,9 @@ llvm::Error printTimes(const Operator &op, const std::vector<ScheduleVariant> &v
   return llvm::Error::success();
 }
 
-llvm::Error run(const Options &options) {
+llvm::Error run(Options &options) {
+  if (llvm::Error error = options.schedule.read())
+    return error;
   if (options.time && !(options.emit.empty() && options.output.empty()))
     return badInput("--time prints times; leave out --emit and -o, or --time");
   std::optional<EmitStage> stage;
@@ -232,7 +235,7 @@ void declareCompile(CLI::App &app, int &status) {
                   "Write this file instead of standard output; a directory (with / at its end, or "
                   "there already) gets files named after each spec")
       ->type_name("PATH");
-  addScheduleOption(*sub, options->schedule);
+  addScheduleOptions(*sub, options->schedule);
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

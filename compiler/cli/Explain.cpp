@@ -14,7 +14,8 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::string spec, cpu, machine, phase, schedule;
+  std::string spec, cpu, machine, phase;
+  ScheduleOptions schedule;
   std::vector<std::string> sizes;
 };
 
@@ -339,7 +340,9 @@ void printArguments(const Operator &op, const Values &values) {
     fmt::print("Numbers, in order: {}\n", fmt::join(op.scalarNames(), ", "));
 }
 
-llvm::Error run(const Options &options) {
+llvm::Error run(Options &options) {
+  if (llvm::Error error = options.schedule.read())
+    return error;
   auto given = parseSizes(options.sizes);
   if (!given)
     return given.takeError();
@@ -410,7 +413,7 @@ void declareExplain(CLI::App &app, int &status) {
       ->type_name("TRIPLE");
   sub->add_option("--phase", options->phase, phaseChoices() + " (default: the spec's first)")
       ->type_name("PHASE");
-  addScheduleOption(*sub, options->schedule);
+  addScheduleOptions(*sub, options->schedule);
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

@@ -12,7 +12,8 @@ std::string_view fileKindNames(); ///< "obj, so, asm, header, manifest"
 struct ExportRequest {
   std::vector<std::string> specs; ///< files and directories
   std::vector<std::string> cpus;
-  std::string machine, phase, schedule;
+  std::string machine, phase;
+  ScheduleOptions schedule;
   std::vector<FileKind> kinds;
   std::string output; ///< -o: a file, or a directory; empty: standard output
 };

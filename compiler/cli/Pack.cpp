@@ -17,6 +17,7 @@ namespace {
 struct Options {
   std::vector<std::string> specs, cpus;
   std::string phase, output, list;
+  ScheduleOptions schedule;
 };
 
 /// What a file of kernels is, a line a kernel and CPU; every artifact is read.
@@ -65,7 +66,9 @@ llvm::Error readBack(const std::vector<std::byte> &bytes, size_t kernels) {
                        "internal error: the pack that was made cannot be read: " + failure.message);
 }
 
-llvm::Error run(const Options &options) {
+llvm::Error run(Options &options) {
+  if (llvm::Error error = options.schedule.read())
+    return error;
   if (!options.list.empty()) {
     if (!options.specs.empty() || !options.output.empty() || !options.cpus.empty() ||
         !options.phase.empty())
@@ -106,7 +109,11 @@ llvm::Error run(const Options &options) {
             fmt::format("{} {}\n{}", toString(phase), session->target().cpu, canonicalText(spec));
         auto found = compiled.find(key);
         if (found == compiled.end()) {
-          auto artifact = session->compile(spec, phase);
+          const Operator op = makeOperator(spec, phase);
+          auto variants = chooseVariants(op, session->target(), options.schedule);
+          if (!variants)
+            return variants.takeError();
+          auto artifact = session->compile(op, *variants);
           if (!artifact)
             return internalError(artifact.takeError());
           found = compiled.emplace(key, std::move(*artifact)).first;
@@ -139,6 +146,7 @@ void declarePack(CLI::App &app, int &status) {
   sub->add_option("--phase", options->phase, phaseChoices() + " (default: all of each spec)")
       ->type_name("PHASE");
   sub->add_option("-o", options->output, "The file to write, such as model.nfk")->type_name("FILE");
+  addTunedOption(*sub, options->schedule);
   sub->add_option("--list", options->list, "Show and check what a pack holds")->type_name("FILE");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))

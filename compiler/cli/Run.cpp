@@ -1,9 +1,9 @@
 // `normforge run`: computes one phase of a spec from NumPy files into NumPy files.
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
-#include "compiler/cli/KernelCall.h"
 #include "compiler/cli/MatchShapes.h"
 #include "compiler/cli/Npy.h"
+#include "compiler/oracle/Oracle.h"
 #include "normforge/openmp.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -22,7 +22,8 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::string spec, cpu, phase, threads, schedule;
+  std::string spec, cpu, phase, threads;
+  ScheduleOptions schedule;
   std::vector<std::string> inputs, outputs, sizes;
 };
 
@@ -178,8 +179,8 @@ llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
   std::vector<FileToWrite> files;
   std::deque<HostArray> arrays; // what the files' bodies refer to
   for (const auto &[name, path] : request.outputs) {
-    const HostArray &array =
-        arrays.emplace_back(call.output(static_cast<size_t>(request.op.operand(name, true))));
+    const HostArray &array = arrays.emplace_back(
+        oracle::outputOf(call, static_cast<size_t>(request.op.operand(name, true))));
     auto head = npyHead(array);
     if (!head)
       return located(head.takeError());
@@ -189,7 +190,9 @@ llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
   return error ? located(std::move(error)) : llvm::Error::success();
 }
 
-llvm::Error run(const Options &options) {
+llvm::Error run(Options &options) {
+  if (llvm::Error error = options.schedule.read())
+    return error;
   auto threads = parseThreads(options.threads);
   if (!threads)
     return threads.takeError();
@@ -241,7 +244,7 @@ llvm::Error run(const Options &options) {
     return badInput(failure.message);
   call->allocate();
   for (const auto &[name, array] : *arrays)
-    call->set(name, array);
+    call->set(name, array.bytes);
   call->setScalars(*scalars);
   if (!call->run(nf_openmp_executor(*threads), failure))
     return badInput(failure.message);
@@ -273,7 +276,7 @@ void declareRun(CLI::App &app, int &status) {
   sub->add_option("--threads", options->threads,
                   "Threads to use (default: as many as processors may be used)")
       ->type_name("COUNT");
-  addScheduleOption(*sub, options->schedule);
+  addScheduleOptions(*sub, options->schedule);
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

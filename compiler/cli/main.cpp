@@ -56,6 +56,7 @@ int parseAndRun(int argc, char **argv) {
   cli::declareCheck(app, status);
   cli::declareCompile(app, status);
   cli::declarePack(app, status);
+  cli::declareTune(app, status);
   cli::declareRun(app, status);
   cli::declareExplain(app, status);
   cli::declareTargets(app, status);

@@ -1,6 +1,7 @@
 // Whether a kernel's outputs are what the reference's are, within what is allowed.
 #include "compiler/oracle/Oracle.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -48,6 +49,13 @@ Comparison compare(const HostArray &actual, const HostArray &expected, const Tol
     }
   }
   return result;
+}
+
+HostArray outputOf(const KernelCall &call, size_t argument) {
+  HostArray array(call.plan().kernel().artifact().arguments[argument].dtype,
+                  call.plan().arrays()[argument].shape);
+  std::ranges::copy(call.array(argument), array.bytes.begin());
+  return array;
 }
 
 } // namespace normforge::oracle

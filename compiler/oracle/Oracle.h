@@ -6,6 +6,7 @@
 
 #include "compiler/spec/HostArray.h"
 #include "compiler/spec/Spec.h"
+#include "runtime/measure/KernelCall.h"
 
 #include <map>
 #include <memory>
@@ -86,6 +87,9 @@ struct Comparison {
 /// NaN agrees with NaN and Inf with the same Inf, and Inf where any difference is allowed. Arrays
 /// of different counts never agree.
 Comparison compare(const HostArray &actual, const HostArray &expected, const Tolerance &tolerance);
+
+/// A kernel's written argument, as its last run has left it.
+HostArray outputOf(const KernelCall &call, size_t argument);
 
 /// oneDNN set up for one problem. Buffers are oneDNN's own copies; run() times or computes.
 class OneDnn {

@@ -13,6 +13,9 @@
 
 namespace normforge {
 
+/// Of the texts of schedules. It grows when a text comes to mean another kernel.
+constexpr int kScheduleLanguage = 1;
+
 /// What of a step a stage does.
 enum class Part : uint8_t {
   Whole,   ///< all of it
@@ -133,9 +136,15 @@ std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription 
 /// form, vectors, tiles, what is in flight and what tasks take. Some hundred at most.
 std::vector<Schedule> scheduleSpace(const Operator &op, const TargetDescription &target);
 
-/// What a kernel is made by: `forced`, the text of a schedule, for all sizes where it is not empty;
-/// otherwise the heuristic's. Errors of the text, and of a schedule that is not legal.
-llvm::Expected<std::vector<ScheduleVariant>>
-chooseSchedules(const Operator &op, const TargetDescription &target, llvm::StringRef forced = "");
+/// Legal schedules that differ from this one in one knob of one stage. `isWide`: in more values of
+/// it, for who has time.
+std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator &op,
+                                        const TargetDescription &target, bool isWide = false);
+
+/// Whether kernels by these two give the same bits: they do the same steps in the same stages, and
+/// a stage that reduces has the same vectors, iterations in flight, order of passes and parts of
+/// what it reduces over. What a task has of anything else, the rows or columns that are in flight,
+/// the order of tasks, fetching ahead and streaming change none.
+bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op);
 
 } // namespace normforge

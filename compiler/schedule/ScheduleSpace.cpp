@@ -11,7 +11,8 @@ namespace {
 /// Neighbors of a schedule in one knob of one stage.
 class Neighbors {
 public:
-  Neighbors(const Operator &op, const TargetDescription &target) : op_(op), target_(target) {}
+  Neighbors(const Operator &op, const TargetDescription &target, bool isWide = false)
+      : op_(op), target_(target), isWide_(isWide) {}
 
   void add(const Schedule &schedule) {
     if (llvm::Error error = checkSchedule(schedule, op_, target_)) {
@@ -25,6 +26,11 @@ public:
   std::vector<Schedule> take() { return std::move(schedules_); }
 
 private:
+  std::vector<int64_t> values(std::vector<int64_t> few, const std::vector<int64_t> &more) const {
+    if (isWide_)
+      few.insert(few.end(), more.begin(), more.end());
+    return few;
+  }
   template <typename Change> void vary(const Schedule &schedule, size_t stage, Change change) {
     Schedule other = schedule;
     change(other.stages[stage]);
@@ -33,6 +39,7 @@ private:
 
   const Operator &op_;
   const TargetDescription &target_;
+  const bool isWide_;
   std::vector<Schedule> schedules_;
   std::set<std::string> known_;
 };
@@ -50,8 +57,10 @@ void Neighbors::addAround(const Schedule &schedule) {
     };
     for (int64_t vector = stage.vector / 2; vector >= 4; vector /= 2)
       vary(schedule, i, [&](StagePlan &s) { s.vector = vector; });
+    if (isWide_) // and back
+      vary(schedule, i, [&](StagePlan &s) { s.vector *= 2; });
     const int64_t unit = columns ? stage.vector : 1;
-    for (int64_t tile : {1, 2, 4, 8, 16})
+    for (int64_t tile : values({1, 2, 4, 8, 16}, {3, 5, 6, 10, 12, 20, 24, 32}))
       vary(schedule, i, [&](StagePlan &s) { setTile(s, tile * unit); });
     // Rows instead of columns and back, where the stage makes elements alone; else it is not legal.
     if (stage.chunks.size() > 1)
@@ -59,12 +68,18 @@ void Neighbors::addAround(const Schedule &schedule) {
         s.tiled = static_cast<int>(s.chunks.size()) - (columns ? 2 : 1);
         setTile(s, columns ? 1 : 4 * s.vector);
       });
-    for (int64_t unroll : {1, 2, 4, 8})
+    for (int64_t unroll : values({1, 2, 4, 8}, {3, 6, 12, 16}))
       vary(schedule, i, [&](StagePlan &s) { s.unroll = unroll; });
     for (size_t loop = 0; loop < stage.chunks.size(); ++loop) {
       const int64_t taken = stage.chunks[loop];
       vary(schedule, i, [&](StagePlan &s) { s.chunks[loop] = 0; });
-      for (int64_t factor : {2, 4}) {
+      if (isWide_ && taken == 0) // cut what is taken whole
+        for (int64_t wanted = 1; wanted <= 4096; wanted *= 4)
+          vary(schedule, i, [&](StagePlan &s) {
+            const int64_t tile = static_cast<int>(loop) == s.tiled ? s.tile : 1;
+            s.chunks[loop] = (wanted + tile - 1) / tile * tile;
+          });
+      for (int64_t factor : values({2, 4}, {8, 16})) {
         vary(schedule, i, [&](StagePlan &s) { s.chunks[loop] = taken * factor; });
         vary(schedule, i, [&](StagePlan &s) { s.chunks[loop] = taken / factor; });
       }
@@ -84,16 +99,42 @@ std::vector<Schedule> scheduleSpace(const Operator &op, const TargetDescription 
   return neighbors.take();
 }
 
-llvm::Expected<std::vector<ScheduleVariant>>
-chooseSchedules(const Operator &op, const TargetDescription &target, llvm::StringRef forced) {
-  if (forced.empty())
-    return selectSchedules(op, target);
-  llvm::Expected<Schedule> schedule = parseSchedule(forced, op);
-  if (!schedule)
-    return schedule.takeError();
-  if (llvm::Error error = checkSchedule(*schedule, op, target))
-    return error;
-  return std::vector<ScheduleVariant>{{std::move(*schedule), Guard{}, "given"}};
+std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator &op,
+                                        const TargetDescription &target, bool isWide) {
+  Neighbors neighbors(op, target, isWide);
+  neighbors.addAround(schedule);
+  return neighbors.take();
+}
+
+bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
+  if (a.maskedTails != b.maskedTails || a.maskedLoads != b.maskedLoads ||
+      a.scalable != b.scalable || a.stages.size() != b.stages.size())
+    return false;
+  for (size_t i = 0; i < a.stages.size(); ++i) {
+    const StagePlan &one = a.stages[i], &other = b.stages[i];
+    if (one.steps != other.steps)
+      return false;
+    const bool reduces = std::any_of(one.steps.begin(), one.steps.end(), [&](const StepPlan &plan) {
+      return op.steps[plan.step].reduce != Reduce::None;
+    });
+    if (!reduces)
+      continue;
+    const std::vector<StageLoop> loops = stageLoops(op, a, i), others = stageLoops(op, b, i);
+    if (one.vector != other.vector || one.unroll != other.unroll ||
+        one.alternates != other.alternates || one.tiled != other.tiled ||
+        loops.size() != others.size())
+      return false;
+    // What carries sums takes them row by row, as far as a task has rows.
+    const bool carries = std::any_of(one.steps.begin(), one.steps.end(), [&](const StepPlan &plan) {
+      return isCarried(op, one, plan);
+    });
+    for (size_t loop = 0; loop < loops.size(); ++loop)
+      if ((!loops[loop].kept || carries) && one.chunks[loop] != other.chunks[loop])
+        return false;
+    if (carries && one.tile != other.tile)
+      return false;
+  }
+  return true;
 }
 
 } // namespace normforge

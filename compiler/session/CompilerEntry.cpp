@@ -1,4 +1,5 @@
 // The compiler library's functions (runtime/loader/CompilerInterface.h).
+#include "compiler/records/Choose.h"
 #include "compiler/session/SessionPool.h"
 #include "runtime/loader/CompilerInterface.h"
 
@@ -25,7 +26,15 @@ struct Request {
   Spec spec;
   Phase phase = Phase::Inference;
   SessionPool::Kind session;
+  std::optional<TunedRecords> tuned{};
 };
+
+/// What the kernel is made by.
+std::vector<ScheduleVariant> schedulesOf(const Request &request, const Operator &op,
+                                         const Session &session) {
+  return llvm::cantFail(
+      chooseSchedules(op, session.target(), {.tuned = request.tuned ? &*request.tuned : nullptr}));
+}
 
 llvm::Expected<Request> read(const nf_compiler_request &request) {
   auto spec = parseSpec({request.spec, request.spec_bytes},
@@ -34,6 +43,9 @@ llvm::Expected<Request> read(const nf_compiler_request &request) {
     return spec.takeError();
   const char *cpu = request.cpu && *request.cpu ? request.cpu : "native";
   Request result{std::move(*spec), Phase::Inference, {cpu, request.verify != 0}};
+  if (request.tuned)
+    result.tuned.emplace(std::string(request.tuned, request.tuned_bytes),
+                         request.tuned_source ? request.tuned_source : "<records>");
   result.phase = result.spec.phases.front();
   if (request.phase) {
     auto parsed = parsePhase(request.phase);
@@ -91,7 +103,7 @@ llvm::Error identify(const nf_compiler_request &given, nf_compiler_reply &reply)
         fmt::format("normforge {}, ABI {}, LLVM {}\nspec {}\nphase {}\ntarget {}\n", nf_version(),
                     NF_ABI_VERSION, LLVM_VERSION_STRING, canonicalText(request.spec),
                     toString(request.phase), session.target().text());
-    for (const ScheduleVariant &variant : llvm::cantFail(chooseSchedules(op, session.target())))
+    for (const ScheduleVariant &variant : schedulesOf(request, op, session))
       key += fmt::format("variant {} <= {}: {}\n", variant.guard.value.text(op.sizes),
                          variant.guard.limit, variant.schedule.text(op));
     reply.name = copied(request.spec.name);
@@ -105,7 +117,8 @@ llvm::Error identify(const nf_compiler_request &given, nf_compiler_reply &reply)
 
 llvm::Error compile(const nf_compiler_request &given, nf_compiler_reply &reply) {
   return withSession(given, [&](const Request &request, Session &session) -> llvm::Error {
-    auto artifact = session.compile(request.spec, request.phase);
+    const Operator op = makeOperator(request.spec, request.phase);
+    auto artifact = session.compile(op, schedulesOf(request, op, session));
     if (!artifact)
       return artifact.takeError();
     const std::vector<std::byte> bytes = serialize(*artifact);
@@ -141,17 +154,17 @@ template <typename Answer> int reply(nf_compiler_reply *reply, Answer answer) tr
 } // namespace
 
 extern "C" __attribute__((visibility("default"))) int
-nf_compiler_identify_v3(const nf_compiler_request *request, nf_compiler_reply *answer) {
+nf_compiler_identify_v4(const nf_compiler_request *request, nf_compiler_reply *answer) {
   return reply(answer, [&] { return identify(*request, *answer); });
 }
 
 extern "C" __attribute__((visibility("default"))) int
-nf_compiler_compile_v3(const nf_compiler_request *request, nf_compiler_reply *answer) {
+nf_compiler_compile_v4(const nf_compiler_request *request, nf_compiler_reply *answer) {
   return reply(answer, [&] { return compile(*request, *answer); });
 }
 
 extern "C" __attribute__((visibility("default"))) void
-nf_compiler_release_v3(nf_compiler_reply *reply) {
+nf_compiler_release_v4(nf_compiler_reply *reply) {
   for (char *text : {reply->name, reply->key, reply->files, reply->error})
     std::free(text);
   std::free(reply->artifact);

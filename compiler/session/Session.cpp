@@ -2,6 +2,7 @@
 
 #include "compiler/lowering/Lowering.h"
 #include "compiler/passes/Passes.h"
+#include "compiler/records/Choose.h"
 #include "compiler/target/CodeGen.h"
 #include "compiler/target/LlvmLowering.h"
 
@@ -106,6 +107,7 @@ llvm::Expected<Variant> describe(const Operator &op, const ScheduleVariant &vari
                                  const std::map<std::string, uint64_t> &functions) {
   Variant out;
   out.schedule = variant.schedule.text(op);
+  out.reason = variant.reason;
   out.guard = variant.guard;
   out.workspaceBytes = compiled.workspaceBytes;
   for (const StageInfo &stage : compiled.stages) {

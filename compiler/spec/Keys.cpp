@@ -9,6 +9,7 @@ namespace normforge::spec {
 namespace {
 
 constexpr std::string_view specKeyNames[] = {"name",
+                                             "count",
                                              "semantics",
                                              "input",
                                              "output",

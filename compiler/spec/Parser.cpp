@@ -38,6 +38,7 @@ constexpr std::string_view momentumKeys[] = {"mean", "variance"};
 static_assert(std::size(phaseNames) >= std::size(kPhases));
 /// Keys that are read here; the others go to refuseKey.
 constexpr std::string_view builtKeys[] = {"name",
+                                          "count",
                                           "semantics",
                                           "input",
                                           "output",
@@ -68,6 +69,7 @@ struct FileCloser {
 
 Spec Parser::parse(std::string_view sourceName) {
   readName(sourceName);
+  readCount();
   readSemantics();
   readMode();
   readInput();
@@ -120,6 +122,18 @@ void Parser::readName(std::string_view sourceName) {
   if (!isIdentifier(spec_.name))
     spec_.name.insert(spec_.name.begin(), '_');
   spec_.name.resize(std::min(spec_.name.size(), maxName));
+}
+
+void Parser::readCount() {
+  const Entry *entry = keys_.find("count");
+  if (!entry)
+    return;
+  const std::optional<Integer> count = asInteger(entry->value);
+  if (count && !count->tooLarge && count->value >= 1)
+    spec_.count = count->value;
+  else
+    error(entry->value,
+          fmt::format("count must be a whole number of at least 1; found {}", found(entry->value)));
 }
 
 void Parser::readSemantics() {

@@ -29,6 +29,7 @@ private:
 
   void error(const Value &value, std::string message);
   void readName(std::string_view sourceName);
+  void readCount();
   void readSemantics();
   void readMode();
   void readInput();

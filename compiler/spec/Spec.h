@@ -103,7 +103,8 @@ struct Momentum {
 };
 
 struct Spec {
-  std::string name; ///< a C identifier
+  std::string name;  ///< a C identifier
+  int64_t count = 1; ///< how often the layer stands in its network; documentation alone
   Semantics semantics = Semantics::Keras_1_2;
   std::vector<Size> shape; ///< logical, in the order of layout.axes
   Layout layout;           ///< of x and y alike
@@ -169,9 +170,13 @@ private:
   std::string text_;
 };
 
-/// Everything in a spec but its name, in one line: equal for specs that mean the same. The phases
-/// are in it, in any order one text: what one phase keeps for another depends on both.
+/// Everything in a spec but its name and count, in one line: equal for specs that mean the same.
+/// The phases are in it, in any order one text: what one phase keeps for another depends on both.
 std::string canonicalText(const Spec &spec);
+
+/// The spec in another layout of its axes, nothing where its rank has none: "nchw" stands
+/// for channels first, "nhwc" for channels last, "nChw16c" for blocks of channels.
+std::optional<Spec> inLayout(const Spec &spec, const std::string &layout);
 
 /// Parses and checks a spec. `sourceName` is the file's name as errors show it; its stem is the
 /// default of `name`. Every error is a SpecError. Reentrant.

@@ -183,11 +183,16 @@ typedef struct nf_engine_options {
   uint64_t compile_bytes;
   /* Run MLIR's and LLVM's verifiers after every step of what this engine compiles; 0: no. */
   uint32_t verify;
+  /* A file of records of `normforge tune`, read here, once: kernels for machines that they are of
+   * take their schedules. NULL: none but those that come with the compiler. Lines that are no
+   * records, or of another machine or version, do nothing: `normforge tune show` tells of them. */
+  const char *tuned_records;
 } nf_engine_options;
 
 /* Makes an engine: where kernels come from. `options` may be NULL. Opens no library yet.
  * Errors: NF_INVALID_ARGUMENT (an allocator with one function of two, a struct without its
- * struct_size), NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR (a relative path, and no working directory). */
+ * struct_size), NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR (a relative path, and no working directory;
+ * tuned_records cannot be read). */
 NF_API nf_status *nf_engine_create(const nf_engine_options *options, nf_engine **engine);
 NF_API void nf_engine_retain(nf_engine *engine);
 NF_API void nf_engine_release(nf_engine *engine);
@@ -311,6 +316,9 @@ NF_API const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar)
 /* The variants, of which the sizes choose one, and the schedule that each was compiled with. */
 NF_API size_t nf_kernel_variant_count(const nf_kernel *kernel);
 NF_API const char *nf_kernel_variant_schedule(const nf_kernel *kernel, size_t variant);
+/* Who chose it and why, in words: the heuristic's reason, "given", or "tuned: ..." with the
+ * record's gain and file. */
+NF_API const char *nf_kernel_variant_reason(const nf_kernel *kernel, size_t variant);
 
 /* ---- Packs ----------------------------------------------------------------------------------- */
 

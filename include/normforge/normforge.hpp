@@ -157,6 +157,10 @@ public:
   std::string_view sizeName(size_t i) const { return text(nf_kernel_size_name(get(), i)); }
   size_t scalarCount() const { return nf_kernel_scalar_count(get()); }
   std::string_view scalarName(size_t i) const { return text(nf_kernel_scalar_name(get(), i)); }
+  /// Who chose it and why.
+  std::string_view reason(size_t variant) const {
+    return text(nf_kernel_variant_reason(get(), variant));
+  }
   std::string_view schedule(size_t variant) const {
     return text(nf_kernel_variant_schedule(get(), variant));
   }
@@ -239,6 +243,7 @@ public:
     uint32_t compileSeconds = 0;
     uint64_t compileBytes = 0;
     bool verify = false;
+    std::string tunedRecords{}; ///< empty: none of the host's
   };
   Engine() : Engine(Options()) {}
   explicit Engine(const Options &options) : Handle(make(options)) {}
@@ -312,6 +317,7 @@ private:
     options.compile_seconds = given.compileSeconds;
     options.compile_bytes = given.compileBytes;
     options.verify = given.verify;
+    options.tuned_records = given.tunedRecords.empty() ? nullptr : given.tunedRecords.c_str();
     nf_engine *engine = nullptr;
     detail::check(nf_engine_create(&options, &engine));
     return engine;

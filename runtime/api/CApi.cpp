@@ -62,6 +62,8 @@ struct Host {
   void *logUser = nullptr;
   nf_executor executor = {};
   nf_allocator allocator = {};
+  std::optional<std::string> tuned{}; ///< records
+  std::string tunedSource{};
 };
 
 } // namespace
@@ -94,7 +96,7 @@ static_assert(static_cast<int>(Role::Mask) + NF_DATA == NF_MASK);
 
 namespace {
 
-constexpr size_t mostSpecBytes = 16 << 20;
+constexpr size_t mostSpecBytes = 16 << 20, mostRecordBytes = 256 << 20;
 
 /// The error for which there was no memory. Its address alone is used; nothing frees it.
 constexpr char outOfMemoryTag = 0;
@@ -237,6 +239,11 @@ bool compile(nf_engine *engine, std::string_view spec, const nf_compile_options 
   request.phase = options.phase;
   request.cpu = options.cpu;
   request.verify = engine->host->verify;
+  if (const auto &tuned = engine->host->tuned) {
+    request.tuned = tuned->c_str();
+    request.tuned_bytes = tuned->size();
+    request.tuned_source = engine->host->tunedSource.c_str();
+  }
   std::string warning;
   std::shared_ptr<const Kernel> made;
   {
@@ -249,8 +256,9 @@ bool compile(nf_engine *engine, std::string_view spec, const nf_compile_options 
   return makeHandle(engine->host, std::move(made), kernel);
 }
 
-/// The file's text, or false with `failure` set.
-bool readFile(const char *path, std::string &text, Failure &failure) {
+/// The text of a file that holds `what`, or false with `failure` set.
+bool readFile(const char *path, const char *what, size_t most, std::string &text,
+              Failure &failure) {
   auto fail = [&] {
     return failure.set(codeOfErrno(errno),
                        std::string(path) + ": cannot be read: " + std::strerror(errno));
@@ -264,9 +272,10 @@ bool readFile(const char *path, std::string &text, Failure &failure) {
   char buffer[4096];
   for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, file.get())) > 0;) {
     text.append(buffer, n);
-    if (text.size() > mostSpecBytes) // a device, perhaps, that has no end
-      return failure.set(NF_INVALID_ARGUMENT, std::string(path) + ": expected a spec, found more "
-                                                                  "than 16 MiB");
+    if (text.size() > most) // a device, perhaps, that has no end
+      return failure.set(NF_INVALID_ARGUMENT, std::string(path) + ": expected " + what +
+                                                  ", found more than " +
+                                                  std::to_string(most >> 20) + " MiB");
   }
   return !std::ferror(file.get()) || fail();
 }
@@ -355,6 +364,12 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     host.loading.perfMap = options.perf_map != 0;
     host.loading.debugger = options.debugger != 0;
     host.verify = options.verify != 0;
+    if (options.tuned_records) {
+      host.tunedSource = options.tuned_records;
+      if (!readFile(options.tuned_records, "records", mostRecordBytes, host.tuned.emplace(),
+                    failure))
+        return false;
+    }
     host.log = options.log;
     host.logUser = options.log_user;
     requireForkHandlers();
@@ -400,7 +415,8 @@ nf_status *nf_compile_file(nf_engine *engine, const char *path, const nf_compile
     nf_compile_options options;
     std::string text;
     return readOptions(given, options, "nf_compile_options", firstCompileOptions, failure) &&
-           readFile(path, text, failure) && compile(engine, text, options, path, kernel, failure);
+           readFile(path, "a spec", mostSpecBytes, text, failure) &&
+           compile(engine, text, options, path, kernel, failure);
   });
 }
 
@@ -558,6 +574,10 @@ const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar) {
 }
 size_t nf_kernel_variant_count(const nf_kernel *kernel) {
   return artifactOf(kernel).variants.size();
+}
+const char *nf_kernel_variant_reason(const nf_kernel *kernel, size_t variant) {
+  const std::vector<Variant> &variants = artifactOf(kernel).variants;
+  return variant < variants.size() ? variants[variant].reason.c_str() : nullptr;
 }
 const char *nf_kernel_variant_schedule(const nf_kernel *kernel, size_t variant) {
   const std::vector<Variant> &variants = artifactOf(kernel).variants;

@@ -16,7 +16,7 @@ namespace {
 
 // The file: magic, format version, length of the whole, checksum of what follows, fields.
 constexpr std::array<char, 8> magic = {'N', 'F', 'K', 'E', 'R', 'N', 'E', 'L'};
-constexpr uint32_t formatVersion = 2;
+constexpr uint32_t formatVersion = 3;
 constexpr size_t headerBytes = magic.size() + 4 + 8 + 8;
 
 constexpr size_t maxRank = 16;
@@ -93,6 +93,7 @@ Scalar readScalar(Reader &in) {
 
 void write(Writer &out, const Variant &variant) {
   out.text(variant.schedule);
+  out.text(variant.reason);
   write(out, variant.guard.value);
   out.integer(variant.guard.limit);
   write(out, variant.workspaceBytes);
@@ -110,6 +111,7 @@ void write(Writer &out, const Variant &variant) {
 Variant readVariant(Reader &in, size_t sizeCount) {
   Variant variant;
   variant.schedule = in.text();
+  variant.reason = in.text();
   variant.guard.value = readExpr(in, sizeCount);
   variant.guard.limit = in.integer<int64_t>();
   variant.workspaceBytes = readExpr(in, sizeCount);
@@ -277,7 +279,7 @@ bool validate(const Artifact &artifact, std::string &error) {
   if (artifact.variants.empty())
     return fail("has no variant");
   for (const Variant &variant : artifact.variants) {
-    if (variant.schedule.find('\0') != std::string::npos)
+    if ((variant.schedule + variant.reason).find('\0') != std::string::npos)
       return fail("has a zero byte in a text");
     if (!wellFormed(variant.guard.value) || !wellFormed(variant.workspaceBytes))
       return fail("has a malformed size expression");

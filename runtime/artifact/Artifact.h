@@ -115,6 +115,7 @@ struct Image {
 
 struct Variant {
   std::string schedule; ///< the schedule's text form
+  std::string reason;   ///< who chose it and why; documentation alone
   Guard guard;
   SizeExpr workspaceBytes;
   std::vector<Stage> stages;

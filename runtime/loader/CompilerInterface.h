@@ -19,6 +19,9 @@ typedef struct nf_compiler_request {
   const char *phase;       /* "inference", "training", "backward"; NULL: the spec's first */
   const char *cpu;         /* NULL, "" or "native": the host */
   uint32_t verify;         /* 1: run MLIR's and LLVM's verifiers after every step */
+  const char *tuned;       /* records of `normforge tune`, not terminated; NULL: none */
+  size_t tuned_bytes;
+  const char *tuned_source; /* their file's name, for people */
 } nf_compiler_request;
 
 typedef struct nf_compiler_reply {
@@ -39,9 +42,9 @@ typedef int nf_compiler_fn(const nf_compiler_request *, nf_compiler_reply *);
 typedef void nf_compiler_release_fn(nf_compiler_reply *);
 
 /* The names under which libnormforge-compiler.so exports them. */
-#define NF_COMPILER_IDENTIFY "nf_compiler_identify_v3"
-#define NF_COMPILER_COMPILE "nf_compiler_compile_v3"
-#define NF_COMPILER_RELEASE "nf_compiler_release_v3"
+#define NF_COMPILER_IDENTIFY "nf_compiler_identify_v4"
+#define NF_COMPILER_COMPILE "nf_compiler_compile_v4"
+#define NF_COMPILER_RELEASE "nf_compiler_release_v4"
 
 #ifdef __cplusplus
 }

@@ -1,10 +1,38 @@
-#include "compiler/cli/KernelCall.h"
+#include "runtime/measure/KernelCall.h"
 
 #include <algorithm>
 #include <cstring>
 #include <unistd.h>
 
-namespace normforge::cli {
+#ifdef __x86_64__
+#include <emmintrin.h>
+#endif
+
+namespace normforge {
+
+namespace {
+
+/// Lines of every machine seen are as long or longer: what is asked for twice costs little.
+constexpr size_t lineBytes = 64;
+
+void evictLine(const std::byte *address) {
+#if defined(__x86_64__)
+  _mm_clflush(address);
+#elif defined(__aarch64__)
+  asm volatile("dc civac, %0" : : "r"(address) : "memory");
+#else
+  (void)address;
+#endif
+}
+void awaitEvictions() {
+#if defined(__x86_64__)
+  _mm_mfence();
+#elif defined(__aarch64__)
+  asm volatile("dsb sy" : : : "memory");
+#endif
+}
+
+} // namespace
 
 std::unique_ptr<KernelCall> KernelCall::make(std::shared_ptr<const Kernel> kernel,
                                              std::span<const int64_t> sizes, Failure &failure) {
@@ -26,36 +54,52 @@ KernelCall::Buffer KernelCall::allocate(uint64_t bytes) {
 }
 
 void KernelCall::allocate() {
-  const auto &arguments = plan_->kernel().artifact().arguments;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const uint64_t bytes = plan_->arrays()[i].bytes;
-    Buffer buffer = allocate(bytes);
-    if (arguments[i].written)
-      std::memset(buffer.get(), 0xff, bytes);
-    args_.push_back(buffer.get());
-    buffers_.push_back(std::move(buffer));
+  std::vector<Buffer> buffers;
+  for (const Plan::Array &array : plan_->arrays()) {
+    buffers.push_back(allocate(array.bytes));
+    args_.push_back(buffers.back().get());
   }
+  buffers_ = std::make_shared<const std::vector<Buffer>>(std::move(buffers));
+  workspace_ = allocate(plan_->workspaceBytes());
+  poison();
+}
+
+void KernelCall::share(const KernelCall &other) {
+  buffers_ = other.buffers_;
+  args_ = other.args_;
+  scalars_ = other.scalars_;
   workspace_ = allocate(plan_->workspaceBytes());
 }
 
-void KernelCall::set(std::string_view name, const HostArray &array) {
+void KernelCall::set(std::string_view name, std::span<const std::byte> bytes) {
   const auto &arguments = plan_->kernel().artifact().arguments;
   for (size_t i = 0; i < arguments.size(); ++i)
-    if (!arguments[i].written && arguments[i].name == name && !array.bytes.empty())
-      std::memcpy(args_[i], array.bytes.data(),
-                  std::min<size_t>(array.bytes.size(), plan_->arrays()[i].bytes));
+    if (!arguments[i].written && arguments[i].name == name && !bytes.empty())
+      std::memcpy(args_[i], bytes.data(), std::min<size_t>(bytes.size(), plan_->arrays()[i].bytes));
+}
+
+void KernelCall::poison() {
+  const auto &arguments = plan_->kernel().artifact().arguments;
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (arguments[i].written)
+      std::memset(args_[i], 0xff, plan_->arrays()[i].bytes);
+}
+
+void KernelCall::evict() const {
+  for (size_t i = 0; i < args_.size(); ++i) {
+    const std::span<const std::byte> bytes = array(i);
+    for (size_t at = 0; at < bytes.size(); at += lineBytes)
+      evictLine(bytes.data() + at);
+  }
+  awaitEvictions();
 }
 
 bool KernelCall::run(const nf_executor &executor, Failure &failure) {
   return plan_->run({args_, scalars_, workspace_.get()}, &executor, failure);
 }
 
-HostArray KernelCall::output(size_t argument) const {
-  HostArray array(plan_->kernel().artifact().arguments[argument].dtype,
-                  plan_->arrays()[argument].shape);
-  if (!array.bytes.empty())
-    std::memcpy(array.bytes.data(), args_[argument], array.bytes.size());
-  return array;
+std::span<const std::byte> KernelCall::array(size_t argument) const {
+  return {static_cast<const std::byte *>(args_[argument]), plan_->arrays()[argument].bytes};
 }
 
 uint64_t physicalMemory() {
@@ -63,4 +107,4 @@ uint64_t physicalMemory() {
          static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-} // namespace normforge::cli
+} // namespace normforge

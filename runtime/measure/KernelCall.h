@@ -1,17 +1,17 @@
-// One call of a kernel: a plan with buffers for all of its arguments.
+// One call of a kernel: a plan with buffers for all of its arguments, for those who check and time
+// kernels.
 //
-// Enters: a loaded kernel, sizes, arrays by name. Leaves: the outputs as arrays. Buffers are
-// aligned to cache lines, as those of anyone who cares for speed are.
+// Enters: a loaded kernel, sizes, arrays by name. Leaves: the outputs' bytes. Buffers are aligned
+// to cache lines, as those of anyone who cares for speed are.
 #pragma once
 
-#include "compiler/spec/HostArray.h"
 #include "runtime/kernel/Plan.h"
 
 #include <memory>
 #include <string_view>
 #include <vector>
 
-namespace normforge::cli {
+namespace normforge {
 
 class KernelCall {
 public:
@@ -22,14 +22,22 @@ public:
   const Plan &plan() const { return *plan_; }
   /// Bytes of all arguments and the workspace.
   uint64_t bytes() const;
-  /// Allocates all buffers. Outputs hold NaN, so that what a kernel forgets to write is seen.
+  /// Allocates all buffers. Outputs are poisoned.
   void allocate();
-  /// Copies an array of the right dtype and count into the read argument of this name.
-  void set(std::string_view name, const HostArray &array);
+  /// Takes the arguments' buffers of another kernel of the same operator at the same sizes; the
+  /// workspace is its own. They live until the last of those that share them is gone.
+  void share(const KernelCall &other);
+  /// Copies a read argument's bytes, as many as its array has, or as there are.
+  void set(std::string_view name, std::span<const std::byte> bytes);
   void setScalars(std::vector<nf_scalar> scalars) { scalars_ = std::move(scalars); }
+  /// Fills the outputs with NaN, so that what a kernel forgets to write is seen.
+  void poison();
+  /// Takes all arguments out of all caches, as far as the CPU has an instruction for that: x86-64
+  /// and aarch64 do.
+  void evict() const;
   bool run(const nf_executor &executor, Failure &failure);
-  /// The written argument at this index.
-  HostArray output(size_t argument) const;
+  /// An argument's array.
+  std::span<const std::byte> array(size_t argument) const;
 
 private:
   static constexpr std::align_val_t alignment{NF_WORKSPACE_ALIGNMENT};
@@ -40,7 +48,7 @@ private:
   static Buffer allocate(uint64_t bytes);
 
   std::shared_ptr<const Plan> plan_;
-  std::vector<Buffer> buffers_;
+  std::shared_ptr<const std::vector<Buffer>> buffers_;
   std::vector<void *> args_;
   std::vector<nf_scalar> scalars_;
   Buffer workspace_;
@@ -49,4 +57,4 @@ private:
 /// Bytes of memory that the machine has.
 uint64_t physicalMemory();
 
-} // namespace normforge::cli
+} // namespace normforge

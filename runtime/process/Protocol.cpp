@@ -38,8 +38,10 @@ std::vector<std::byte> writeQuestion(Question question, const nf_compiler_reques
   putField(bytes, static_cast<uint64_t>(question));
   putField(bytes, uint64_t(request.verify));
   putField(bytes, std::string_view(request.spec, request.spec_bytes));
-  for (const char *text : {request.source_name, request.phase, request.cpu})
+  for (const char *text : {request.source_name, request.phase, request.cpu, request.tuned_source})
     putOptional(bytes, text);
+  putField(bytes, uint64_t(request.tuned != nullptr));
+  putField(bytes, std::string_view(request.tuned ? request.tuned : "", request.tuned_bytes));
   return bytes;
 }
 
@@ -54,6 +56,9 @@ bool readQuestion(std::span<const std::byte> message, ReadQuestion &read) {
   read.request.source_name = takeOptional(fields, read.sourceName);
   read.request.phase = takeOptional(fields, read.phase);
   read.request.cpu = takeOptional(fields, read.cpu);
+  read.request.tuned_source = takeOptional(fields, read.tunedSource);
+  read.request.tuned = takeOptional(fields, read.tuned);
+  read.request.tuned_bytes = read.tuned.size();
   return fields.ok && fields.rest.empty() && question <= 1;
 }
 

@@ -2,7 +2,8 @@
 // process an answer, in turn.
 //
 // A message is its length (8 bytes, little-endian) and fields (runtime/artifact/Fields.h):
-//   question  kind, verify, spec, and source name, phase, cpu each as present (0, 1) and text
+//   question  kind, verify, spec, and source name, phase, cpu, the tuned records' source and they
+//             themselves each as present (0, 1) and text
 //   answer    an nf_code; the error's text, or of identify: name, key, isCurrent, number of files
 //             and each one's path, bytes and version; of compile: the artifact
 // Both sides are of one build: the process is told the version of this form when it is started, and
@@ -16,7 +17,7 @@
 
 namespace normforge {
 
-inline constexpr uint64_t protocolVersion = 1;
+inline constexpr uint64_t protocolVersion = 2;
 /// Far above any spec or kernel: a longer message is none.
 inline constexpr uint64_t mostMessageBytes = uint64_t(1) << 30;
 
@@ -31,7 +32,7 @@ std::vector<std::byte> writeArtifact(std::span<const std::byte> artifact);
 /// A question and the texts that its request points to.
 struct ReadQuestion {
   Question question = Question::Identify;
-  std::string spec, sourceName, phase, cpu;
+  std::string spec, sourceName, phase, cpu, tuned, tunedSource;
   nf_compiler_request request = {};
 };
 /// Each gives false where the bytes are no such message; reading an answer that is an error sets

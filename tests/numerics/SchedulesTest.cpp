@@ -1,5 +1,6 @@
 // Any schedule whatever is refused in words, or gives right results: knobs of schedules are mutated
 // at random, and what is still legal is run.
+#include "compiler/records/Choose.h"
 #include "tests/numerics/KernelCase.h"
 #include "tests/numerics/SpecDraw.h"
 
@@ -260,6 +261,37 @@ TEST_CASE("all schedules to choose from are right") {
   }
 }
 
+TEST_CASE("schedules that are said to have the same bits have them") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  SpecDraw draw(testSeed());
+  int same = 0;
+  for (int i = 0; i < 12; ++i) {
+    const DrawnSpec drawn = draw.draw();
+    const Spec spec = specOf(drawn.yaml());
+    const Phase phase = spec.phases.back();
+    const Operator op = makeOperator(spec, phase);
+    const oracle::Arrays inputs =
+        oracle::drawInputs(spec, phase, drawn.sizes(), 3, oracle::Data::Normal, drawnScalars());
+    for (const Schedule &form : scheduleForms(op, session->target())) {
+      const oracle::Arrays expected =
+          TestKernel(op, always(form), *session).run(drawn.sizes(), inputs, drawnScalars());
+      for (const Schedule &other : neighborSchedules(form, op, session->target(), true)) {
+        if (!haveSameBits(form, other, op) || draw.engine()() % 8 != 0)
+          continue;
+        ++same;
+        INFO(repeatCommand("schedules that are said*"), "\n", form.text(op), "\n", other.text(op),
+             "\n", drawn.yaml(), describeSizes(drawn.sizes()));
+        CHECK(sameBits(
+            expected,
+            TestKernel(op, always(other), *session).run(drawn.sizes(), inputs, drawnScalars())));
+      }
+    }
+  }
+  CHECK(same > 12);
+}
+
 TEST_CASE("texts that are no schedules are refused with their place") {
   const Operator op = operatorOf(kNchw);
   auto target = describeTarget("znver4");
@@ -353,7 +385,7 @@ TEST_CASE("what is wrong with a schedule is said in words") {
   auto target = describeTarget("znver4");
   REQUIRE(target);
   for (const Row &row : rows) {
-    auto variants = chooseSchedules(op, *target, row.text);
+    auto variants = chooseSchedules(op, *target, {.forced = row.text});
     REQUIRE_FALSE(variants);
     CHECK(llvm::toString(variants.takeError()) == row.expected);
   }
@@ -363,7 +395,7 @@ TEST_CASE("what is wrong with a schedule is said in words") {
   REQUIRE(sve);
   const Operator inference = operatorOf(kNchw, Phase::Inference);
   auto refused = [&](const TargetDescription &of, const char *text) {
-    auto variants = chooseSchedules(inference, of, text);
+    auto variants = chooseSchedules(inference, of, {.forced = text});
     return variants ? "" : llvm::toString(variants.takeError());
   };
   CHECK(refused(*arm, "tails=narrower loads=whole a(finalize + normalize; take=[1,4,all] tiled=c "
@@ -386,11 +418,12 @@ TEST_CASE("what is wrong with a schedule is said in words") {
         "schedule is not legal: stage a: stage b reads x after y may have been written over it");
   const Operator layerRows = operatorOf("semantics: pytorch\ninput: {shape: [N, 20], layout: nc}\n"
                                         "mode: layer\nphases: [training]\n");
-  auto single = chooseSchedules(layerRows, *target,
-                                "tails=masked a(partial moments; take=[1,1] tiled=n vector=16 "
-                                "tile=1 unroll=1) b(merge moments + finalize; take=[all,8] tiled=n "
-                                "vector=8 tile=8 unroll=1) c(normalize; take=[1,all] tiled=n "
-                                "vector=16 tile=1 unroll=1)");
+  auto single = chooseSchedules(
+      layerRows, *target,
+      {.forced = "tails=masked a(partial moments; take=[1,1] tiled=n vector=16 "
+                 "tile=1 unroll=1) b(merge moments + finalize; take=[all,8] tiled=n "
+                 "vector=8 tile=8 unroll=1) c(normalize; take=[1,all] tiled=n "
+                 "vector=16 tile=1 unroll=1)"});
   REQUIRE_FALSE(single);
   CHECK(llvm::toString(single.takeError()) ==
         "schedule is not legal: stage a: a task takes 1 of loop c, which has the lanes of a step "
@@ -406,7 +439,7 @@ TEST_CASE("what is wrong with a schedule is said in words") {
                                       "axis: c\nphases: [inference]\n",
                                       Phase::Inference);
   auto refusedOf = [&](const Operator &of, const char *text) {
-    auto variants = chooseSchedules(of, *target, text);
+    auto variants = chooseSchedules(of, *target, {.forced = text});
     return variants ? "" : llvm::toString(variants.takeError());
   };
   CHECK(refusedOf(frozen, "tails=masked a(prepare + gradient; take=[1,4,all] tiled=c vector=16 "

@@ -21,7 +21,7 @@ TEST_CASE("an artifact survives its bytes") {
   CHECK(serialize(*read) == bytes);
   bytes[8] = std::byte(1);
   CHECK_FALSE(deserialize(bytes, error));
-  CHECK(error == "artifact has format version 1; this library reads 2");
+  CHECK(error == "artifact has format version 1; this library reads 3");
   CHECK(read->name == "sample");
   CHECK(read->phase == "of another time");
   REQUIRE(read->constraints.size() == 1);

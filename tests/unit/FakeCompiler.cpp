@@ -51,7 +51,7 @@ int reply(const nf_compiler_request &request, nf_compiler_reply *reply, Answer a
 EXPORT int fake_identified() { return identified; }
 EXPORT int fake_compiled() { return compiled; }
 
-EXPORT int nf_compiler_identify_v3(const nf_compiler_request *request, nf_compiler_reply *answer) {
+EXPORT int nf_compiler_identify_v4(const nf_compiler_request *request, nf_compiler_reply *answer) {
   ++identified;
   return reply(*request, answer, [&] {
     const std::string spec(request->spec, request->spec_bytes);
@@ -64,7 +64,7 @@ EXPORT int nf_compiler_identify_v3(const nf_compiler_request *request, nf_compil
   });
 }
 
-EXPORT int nf_compiler_compile_v3(const nf_compiler_request *request, nf_compiler_reply *answer) {
+EXPORT int nf_compiler_compile_v4(const nf_compiler_request *request, nf_compiler_reply *answer) {
   return reply(*request, answer, [&] {
     ++compiled;
     const std::string spec(request->spec, request->spec_bytes);
@@ -102,7 +102,7 @@ EXPORT int nf_compiler_compile_v3(const nf_compiler_request *request, nf_compile
   });
 }
 
-EXPORT void nf_compiler_release_v3(nf_compiler_reply *reply) {
+EXPORT void nf_compiler_release_v4(nf_compiler_reply *reply) {
   for (char *text : {reply->name, reply->key, reply->files, reply->error})
     std::free(text);
   std::free(reply->artifact);

@@ -483,7 +483,7 @@ TEST_CASE("a missing compiler library is a clear error") {
       {.compilerLibrary = "libm.so.6", .cacheDirectory = ""}); // a library, but not this one
   text = errorOf(NF_NO_COMPILER, [&] { other.compile("name: a"); });
   CHECK(text.find("libm.so.6: not a compiler library of this version: it lacks "
-                  "nf_compiler_compile_v3") != std::string::npos);
+                  "nf_compiler_compile_v4") != std::string::npos);
 }
 
 TEST_CASE("wrong calls of the C API are errors, not crashes") {

@@ -1,0 +1,174 @@
+// `normforge tune merge` and `normforge tune show`: what is done with records.
+#include "compiler/cli/Files.h"
+#include "compiler/cli/TuneProgress.h"
+
+#include "llvm/Support/JSON.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+namespace normforge::cli {
+
+void declareTuneMerge(CLI::App &tune, int &status);
+void declareTuneShow(CLI::App &tune, int &status);
+
+namespace {
+
+/// The files' records; lines that are none are told of on stderr.
+llvm::Expected<std::vector<tune::Records>> readAll(const std::vector<std::string> &paths) {
+  std::vector<tune::Records> all;
+  for (const std::string &path : paths) {
+    auto records = tune::readRecords(path);
+    if (!records)
+      return located(records.takeError());
+    for (const std::string &warning : records->warnings)
+      llvm::errs() << warning << '\n';
+    all.push_back(std::move(*records));
+  }
+  return all;
+}
+
+struct MergeOptions {
+  std::vector<std::string> paths;
+  std::string output;
+  bool resultsAlone = false;
+};
+
+llvm::Error merge(const MergeOptions &options) {
+  auto files = readAll(options.paths);
+  if (!files)
+    return files.takeError();
+  const std::string text = tune::mergeRecords(*files, options.resultsAlone);
+  if (options.output.empty()) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    return llvm::Error::success();
+  }
+  llvm::Error error = writeFiles(FileToWrite{options.output, "", text});
+  return error ? located(std::move(error)) : llvm::Error::success();
+}
+
+struct ShowOptions {
+  std::vector<std::string> paths;
+  bool json = false;
+};
+
+/// The one that is used of each case: what isBetterSource puts first among equals.
+std::vector<ResultRecord> latest(const std::vector<tune::Records> &files) {
+  std::map<std::string, ResultRecord> byCase;
+  for (const tune::Records &file : files)
+    for (const ResultRecord &record : file.results) {
+      const auto [at, isNew] = byCase.emplace(record.key.id(), record);
+      if (!isNew && isBetterSource(record, at->second))
+        at->second = record;
+    }
+  std::vector<ResultRecord> all;
+  for (auto &[id, record] : byCase)
+    all.push_back(std::move(record));
+  auto order = [](const ResultRecord &r) {
+    return std::tie(r.name, r.key.phase, r.key.sizes, r.key.threads, r.key.op, r.date);
+  };
+  std::sort(all.begin(), all.end(),
+            [&](const auto &a, const auto &b) { return order(a) < order(b); });
+  return all;
+}
+
+std::string sizesText(const ResultRecord &record) {
+  std::vector<std::string> parts;
+  for (const auto &[name, value] : record.key.sizes)
+    parts.push_back(fmt::format("{}={}", name, value));
+  return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, " "));
+}
+
+llvm::Error show(const ShowOptions &options) {
+  auto files = readAll(options.paths);
+  if (!files)
+    return files.takeError();
+  auto target = chooseTarget("");
+  if (!target)
+    return target.takeError();
+  const std::vector<ResultRecord> results = latest(*files);
+  if (options.json) {
+    for (const ResultRecord &record : results) {
+      llvm::json::Value value = llvm::cantFail(llvm::json::parse(toLine(record)));
+      if (std::string stale = stalenessOf(record, *target); !stale.empty())
+        (*value.getAsObject())["stale"] = stale;
+      std::string text;
+      llvm::raw_string_ostream(text) << value;
+      fmt::print("{}\n", text);
+    }
+    return llvm::Error::success();
+  }
+  size_t width = 4;
+  for (const ResultRecord &record : results)
+    width = std::max(width, record.name.size());
+  fmt::print("gain: the default's time over the tuned schedule's, 95 % interval; share: of what a "
+             "copy of as many bytes takes; noise: of two copies of the default\n");
+  fmt::print("{:<{}} {:<9} {:<12} {:>7} {:<5} {:>10} {:>10}  {:<18} {:>8} {:>5} {:>9}  {}\n",
+             "spec", width, "phase", "sizes", "threads", "cache", "default us", "us", "gain",
+             "noise", "share", "effort", "");
+  double sum = 0;
+  size_t used = 0, tuned = 0;
+  std::map<CandidateState, int> counts;
+  for (const ResultRecord &record : results) {
+    const std::string stale = stalenessOf(record, *target);
+    fmt::print(
+        "{:<{}} {:<9} {:<12} {:>7} {:<5} {:>10.1f} {:>10.1f}  {:<18} {:>8} {:>5} {:>9}  {}\n",
+        record.name, width, record.key.phase, sizesText(record), record.key.threads,
+        toString(record.key.cache).str(), record.standardMicroseconds, record.microseconds,
+        record.isTuned() ? ratioText(record.gain) : "default stays", noiseText(record.noise),
+        record.copyMicroseconds > 0
+            ? fmt::format("{:.2f}", record.copyMicroseconds / record.microseconds)
+            : "-",
+        toString(record.effort).str(), stale.empty() ? "" : "stale: " + stale);
+    for (const auto &[state, count] : record.counts)
+      counts[state] += count;
+    if (!stale.empty())
+      continue;
+    ++used;
+    tuned += record.isTuned();
+    sum += std::log(record.gain.value);
+  }
+  std::vector<std::string> parts;
+  for (const auto &[state, count] : counts)
+    parts.push_back(fmt::format("{} {}", count, toString(state).str()));
+  fmt::print("\n{} cases, {} of them of this machine and version; {} tuned, gain {:.3f} in the "
+             "geometric mean of these {}\ncandidates: {}\n",
+             results.size(), used, tuned, used ? std::exp(sum / static_cast<double>(used)) : 1.0,
+             used, parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, ", ")));
+  return llvm::Error::success();
+}
+
+} // namespace
+
+void declareTuneMerge(CLI::App &tune, int &status) {
+  auto options = std::make_shared<MergeOptions>();
+  CLI::App *sub = tune.add_subcommand(
+      "merge", "Join files of records: the same file for any order and any number of times");
+  sub->add_option("FILE", options->paths, "Files of records")->required()->type_name("FILE");
+  sub->add_option("-o", options->output, "The file to write (default: standard output)")
+      ->type_name("FILE");
+  sub->add_flag("--results", options->resultsAlone,
+                "Leave out the candidates: what is needed to use the records, not to go on");
+  sub->callback([options, &status] {
+    if (llvm::Error error = merge(*options))
+      status = report(std::move(error));
+  });
+}
+
+void declareTuneShow(CLI::App &tune, int &status) {
+  auto options = std::make_shared<ShowOptions>();
+  CLI::App *sub = tune.add_subcommand(
+      "show", "Show what was found, against what, how sure, and what is stale here and why");
+  sub->add_option("FILE", options->paths, "Files of records")->required()->type_name("FILE");
+  sub->add_flag("--json", options->json, "One JSON object a line");
+  sub->callback([options, &status] {
+    if (llvm::Error error = show(*options))
+      status = report(std::move(error));
+  });
+}
+
+} // namespace normforge::cli

@@ -1,0 +1,240 @@
+#include "compiler/records/Choose.h"
+
+#include "llvm/Support/MemoryBuffer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fmt/format.h>
+
+namespace normforge {
+
+const TunedRecords &TunedRecords::ofProject() {
+  static constexpr const char *text =
+#include "compiler/records/ProjectRecords.inc"
+      ;
+  static const TunedRecords *records = new TunedRecords(text, "normforge's own records");
+  return *records;
+}
+
+std::vector<ResultRecord> TunedRecords::find(llvm::StringRef field, llvm::StringRef digest,
+                                             const TargetDescription &target) const {
+  const std::string key = fmt::format("\"{}\":\"{}\"", field.str(), digest.str());
+  const llvm::StringRef text = text_;
+  std::vector<ResultRecord> found;
+  for (size_t at = text.find(key); at != llvm::StringRef::npos;) {
+    const size_t begin = text.rfind('\n', at) + 1; // npos + 1 is 0
+    const size_t end = text.find('\n', at);
+    auto line = parseLine(text.slice(begin, end));
+    if (!line)
+      llvm::consumeError(line.takeError());
+    else if (line->result && stalenessOf(*line->result, target).empty())
+      found.push_back(std::move(*line->result));
+    at = end == llvm::StringRef::npos ? end : text.find(key, end);
+  }
+  return found;
+}
+
+llvm::Expected<TunedRecords> readTunedRecords(const std::string &path,
+                                              std::vector<std::string> &warnings) {
+  auto buffer = llvm::MemoryBuffer::getFile(path, /*IsText=*/true);
+  if (!buffer)
+    return llvm::createStringError(
+        fmt::format("{}: error: cannot be read: {}", path, buffer.getError().message()));
+  const llvm::StringRef text = (*buffer)->getBuffer();
+  size_t number = 0;
+  for (llvm::StringRef rest = text; !rest.empty();) {
+    auto [line, after] = rest.split('\n');
+    rest = after;
+    ++number;
+    if (line.trim().empty())
+      continue;
+    if (auto parsed = parseLine(line); !parsed)
+      warnings.push_back(fmt::format("{}:{}: warning: left out: {}", path, number,
+                                     llvm::toString(parsed.takeError())));
+  }
+  return TunedRecords(text.str(), path);
+}
+
+namespace {
+
+/// A record and the variant of the heuristic that it replaces.
+struct Match {
+  ResultRecord record;
+  Schedule schedule;
+  int64_t at = 0; ///< what the variant's guard asks about, at the record's sizes
+  std::string source;
+};
+
+class Tuning {
+public:
+  Tuning(const Operator &op, const TargetDescription &target, std::vector<ScheduleVariant> variants)
+      : op_(op), target_(target), heuristic_(std::move(variants)) {}
+
+  void apply(const TunedRecords &records);
+  std::vector<ScheduleVariant> take();
+
+private:
+  std::optional<std::vector<int64_t>> sizesOf(const ResultRecord &record) const;
+  size_t variantAt(std::span<const int64_t> sizes) const;
+  /// What tells where in a variant's range sizes are.
+  const SizeExpr &measureOf(size_t variant) const {
+    const Guard &guard = heuristic_[variant].guard;
+    return guard.limit == INT64_MAX ? op_.elements : guard.value;
+  }
+  void add(size_t variant, ResultRecord record, int64_t at, const std::string &source);
+  void addRange(std::vector<ScheduleVariant> &all, size_t variant) const;
+
+  const Operator &op_;
+  const TargetDescription &target_;
+  const std::vector<ScheduleVariant> heuristic_;
+  std::map<size_t, std::map<int64_t, Match>> matches_; ///< by variant, by `at`
+};
+
+std::optional<std::vector<int64_t>> Tuning::sizesOf(const ResultRecord &record) const {
+  std::vector<int64_t> values;
+  for (const std::string &name : op_.sizes) {
+    const auto found = record.key.sizes.find(name);
+    if (found == record.key.sizes.end())
+      return std::nullopt;
+    values.push_back(found->second);
+  }
+  return values.size() == record.key.sizes.size() ? std::optional(values) : std::nullopt;
+}
+
+size_t Tuning::variantAt(std::span<const int64_t> sizes) const {
+  size_t i = 0;
+  while (!heuristic_[i].guard.holds(sizes))
+    ++i;
+  return i;
+}
+
+void Tuning::add(size_t variant, ResultRecord record, int64_t at, const std::string &source) {
+  if (record.key.standard != heuristic_[variant].schedule.text(op_))
+    return;
+  auto schedule = parseSchedule(record.schedule, op_);
+  llvm::Error error = schedule ? checkSchedule(*schedule, op_, target_) : schedule.takeError();
+  if (error) {
+    llvm::consumeError(std::move(error));
+    return;
+  }
+  matches_[variant].emplace(at, Match{std::move(record), std::move(*schedule), at, source});
+}
+
+/// Those of files asked earlier win: `emplace` keeps what is there.
+void Tuning::apply(const TunedRecords &records) {
+  auto found = records.find("operator", digestOf(signatureOf(op_)), target_);
+  std::sort(found.begin(), found.end(), isBetterSource);
+  for (ResultRecord &record : found) {
+    const auto sizes = sizesOf(record);
+    if (!sizes || record.key.phase != toString(op_.phase))
+      continue;
+    const size_t variant = variantAt(*sizes);
+    if (const auto at = measureOf(variant).evaluate(*sizes))
+      add(variant, std::move(record), *at, records.source());
+  }
+  const auto elements = op_.elements.constant();
+  if (!matches_.empty() || !elements || !op_.sizes.empty())
+    return;
+  // No record of its own: the nearest of its family.
+  auto relatives = records.find("family", digestOf(familyOf(op_)), target_);
+  std::erase_if(relatives, [&](const ResultRecord &record) {
+    return !record.key.sizes.empty() || record.key.phase != toString(op_.phase) ||
+           record.elements < *elements / kRelatives || record.elements / kRelatives > *elements;
+  });
+  auto distance = [&](const ResultRecord &record) {
+    return std::abs(std::log(static_cast<double>(std::max<int64_t>(1, record.elements)) /
+                             static_cast<double>(std::max<int64_t>(1, *elements))));
+  };
+  std::sort(relatives.begin(), relatives.end(), [&](const auto &a, const auto &b) {
+    return distance(a) != distance(b) ? distance(a) < distance(b) : isBetterSource(a, b);
+  });
+  for (ResultRecord &record : relatives)
+    add(0, std::move(record), *elements, records.source());
+}
+
+/// The range of a variant of the heuristic, cut at its records.
+void Tuning::addRange(std::vector<ScheduleVariant> &all, size_t variant) const {
+  const ScheduleVariant &standard = heuristic_[variant];
+  const auto found = matches_.find(variant);
+  if (found == matches_.end()) {
+    all.push_back(standard);
+    return;
+  }
+  const SizeExpr &measure = measureOf(variant);
+  const int64_t limit = standard.guard.limit;
+  auto push = [&](const Schedule &schedule, const std::string &reason, int64_t most) {
+    ScheduleVariant piece{schedule, most == INT64_MAX ? Guard{} : Guard{measure, most}, reason};
+    if (!all.empty() && all.back().schedule == schedule && all.back().guard.value == measure)
+      all.pop_back();
+    all.push_back(std::move(piece));
+  };
+  auto times = [](int64_t value, int64_t factor) {
+    return value > INT64_MAX / factor ? INT64_MAX : value * factor;
+  };
+  int64_t covered = 0; ///< up to which this variant's range is dealt with
+  for (auto at = found->second.begin(); at != found->second.end(); ++at) {
+    const Match &match = at->second;
+    int64_t low = match.at / kRelatives, high = times(match.at, kRelatives);
+    const auto next = std::next(at);
+    if (next != found->second.end() && next->first / kRelatives <= high)
+      high = static_cast<int64_t>(
+          std::sqrt(static_cast<double>(match.at) * static_cast<double>(next->first)));
+    if (op_.sizes.empty()) // one problem
+      low = 0, high = INT64_MAX;
+    if (low > covered + 1)
+      push(standard.schedule, standard.reason, low - 1);
+    const ResultRecord &record = match.record;
+    push(match.schedule,
+         fmt::format("tuned: {:.2f} ({:.2f} to {:.2f}) times as fast as the heuristic's with {} "
+                     "thread{}, {} caches; {}",
+                     record.gain.value, record.gain.low, record.gain.high, record.key.threads,
+                     record.key.threads == 1 ? "" : "s", toString(record.key.cache).str(),
+                     match.source),
+         std::min(high, limit));
+    covered = std::max(covered, std::min(high, limit));
+  }
+  if (covered < limit)
+    push(standard.schedule, standard.reason, limit);
+}
+
+/// Where there would be too many variants, the records that bring least go.
+std::vector<ScheduleVariant> Tuning::take() {
+  while (true) {
+    std::vector<ScheduleVariant> all;
+    for (size_t i = 0; i < heuristic_.size(); ++i)
+      addRange(all, i);
+    if (all.size() <= kMostVariants)
+      return all;
+    std::pair<double, std::pair<size_t, int64_t>> least{HUGE_VAL, {}};
+    for (const auto &[variant, matches] : matches_)
+      for (const auto &[at, match] : matches)
+        least = std::min(least, {match.record.gain.value, {variant, at}});
+    matches_[least.second.first].erase(least.second.second);
+    if (matches_[least.second.first].empty())
+      matches_.erase(least.second.first);
+  }
+}
+
+} // namespace
+
+llvm::Expected<std::vector<ScheduleVariant>>
+chooseSchedules(const Operator &op, const TargetDescription &target, const ScheduleSource &source) {
+  if (!source.forced.empty()) {
+    llvm::Expected<Schedule> schedule = parseSchedule(source.forced, op);
+    if (!schedule)
+      return schedule.takeError();
+    if (llvm::Error error = checkSchedule(*schedule, op, target))
+      return error;
+    return std::vector<ScheduleVariant>{{std::move(*schedule), Guard{}, "given"}};
+  }
+  std::vector<ScheduleVariant> variants = selectSchedules(op, target);
+  if (source.heuristicAlone)
+    return variants;
+  Tuning tuning(op, target, std::move(variants));
+  if (source.tuned)
+    tuning.apply(*source.tuned);
+  tuning.apply(TunedRecords::ofProject());
+  return tuning.take();
+}
+
+} // namespace normforge

@@ -1,0 +1,42 @@
+// One problem to be tuned: a phase of a spec at given sizes.
+#pragma once
+
+#include "compiler/oracle/Oracle.h"
+#include "compiler/records/Record.h"
+
+namespace normforge::tune {
+
+struct Case {
+  std::string path; ///< of the spec, or what else it comes from
+  Spec spec;
+  Phase phase = Phase::Inference;
+  oracle::Sizes sizes;
+  oracle::Numbers scalars; ///< of the call
+  int threads = 1;
+  CacheState cache = CacheState::Warm;
+  BitsPolicy bits = BitsPolicy::Any;
+
+  /// Made from the above for a target.
+  Operator op;
+  CaseKey key;
+  std::vector<int64_t> sizeValues; ///< in op.sizes' order
+  Schedule standard;               ///< what the heuristic takes at these sizes
+
+  /// "resnet50_conv1_bn training N=32".
+  std::string title() const;
+};
+
+/// What of a case a record has as documentation, and the sizes of its work.
+void describe(ResultRecord &record, const Case &of);
+
+/// Fills in what is made from the rest.
+void complete(Case &of, const TargetDescription &target);
+
+/// What may be done to candidates for tests: "crash", "hang", "exhaust" (memory), "wrong", in whose
+/// schedule's text a word is found.
+struct Fault {
+  std::string kind, word;
+};
+constexpr llvm::StringLiteral kFaults[] = {"crash", "hang", "exhaust", "wrong"};
+
+} // namespace normforge::tune

@@ -1,0 +1,83 @@
+#include "compiler/tune/Search.h"
+
+#include "compiler/tune/Estimate.h"
+
+#include <algorithm>
+
+namespace normforge::tune {
+
+namespace {
+
+/// Around a candidate with this share of the best gain so far, neighbors join: two knobs may help
+/// together where neither does alone.
+constexpr double kNearBest = 0.97;
+/// The model is not trusted beyond this.
+constexpr double kMostCorrection = 4;
+
+} // namespace
+
+Search::Search(const Case &of, const TargetDescription &target, bool isWide)
+    : case_(of), target_(target), isWide_(isWide) {
+  standard_ = estimateNanoseconds(of.standard, of.op, of.sizeValues, target, of.threads);
+  known_.insert(canonical(of.standard));
+  add(scheduleForms(of.op, target), 1);
+  add(neighborSchedules(of.standard, of.op, target, isWide), 1);
+}
+
+/// The text at the case's sizes: what takes more than there is takes all. Partials keep what they
+/// are cut into, which stages that merge them count.
+std::string Search::canonical(const Schedule &schedule) const {
+  Schedule same = schedule;
+  for (size_t i = 0; i < same.stages.size(); ++i) {
+    const std::vector<StageLoop> loops = stageLoops(case_.op, schedule, i);
+    StagePlan &stage = same.stages[i];
+    const bool isPartial = std::ranges::any_of(
+        stage.steps, [](const StepPlan &plan) { return plan.part == Part::Partial; });
+    for (size_t loop = 0; loop < loops.size(); ++loop) {
+      const auto size = loops[loop].size.evaluate(case_.sizeValues);
+      if (size && stage.chunks[loop] >= *size && (loops[loop].kept || !isPartial))
+        stage.chunks[loop] = 0;
+    }
+  }
+  return same.text(case_.op);
+}
+
+void Search::add(std::vector<Schedule> schedules, double correction) {
+  for (Schedule &schedule : schedules) {
+    if (case_.bits == BitsPolicy::Fixed && !haveSameBits(schedule, case_.standard, case_.op))
+      continue;
+    if (!known_.insert(canonical(schedule)).second)
+      continue;
+    const double estimate =
+        estimateNanoseconds(schedule, case_.op, case_.sizeValues, target_, case_.threads);
+    std::string text = schedule.text(case_.op);
+    queue_.push(
+        {standard_ / estimate * correction, estimate, std::move(text), std::move(schedule)});
+  }
+}
+
+std::optional<std::string> Search::next() {
+  if (queue_.empty())
+    return std::nullopt;
+  Candidate candidate = queue_.top();
+  queue_.pop();
+  std::string text = candidate.text;
+  open_.emplace(text, std::move(candidate));
+  return text;
+}
+
+void Search::tell(const std::string &schedule, double gain) {
+  const auto found = open_.find(schedule);
+  if (found == open_.end())
+    return;
+  const Candidate candidate = std::move(found->second);
+  open_.erase(found);
+  best_ = std::max(best_, gain);
+  if (gain < kNearBest * best_)
+    return;
+  const double correction =
+      std::clamp(gain * candidate.estimate / standard_, 1 / kMostCorrection, kMostCorrection);
+  add(neighborSchedules(candidate.schedule, case_.op, target_, isWide_), correction);
+}
+
+} // namespace normforge::tune

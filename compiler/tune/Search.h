@@ -1,0 +1,51 @@
+// Which candidates are tried, and in which order.
+//
+// Best first: a candidate is worth what the model says of it, corrected by how far the model was
+// off for the candidate that it is a neighbor of. Around what proves better than the default, its
+// own neighbors join. So few measurements go where the model and what was seen agree that nothing
+// is to be found.
+#pragma once
+
+#include "compiler/tune/Case.h"
+
+#include <queue>
+#include <set>
+
+namespace normforge::tune {
+
+class Search {
+public:
+  /// `of` outlives it. `isWide`: more values of each knob.
+  Search(const Case &of, const TargetDescription &target, bool isWide);
+
+  /// The next to try; nothing where all have been.
+  std::optional<std::string> next();
+  /// What it has come to: the gain over the default, 0 where it is none.
+  void tell(const std::string &schedule, double gain);
+  size_t waiting() const { return queue_.size(); }
+
+private:
+  struct Candidate {
+    double predicted; ///< the default's time over its own
+    double estimate;
+    std::string text;
+    Schedule schedule;
+    bool operator<(const Candidate &other) const {
+      return predicted != other.predicted ? predicted < other.predicted : text > other.text;
+    }
+  };
+  /// Adds what is new; `correction`: times what the model says.
+  void add(std::vector<Schedule> schedules, double correction);
+  std::string canonical(const Schedule &schedule) const;
+
+  const Case &case_;
+  const TargetDescription &target_;
+  const bool isWide_;
+  double standard_ = 1; ///< the model's time of the default
+  std::priority_queue<Candidate> queue_;
+  std::set<std::string> known_;           ///< canonical texts
+  std::map<std::string, Candidate> open_; ///< that were given out, by text
+  double best_ = 1;
+};
+
+} // namespace normforge::tune

@@ -1,0 +1,295 @@
+#include "compiler/tune/Sweep.h"
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+namespace normforge::tune {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double secondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Finalists that are measured afresh.
+constexpr size_t kFinalists = 3;
+/// A candidate with less than this is no finalist.
+constexpr double kLeastGain = 1.01;
+
+/// What an effort may take of time.
+struct Allowance {
+  double search;    ///< seconds a case, without its beginning
+  double candidate; ///< seconds of pairs
+  int mostPairs;
+  double finals;   ///< seconds of each of the two last measurements
+  size_t patience; ///< candidates in a row that are no better than the best
+};
+Allowance allowanceOf(Effort effort) {
+  switch (effort) {
+  case Effort::Quick:
+    return {2.0, 0.05, 9, 0.25, 60};
+  case Effort::Full:
+    return {50, 0.2, 21, 2, 400};
+  case Effort::Exhaustive:
+    return {1e9, 0.2, 21, 3, SIZE_MAX};
+  }
+  return {};
+}
+
+/// What is known of a case before it begins.
+struct Known {
+  std::map<std::string, CandidateRecord> candidates; ///< by schedule
+};
+
+class CaseSweep {
+public:
+  CaseSweep(const Case &of, size_t index, const SweepOptions &options, WorkerProcess &worker,
+            RecordWriter &writer, const std::function<void(const Event &)> &show)
+      : case_(of), index_(index), options_(options), worker_(worker), writer_(writer), show_(show),
+        allowance_(allowanceOf(options.effort)) {}
+
+  /// The result; nothing where it was stopped. `failed` says why there can be none.
+  llvm::Expected<std::optional<ResultRecord>> run(const Known &known, double secondsLeft,
+                                                  const std::function<bool()> &isStopped,
+                                                  std::string &failed);
+  std::map<CandidateState, int> counts() const { return counts_; }
+
+private:
+  llvm::Error search(const Known &known, double seconds, const std::function<bool()> &isStopped);
+  std::vector<std::string> finalists() const;
+  bool decide(ResultRecord &result, std::string &failed);
+
+  const Case &case_;
+  const size_t index_;
+  const SweepOptions &options_;
+  WorkerProcess &worker_;
+  RecordWriter &writer_;
+  const std::function<void(const Event &)> &show_;
+  const Allowance allowance_;
+  std::vector<CandidateRecord> tried_;
+  std::map<CandidateState, int> counts_;
+  bool isStopped_ = false;
+};
+
+llvm::Error CaseSweep::search(const Known &known, double seconds,
+                              const std::function<bool()> &isStopped) {
+  Search search(case_, options_.worker.target, options_.effort != Effort::Quick);
+  const Clock::time_point start = Clock::now();
+  double best = 1;
+  size_t since = 0; // candidates since the best
+  while (secondsSince(start) < seconds && since < allowance_.patience) {
+    if (isStopped()) {
+      isStopped_ = true;
+      break;
+    }
+    const auto text = search.next();
+    if (!text)
+      break;
+    CandidateRecord record;
+    if (const auto found = known.candidates.find(*text); found != known.candidates.end()) {
+      record = found->second;
+    } else {
+      const Trial trial = worker_.attempt(*text, {4, allowance_.mostPairs, allowance_.candidate});
+      record = {case_.key.id(),     *text,     trial.state, trial.gain, trial.pairs,
+                trial.microseconds, trial.note};
+      if (llvm::Error error = writer_.write(toLine(record)))
+        return error;
+    }
+    ++counts_[record.state];
+    // One that was dropped early may still be near.
+    const double gain = record.pairs > 0 ? record.gain.value : 0;
+    search.tell(*text, gain);
+    ++since;
+    if (record.state == CandidateState::Measured && gain > best * 1.005) {
+      best = gain;
+      since = 0;
+    }
+    tried_.push_back(std::move(record));
+    Event event{Event::Kind::Candidate, index_, tried_.size(), best};
+    event.candidate = &tried_.back();
+    show_(event);
+  }
+  return llvm::Error::success();
+}
+
+/// By their gains.
+std::vector<std::string> CaseSweep::finalists() const {
+  std::vector<const CandidateRecord *> better;
+  for (const CandidateRecord &record : tried_)
+    if (record.state == CandidateState::Measured && record.gain.value > kLeastGain)
+      better.push_back(&record);
+  std::stable_sort(better.begin(), better.end(),
+                   [](const auto *a, const auto *b) { return a->gain.value > b->gain.value; });
+  std::vector<std::string> schedules;
+  for (size_t i = 0; i < std::min(better.size(), kFinalists); ++i)
+    schedules.push_back(better[i]->schedule);
+  return schedules;
+}
+
+/// The finalists afresh, then the best of them once more.
+bool CaseSweep::decide(ResultRecord &result, std::string &failed) {
+  std::vector<std::string> schedules = finalists();
+  result.schedule = case_.key.standard;
+  auto measure = [&](const std::vector<std::string> &of) -> std::optional<Final> {
+    auto found = worker_.finish(of, allowance_.finals);
+    if (found)
+      return std::move(*found);
+    failed = "the last measurements: " + llvm::toString(found.takeError());
+    return std::nullopt;
+  };
+  if (schedules.size() > 1) {
+    const auto found = measure(schedules);
+    if (!found)
+      return false;
+    const auto best = std::max_element(
+        found->finalists.begin(), found->finalists.end(),
+        [](const Trial &a, const Trial &b) { return a.gain.value < b.gain.value; });
+    schedules = {schedules[static_cast<size_t>(best - found->finalists.begin())]};
+  }
+  const auto found = measure(schedules);
+  if (!found)
+    return false;
+  result.noise = found->noise;
+  result.standardMicroseconds = result.microseconds = found->standardMicroseconds;
+  result.copyMicroseconds = found->copyMicroseconds;
+  if (found->finalists.empty())
+    return true;
+  const Trial &trial = found->finalists.front();
+  result.pairs = trial.pairs;
+  const double floor = std::max({1.0, result.noise.value, 1 / result.noise.value});
+  if (trial.gain.low <= 1 || trial.gain.value <= floor)
+    return true;
+  result.schedule = schedules.front();
+  result.gain = trial.gain;
+  result.microseconds = trial.microseconds;
+  return true;
+}
+
+llvm::Expected<std::optional<ResultRecord>> CaseSweep::run(const Known &known, double secondsLeft,
+                                                           const std::function<bool()> &isStopped,
+                                                           std::string &failed) {
+  const Clock::time_point start = Clock::now();
+  if (auto us = worker_.begin(index_); !us) {
+    failed = llvm::toString(us.takeError());
+    return std::nullopt;
+  }
+  const double seconds =
+      std::min(allowance_.search, secondsLeft - secondsSince(start) - 2 * allowance_.finals);
+  if (llvm::Error error = search(known, std::max(0.0, seconds), isStopped))
+    return error;
+  if (isStopped_)
+    return std::nullopt;
+  ResultRecord result;
+  result.key = case_.key;
+  describe(result, case_);
+  result.effort = options_.effort;
+  result.counts = counts_;
+  if (!decide(result, failed))
+    return std::nullopt;
+  result.seconds = secondsSince(start);
+  result.date = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  if (llvm::Error error = writer_.write(toLine(result)))
+    return error;
+  return result;
+}
+
+} // namespace
+
+double secondsOf(Effort effort) {
+  const Allowance allowance = allowanceOf(effort);
+  return allowance.search + 2 * allowance.finals;
+}
+
+llvm::Expected<SweepOutcome> sweep(std::span<const Case> cases, const SweepOptions &options,
+                                   RecordWriter &writer, const Records &held,
+                                   const std::function<void(const Event &)> &show,
+                                   const std::function<bool()> &isStopped) {
+  const Clock::time_point start = Clock::now();
+  std::map<std::string, Effort> results; // by case
+  for (const ResultRecord &record : held.results) {
+    const auto [at, isNew] = results.emplace(record.key.id(), record.effort);
+    at->second = std::max(at->second, record.effort);
+  }
+  std::map<std::string, Known> known;
+  for (const CandidateRecord &record : held.candidates)
+    known[record.caseId].candidates.emplace(record.schedule, record);
+
+  SweepOutcome outcome;
+  std::vector<size_t> open;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const auto found = results.find(cases[i].key.id());
+    if (found == results.end() || found->second < options.effort) {
+      open.push_back(i);
+      continue;
+    }
+    ++outcome.known;
+    show({Event::Kind::CaseKnown, i});
+  }
+  WorkerProcess worker(options.worker, cases, options.seed);
+  double spent = 0; // on cases that ended
+  for (size_t n = 0; n < open.size(); ++n) {
+    const double secondsLeft =
+        options.seconds > 0 ? options.seconds - secondsSince(start) : HUGE_VAL;
+    if (secondsLeft <= 0 || isStopped()) {
+      outcome.left = open.size() - n;
+      break;
+    }
+    const size_t i = open[n];
+    const Clock::time_point begun = Clock::now();
+    auto forward = [&](const Event &event) {
+      Event with = event;
+      const double each =
+          n > 0 ? spent / static_cast<double>(n) : std::min(secondsOf(options.effort), 60.0);
+      with.secondsLeft =
+          std::max(0.0, each * static_cast<double>(open.size() - n) - secondsSince(begun));
+      if (options.seconds > 0)
+        with.secondsLeft = std::min(with.secondsLeft, options.seconds - secondsSince(start));
+      show(with);
+    };
+    forward({Event::Kind::CaseBegins, i});
+    const std::function<void(const Event &)> showing = forward;
+    CaseSweep one(cases[i], i, options, worker, writer, showing);
+    std::string failed;
+    auto result = one.run(known[cases[i].key.id()], secondsLeft, isStopped, failed);
+    if (!result)
+      return result.takeError();
+    for (const auto &[state, count] : one.counts())
+      outcome.counts[state] += count;
+    if (!failed.empty()) {
+      ++outcome.failed;
+      Event event{Event::Kind::CaseFailed, i};
+      event.text = failed;
+      forward(event);
+    } else if (!*result) { // stopped
+      outcome.left = open.size() - n;
+      break;
+    } else {
+      ++outcome.done;
+      Event event{Event::Kind::CaseEnds, i};
+      event.result = &**result;
+      event.best = (*result)->gain.value;
+      forward(event);
+    }
+    spent += secondsSince(begun);
+  }
+  return outcome;
+}
+
+std::vector<Case> distinctCases(std::vector<Case> cases) {
+  std::set<std::string> seen;
+  std::erase_if(cases, [&](const Case &one) { return !seen.insert(one.key.id()).second; });
+  return cases;
+}
+
+std::vector<Case> shardOf(std::vector<Case> cases, size_t index, size_t count) {
+  std::vector<Case> own;
+  for (size_t i = index - 1; i < cases.size(); i += count)
+    own.push_back(std::move(cases[i]));
+  return own;
+}
+
+} // namespace normforge::tune

@@ -1,0 +1,32 @@
+// What memory allows: the time of what must move at least.
+#pragma once
+
+#include "normforge/normforge.h"
+
+#include <memory>
+
+namespace normforge {
+
+/// y = a*x + b, or y = a*x + z, over arrays of its own: as many bytes written as asked for, and as
+/// many read, or twice as many where those are nearer. Shared out and joined as kernels are.
+class MemoryCopy {
+public:
+  MemoryCopy(uint64_t read, uint64_t written);
+  /// `streams`: y past the caches, where the machine can.
+  void run(bool streams, const nf_executor &executor);
+  /// Times of run() times this are those of exactly what was asked for.
+  double scale() const { return scale_; }
+
+private:
+  struct Free {
+    void operator()(float *memory) const;
+  };
+  using Buffer = std::unique_ptr<float, Free>;
+  static Buffer make(int64_t count);
+
+  int64_t count_; ///< of floats in each array
+  Buffer x_, z_, y_;
+  double scale_ = 1;
+};
+
+} // namespace normforge
