@@ -3,6 +3,7 @@
 #include "compiler/cli/TuneOptions.h"
 #include "compiler/cli/TuneProgress.h"
 #include "compiler/tune/Benchdnn.h"
+#include "compiler/tune/Export.h"
 #include "compiler/tune/Sweep.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -20,7 +21,9 @@
 
 namespace normforge::cli {
 
+void declareTuneImport(CLI::App &tune, int &status);
 void declareTuneMerge(CLI::App &tune, int &status);
+void declareTuneReport(CLI::App &tune, int &status);
 void declareTuneShow(CLI::App &tune, int &status);
 
 namespace {
@@ -28,12 +31,12 @@ namespace {
 struct Options {
   std::vector<std::string> specs, lists, sizes, phases, layouts, caches{"warm"}, faults;
   std::string threads, bits = "any", effort = "quick", budget, shard, seed, output = "tuned.jsonl",
-                       candidateSeconds, candidateBytes;
+                       candidateSeconds, candidateBytes, cpu, candidates, exportPath;
   bool json = false;
 };
 
 volatile std::sig_atomic_t wasInterrupted = 0;
-extern "C" void onInterrupt(int) { wasInterrupted = 1; }
+extern "C" void onInterrupt(int signal) { wasInterrupted = signal; }
 
 /// What every case of a sweep has.
 struct Common {
@@ -258,10 +261,114 @@ llvm::Error run(const Options &options, int &status) {
   }
   progress->end(*outcome, path, wasInterrupted != 0);
   if (wasInterrupted)
-    status = 128 + SIGINT;
+    status = 128 + wasInterrupted;
   else if (outcome->failed > 0)
     status = Disagrees;
   return llvm::Error::success();
+}
+
+} // namespace
+
+namespace {
+
+/// What a case is, of a sweep here and of one that is exported.
+void addCaseOptions(CLI::App &sub, Options &options) {
+  sub.add_option("SPEC", options.specs, "Specs, or directories of *.yaml")->type_name("PATH");
+  sub.add_option("--list", options.lists,
+                 "Also the problems of this list, in the notation of oneDNN's benchdnn")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  sub.add_option("--size", options.sizes,
+                 "Values of a named size; may be given several times (default: N=8, T=128)")
+      ->type_name("NAME=VALUE[,VALUE]")
+      ->allow_extra_args(false);
+  sub.add_option("--phase", options.phases, phaseChoices() + " (default: each of a spec's)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("PHASE[,PHASE]");
+  sub.add_option("--layouts", options.layouts,
+                 "Bring specs with channels first into these layouts: nchw, nhwc, nChw16c, nChw8c "
+                 "(default: as they are)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember({"nchw", "nhwc", "nChw16c", "nChw8c"}));
+  sub.add_option("--threads", options.threads,
+                 "Threads that kernels are measured with (default: as many as processors may be "
+                 "used)")
+      ->type_name("COUNT");
+  sub.add_option("--cache", options.caches,
+                 "warm: data are in the caches as far as the call before left them there; cold: "
+                 "they are in memory alone (default: warm)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("STATE[,STATE]");
+  sub.add_option("--bits", options.bits,
+                 "any; fixed: search only what changes no bit of a result (default: any)")
+      ->type_name("POLICY");
+  sub.add_option("--seed", options.seed,
+                 "Draw the same data again (default: a new seed, which is printed)")
+      ->type_name("NUMBER");
+}
+
+llvm::Error runExport(const Options &options) {
+  if (options.specs.empty() && options.lists.empty())
+    return badInput("specs are missing; expected files or directories of them, or --list FILE");
+  if (options.exportPath.empty())
+    return badInput("-o is missing; expected the sweep's file, such as -o sweep.nfs");
+  auto common = readCommon(options);
+  if (!common)
+    return common.takeError();
+  auto seed = parseNumber("--seed", options.seed, 0, UINT64_MAX);
+  if (!seed)
+    return seed.takeError();
+  auto count = parseNumber("--candidates", options.candidates, 1, 10000);
+  if (!count)
+    return count.takeError();
+  auto target = chooseTarget(options.cpu);
+  if (!target)
+    return target.takeError();
+  auto cases = makeCases(options, *common, *target);
+  if (!cases)
+    return cases.takeError();
+  tune::ExportOptions how{*target, environmentVerifies(), seed->value_or(std::random_device()())};
+  how.candidates = count->value_or(how.candidates);
+  how.isNative = options.cpu.empty() || options.cpu == "native";
+  if (!how.isNative && options.threads.empty())
+    return badInput("--threads is missing: with how many is to be measured on that machine");
+  auto sweep = tune::exportSweep(*cases, how, [](const tune::Case &) {});
+  if (!sweep)
+    return internalError(sweep.takeError());
+  const std::vector<std::byte> bytes = toBytes(*sweep);
+  size_t candidates = 0;
+  for (const SweepFile::Case &one : sweep->cases)
+    candidates += one.candidates.size() - 1;
+  if (llvm::Error error = writeFiles(FileToWrite{
+          options.exportPath, "", {reinterpret_cast<const char *>(bytes.data()), bytes.size()}}))
+    return located(std::move(error));
+  fmt::print("{} cases for {}, {} candidates, {}, seed {}\nrun it there: normforge-tune-run {} -o "
+             "r.jsonl; then here: normforge tune import r.jsonl -o all.jsonl\n",
+             sweep->cases.size(), target->cpu, candidates,
+             describeBytes(static_cast<double>(bytes.size())), how.seed,
+             shellWord(options.exportPath));
+  return llvm::Error::success();
+}
+
+void declareTuneExport(CLI::App &tune, int &status) {
+  auto options = std::make_shared<Options>();
+  CLI::App *sub = tune.add_subcommand(
+      "export", "Compile a sweep into one file for a machine without a compiler, where "
+                "normforge-tune-run runs it");
+  addCaseOptions(*sub, *options);
+  sub->add_option("--cpu", options->cpu, "LLVM's name of that machine's CPU (default: native)")
+      ->type_name("CPU");
+  sub->add_option("--candidates", options->candidates, "Of each case, at most (default: 40)")
+      ->type_name("COUNT");
+  sub->add_option("-o", options->exportPath, "The file to write, such as sweep.nfs")
+      ->type_name("FILE");
+  sub->callback([options, &status] {
+    if (llvm::Error error = runExport(*options))
+      status = report(std::move(error));
+  });
 }
 
 } // namespace
@@ -270,38 +377,7 @@ void declareTune(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
   CLI::App *sub = app.add_subcommand(
       "tune", "Search for faster schedules on this machine, and keep them as records");
-  sub->add_option("SPEC", options->specs, "Specs, or directories of *.yaml")->type_name("PATH");
-  sub->add_option("--list", options->lists,
-                  "Also the problems of this list, in the notation of oneDNN's benchdnn")
-      ->type_name("FILE")
-      ->allow_extra_args(false);
-  sub->add_option("--size", options->sizes,
-                  "Values of a named size; may be given several times (default: N=8, T=128)")
-      ->type_name("NAME=VALUE[,VALUE]")
-      ->allow_extra_args(false);
-  sub->add_option("--phase", options->phases, phaseChoices() + " (default: each of a spec's)")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->type_name("PHASE[,PHASE]");
-  sub->add_option("--layouts", options->layouts,
-                  "Bring specs with channels first into these layouts: nchw, nhwc, nChw16c, nChw8c "
-                  "(default: as they are)")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->check(CLI::IsMember({"nchw", "nhwc", "nChw16c", "nChw8c"}));
-  sub->add_option("--threads", options->threads,
-                  "Threads that kernels are measured with (default: as many as processors may be "
-                  "used)")
-      ->type_name("COUNT");
-  sub->add_option("--cache", options->caches,
-                  "warm: data are in the caches as far as the call before left them there; cold: "
-                  "they are in memory alone (default: warm)")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->type_name("STATE[,STATE]");
-  sub->add_option("--bits", options->bits,
-                  "any; fixed: search only what changes no bit of a result (default: any)")
-      ->type_name("POLICY");
+  addCaseOptions(*sub, *options);
   sub->add_option("--effort", options->effort,
                   "quick: about 3 seconds a case; full: about a minute; exhaustive: until nothing "
                   "is left (default: quick)")
@@ -312,9 +388,6 @@ void declareTune(CLI::App &app, int &status) {
                   "One part of the cases, into a file of its own; found by itself in a Slurm "
                   "array, under MPI and in an indexed Kubernetes job")
       ->type_name("INDEX/COUNT");
-  sub->add_option("--seed", options->seed,
-                  "Draw the same data again (default: a new seed, which is printed)")
-      ->type_name("NUMBER");
   sub->add_option("-o", options->output,
                   "The file of records, added to where it is there (default: tuned.jsonl)")
       ->type_name("FILE");
@@ -326,7 +399,10 @@ void declareTune(CLI::App &app, int &status) {
   sub->add_option("--fault", options->faults)->group("")->allow_extra_args(false);
   sub->require_subcommand(0, 1);
   declareTuneMerge(*sub, status);
+  declareTuneExport(*sub, status);
+  declareTuneImport(*sub, status);
   declareTuneShow(*sub, status);
+  declareTuneReport(*sub, status);
   sub->callback([sub, options, &status] {
     if (!sub->get_subcommands().empty())
       return;

@@ -1,8 +1,11 @@
-// `normforge tune merge` and `normforge tune show`: what is done with records.
+// `normforge tune merge`, `show`, `report` and `import`: what is done with records.
 #include "compiler/cli/Files.h"
 #include "compiler/cli/TuneProgress.h"
+#include "compiler/tune/Export.h"
+#include "compiler/tune/Report.h"
 
 #include "llvm/Support/JSON.h"
+#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <CLI/CLI.hpp>
@@ -10,10 +13,14 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <fcntl.h>
+#include <sys/file.h>
 
 namespace normforge::cli {
 
+void declareTuneImport(CLI::App &tune, int &status);
 void declareTuneMerge(CLI::App &tune, int &status);
+void declareTuneReport(CLI::App &tune, int &status);
 void declareTuneShow(CLI::App &tune, int &status);
 
 namespace {
@@ -42,6 +49,16 @@ llvm::Error merge(const MergeOptions &options) {
   auto files = readAll(options.paths);
   if (!files)
     return files.takeError();
+  // What could not be read would be lost.
+  for (size_t i = 0; i < files->size(); ++i)
+    if (!(*files)[i].warnings.empty() && !overwritten(options.paths[i], options.output).empty())
+      return badInput(fmt::format("-o: {} is one of the files that are merged, and has lines that "
+                                  "were left out; it is left as it is",
+                                  options.output));
+  const FileDescriptor before(open(options.output.c_str(), O_RDONLY | O_CLOEXEC));
+  if (before && flock(before.get(), LOCK_EX | LOCK_NB) != 0)
+    return located(llvm::createStringError(fmt::format(
+        "{}: error: a normforge tune writes it; merge into another file", options.output)));
   const std::string text = tune::mergeRecords(*files, options.resultsAlone);
   if (options.output.empty()) {
     std::fwrite(text.data(), 1, text.size(), stdout);
@@ -51,30 +68,84 @@ llvm::Error merge(const MergeOptions &options) {
   return error ? located(std::move(error)) : llvm::Error::success();
 }
 
+struct ImportOptions {
+  std::vector<std::string> paths;
+  std::string output = "tuned.jsonl";
+};
+
+/// Adds to a file what normforge-tune-run has measured; what it holds already is left out.
+llvm::Error importRuns(const ImportOptions &options) {
+  std::vector<std::string> lines;
+  for (const std::string &path : options.paths) {
+    auto buffer = llvm::MemoryBuffer::getFile(path, /*IsText=*/true);
+    if (!buffer)
+      return located(llvm::createStringError(
+          fmt::format("{}: error: cannot be read: {}", path, buffer.getError().message())));
+    size_t number = 0;
+    for (llvm::StringRef rest = (*buffer)->getBuffer(); !rest.empty();) {
+      auto [line, after] = rest.split('\n');
+      rest = after;
+      ++number;
+      if (line.trim().empty())
+        continue;
+      auto text = tune::importLine(line);
+      if (text)
+        lines.push_back(std::move(*text));
+      else
+        llvm::errs() << fmt::format("{}:{}: warning: left out: {}\n", path, number,
+                                    llvm::toString(text.takeError()));
+    }
+  }
+  tune::Records held;
+  auto writer = tune::RecordWriter::open(options.output, held);
+  if (!writer)
+    return located(writer.takeError());
+  for (const std::string &warning : held.warnings)
+    llvm::errs() << warning << '\n';
+  std::set<std::string> known;
+  for (const ResultRecord &record : held.results)
+    known.insert(toLine(record));
+  for (const CandidateRecord &record : held.candidates)
+    known.insert(toLine(record));
+  size_t added = 0;
+  for (const std::string &line : lines) {
+    auto parsed = parseLine(line); // its own text: equal records are equal lines
+    if (!parsed)
+      return internalError(parsed.takeError());
+    const std::string text = parsed->result ? toLine(*parsed->result) : toLine(*parsed->candidate);
+    if (!known.insert(text).second)
+      continue;
+    if (llvm::Error error = writer->write(text))
+      return located(std::move(error));
+    ++added;
+  }
+  fmt::print("{} records added to {}, {} were there\n", added, options.output,
+             lines.size() - added);
+  return llvm::Error::success();
+}
+
+struct ReportOptions {
+  std::vector<std::string> paths;
+  std::string output;
+};
+
+llvm::Error writeReport(const ReportOptions &options) {
+  auto files = readAll(options.paths);
+  if (!files)
+    return files.takeError();
+  auto target = chooseTarget("");
+  if (!target)
+    return target.takeError();
+  const std::string page = tune::reportPage(
+      *files, [&](const ResultRecord &record) { return stalenessOf(record, *target); });
+  llvm::Error error = writeFiles(FileToWrite{options.output, "", page});
+  return error ? located(std::move(error)) : llvm::Error::success();
+}
+
 struct ShowOptions {
   std::vector<std::string> paths;
   bool json = false;
 };
-
-/// The one that is used of each case: what isBetterSource puts first among equals.
-std::vector<ResultRecord> latest(const std::vector<tune::Records> &files) {
-  std::map<std::string, ResultRecord> byCase;
-  for (const tune::Records &file : files)
-    for (const ResultRecord &record : file.results) {
-      const auto [at, isNew] = byCase.emplace(record.key.id(), record);
-      if (!isNew && isBetterSource(record, at->second))
-        at->second = record;
-    }
-  std::vector<ResultRecord> all;
-  for (auto &[id, record] : byCase)
-    all.push_back(std::move(record));
-  auto order = [](const ResultRecord &r) {
-    return std::tie(r.name, r.key.phase, r.key.sizes, r.key.threads, r.key.op, r.date);
-  };
-  std::sort(all.begin(), all.end(),
-            [&](const auto &a, const auto &b) { return order(a) < order(b); });
-  return all;
-}
 
 std::string sizesText(const ResultRecord &record) {
   std::vector<std::string> parts;
@@ -90,7 +161,7 @@ llvm::Error show(const ShowOptions &options) {
   auto target = chooseTarget("");
   if (!target)
     return target.takeError();
-  const std::vector<ResultRecord> results = latest(*files);
+  const std::vector<ResultRecord> results = tune::latestResults(*files);
   if (options.json) {
     for (const ResultRecord &record : results) {
       llvm::json::Value value = llvm::cantFail(llvm::json::parse(toLine(record)));
@@ -155,6 +226,36 @@ void declareTuneMerge(CLI::App &tune, int &status) {
                 "Leave out the candidates: what is needed to use the records, not to go on");
   sub->callback([options, &status] {
     if (llvm::Error error = merge(*options))
+      status = report(std::move(error));
+  });
+}
+
+void declareTuneImport(CLI::App &tune, int &status) {
+  auto options = std::make_shared<ImportOptions>();
+  CLI::App *sub = tune.add_subcommand(
+      "import", "Add what normforge-tune-run has measured to a file of records");
+  sub->add_option("FILE", options->paths, "Files that normforge-tune-run has written")
+      ->required()
+      ->type_name("FILE");
+  sub->add_option("-o", options->output, "The file of records (default: tuned.jsonl)")
+      ->type_name("FILE");
+  sub->callback([options, &status] {
+    if (llvm::Error error = importRuns(*options))
+      status = report(std::move(error));
+  });
+}
+
+void declareTuneReport(CLI::App &tune, int &status) {
+  auto options = std::make_shared<ReportOptions>();
+  CLI::App *sub = tune.add_subcommand(
+      "report",
+      "Write what was found as one HTML page, without scripts or anything from elsewhere");
+  sub->add_option("FILE", options->paths, "Files of records")->required()->type_name("FILE");
+  sub->add_option("-o", options->output, "The page to write, such as report.html")
+      ->required()
+      ->type_name("FILE");
+  sub->callback([options, &status] {
+    if (llvm::Error error = writeReport(*options))
       status = report(std::move(error));
   });
 }

@@ -37,9 +37,12 @@ struct TargetDescription {
   bool maskedLoads = false;
   int64_t l1Bytes = 0, l2Bytes = 0; ///< of one core
   int64_t l3Bytes = 0;              ///< shared, as reported
-  /// Non-temporal stores win where x and y together are larger than this: beyond L3 on Zen, beyond
-  /// the L2 caches of two cores on Intel's servers (L3 is slow there). None: never used.
+  /// Non-temporal stores win where x and y together are larger than this: beyond L3 or a share of
+  /// it on Zen, beyond the L2 caches of two cores on Intel's servers (L3 is slow there). None:
+  /// never used.
   std::optional<int64_t> streamingBytes;
+  /// Where the caches' sizes and streamingBytes are from, in words; documentation alone.
+  std::string cachesBasis, streamingBasis;
 
   bool isX86() const { return llvm::StringRef(triple).starts_with("x86_64"); }
   bool has(llvm::StringRef feature) const;

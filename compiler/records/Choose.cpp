@@ -18,18 +18,19 @@ const TunedRecords &TunedRecords::ofProject() {
 
 std::vector<ResultRecord> TunedRecords::find(llvm::StringRef field, llvm::StringRef digest,
                                              const TargetDescription &target) const {
-  const std::string key = fmt::format("\"{}\":\"{}\"", field.str(), digest.str());
   const llvm::StringRef text = text_;
   std::vector<ResultRecord> found;
-  for (size_t at = text.find(key); at != llvm::StringRef::npos;) {
+  for (size_t at = text.find(digest); at != llvm::StringRef::npos;) {
     const size_t begin = text.rfind('\n', at) + 1; // npos + 1 is 0
     const size_t end = text.find('\n', at);
     auto line = parseLine(text.slice(begin, end));
     if (!line)
       llvm::consumeError(line.takeError());
-    else if (line->result && stalenessOf(*line->result, target).empty())
+    else if (line->result &&
+             digest == (field == "family" ? line->result->key.family : line->result->key.op) &&
+             stalenessOf(*line->result, target).empty())
       found.push_back(std::move(*line->result));
-    at = end == llvm::StringRef::npos ? end : text.find(key, end);
+    at = end == llvm::StringRef::npos ? end : text.find(digest, end);
   }
   return found;
 }
@@ -117,7 +118,16 @@ void Tuning::add(size_t variant, ResultRecord record, int64_t at, const std::str
     llvm::consumeError(std::move(error));
     return;
   }
-  matches_[variant].emplace(at, Match{std::move(record), std::move(*schedule), at, source});
+  const auto sizes = record.key.sizes;
+  const std::string text = record.schedule;
+  const auto [found, isNew] =
+      matches_[variant].emplace(at, Match{std::move(record), std::move(*schedule), at, source});
+  // Other sizes with as much work: where what was found for them differs, neither holds for both.
+  if (!isNew && found->second.record.key.sizes != sizes &&
+      found->second.schedule.text(op_) != text) {
+    found->second.schedule = heuristic_[variant].schedule;
+    found->second.record.gain = {1, 1, 1};
+  }
 }
 
 /// Those of files asked earlier win: `emplace` keeps what is there.
@@ -171,7 +181,10 @@ void Tuning::addRange(std::vector<ScheduleVariant> &all, size_t variant) const {
   auto times = [](int64_t value, int64_t factor) {
     return value > INT64_MAX / factor ? INT64_MAX : value * factor;
   };
-  int64_t covered = 0; ///< up to which this variant's range is dealt with
+  // Up to which this variant's range is dealt with: by the variant before, where it asks the same.
+  int64_t covered = 0;
+  if (variant > 0 && heuristic_[variant - 1].guard.value == measure)
+    covered = heuristic_[variant - 1].guard.limit;
   for (auto at = found->second.begin(); at != found->second.end(); ++at) {
     const Match &match = at->second;
     int64_t low = match.at / kRelatives, high = times(match.at, kRelatives);
@@ -205,13 +218,17 @@ std::vector<ScheduleVariant> Tuning::take() {
       addRange(all, i);
     if (all.size() <= kMostVariants)
       return all;
-    std::pair<double, std::pair<size_t, int64_t>> least{HUGE_VAL, {}};
-    for (const auto &[variant, matches] : matches_)
-      for (const auto &[at, match] : matches)
-        least = std::min(least, {match.record.gain.value, {variant, at}});
-    matches_[least.second.first].erase(least.second.second);
-    if (matches_[least.second.first].empty())
-      matches_.erase(least.second.first);
+    // Where the default was found to be best it stays: it bounds what neighbors hold for.
+    Match *least = nullptr;
+    size_t of = 0;
+    for (auto &[variant, matches] : matches_)
+      for (auto &[at, match] : matches)
+        if (!(match.schedule == heuristic_[variant].schedule) &&
+            (!least || match.record.gain.value < least->record.gain.value))
+          least = &match, of = variant;
+    if (!least) // of defaults alone there are as many as of the heuristic
+      return heuristic_;
+    least->schedule = heuristic_[of].schedule;
   }
 }
 

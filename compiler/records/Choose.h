@@ -21,7 +21,8 @@ public:
 
   const std::string &source() const { return source_; }
   const std::string &text() const { return text_; }
-  /// The results whose field "operator" or "family" is this digest and that are not stale here.
+  /// The results whose digest of the operator, or of its family, is this one and that are not stale
+  /// here.
   /// Lines that cannot be read are passed over: those who read a file whole tell of them.
   std::vector<ResultRecord> find(llvm::StringRef field, llvm::StringRef digest,
                                  const TargetDescription &target) const;

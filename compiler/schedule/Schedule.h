@@ -1,6 +1,6 @@
 // How a kernel computes: a plain value chosen before lowering.
 //
-// Enters: an Operator and a TargetDescription. Leaves: up to three variants, each a Schedule with a
+// Enters: an Operator and a TargetDescription. Leaves: a few variants, each a Schedule with a
 // guard over the sizes. Lowering and passes read a schedule and decide nothing; SelectSchedule
 // decides and rewrites nothing.
 #pragma once

@@ -8,7 +8,7 @@
 //   each                    streaming   the same where x and y exceed the caches
 //
 // For sizes that are named, guards ask in this order: are they few, does a task's slab fit, do x
-// and y fit. There are three variants at most.
+// and y fit. There are four variants at most.
 #include "compiler/schedule/StageSizes.h"
 
 #include <algorithm>
@@ -27,6 +27,15 @@ constexpr int64_t kCarriedColumns = 1024;
 /// Up to this many bytes of x it is one stage that makes what columns need and goes down them,
 /// where rows lie a multiple of a page apart, so that all lines of a column want one set of L1.
 constexpr int64_t kOneStageBytes = 16 * 1024, kPageBytes = 4096;
+/// Of so few rows what the columns need is as much work as the elements: one stage makes both.
+/// (49 rows of 2048 columns: 2.2 to 2.6 times as fast as in two stages, Zen 4; 196 rows of 1024 are
+/// slower.)
+constexpr int64_t kFewRows = 64;
+/// What a fused task may have of L3, and of L2 in multiples, where all of the data is in neither:
+/// its second pass finds there what two passes over everything would read from memory again. Zen 4,
+/// two threads: 1.2 to 1.7 times as fast up to 13 MB a task, level at 25 and 50. Two tasks at once
+/// are as many as was measured; a quarter leaves room for more.
+constexpr int64_t kShareOfL3 = 4, kMostL2s = 8;
 /// Below this many bytes of x one task does it all: a barrier costs more than a second core brings.
 constexpr int64_t kSingleTaskBytes = 32 * 1024;
 
@@ -136,7 +145,8 @@ struct Selection : StageSizes {
   }
   /// Every reduction has a stage of partial results and one that merges them, with the maps that
   /// follow; the elements come last.
-  Schedule split(const Schedule &base) const {
+  /// `past`: for data that no cache holds.
+  Schedule split(const Schedule &base, bool past = false) const {
     Schedule schedule = base;
     std::vector<StepPlan> pending; // maps, of what follows
     bool follows = false;          // the last stage may take maps
@@ -165,7 +175,7 @@ struct Selection : StageSizes {
       follows = step.reduce != Reduce::None;
       if (follows) {
         addPending();
-        StagePlan partials = Selection(op, target, op.kept(std::span(&i, 1))).moments();
+        StagePlan partials = Selection(op, target, op.kept(std::span(&i, 1))).moments(past);
         partials.name = step.name;
         partials.steps = {{i, Part::Partial}};
         if (!cutsReduced(partials, i)) { // one task has it whole, and the maps that follow
@@ -312,7 +322,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const std::optional<int64_t> streamingBytes =
       selection.mayStream() ? target.streamingBytes : std::nullopt;
   /// Plain stores where x and y stay in cache, streaming ones beyond.
-  auto byStores = [&](const Schedule &plain, const std::string &why) {
+  auto byStores = [&](const Schedule &plain, const Schedule &beyond, const std::string &why) {
     const std::string past = why + "; x and y exceed the caches: streaming stores";
     std::vector<ScheduleVariant> variants;
     const auto bytes = moved.constant();
@@ -320,7 +330,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     if (!bytes || *bytes <= most)
       variants.push_back({plain, bytes ? Guard{} : Guard{moved, most}, why});
     if (streamingBytes && (!bytes || *bytes > most))
-      variants.push_back({selection.streaming(plain), Guard{}, past});
+      variants.push_back({selection.streaming(beyond), Guard{}, past});
     return variants;
   };
 
@@ -328,25 +338,28 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
     const std::string given = "statistics are given: every element on its own";
     const Schedule columns = selection.oneStage(base);
     if (!selection.hasLongRows())
-      return byStores(columns, given);
+      return byStores(columns, columns, given);
     const SizeExpr size = op.elements * SizeExpr(selection.element);
     const auto bytes = size.constant();
     // Else as long as it is in L2: one more stage is one more barrier.
     const int64_t most =
-        selection.rowBytes() % kPageBytes == 0 ? kOneStageBytes : target.l2Bytes / 2;
+        std::max(selection.rowBytes() % kPageBytes == 0 ? kOneStageBytes : target.l2Bytes / 2,
+                 kFewRows * selection.rowBytes());
     std::vector<ScheduleVariant> variants;
     if (bytes.value_or(0) <= most)
       variants.push_back({columns, bytes ? Guard{} : Guard{size, most}, given});
     if (bytes && !variants.empty())
       return variants;
-    for (ScheduleVariant &variant : byStores(selection.split(base), given + ", row by row"))
+    for (ScheduleVariant &variant :
+         byStores(selection.split(base), selection.split(base, true), given + ", row by row"))
       variants.push_back(std::move(variant));
     return variants;
   }
 
-  const Schedule split = selection.split(base);
+  const Schedule split = selection.split(base), splitPast = selection.split(base, /*past=*/true);
   if (!selection.fuses())
-    return byStores(split, "sums that wait for others: a pass for each, merged in a fixed order");
+    return byStores(split, splitPast,
+                    "sums that wait for others: a pass for each, merged in a fixed order");
   const Schedule fused = selection.single(base, selection.fused(), "fused");
   const StagePlan &whole = fused.stages[0];
 
@@ -357,12 +370,18 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
         return first.part == Part::Partial && !selection.isCarriedBy(first.step);
       });
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
-  int64_t perTask = whole.tile, limit = target.l2Bytes / (selection.isRows ? 2 : 4);
+  int64_t perTask = whole.tile, limit = target.l2Bytes / 2;
+  const auto statistics = op.statistics().constant();
+  // Of a few blocks of lanes there are few tasks: only where they bring more.
+  if (!selection.isRows && statistics.value_or(INT64_MAX) / whole.tile < kLeastTasks)
+    limit /= 2;
   std::string what = "a task's slab stays in L2";
   if (!selection.isRows && !selection.outerKept()) {
-    // Read in runs with gaps, three times: wins over two passes in order as long as it is short.
+    // Read in runs with gaps, three times: wins over two passes in order as long as it is short;
+    // where sums read more than one array, longer. (196 rows of 128 columns: 0.8 of the time of
+    // three stages in backward, 1.2 in training, Zen 4.)
     perTask = whole.chunks[selection.tiled];
-    limit = target.l2Bytes / 16;
+    limit = target.l2Bytes / (selection.read > 1 ? 4 : 16);
     what = "a task's columns stay near in L2";
   }
   const int64_t read = selection.read;
@@ -377,20 +396,31 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   // A streaming kernel may have fewer rows of a tile in L2 at once; `slab` is of the other's tile.
   int64_t streamingLimit = limit;
+  const bool inTasks = selection.isRows || selection.outerKept();
+  const int64_t rows = selection.isRows && selection.mayStream()
+                           ? selection.streaming(fused).stages[0].tile
+                           : perTask;
   if (selection.isRows)
-    streamingLimit = limit / selection.streaming(fused).stages[0].tile * perTask;
+    streamingLimit = limit / rows * perTask;
+  // As long as threads have enough of them.
+  std::string whatPast = what;
+  if (inTasks && perTask > 0 && statistics.value_or(INT64_MAX) / rows >= kLeastTasks) {
+    whatPast = "a task's slab stays in L2 or its share of L3";
+    streamingLimit =
+        std::max(streamingLimit,
+                 std::min(target.l3Bytes / kShareOfL3, kMostL2s * target.l2Bytes) / rows * perTask);
+  }
 
   // Without a loop to chunk, the split form is the fused one in three stages: never better.
   const auto bytes = slab.constant();
   const bool streams = streamingBytes && moved.constant().value_or(0) > *streamingBytes;
   if (!splits || (bytes && *bytes <= (streams ? streamingLimit : limit)))
-    return byStores(fused, what);
+    return byStores(fused, fused, streams ? whatPast : what);
   if (bytes)
-    return byStores(split, exceeds);
+    return byStores(split, splitPast, exceeds);
 
   // The slab has a named size in it. When the kept loops have none, x and y are a multiple of the
   // slab, and one guard on the slab tells both what fits and where streaming stores begin.
-  const auto statistics = op.statistics().constant();
   if (!statistics || !streamingBytes)
     return {{fused, {slab, limit}, what}, {split, Guard{}, exceeds}};
   const int64_t groups = std::max<int64_t>(1, *statistics);
@@ -399,15 +429,14 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const int64_t plainLimit = *streamingBytes / (arrays * groups) * factor;
   std::vector<ScheduleVariant> variants;
   variants.push_back({fused, {slab, std::min(limit, plainLimit)}, what});
-  // As for static sizes: first by what fits in L2, then by where streaming stores begin. Where both
-  // of these could follow, the one for the smaller sizes does: there are three variants at most.
+  // As for static sizes: first by what fits in L2, then by where streaming stores begin.
   if (plainLimit > limit)
     variants.push_back({split, {slab, plainLimit}, exceeds});
-  else if (plainLimit < streamingLimit)
+  if (plainLimit < streamingLimit)
     variants.push_back({selection.streaming(fused),
                         {slab, streamingLimit},
-                        what + "; x and y exceed the caches: streaming stores"});
-  variants.push_back({selection.streaming(split), Guard{},
+                        whatPast + "; x and y exceed the caches: streaming stores"});
+  variants.push_back({selection.streaming(splitPast), Guard{},
                       exceeds + "; x and y exceed the caches: streaming stores"});
   return variants;
 }
@@ -419,20 +448,22 @@ std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription 
   const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
   std::vector<Schedule> forms;
-  auto add = [&](const Schedule &schedule) {
+  auto addBoth = [&](const Schedule &schedule, const Schedule &past) {
     forms.push_back(schedule);
     if (selection.mayStream())
-      forms.push_back(selection.streaming(schedule));
+      forms.push_back(selection.streaming(past));
   };
+  auto add = [&](const Schedule &schedule) { addBoth(schedule, schedule); };
+  auto addSplit = [&] { addBoth(selection.split(base), selection.split(base, /*past=*/true)); };
   if (!op.reduces()) {
     add(selection.oneStage(base));
     if (selection.hasLongRows())
-      add(selection.split(base));
+      addSplit();
     return forms;
   }
   if (selection.fuses())
     add(selection.single(base, selection.fused(), "fused"));
-  add(selection.split(base));
+  addSplit();
   return forms;
 }
 

@@ -47,6 +47,8 @@ struct StageSizes {
   /// By loop of the data, whether the steps keep it.
   StageSizes(const Operator &op, const TargetDescription &target, std::vector<bool> keptLoops);
 
+  /// The size of a loop where named sizes are 1.
+  int64_t leastSize(int loop) const;
   /// The static size of a loop, or `otherwise` when it is named.
   int64_t sizeOr(int loop, int64_t otherwise) const;
   /// Vectors of each of `tile` rows in flight.
@@ -65,8 +67,8 @@ struct StageSizes {
   /// Rows in flight of a fused stage where x comes from memory, that is slower than the sums of
   /// lanes: few, for fewer are less code, and less to read from at a time.
   int64_t rowTileFromMemory() const;
-  /// Partial sums of chunks.
-  StagePlan moments() const;
+  /// Partial sums of chunks; `past`: of data that no cache holds.
+  StagePlan moments(bool past = false) const;
   /// Ends `schedule` with a stage of steps whose loops are fewer than the data's.
   void addSmall(Schedule &schedule, const std::string &name, std::vector<StepPlan> steps) const;
 

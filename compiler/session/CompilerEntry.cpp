@@ -104,8 +104,8 @@ llvm::Error identify(const nf_compiler_request &given, nf_compiler_reply &reply)
                     NF_ABI_VERSION, LLVM_VERSION_STRING, canonicalText(request.spec),
                     toString(request.phase), session.target().text());
     for (const ScheduleVariant &variant : schedulesOf(request, op, session))
-      key += fmt::format("variant {} <= {}: {}\n", variant.guard.value.text(op.sizes),
-                         variant.guard.limit, variant.schedule.text(op));
+      key += fmt::format("variant {} <= {}: {}, {}\n", variant.guard.value.text(op.sizes),
+                         variant.guard.limit, variant.schedule.text(op), variant.reason);
     reply.name = copied(request.spec.name);
     reply.key = copied(key);
     reply.files = copied(fileOf(reinterpret_cast<const void *>(&pool)) + "\n" +

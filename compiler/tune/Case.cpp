@@ -16,6 +16,13 @@ std::string Case::title() const {
   return text;
 }
 
+std::vector<int64_t> orderedSizes(const Operator &op, const oracle::Sizes &sizes) {
+  std::vector<int64_t> values;
+  for (const std::string &name : op.sizes)
+    values.push_back(sizes.at(name));
+  return values;
+}
+
 void describe(ResultRecord &record, const Case &of) {
   record.name = of.spec.name;
   record.layout = of.spec.layout.text;
@@ -28,8 +35,7 @@ void describe(ResultRecord &record, const Case &of) {
 
 void complete(Case &of, const TargetDescription &target) {
   of.op = makeOperator(of.spec, of.phase);
-  for (const std::string &name : of.op.sizes)
-    of.sizeValues.push_back(of.sizes.at(name));
+  of.sizeValues = orderedSizes(of.op, of.sizes);
   for (const ScheduleVariant &variant : selectSchedules(of.op, target))
     if (variant.guard.holds(of.sizeValues)) {
       of.standard = variant.schedule;

@@ -29,6 +29,9 @@ struct Case {
 /// What of a case a record has as documentation, and the sizes of its work.
 void describe(ResultRecord &record, const Case &of);
 
+/// Values in the order of op.sizes.
+std::vector<int64_t> orderedSizes(const Operator &op, const oracle::Sizes &sizes);
+
 /// Fills in what is made from the rest.
 void complete(Case &of, const TargetDescription &target);
 

@@ -20,7 +20,7 @@ Search::Search(const Case &of, const TargetDescription &target, bool isWide)
     : case_(of), target_(target), isWide_(isWide) {
   standard_ = estimateNanoseconds(of.standard, of.op, of.sizeValues, target, of.threads);
   known_.insert(canonical(of.standard));
-  add(scheduleForms(of.op, target), 1);
+  add(scheduleForms(of.op, target), 1, /*areForms=*/true);
   add(neighborSchedules(of.standard, of.op, target, isWide), 1);
 }
 
@@ -42,7 +42,7 @@ std::string Search::canonical(const Schedule &schedule) const {
   return same.text(case_.op);
 }
 
-void Search::add(std::vector<Schedule> schedules, double correction) {
+void Search::add(std::vector<Schedule> schedules, double correction, bool areForms) {
   for (Schedule &schedule : schedules) {
     if (case_.bits == BitsPolicy::Fixed && !haveSameBits(schedule, case_.standard, case_.op))
       continue;
@@ -51,8 +51,8 @@ void Search::add(std::vector<Schedule> schedules, double correction) {
     const double estimate =
         estimateNanoseconds(schedule, case_.op, case_.sizeValues, target_, case_.threads);
     std::string text = schedule.text(case_.op);
-    queue_.push(
-        {standard_ / estimate * correction, estimate, std::move(text), std::move(schedule)});
+    queue_.push({areForms, standard_ / estimate * correction, estimate, std::move(text),
+                 std::move(schedule)});
   }
 }
 

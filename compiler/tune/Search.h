@@ -10,6 +10,7 @@
 
 #include <queue>
 #include <set>
+#include <tuple>
 
 namespace normforge::tune {
 
@@ -26,16 +27,19 @@ public:
 
 private:
   struct Candidate {
+    bool isForm;
     double predicted; ///< the default's time over its own
     double estimate;
     std::string text;
     Schedule schedule;
     bool operator<(const Candidate &other) const {
-      return predicted != other.predicted ? predicted < other.predicted : text > other.text;
+      return std::tie(isForm, predicted, other.text) <
+             std::tie(other.isForm, other.predicted, text);
     }
   };
-  /// Adds what is new; `correction`: times what the model says.
-  void add(std::vector<Schedule> schedules, double correction);
+  /// Adds what is new; `correction`: times what the model says. Forms come before all else: what
+  /// caches make of them the model knows least.
+  void add(std::vector<Schedule> schedules, double correction, bool areForms = false);
   std::string canonical(const Schedule &schedule) const;
 
   const Case &case_;

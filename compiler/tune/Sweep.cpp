@@ -59,7 +59,8 @@ public:
   std::map<CandidateState, int> counts() const { return counts_; }
 
 private:
-  llvm::Error search(const Known &known, double seconds, const std::function<bool()> &isStopped);
+  llvm::Error search(const Known &known, double secondsLeft,
+                     const std::function<bool()> &isStopped);
   std::vector<std::string> finalists() const;
   bool decide(ResultRecord &result, std::string &failed);
 
@@ -72,17 +73,19 @@ private:
   const Allowance allowance_;
   std::vector<CandidateRecord> tried_;
   std::map<CandidateState, int> counts_;
-  bool isStopped_ = false;
+  bool isStopped_ = false; ///< by whom it is for, or for lack of time
+  std::string failed_;
 };
 
-llvm::Error CaseSweep::search(const Known &known, double seconds,
+llvm::Error CaseSweep::search(const Known &known, double secondsLeft,
                               const std::function<bool()> &isStopped) {
   Search search(case_, options_.worker.target, options_.effort != Effort::Quick);
   const Clock::time_point start = Clock::now();
   double best = 1;
   size_t since = 0; // candidates since the best
-  while (secondsSince(start) < seconds && since < allowance_.patience) {
-    if (isStopped()) {
+  while (secondsSince(start) < allowance_.search && since < allowance_.patience) {
+    // What is not searched to its end has no result: the next start goes on.
+    if (isStopped() || secondsSince(start) > secondsLeft) {
       isStopped_ = true;
       break;
     }
@@ -93,9 +96,14 @@ llvm::Error CaseSweep::search(const Known &known, double seconds,
     if (const auto found = known.candidates.find(*text); found != known.candidates.end()) {
       record = found->second;
     } else {
-      const Trial trial = worker_.attempt(*text, {4, allowance_.mostPairs, allowance_.candidate});
-      record = {case_.key.id(),     *text,     trial.state, trial.gain, trial.pairs,
-                trial.microseconds, trial.note};
+      auto trial = worker_.attempt(
+          *text, {Race::Limits().leastPairs, allowance_.mostPairs, allowance_.candidate});
+      if (!trial) { // no fault of the candidate's
+        failed_ = llvm::toString(trial.takeError());
+        break;
+      }
+      record = {case_.key.id(),      *text,      trial->state, trial->gain, trial->pairs,
+                trial->microseconds, trial->note};
       if (llvm::Error error = writer_.write(toLine(record)))
         return error;
     }
@@ -160,8 +168,7 @@ bool CaseSweep::decide(ResultRecord &result, std::string &failed) {
     return true;
   const Trial &trial = found->finalists.front();
   result.pairs = trial.pairs;
-  const double floor = std::max({1.0, result.noise.value, 1 / result.noise.value});
-  if (trial.gain.low <= 1 || trial.gain.value <= floor)
+  if (!Race::isSure(trial.gain, result.noise))
     return true;
   result.schedule = schedules.front();
   result.gain = trial.gain;
@@ -177,10 +184,12 @@ llvm::Expected<std::optional<ResultRecord>> CaseSweep::run(const Known &known, d
     failed = llvm::toString(us.takeError());
     return std::nullopt;
   }
-  const double seconds =
-      std::min(allowance_.search, secondsLeft - secondsSince(start) - 2 * allowance_.finals);
-  if (llvm::Error error = search(known, std::max(0.0, seconds), isStopped))
+  if (llvm::Error error =
+          search(known, secondsLeft - secondsSince(start) - 2 * allowance_.finals, isStopped))
     return error;
+  failed = failed_;
+  if (!failed.empty())
+    return std::nullopt;
   if (isStopped_)
     return std::nullopt;
   ResultRecord result;

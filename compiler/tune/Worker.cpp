@@ -15,15 +15,8 @@ namespace normforge::tune {
 
 namespace {
 
-std::vector<int64_t> ordered(const Operator &op, const oracle::Sizes &sizes) {
-  std::vector<int64_t> values;
-  for (const std::string &name : op.sizes)
-    values.push_back(sizes.at(name));
-  return values;
-}
-
 int64_t elementsAt(const Operator &op, const oracle::Sizes &sizes) {
-  return op.elements.evaluate(ordered(op, sizes)).value_or(INT64_MAX);
+  return op.elements.evaluate(orderedSizes(op, sizes)).value_or(INT64_MAX);
 }
 
 /// Bytes of an array over and over.
@@ -97,7 +90,7 @@ struct Worker::State {
   bool isChecked() const { return checked == problem->sizes; }
   std::unique_ptr<KernelCall> callOf(const std::shared_ptr<const Kernel> &kernel,
                                      const oracle::Sizes &sizes) {
-    return KernelCall::make(kernel, ordered(problem->op, sizes), failure);
+    return KernelCall::make(kernel, orderedSizes(problem->op, sizes), failure);
   }
 };
 
@@ -252,21 +245,25 @@ Trial Worker::attempt(const std::string &text, const Limits &limits) {
     return {CandidateState::Refused, {}, 0, 0, s.failure.message};
   std::string wrong =
       hasFault("wrong") ? "a planted fault" : disagreement(*check, s.expected, s.tolerances);
+  if (!wrong.empty())
+    return {CandidateState::Wrong, {}, 0, 0, std::move(wrong)};
+
   call->share(*s.buffers);
-  if (wrong.empty() && !s.isChecked()) {
+  const Race::Result found = s.race->against(*s.standard, *call, limits);
+  if (!found.isBehind && !s.isChecked()) {
     call->poison();
     if (!call->run(s.executor, s.failure))
       return {CandidateState::Refused, {}, 0, 0, s.failure.message};
     for (const auto &[i, expected] : s.ofDefault)
-      if (const int64_t found = differing(expected, call->array(i), s.allowed[i]); found > 0)
-        wrong =
-            fmt::format("{} elements of {} differ from the default's by more than {:.1e}", found,
-                        call->plan().kernel().artifact().arguments[i].name, s.allowed[i]);
+      if (const int64_t count = differing(expected, call->array(i), s.allowed[i]); count > 0)
+        return {CandidateState::Wrong,
+                {},
+                0,
+                0,
+                fmt::format("{} elements of {} differ from the default's by more than {:.1e}",
+                            count, call->plan().kernel().artifact().arguments[i].name,
+                            s.allowed[i])};
   }
-  if (!wrong.empty())
-    return {CandidateState::Wrong, {}, 0, 0, std::move(wrong)};
-
-  const Race::Result found = s.race->against(*s.standard, *call, limits);
   return {found.isBehind ? CandidateState::Behind : CandidateState::Measured, found.gain,
           found.pairs, found.seconds * 1e6};
 }

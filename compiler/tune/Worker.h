@@ -49,7 +49,8 @@ private:
 };
 
 /// Elements of the data up to which candidates are checked at the case's own sizes. Larger ones are
-/// checked at smaller named sizes, by the same code, and at their own compared with the default.
+/// checked at smaller named sizes, by the same code, and, if they are not behind, at their own
+/// compared with the default.
 constexpr int64_t kCheckedElements = 1 << 18;
 oracle::Sizes checkedSizes(const Case &problem);
 

@@ -194,8 +194,12 @@ void WorkerProcess::serve(int socket) {
         }
       }
     } catch (const std::bad_alloc &) {
+      // Within LLVM, perhaps, which is written for no exception: the process goes on no more.
       answer = ask == "attempt" ? toJson(Trial{CandidateState::Refused, {}, 0, 0, "out of memory"})
                                 : json::Object{{"error", "out of memory"}};
+      answer["ends"] = true;
+      sendLine(socket, printed(std::move(answer)));
+      _exit(0);
     }
     if (!sendLine(socket, printed(std::move(answer))))
       break;
@@ -244,18 +248,28 @@ WorkerProcess::End WorkerProcess::reap(bool isLate) {
   return {CandidateState::Crashed, fmt::format("exit status {}", WEXITSTATUS(status))};
 }
 
-std::optional<std::string> WorkerProcess::ask(const std::string &question, double seconds,
-                                              End &end) {
-  std::string answer;
-  if (!sendLine(socket_.get(), question)) {
+std::optional<json::Object> WorkerProcess::ask(json::Object question, double seconds, End &end) {
+  if (!sendLine(socket_.get(), printed(std::move(question)))) {
     end = reap(/*isLate=*/false);
     return std::nullopt;
   }
-  const Received received = receiveLine(socket_.get(), seconds, unread_, answer);
-  if (received == Received::Line)
-    return answer;
-  end = reap(received == Received::Late);
-  return std::nullopt;
+  std::string text;
+  const Received received = receiveLine(socket_.get(), seconds, unread_, text);
+  if (received != Received::Line) {
+    end = reap(received == Received::Late);
+    return std::nullopt;
+  }
+  auto answer = json::parse(text);
+  if (!answer || !answer->getAsObject()) {
+    if (!answer)
+      llvm::consumeError(answer.takeError());
+    reap(/*isLate=*/true);
+    end = {CandidateState::Crashed, "an answer that is none"};
+    return std::nullopt;
+  }
+  if (answer->getAsObject()->getBoolean("ends").value_or(false))
+    reap(/*isLate=*/false);
+  return std::move(*answer->getAsObject());
 }
 
 llvm::Expected<double> WorkerProcess::begin(size_t index) {
@@ -273,52 +287,37 @@ bool WorkerProcess::prepare(End &end) {
   if (hasBegun_)
     return true;
   const Case &problem = cases_[*current_];
-  const oracle::Sizes sizes = checkedSizes(problem);
-  std::vector<int64_t> values;
-  for (const std::string &name : problem.op.sizes)
-    values.push_back(sizes.at(name));
+  const std::vector<int64_t> values = orderedSizes(problem.op, checkedSizes(problem));
   const double elements =
       static_cast<double>(problem.op.elements.evaluate(values).value_or(0)) +
       static_cast<double>(argumentBytes(problem)) / 64; // filling and comparing them
-  const json::Object question{{"ask", "begin"}, {"case", static_cast<int64_t>(*current_)}};
-  const auto answer =
-      ask(printed(json::Object(question)), kStartSeconds + kReferenceSeconds * elements, end);
+  const auto answer = ask(json::Object{{"ask", "begin"}, {"case", static_cast<int64_t>(*current_)}},
+                          kStartSeconds + kReferenceSeconds * elements, end);
   if (!answer)
     return false;
-  auto parsed = json::parse(*answer);
-  const json::Object *object = parsed ? parsed->getAsObject() : nullptr;
-  if (!parsed)
-    llvm::consumeError(parsed.takeError());
-  if (!object || object->getString("error")) {
-    end = {CandidateState::Refused, object ? object->getString("error")->str() : "no answer"};
+  if (const auto error = answer->getString("error")) {
+    end = {CandidateState::Refused, error->str()};
     return false;
   }
-  microseconds_ = object->getNumber("us").value_or(0);
+  microseconds_ = answer->getNumber("us").value_or(0);
   hasBegun_ = true;
   return true;
 }
 
-Trial WorkerProcess::attempt(const std::string &schedule, const Limits &limits) {
+llvm::Expected<Trial> WorkerProcess::attempt(const std::string &schedule, const Limits &limits) {
   End end;
   if (!prepare(end))
-    return {end.state, {}, 0, 0, "the case cannot be begun: " + end.note};
+    return llvm::createStringError("the case cannot be begun again: " + end.note);
   // A candidate that is a hundred times slower is none.
   const double seconds = options_.secondsPerCandidate + 4 * limits.seconds +
                          100e-6 * microseconds_ * (2 + limits.leastPairs);
-  const auto answer = ask(printed(json::Object{{"ask", "attempt"},
-                                               {"schedule", schedule},
-                                               {"least_pairs", limits.leastPairs},
-                                               {"most_pairs", limits.mostPairs},
-                                               {"seconds", limits.seconds}}),
+  const auto answer = ask(json::Object{{"ask", "attempt"},
+                                       {"schedule", schedule},
+                                       {"least_pairs", limits.leastPairs},
+                                       {"most_pairs", limits.mostPairs},
+                                       {"seconds", limits.seconds}},
                           seconds, end);
-  if (!answer)
-    return {end.state, {}, 0, 0, end.note};
-  auto parsed = json::parse(*answer);
-  if (!parsed) {
-    llvm::consumeError(parsed.takeError());
-    return {CandidateState::Crashed, {}, 0, 0, "an answer that is none"};
-  }
-  return trialOf(*parsed->getAsObject());
+  return answer ? trialOf(*answer) : Trial{end.state, {}, 0, 0, end.note};
 }
 
 llvm::Expected<Final> WorkerProcess::finish(const std::vector<std::string> &schedules,
@@ -329,16 +328,12 @@ llvm::Expected<Final> WorkerProcess::finish(const std::vector<std::string> &sche
   const double limit = options_.secondsPerCandidate * static_cast<double>(2 + schedules.size()) +
                        4 * seconds +
                        50e-6 * microseconds_ * static_cast<double>(4 + schedules.size());
-  const auto answer =
-      ask(printed(json::Object{
-              {"ask", "finish"}, {"schedules", json::Array(schedules)}, {"seconds", seconds}}),
-          limit, end);
+  const auto answer = ask(
+      json::Object{{"ask", "finish"}, {"schedules", json::Array(schedules)}, {"seconds", seconds}},
+      limit, end);
   if (!answer)
     return llvm::createStringError(end.note);
-  auto parsed = json::parse(*answer);
-  if (!parsed)
-    return parsed.takeError();
-  const json::Object &object = *parsed->getAsObject();
+  const json::Object &object = *answer;
   if (const auto error = object.getString("error"))
     return llvm::createStringError(error->str());
   Final result;

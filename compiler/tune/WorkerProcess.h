@@ -8,6 +8,8 @@
 #include "compiler/tune/Worker.h"
 #include "runtime/FileDescriptor.h"
 
+#include "llvm/Support/JSON.h"
+
 #include <sys/types.h>
 
 namespace normforge::tune {
@@ -29,9 +31,9 @@ public:
   WorkerProcess &operator=(const WorkerProcess &) = delete;
 
   /// As of Worker; a worker that died starts again with the same case at the next question. What
-  /// happened to it is the error, or the Trial's state.
+  /// happened to it is the Trial's state, or the error where that was before it had the candidate.
   llvm::Expected<double> begin(size_t index);
-  Trial attempt(const std::string &schedule, const Limits &limits);
+  llvm::Expected<Trial> attempt(const std::string &schedule, const Limits &limits);
   llvm::Expected<Final> finish(const std::vector<std::string> &schedules, double seconds);
 
 private:
@@ -40,7 +42,7 @@ private:
     std::string note;
   };
   /// The answer, or how the process came to its end.
-  std::optional<std::string> ask(const std::string &question, double seconds, End &end);
+  std::optional<llvm::json::Object> ask(llvm::json::Object question, double seconds, End &end);
   bool start(End &end);
   End reap(bool isLate);
   [[noreturn]] void serve(int socket);

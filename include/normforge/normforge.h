@@ -247,7 +247,7 @@ typedef struct nf_compile_options {
  * kernel is read from the cache directory, in some 200 us and without the compiler, if this text
  * was compiled there by the same compiler for the same machine (whose library must lie where it
  * lay, though it is not opened); of another text for the same kernel the compiler is asked which it
- * is. Else it is compiled: some 3 to 20 ms for each of up to three variants, and some 40 ms more
+ * is. Else it is compiled: some 3 to 20 ms for each of a few variants, and some 40 ms more
  * the first time in a process, when the compiler library is opened. Errors: NF_NO_COMPILER with all
  * paths that were tried, NF_COMPILE_FAILED with file, line and column, NF_WRONG_MACHINE where
  * options->cpu has what this machine lacks, NF_INVALID_ARGUMENT, NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR

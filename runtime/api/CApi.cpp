@@ -20,6 +20,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -63,7 +64,7 @@ struct Host {
   nf_executor executor = {};
   nf_allocator allocator = {};
   std::optional<std::string> tuned{}; ///< records
-  std::string tunedSource{};
+  std::string tunedSource{}, tunedKey{};
 };
 
 } // namespace
@@ -243,6 +244,7 @@ bool compile(nf_engine *engine, std::string_view spec, const nf_compile_options 
     request.tuned = tuned->c_str();
     request.tuned_bytes = tuned->size();
     request.tuned_source = engine->host->tunedSource.c_str();
+    request.tuned_key = engine->host->tunedKey.c_str();
   }
   std::string warning;
   std::shared_ptr<const Kernel> made;
@@ -278,6 +280,18 @@ bool readFile(const char *path, const char *what, size_t most, std::string &text
                                                   std::to_string(most >> 20) + " MiB");
   }
   return !std::ferror(file.get()) || fail();
+}
+
+/// The lines that end cases: candidates, which are most of a sweep's file, choose nothing.
+std::string resultsAlone(std::string_view records) {
+  std::string results;
+  while (!records.empty()) {
+    const std::string_view line = records.substr(0, records.find('\n'));
+    records.remove_prefix(std::min(records.size(), line.size() + 1));
+    if (line.find("\"result\"") != std::string_view::npos)
+      results.append(line).append("\n");
+  }
+  return results;
 }
 
 bool openPack(nf_engine *engine, std::shared_ptr<const Pack> pack, nf_pack **handle) {
@@ -366,9 +380,12 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     host.verify = options.verify != 0;
     if (options.tuned_records) {
       host.tunedSource = options.tuned_records;
-      if (!readFile(options.tuned_records, "records", mostRecordBytes, host.tuned.emplace(),
-                    failure))
+      std::string text;
+      if (!readFile(options.tuned_records, "records", mostRecordBytes, text, failure))
         return false;
+      host.tuned = resultsAlone(text);
+      host.tunedKey = std::to_string(std::hash<std::string>()(*host.tuned)) + " of " +
+                      std::to_string(host.tuned->size()) + " bytes of " + host.tunedSource;
     }
     host.log = options.log;
     host.logUser = options.log_user;

@@ -11,14 +11,6 @@ namespace {
 /// Kernels kept in memory; those not asked for longest go first.
 constexpr size_t mostKernels = 1024;
 
-/// FNV-1a.
-uint64_t hashOf(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (char c : text)
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return hash;
-}
-
 /// Fields with their lengths, so that no two requests share a text.
 std::string requestKey(const nf_compiler_request &request, const std::string &compilerPath) {
   std::string key = "normforge request, ABI " + std::to_string(NF_ABI_VERSION) + "\n";
@@ -37,9 +29,7 @@ std::string requestKey(const nf_compiler_request &request, const std::string &co
     field("host", hostIdentity());
   optional("phase", request.phase);
   optional("source", request.source_name); // a spec without a name is named after it
-  if (request.tuned)                       // by a hash: they may be long
-    field("tuned", std::to_string(hashOf({request.tuned, request.tuned_bytes})) + " of " +
-                       std::to_string(request.tuned_bytes) + " bytes of " + request.tuned_source);
+  optional("tuned", request.tuned_key);
   field("spec", {request.spec, request.spec_bytes});
   return key;
 }

@@ -22,6 +22,7 @@ typedef struct nf_compiler_request {
   const char *tuned;       /* records of `normforge tune`, not terminated; NULL: none */
   size_t tuned_bytes;
   const char *tuned_source; /* their file's name, for people */
+  const char *tuned_key;    /* what tells them from others, short */
 } nf_compiler_request;
 
 typedef struct nf_compiler_reply {

@@ -16,6 +16,8 @@ constexpr double kBlockSeconds = 5e-4;
 /// Calls that take longer than this have no call before them that is not counted: what the other
 /// kernel has left in the caches is little beside them.
 constexpr double kLongSeconds = 1e-3;
+/// A gain so low twice in a row is no noise.
+constexpr double kFarBehind = 0.75;
 constexpr size_t kLeastRounds = 9, kMostRounds = 200;
 
 double secondsSince(Clock::time_point start) {
@@ -65,7 +67,8 @@ Race::Result Race::against(KernelCall &standard, KernelCall &candidate, const Li
     own.push_back(block(candidate, calls, isLong));
     result.pairs = static_cast<int>(own.size());
     result.gain = pairedRatio(own, ofStandard);
-    result.isBehind = result.pairs >= limits.leastPairs && result.gain.high < 1;
+    const double most = result.pairs >= limits.leastPairs ? 1 : result.pairs >= 2 ? kFarBehind : 0;
+    result.isBehind = result.gain.high < most;
   } while (!result.isBehind &&
            (result.pairs < limits.leastPairs ||
             (result.pairs < limits.mostPairs && secondsSince(start) < limits.seconds)));

@@ -12,7 +12,7 @@ public:
   Race(const nf_executor &executor, bool isCold) : executor_(executor), isCold_(isCold) {}
 
   struct Limits {
-    int leastPairs = 4; ///< before one is dropped
+    int leastPairs = 5; ///< before one is dropped that is not far behind
     int mostPairs = 15;
     double seconds = 0.3; ///< that one has, if it is not dropped
   };
@@ -24,6 +24,12 @@ public:
   };
   /// Until the candidate is wholly behind or its time is over.
   Result against(KernelCall &standard, KernelCall &candidate, const Limits &limits);
+
+  /// Whether a gain is one: its interval is wholly above 1, and it is more than two copies of one
+  /// kernel were apart.
+  static bool isSure(const Ratio &gain, const Ratio &noise) {
+    return gain.low > 1 && gain.value > noise.high && gain.value * noise.low > 1;
+  }
 
   struct Final {
     Ratio noise{1, 1, 1};        ///< of the standard over the second contender, another copy of it

@@ -20,7 +20,7 @@ Ratio pairedRatio(std::span<const double> a, std::span<const double> b) {
   // 1.96 standard deviations of a binomial's rank.
   const auto n = static_cast<double>(ratios.size()), half = 0.98 * std::sqrt(n);
   auto rank = [&](double r) { return ratios[static_cast<size_t>(std::clamp(r, 0.0, n - 1))]; };
-  return {rank(n / 2), rank(n / 2 - half), rank(n / 2 + half)};
+  return {(rank((n - 1) / 2) + rank(n / 2)) / 2, rank(n / 2 - half), rank(n / 2 + half)};
 }
 
 } // namespace normforge

@@ -162,6 +162,16 @@ TEST_CASE("a sweep records all that it does, and does nothing twice") {
   outcome = folder.run({"tune", "show", "r.jsonl"});
   CHECK(outcome.status == 0);
   CHECK(contains(outcome.out, "2 cases, 2 of them of this machine and version"));
+  outcome = folder.run({"tune", "report", "r.jsonl", "-o", "r.html"});
+  CHECK_MESSAGE(outcome.status == 0, outcome.err);
+  const std::string page = slurp(folder.path() / "r.html");
+  CHECK(page.starts_with("<!DOCTYPE html>"));
+  for (const char *part :
+       {"<h1>Tuned schedules</h1>", "<h2>Totals</h2>", "<h2>Knobs</h2>", "<h2>What failed</h2>",
+        "prefers-color-scheme: dark", "bn<small>training", "No candidate was wrong"})
+    CHECK_MESSAGE(contains(page, part), std::string(part));
+  for (const char *part : {"http", "<script", "src=", "url("}) // nothing from elsewhere
+    CHECK_MESSAGE(!contains(page, part), std::string(part));
   for (const char *command : {"check", "explain"}) {
     outcome = folder.run({command, "bn.yaml", "--tuned", "r.jsonl"});
     CHECK_MESSAGE(outcome.status == 0, outcome.err);

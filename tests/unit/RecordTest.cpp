@@ -3,6 +3,7 @@
 #include "compiler/records/Choose.h"
 #include "compiler/tune/Benchdnn.h"
 #include "compiler/tune/RecordFile.h"
+#include "compiler/tune/Report.h"
 #include "tests/numerics/KernelCase.h"
 
 #include <doctest/doctest.h>
@@ -360,6 +361,22 @@ TEST_CASE("shards come from a flag, or from what batch systems tell") {
         "--shard INDEX/COUNT");
   CHECK(shardFile("a/all.jsonl", {3, 16}) == "a/all.3-of-16.jsonl");
   CHECK(shardFile("all", {1, 1}) == "all");
+}
+
+TEST_CASE("what schedules differ in is told by knob") {
+  const std::string one =
+      "tails=masked a(moments + b; take=[all,1] tiled=c vector=16 tile=1 unroll=2) "
+      "n(normalize; take=[1,all] vector=16 tile=1 unroll=1 stores=streaming)";
+  using Names = std::vector<std::string>;
+  CHECK(tune::differingKnobs(one, one) == Names{});
+  CHECK(tune::differingKnobs(one, replaced(one, "take=[1,all]", "take=[4,all]")) == Names{"take"});
+  CHECK(tune::differingKnobs(one, replaced(one, " stores=streaming", "")) == Names{"stores"});
+  CHECK(tune::differingKnobs(replaced(one, "unroll=2", "unroll=4"),
+                             replaced(one, "tile=1 unroll=1", "tile=2 unroll=1")) ==
+        Names{"tile", "unroll"});
+  CHECK(tune::differingKnobs(one, replaced(one, "moments + b", "moments")) == Names{"stages"});
+  CHECK(tune::differingKnobs(one, "tails=masked n(normalize; take=[1] vector=16)") ==
+        Names{"stages"});
 }
 
 TEST_CASE("times are read with their units") {
