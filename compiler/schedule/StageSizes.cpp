@@ -25,7 +25,9 @@ constexpr int64_t kColumnTasks = 8;
 /// Rows of fewer vectors than the first have as many in flight as registers allow, of fewer than
 /// the second four, of fewer than the third two. (49 vectors: four rows are 1.05 to 1.15 times as
 /// fast as two, Zen 4.)
-constexpr int64_t kShortRowVectors = 16, kMediumRowVectors = 128, kLongRowVectors = 512;
+constexpr int64_t kShortRowVectors = 16, kLongRowVectors = 512;
+/// The second, in lanes of a vector: the longer it is, the more its sum at the end takes.
+constexpr int64_t kMediumRowLanes = 4;
 /// Rows that are written as one run where they share lines.
 constexpr int64_t kJoinedRows = 16;
 /// Bytes of neighboring rows that a task takes the moments of, so that it reads runs.
@@ -129,13 +131,14 @@ int64_t StageSizes::rowTile() const {
   if (tiled < 0)
     return 1;
   const int64_t vectors = rowVectors();
-  // Of four vectors, or less, the sums of lanes are as much as the rest.
-  const int64_t most = vectors <= 4 ? std::min<int64_t>(target.vectorRegisters / 2, vector)
+  // Of four vectors, or less, the sums of lanes are as much as the rest: as many rows as lanes.
+  const bool isTiny = vectors <= 4 && target.vectorRegisters >= 32;
+  const int64_t most = isTiny ? std::min<int64_t>(target.vectorRegisters / 2, vector)
                        : vectors < kShortRowVectors
                            ? std::min<int64_t>(target.vectorRegisters / 4, vector)
-                       : vectors < kMediumRowVectors ? 4
-                       : vectors < kLongRowVectors   ? 2
-                                                     : 1;
+                       : vectors < kMediumRowLanes * vector ? 4
+                       : vectors < kLongRowVectors          ? 2
+                                                            : 1;
   const int64_t rows = sizeOr(tiled, most);
   for (int64_t tile = most; tile > 1; tile /= 2)
     if (rows % tile == 0)
