@@ -38,11 +38,16 @@ llvm::Error list(const std::string &path) {
     }
     const bool isNew = distinct.emplace(entry.offset, entry.bytes).second;
     size_t code = 0;
-    for (const Variant &variant : artifact.variants)
+    std::string records; // that schedules are from
+    for (const Variant &variant : artifact.variants) {
       code += variant.image.bytes.size();
-    fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {} in {} variant{}{}\n", entry.name, entry.phase,
-               architectureOf(entry.triple), entry.cpu, entry.bytes, code, artifact.variants.size(),
-               artifact.variants.size() == 1 ? "" : "s", isNew ? "" : ", shared with another");
+      if (llvm::StringRef(variant.reason).starts_with("tuned: "))
+        records += fmt::format("; {}", variant.reason);
+    }
+    fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {} in {} variant{}{}{}\n", entry.name,
+               entry.phase, architectureOf(entry.triple), entry.cpu, entry.bytes, code,
+               artifact.variants.size(), artifact.variants.size() == 1 ? "" : "s",
+               isNew ? "" : ", shared with another", records);
   }
   uint64_t bytes = 0;
   for (const auto &[offset, size] : distinct)

@@ -1,5 +1,7 @@
 #include "compiler/records/Choose.h"
 
+#include "runtime/cpu_info/CpuInfo.h"
+
 #include "llvm/Support/MemoryBuffer.h"
 
 #include <algorithm>
@@ -71,7 +73,8 @@ public:
   Tuning(const Operator &op, const TargetDescription &target, std::vector<ScheduleVariant> variants)
       : op_(op), target_(target), heuristic_(std::move(variants)) {}
 
-  void apply(const TunedRecords &records);
+  /// `threads`: only what was measured with as many.
+  void apply(const TunedRecords &records, std::optional<int> threads = std::nullopt);
   std::vector<ScheduleVariant> take();
 
 private:
@@ -131,8 +134,12 @@ void Tuning::add(size_t variant, ResultRecord record, int64_t at, const std::str
 }
 
 /// Those of files asked earlier win: `emplace` keeps what is there.
-void Tuning::apply(const TunedRecords &records) {
+void Tuning::apply(const TunedRecords &records, std::optional<int> threads) {
+  auto ofOthers = [&](const ResultRecord &record) {
+    return threads && record.key.threads != *threads;
+  };
   auto found = records.find("operator", digestOf(signatureOf(op_)), target_);
+  std::erase_if(found, ofOthers);
   std::sort(found.begin(), found.end(), isBetterSource);
   for (ResultRecord &record : found) {
     const auto sizes = sizesOf(record);
@@ -148,8 +155,9 @@ void Tuning::apply(const TunedRecords &records) {
   // No record of its own: the nearest of its family.
   auto relatives = records.find("family", digestOf(familyOf(op_)), target_);
   std::erase_if(relatives, [&](const ResultRecord &record) {
-    return !record.key.sizes.empty() || record.key.phase != toString(op_.phase) ||
-           record.elements < *elements / kRelatives || record.elements / kRelatives > *elements;
+    return ofOthers(record) || !record.key.sizes.empty() ||
+           record.key.phase != toString(op_.phase) || record.elements < *elements / kRelatives ||
+           record.elements / kRelatives > *elements;
   });
   auto distance = [&](const ResultRecord &record) {
     return std::abs(std::log(static_cast<double>(std::max<int64_t>(1, record.elements)) /
@@ -250,7 +258,8 @@ chooseSchedules(const Operator &op, const TargetDescription &target, const Sched
   Tuning tuning(op, target, std::move(variants));
   if (source.tuned)
     tuning.apply(*source.tuned);
-  tuning.apply(TunedRecords::ofProject());
+  // Nobody asked for these: a schedule for two threads may have two tasks.
+  tuning.apply(TunedRecords::ofProject(), usableProcessors());
   return tuning.take();
 }
 

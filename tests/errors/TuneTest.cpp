@@ -178,6 +178,46 @@ TEST_CASE("a sweep records all that it does, and does nothing twice") {
   }
 }
 
+TEST_CASE("records from the future, of other machines and languages are told of and left out") {
+  const Folder folder;
+  const Outcome made = folder.run(with(sweep, {"--phase", "inference"}));
+  REQUIRE_MESSAGE(made.status == 0, made.err);
+  std::optional<ResultRecord> result;
+  for (const Line &record : recordsOf(folder))
+    if (record.result)
+      result = record.result;
+  REQUIRE(result);
+  ResultRecord other = *result, older = *result, illegal = *result;
+  other.key.machine.cpu = "z80";
+  older.key.language = kScheduleLanguage + 1;
+  illegal.schedule = "tails=masked nothing(of; take=[this] vector=3)";
+  std::string future = toLine(*result);
+  future.replace(future.find("\"version\":1"), 11, "\"version\":9");
+  folder.write("mixed.jsonl", toLine(other) + "\n" + future + "\n" + toLine(older) + "\n" +
+                                  toLine(illegal) + "\nno JSON\n");
+  const std::string warnings =
+      "mixed.jsonl:2: warning: left out: is of version 9, from the future; this normforge reads up "
+      "to 1\nmixed.jsonl:5: warning: left out: no JSON: ";
+  Outcome outcome = folder.run({"tune", "show", "mixed.jsonl"});
+  CHECK(outcome.status == 0);
+  CHECK_MESSAGE(outcome.err.starts_with(warnings), outcome.err);
+  CHECK(contains(outcome.out, "3 cases, 1 of them of this machine and version"));
+  CHECK(contains(outcome.out, "stale: CPU z80, here "));
+  CHECK(contains(outcome.out, fmt::format("stale: schedules' language {}, here {}",
+                                          kScheduleLanguage + 1, kScheduleLanguage)));
+  outcome = folder.run({"check", "bn.yaml", "--phase", "inference", "--tuned", "mixed.jsonl"});
+  CHECK(outcome.status == 0);
+  CHECK_MESSAGE(outcome.err.starts_with(warnings), outcome.err);
+  outcome = folder.run({"explain", "bn.yaml", "--tuned", "mixed.jsonl"});
+  CHECK(outcome.status == 0);
+  CHECK_FALSE(contains(outcome.out, "tuned:"));
+  // A sweep goes on beside them.
+  fs::rename(folder.path() / "mixed.jsonl", folder.path() / "r.jsonl");
+  outcome = folder.run(with(sweep, {"--phase", "inference"}));
+  CHECK_MESSAGE(outcome.status == 0, outcome.err);
+  CHECK(contains(outcome.out, "1 were there")); // the illegal one is a result of this case
+}
+
 TEST_CASE("a sweep that is killed goes on where it was") {
   const Folder folder;
   const pid_t child = folder.start(with(sweep, {"--effort", "full"}));

@@ -6,9 +6,15 @@
 #include "compiler/tune/Report.h"
 #include "tests/numerics/KernelCase.h"
 
+#include "normforge/normforge.hpp"
+
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
+#include <filesystem>
+#include <fstream>
+#include <unistd.h>
 
 using namespace normforge;
 using namespace normforge::test;
@@ -187,6 +193,44 @@ TEST_CASE("a flag comes before a record, and a record before the heuristic") {
   auto elsewhere = chooseSchedules(op, other, {.tuned = &tuned});
   REQUIRE(static_cast<bool>(elsewhere));
   CHECK(elsewhere->front().schedule == selectSchedules(op, other).front().schedule);
+}
+
+TEST_CASE("an engine takes schedules from its records") {
+  auto native = describeTarget("native");
+  if (!native) {
+    MESSAGE("SKIP: no kernels for this machine: " << llvm::toString(native.takeError()));
+    return;
+  }
+  const Operator op = makeOperator(specOf(kStatic), Phase::Inference);
+  const ResultRecord record = resultOf(op, *native, 0);
+  const std::string path = "/tmp/normforge-records-" + std::to_string(getpid()) + ".jsonl";
+  const CandidateRecord candidate{record.key.id(), record.schedule};
+  std::ofstream(path) << toLine(candidate) << "\nno record\n" << toLine(record) << "\n";
+  for (const bool inChild : {false, true}) {
+    const nf::Engine engine(
+        {.cacheDirectory = "", .compileInChild = inChild, .tunedRecords = path});
+    const nf::Kernel kernel = engine.compile(kStatic);
+    REQUIRE(kernel.variantCount() == 1);
+    CHECK(kernel.schedule(0) == record.schedule);
+    CHECK(std::string(kernel.reason(0)).starts_with("tuned: 1.25 (1.20 to 1.30)"));
+    CHECK(std::string(kernel.reason(0)).ends_with(path));
+  }
+  // Without them, and with others, it is another kernel, from the same directory of kernels too.
+  const std::string folder = "/tmp/normforge-records-" + std::to_string(getpid());
+  for (const char *tuned : {path.c_str(), "", path.c_str()}) {
+    const nf::Engine engine({.cacheDirectory = folder, .tunedRecords = tuned});
+    const std::string schedule(engine.compile(kStatic).schedule(0));
+    CHECK((schedule == record.schedule) == (*tuned != '\0'));
+  }
+  std::filesystem::remove_all(folder);
+  std::filesystem::remove(path);
+  try {
+    const nf::Engine engine({.tunedRecords = path});
+    FAIL("records that are not there were read");
+  } catch (const nf::Error &error) {
+    CHECK(error.code() == NF_SYSTEM_ERROR);
+    CHECK(std::string(error.what()) == path + ": cannot be read: No such file or directory");
+  }
 }
 
 TEST_CASE("records that do not hold any more are left out") {
