@@ -35,7 +35,7 @@ th, td { padding: 5px 10px; text-align: right; border-top: 1px solid var(--line)
 th { font-weight: 600; color: var(--soft); border-top: 0; font-size: .85rem; }
 th:first-child, td:first-child { text-align: left; }
 td.name small { display: block; color: var(--soft); } td.wide { text-align: left; }
-td svg { display: block; margin-left: auto; } .gain { color: var(--gain); font-weight: 600; }
+td svg, th svg { display: block; margin-left: auto; } .gain { color: var(--gain); font-weight: 600; }
 code { font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--soft); }
 @media (max-width: 760px) {
@@ -89,6 +89,19 @@ public:
     return kWidth * std::log(clamped / kLeast) / std::log(kMost / kLeast);
   }
 };
+
+/// The axis' numbers, above its charts.
+std::string axisHead() {
+  std::string svg = fmt::format("<svg width=\"{0}\" height=\"16\" viewBox=\"0 0 {0} 16\" "
+                                "role=\"img\" aria-label=\"gain from 0.5 to 4\">",
+                                Axis::kWidth);
+  for (auto [gain, anchor] :
+       {std::pair{0.5, "start"}, {1.0, "middle"}, {2.0, "middle"}, {4.0, "end"}})
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"12\" font-size=\"12\" text-anchor=\"{}\" "
+                       "fill=\"var(--soft)\">{}</text>",
+                       Axis::at(gain), anchor, gain);
+  return svg + "</svg>";
+}
 
 /// The candidates as dots, the noise as a band around 1, the gain with its interval.
 std::string gainChart(const ResultRecord &record, const std::vector<CandidateRecord> &candidates) {
@@ -266,8 +279,8 @@ std::string Page::totals() const {
     text +=
         "<tr>" + cell("", escaped(key), "name") + cell("cases", std::to_string(sum.cases)) +
         cell("layers", std::to_string(sum.layers)) +
-        cell("default ms", fmt::format("{:.2f}", sum.standard / 1000)) +
-        cell("tuned ms", fmt::format("{:.2f}", sum.tuned / 1000)) +
+        cell("default ms", fmt::format("{:.4g}", sum.standard / 1000)) +
+        cell("tuned ms", fmt::format("{:.4g}", sum.tuned / 1000)) +
         cell("gain", fmt::format("{:.3f}", sum.standard / sum.tuned)) +
         cell("share of a copy", sum.hasCopies ? fmt::format("{:.2f}", sum.copy / sum.tuned) : "-") +
         "</tr>\n";
@@ -281,7 +294,8 @@ std::string Page::cases() const {
       "goes from 0.5 to 4, and every small dot is a candidate. The share is of what a copy of as "
       "many bytes takes.</p>\n<table>\n<thead><tr><th>case</th><th>times</th><th>default &micro;s"
       "</th><th>tuned &micro;s</th><th>gain</th><th>noise</th><th>share</th><th>candidates</th>"
-      "<th>0.5 &nbsp; 1 &nbsp; 2 &nbsp; 4</th></tr></thead>\n<tbody>\n";
+      "<th>" +
+      axisHead() + "</th></tr></thead>\n<tbody>\n";
   for (size_t i = 0; i < results_.size(); ++i) {
     const ResultRecord &record = results_[i];
     std::string about = fmt::format("{}, {} {}", record.key.phase, record.layout, record.shape);

@@ -35,7 +35,7 @@ void checkStage(const StagePlan &stage, std::span<const StageLoop> loops) {
 
 void schedule(const Operator &op, const TargetDescription &target) {
   const std::vector<ScheduleVariant> variants = selectSchedules(op, target);
-  require(!variants.empty() && variants.size() <= 3, "there are one to three variants");
+  require(!variants.empty() && variants.size() <= 4, "there are one to four variants");
   require(variants.back().guard.limit == INT64_MAX, "the last variant's guard always holds");
   for (const ScheduleVariant &variant : variants) {
     const Schedule &schedule = variant.schedule;
