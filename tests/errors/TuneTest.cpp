@@ -247,40 +247,55 @@ TEST_CASE("a sweep that is killed goes on where it was") {
       CHECK(++seen[parsed->candidate->caseId + parsed->candidate->schedule] == 1);
 }
 
+#ifdef NORMFORGE_SANITIZED // whose handler of the signal ends the process
+constexpr const char *kCrash = "exit status 1";
+#else
+constexpr const char *kCrash = "signal 11, Segmentation fault";
+#endif
+
 TEST_CASE("a bad candidate costs itself") {
   const Folder folder;
+  const std::vector<std::string> words = {"tune",      "bn.yaml", "--size",  "N=2",
+                                          "--threads", "1",       "--phase", "training"};
+  // The first one that is tried, whatever is measured.
+  const Outcome made = folder.run(with(words, {"-o", "r.jsonl"}));
+  REQUIRE_MESSAGE(made.status == 0, made.err);
+  std::string schedule;
+  for (const Line &record : recordsOf(folder))
+    if (schedule.empty() && record.candidate && record.candidate->pairs > 0)
+      schedule = record.candidate->schedule;
+  REQUIRE_FALSE(schedule.empty());
+
   struct Planted {
-    const char *fault, *word;
+    const char *fault;
     CandidateState state;
     const char *note;
   };
   for (const Planted &planted : {
-           Planted{"crash", "tile=1 ", CandidateState::Crashed, "signal 11, Segmentation fault"},
-           Planted{"wrong", "tile=1 ", CandidateState::Wrong, "a planted fault"},
-           Planted{"hang", "take=[all,1,all]", CandidateState::TimedOut, "no answer in time"},
+           Planted{"crash", CandidateState::Crashed, kCrash},
+           Planted{"wrong", CandidateState::Wrong, "a planted fault"},
+           Planted{"hang", CandidateState::TimedOut, "no answer in time"},
 #ifndef NORMFORGE_SANITIZED // which reserves more memory than any limit allows
-           Planted{"exhaust", "tile=1 ", CandidateState::Refused, "out of memory"},
+           Planted{"exhaust", CandidateState::Refused, "out of memory"},
 #endif
        }) {
     CAPTURE(std::string(planted.fault));
     const std::string file = std::string(planted.fault) + ".jsonl";
-    const Outcome outcome =
-        folder.run({"tune", "bn.yaml", "--size", "N=2", "--threads", "1", "--phase", "training",
-                    "-o", file, "--candidate-seconds",
-                    planted.state == CandidateState::TimedOut ? "1" : "60", "--candidate-bytes",
-                    "536870912", "--fault", fmt::format("{}={}", planted.fault, planted.word)});
+    const bool hangs = planted.state == CandidateState::TimedOut;
+    const Outcome outcome = folder.run(
+        with(words, {"-o", file, "--candidate-seconds", hangs ? "1" : "60", "--candidate-bytes",
+                     "536870912", "--fault", fmt::format("{}={}", planted.fault, schedule)}));
     CHECK_MESSAGE(outcome.status == 0, outcome.err);
     const std::vector<Line> records = recordsOf(folder, file);
     CHECK(resultsOf(records) == 1);
     int met = 0;
     for (const Line &record : records)
-      if (record.candidate && contains(record.candidate->schedule, planted.word) &&
-          record.candidate->state != CandidateState::Same) {
+      if (record.candidate && record.candidate->schedule == schedule) {
         CHECK((record.candidate->state == planted.state));
         CHECK(record.candidate->note == planted.note);
         ++met;
       }
-    CHECK(met > 0);
+    CHECK(met == 1);
     CHECK(countOf(records, CandidateState::Measured) + countOf(records, CandidateState::Behind) >
           0);
     if (planted.state != CandidateState::Refused)
