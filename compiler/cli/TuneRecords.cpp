@@ -46,6 +46,11 @@ struct MergeOptions {
 };
 
 llvm::Error merge(const MergeOptions &options) {
+  // Before it is read: what a sweep adds after that would be lost.
+  const FileDescriptor before(open(options.output.c_str(), O_RDONLY | O_CLOEXEC));
+  if (before && flock(before.get(), LOCK_EX | LOCK_NB) != 0)
+    return located(llvm::createStringError(fmt::format(
+        "{}: error: a normforge tune writes it; merge into another file", options.output)));
   auto files = readAll(options.paths);
   if (!files)
     return files.takeError();
@@ -55,10 +60,6 @@ llvm::Error merge(const MergeOptions &options) {
       return badInput(fmt::format("-o: {} is one of the files that are merged, and has lines that "
                                   "were left out; it is left as it is",
                                   options.output));
-  const FileDescriptor before(open(options.output.c_str(), O_RDONLY | O_CLOEXEC));
-  if (before && flock(before.get(), LOCK_EX | LOCK_NB) != 0)
-    return located(llvm::createStringError(fmt::format(
-        "{}: error: a normforge tune writes it; merge into another file", options.output)));
   const std::string text = tune::mergeRecords(*files, options.resultsAlone);
   if (options.output.empty()) {
     std::fwrite(text.data(), 1, text.size(), stdout);

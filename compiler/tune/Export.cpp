@@ -129,7 +129,7 @@ llvm::Expected<SweepFile> exportSweep(std::span<const Case> cases, const ExportO
     };
     if (llvm::Error error = add(of.key.standard, of.standard))
       return error;
-    Search search(of, options.target, /*isWide=*/false);
+    Search search(of, options.target, Effort::Quick);
     while (one.candidates.size() <= options.candidates) {
       const auto text = search.next();
       if (!text)

@@ -48,13 +48,13 @@ llvm::Expected<RecordWriter> RecordWriter::open(const std::string &path, Records
   FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
   if (!file)
     return failed(fmt::format("cannot be written: {}", std::strerror(errno)));
-  struct stat status;
-  if (fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode))
-    return failed("expected a file, found a device or pipe");
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0)
     return failed(errno == EWOULDBLOCK ? "another normforge tune writes it; give each a file of "
                                          "its own and merge them"
                                        : fmt::format("cannot be locked: {}", std::strerror(errno)));
+  struct stat status; // the size counts from here: until now another may have added to it
+  if (fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode))
+    return failed("expected a file, found a device or pipe");
   auto buffer =
       llvm::MemoryBuffer::getOpenFile(file.get(), path, static_cast<uint64_t>(status.st_size));
   if (!buffer)

@@ -16,12 +16,13 @@ constexpr double kMostCorrection = 4;
 
 } // namespace
 
-Search::Search(const Case &of, const TargetDescription &target, bool isWide)
-    : case_(of), target_(target), isWide_(isWide) {
+Search::Search(const Case &of, const TargetDescription &target, Effort effort)
+    : case_(of), target_(target), isWide_(effort != Effort::Quick),
+      isExhaustive_(effort == Effort::Exhaustive) {
   standard_ = estimateNanoseconds(of.standard, of.op, of.sizeValues, target, of.threads);
   known_.insert(canonical(of.standard));
   add(scheduleForms(of.op, target), 1, /*areForms=*/true);
-  add(neighborSchedules(of.standard, of.op, target, isWide), 1);
+  add(neighborSchedules(of.standard, of.op, target, isWide_), 1);
 }
 
 /// The text at the case's sizes: what takes more than there is takes all. Partials keep what they
@@ -73,7 +74,7 @@ void Search::tell(const std::string &schedule, double gain) {
   const Candidate candidate = std::move(found->second);
   open_.erase(found);
   best_ = std::max(best_, gain);
-  if (gain < kNearBest * best_)
+  if (!isExhaustive_ && gain < kNearBest * best_)
     return;
   const double correction =
       std::clamp(gain * candidate.estimate / standard_, 1 / kMostCorrection, kMostCorrection);

@@ -3,7 +3,7 @@
 // Best first: a candidate is worth what the model says of it, corrected by how far the model was
 // off for the candidate that it is a neighbor of. Around what proves better than the default, its
 // own neighbors join. So few measurements go where the model and what was seen agree that nothing
-// is to be found.
+// is to be found. An exhaustive search has the same order, and leaves nothing out.
 #pragma once
 
 #include "compiler/tune/Case.h"
@@ -16,14 +16,14 @@ namespace normforge::tune {
 
 class Search {
 public:
-  /// `of` outlives it. `isWide`: more values of each knob.
-  Search(const Case &of, const TargetDescription &target, bool isWide);
+  /// `of` outlives it. Above `Effort::Quick`: more values of each knob. `Effort::Exhaustive`:
+  /// neighbors of every candidate that was tried.
+  Search(const Case &of, const TargetDescription &target, Effort effort);
 
   /// The next to try; nothing where all have been.
   std::optional<std::string> next();
   /// What it has come to: the gain over the default, 0 where it is none.
   void tell(const std::string &schedule, double gain);
-  size_t waiting() const { return queue_.size(); }
 
 private:
   struct Candidate {
@@ -45,6 +45,7 @@ private:
   const Case &case_;
   const TargetDescription &target_;
   const bool isWide_;
+  const bool isExhaustive_;
   double standard_ = 1; ///< the model's time of the default
   std::priority_queue<Candidate> queue_;
   std::set<std::string> known_;           ///< canonical texts

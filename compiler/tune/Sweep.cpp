@@ -79,7 +79,7 @@ private:
 
 llvm::Error CaseSweep::search(const Known &known, double secondsLeft,
                               const std::function<bool()> &isStopped) {
-  Search search(case_, options_.worker.target, options_.effort != Effort::Quick);
+  Search search(case_, options_.worker.target, options_.effort);
   const Clock::time_point start = Clock::now();
   double best = 1;
   size_t since = 0; // candidates since the best

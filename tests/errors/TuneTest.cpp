@@ -324,6 +324,50 @@ TEST_CASE("shards take each case once, into files that merge to one") {
   CHECK(recordsOf(folder, "c.jsonl").size() == 2);
 }
 
+TEST_CASE("a list is swept with cold caches and the same bits") {
+  const Folder folder;
+  folder.write("list.txt", "--dir=FWD_I --flags=CH --tag=axb ic16ih3\n");
+  Outcome outcome = folder.run({"tune", "--list", "list.txt", "-o", "r.jsonl", "--threads", "1",
+                                "--cache", "cold,warm", "--bits", "fixed", "--budget", "60s"});
+  CHECK_MESSAGE(outcome.status == 0, outcome.err);
+  CHECK(contains(outcome.out, "2 tuned, 0 were there, 0 failed, 0 left"));
+  size_t cold = 0;
+  const std::vector<Line> records = recordsOf(folder);
+  for (const Line &line : records)
+    if (line.result) {
+      cold += line.result->key.cache == CacheState::Cold;
+      CHECK((line.result->key.bits == BitsPolicy::Fixed));
+    }
+  CHECK(resultsOf(records) == 2);
+  CHECK(cold == 1);
+}
+
+TEST_CASE("a pack names the records that its kernels come from") {
+  const Folder folder;
+  Outcome outcome = folder.run(with(sweep, {"--phase", "inference"}));
+  REQUIRE_MESSAGE(outcome.status == 0, outcome.err);
+  // Whatever this machine prefers: another schedule, planted as the result.
+  std::optional<ResultRecord> planted;
+  std::string other;
+  for (const Line &line : recordsOf(folder)) {
+    if (line.candidate && line.candidate->state != CandidateState::Refused)
+      other = line.candidate->schedule;
+    if (line.result)
+      planted = line.result;
+  }
+  REQUIRE(planted);
+  REQUIRE(!other.empty());
+  planted->schedule = other;
+  planted->gain = {1.5, 1.4, 1.6};
+  folder.write("planted.jsonl", toLine(*planted) + "\n");
+  outcome = folder.run({"pack", "bn.yaml", "--tuned", "planted.jsonl", "-o", "bn.nfpack"});
+  CHECK_MESSAGE(outcome.status == 0, outcome.err);
+  outcome = folder.run({"pack", "--list", "bn.nfpack"});
+  CHECK_MESSAGE(outcome.status == 0, outcome.err);
+  CHECK_MESSAGE(contains(outcome.out, "tuned: 1.50"), outcome.out);
+  CHECK_MESSAGE(contains(outcome.out, "planted.jsonl"), outcome.out);
+}
+
 TEST_CASE("events are JSON, one a line") {
   const Folder folder;
   const Outcome outcome = folder.run(with(sweep, {"--json", "--phase", "inference"}));

@@ -4,6 +4,7 @@
 #include "compiler/tune/Benchdnn.h"
 #include "compiler/tune/RecordFile.h"
 #include "compiler/tune/Report.h"
+#include "compiler/tune/Search.h"
 #include "tests/numerics/KernelCase.h"
 
 #include "normforge/normforge.hpp"
@@ -318,6 +319,49 @@ TEST_CASE("of several records of one case the surest is taken") {
   auto chosen = chooseSchedules(op, target, {.tuned = &tuned});
   REQUIRE(static_cast<bool>(chosen));
   CHECK(chosen->front().schedule.text(op) == wide.schedule);
+}
+
+TEST_CASE("what a search tries: once each, of the same bits where asked, and all if exhaustive") {
+  const TargetDescription target = targetOf("znver4");
+  auto caseOf = [&](BitsPolicy bits) {
+    tune::Case of;
+    of.spec = specOf(kStatic);
+    of.phase = Phase::Training;
+    of.threads = 2;
+    of.bits = bits;
+    complete(of, target);
+    return of;
+  };
+  // Where no candidate gains, up to `most` of them.
+  auto triedOf = [&](const tune::Case &of, Effort effort, size_t most) {
+    tune::Search search(of, target, effort);
+    std::set<std::string> tried;
+    while (tried.size() < most) {
+      const auto text = search.next();
+      if (!text)
+        break;
+      CHECK_MESSAGE(tried.insert(*text).second, *text);
+      search.tell(*text, 0);
+    }
+    return tried;
+  };
+  auto othersOf = [](const tune::Case &of, const std::set<std::string> &texts) {
+    return std::ranges::count_if(texts, [&](const std::string &text) {
+      auto schedule = parseSchedule(text, of.op);
+      REQUIRE_MESSAGE(static_cast<bool>(schedule), text);
+      return !haveSameBits(*schedule, of.standard, of.op);
+    });
+  };
+  const tune::Case any = caseOf(BitsPolicy::Any), fixed = caseOf(BitsPolicy::Fixed);
+  const auto quick = triedOf(any, Effort::Quick, SIZE_MAX);
+  const auto full = triedOf(any, Effort::Full, SIZE_MAX);
+  CHECK(quick.size() > 10);
+  CHECK(full.size() > quick.size());
+  CHECK(triedOf(any, Effort::Exhaustive, full.size() + 1).size() > full.size());
+  CHECK(othersOf(any, full) > 0);
+  const auto same = triedOf(fixed, Effort::Full, SIZE_MAX);
+  CHECK(same.size() > 5);
+  CHECK(othersOf(fixed, same) == 0);
 }
 
 TEST_CASE("problems of benchdnn become specs") {
