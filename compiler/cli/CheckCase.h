@@ -68,7 +68,8 @@ struct CaseResult {
 };
 
 /// Compiles, runs, compares, times. A kernel that this machine cannot run, and sizes that its
-/// memory cannot hold, are errors of the input.
+/// memory cannot hold, are errors of the input. StackError: the schedule that was asked for takes
+/// more stack than a kernel may.
 llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
                                    const CheckSettings &settings);
 

@@ -1,6 +1,7 @@
 #include "compiler/cli/Command.h"
 
 #include "compiler/export/CHeader.h"
+#include "compiler/target/CodeGen.h"
 #include "runtime/cpu_info/CpuInfo.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -42,6 +43,8 @@ llvm::Error located(llvm::Error error) {
 }
 
 llvm::Error internalError(llvm::Error error) {
+  if (error.isA<StackError>())
+    return error;
   return llvm::make_error<CommandError>("normforge: " + llvm::toString(std::move(error)),
                                         InternalError);
 }
@@ -57,6 +60,10 @@ int report(llvm::Error error) {
       },
       [&](const SpecError &e) {
         print(e.text());
+        status = std::max<int>(status, BadInput);
+      },
+      [&](const StackError &e) {
+        print("normforge: error: " + e.message());
         status = std::max<int>(status, BadInput);
       },
       [&](const llvm::ErrorInfoBase &e) {

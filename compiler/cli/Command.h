@@ -44,7 +44,8 @@ void declareTune(CLI::App &app, int &status);
 llvm::Error badInput(const std::string &text);
 /// An error that begins with its place: "x.npy: error: TEXT". Takes it over as it is.
 llvm::Error located(llvm::Error error);
-/// A compilation that failed for no fault of the spec: exit status 3.
+/// A compilation that failed for no fault of the spec: exit status 3. A StackError stays one,
+/// which is bad input.
 llvm::Error internalError(llvm::Error error);
 /// Prints an error on stderr and gives its exit status.
 int report(llvm::Error error);

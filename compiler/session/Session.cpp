@@ -165,6 +165,13 @@ struct Session::State {
                                const std::string &symbol, EmitStage stage, CompileTimes &times);
 };
 
+/// What is no fault of the schedule is one of the compiler.
+static llvm::Error linkFailure(llvm::Error error) {
+  return error.isA<StackError>()
+             ? std::move(error)
+             : llvm::make_error<InternalError>(llvm::toString(std::move(error)));
+}
+
 char InternalError::ID = 0;
 void InternalError::log(llvm::raw_ostream &os) const { os << "internal error: " << text_; }
 
@@ -295,7 +302,7 @@ llvm::Expected<Artifact> Session::compile(const Operator &op,
     Stopwatch watch(spent.image);
     auto linked = linkImage(object);
     if (!linked)
-      return llvm::make_error<InternalError>(llvm::toString(linked.takeError()));
+      return linkFailure(linked.takeError());
     auto out = describe(op, variant, *compiled, linked->functions);
     if (!out)
       return out.takeError();
@@ -336,7 +343,7 @@ llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel>
   result.object.assign(object.begin(), object.end());
   auto linked = linkImage(object);
   if (!linked)
-    return llvm::make_error<InternalError>(llvm::toString(linked.takeError()));
+    return linkFailure(linked.takeError());
   for (size_t k = 0; k < kernels.size(); ++k) {
     Artifact &artifact = result.kernels.emplace_back(manifestOf(kernels[k].op, target_));
     for (size_t v = 0; v < compiled[k].size(); ++v) {

@@ -60,7 +60,8 @@ public:
   const TargetDescription &target() const { return target_; }
 
   /// Compiles one phase of a spec with all variants of its schedule. Errors of this and the
-  /// following are InternalErrors.
+  /// following are InternalErrors, or a StackError of CodeGen.h where a schedule takes more stack
+  /// than a kernel may.
   llvm::Expected<Artifact> compile(const Spec &spec, Phase phase, CompileTimes *times = nullptr);
   /// The same for schedules chosen by the caller, the guard of the last one always holding.
   llvm::Expected<Artifact> compile(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,

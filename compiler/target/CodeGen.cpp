@@ -26,6 +26,16 @@ namespace normforge {
 
 using namespace llvm;
 
+/// What abi.h promises of a stage's stack.
+static constexpr uint64_t kMostStackBytes = 16 * 1024;
+
+char StackError::ID = 0;
+void StackError::log(raw_ostream &os) const {
+  os << fmt::format("the schedule's code takes {} bytes of stack{}, more than the {} that a kernel "
+                    "may; expected a smaller tile, vector or unroll",
+                    bytes_, where_, kMostStackBytes);
+}
+
 std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
   std::string error;
   const Triple triple(target.triple);
@@ -117,9 +127,6 @@ template <typename... Args> Error imageError(fmt::format_string<Args...> format,
                            fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// What abi.h promises of a stage's stack.
-constexpr uint64_t kMostStackBytes = 16 * 1024;
-
 /// Bytes of stack that a function of aarch64 takes in scalable vectors of the longest kind:
 /// `addvl sp, sp, #-n`, which .stack_sizes leaves out.
 uint64_t scalableStackBytes(ArrayRef<uint8_t> text) {
@@ -144,7 +151,7 @@ Error checkStackSizes(ArrayRef<uint8_t> section, uint64_t &largest) {
     if (malformed)
       return imageError("malformed .stack_sizes");
     if (bytes > kMostStackBytes)
-      return imageError("{} bytes of stack, more than {}", bytes, kMostStackBytes);
+      return make_error<StackError>(bytes, "");
     largest = std::max(largest, bytes);
     at += 8 + length;
   }
@@ -312,8 +319,7 @@ Expected<LinkedImage> linkImage(ArrayRef<char> object) {
         const ArrayRef<uint8_t> code(reinterpret_cast<const uint8_t *>(bytes.data()) + begin,
                                      symbol.st_size);
         if (const uint64_t stack = fixedStack + scalableStackBytes(code); stack > kMostStackBytes)
-          return imageError("{} bytes of stack in vectors of 2048 bits, more than {}", stack,
-                            kMostStackBytes);
+          return make_error<StackError>(stack, " in vectors of 2048 bits");
       }
   }
 

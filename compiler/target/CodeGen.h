@@ -4,8 +4,11 @@
 #include "compiler/machine/Machine.h"
 #include "runtime/artifact/Artifact.h"
 
+#include "llvm/Support/Error.h"
+
 #include <map>
 #include <memory>
+#include <string>
 
 namespace llvm {
 class Module;
@@ -44,9 +47,25 @@ private:
 /// Assembly text.
 std::string emitAssembly(llvm::Module &module, llvm::TargetMachine &machine);
 
+/// A function that takes more stack than abi.h promises: a schedule that keeps more values at once
+/// than there are registers for. How many LLVM spills is known afterwards alone, so such a schedule
+/// is legal until it is compiled.
+class StackError : public llvm::ErrorInfo<StackError> {
+public:
+  static char ID;
+  /// `where`: of which bytes it is said, "" or " in ...".
+  StackError(uint64_t bytes, std::string where) : bytes_(bytes), where_(std::move(where)) {}
+  void log(llvm::raw_ostream &os) const override;
+  std::error_code convertToErrorCode() const override { return llvm::inconvertibleErrorCode(); }
+
+private:
+  uint64_t bytes_;
+  std::string where_;
+};
+
 /// An image of text and read-only data with all relocations applied, and the offsets of its
 /// functions, none of which is 0. Anything undefined, writable or of an unknown relocation is an
-/// error, for a kernel calls nothing; so is a function that takes more stack than abi.h promises.
+/// error, for a kernel calls nothing. StackError where a function takes too much stack.
 struct LinkedImage {
   Image image;
   std::map<std::string, uint64_t> functions;

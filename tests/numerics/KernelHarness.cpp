@@ -1,5 +1,6 @@
 #include "tests/numerics/KernelHarness.h"
 
+#include "compiler/target/CodeGen.h"
 #include "normforge/normforge.h"
 #include "runtime/cpu_info/CpuInfo.h"
 
@@ -52,6 +53,8 @@ Session *TestKernel::session(const std::string &cpu, std::string &whyNot) {
 }
 
 void TestKernel::load(llvm::Expected<Artifact> artifact) {
+  if (artifact.errorIsA<StackError>())
+    throw TooMuchStack(llvm::toString(artifact.takeError()));
   if (!artifact)
     throw std::runtime_error(llvm::toString(artifact.takeError()));
   Failure failure;

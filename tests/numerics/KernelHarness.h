@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <stdexcept>
 
 namespace normforge::test {
 
@@ -46,6 +47,11 @@ struct RunOptions {
 /// A compiled and loaded kernel.
 class TestKernel {
 public:
+  /// What a constructor throws where a schedule takes more stack than a kernel may.
+  struct TooMuchStack : std::runtime_error {
+    using std::runtime_error::runtime_error;
+  };
+
   /// The session for a CPU, with verifiers on; null where this machine cannot run its kernels, with
   /// the reason in `whyNot`.
   static Session *session(const std::string &cpu, std::string &whyNot);
