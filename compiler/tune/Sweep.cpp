@@ -15,11 +15,6 @@ double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Finalists that are measured afresh.
-constexpr size_t kFinalists = 3;
-/// A candidate with less than this is no finalist.
-constexpr double kLeastGain = 1.01;
-
 /// What an effort may take of time.
 struct Allowance {
   double search;    ///< seconds a case, without its beginning
@@ -40,10 +35,8 @@ Allowance allowanceOf(Effort effort) {
   return {};
 }
 
-/// What is known of a case before it begins.
-struct Known {
-  std::map<std::string, CandidateRecord> candidates; ///< by schedule
-};
+/// Candidates of a case that are known before it begins, by their schedules.
+using Known = std::map<std::string, CandidateRecord>;
 
 class CaseSweep {
 public:
@@ -61,7 +54,6 @@ public:
 private:
   llvm::Error search(const Known &known, double secondsLeft,
                      const std::function<bool()> &isStopped);
-  std::vector<std::string> finalists() const;
   bool decide(ResultRecord &result, std::string &failed);
 
   const Case &case_;
@@ -93,7 +85,7 @@ llvm::Error CaseSweep::search(const Known &known, double secondsLeft,
     if (!text)
       break;
     CandidateRecord record;
-    if (const auto found = known.candidates.find(*text); found != known.candidates.end()) {
+    if (const auto found = known.find(*text); found != known.end()) {
       record = found->second;
     } else {
       auto trial = worker_.attempt(
@@ -124,55 +116,27 @@ llvm::Error CaseSweep::search(const Known &known, double secondsLeft,
   return llvm::Error::success();
 }
 
-/// By their gains.
-std::vector<std::string> CaseSweep::finalists() const {
-  std::vector<const CandidateRecord *> better;
-  for (const CandidateRecord &record : tried_)
-    if (record.state == CandidateState::Measured && record.gain.value > kLeastGain)
-      better.push_back(&record);
-  std::stable_sort(better.begin(), better.end(),
-                   [](const auto *a, const auto *b) { return a->gain.value > b->gain.value; });
-  std::vector<std::string> schedules;
-  for (size_t i = 0; i < std::min(better.size(), kFinalists); ++i)
-    schedules.push_back(better[i]->schedule);
-  return schedules;
-}
-
-/// The finalists afresh, then the best of them once more.
+/// By the last measurements.
 bool CaseSweep::decide(ResultRecord &result, std::string &failed) {
-  std::vector<std::string> schedules = finalists();
-  result.schedule = case_.key.standard;
-  auto measure = [&](const std::vector<std::string> &of) -> std::optional<Final> {
-    auto found = worker_.finish(of, allowance_.finals);
-    if (found)
-      return std::move(*found);
+  std::vector<std::pair<double, std::string>> gains;
+  for (const CandidateRecord &record : tried_)
+    if (record.state == CandidateState::Measured)
+      gains.emplace_back(record.gain.value, record.schedule);
+  const std::vector<std::string> schedules = finalistsOf(std::move(gains));
+  Finals::Limits limits;
+  limits.seconds = allowance_.finals;
+  auto found = worker_.finish(schedules, limits);
+  if (!found) {
     failed = "the last measurements: " + llvm::toString(found.takeError());
-    return std::nullopt;
-  };
-  if (schedules.size() > 1) {
-    const auto found = measure(schedules);
-    if (!found)
-      return false;
-    const auto best = std::max_element(
-        found->finalists.begin(), found->finalists.end(),
-        [](const Trial &a, const Trial &b) { return a.gain.value < b.gain.value; });
-    schedules = {schedules[static_cast<size_t>(best - found->finalists.begin())]};
-  }
-  const auto found = measure(schedules);
-  if (!found)
     return false;
+  }
+  result.schedule = found->best ? schedules[*found->best] : case_.key.standard;
+  result.gain = found->result.gain;
+  result.pairs = found->result.pairs;
+  result.microseconds = found->result.seconds * 1e6;
   result.noise = found->noise;
-  result.standardMicroseconds = result.microseconds = found->standardMicroseconds;
-  result.copyMicroseconds = found->copyMicroseconds;
-  if (found->finalists.empty())
-    return true;
-  const Trial &trial = found->finalists.front();
-  result.pairs = trial.pairs;
-  if (!Race::isSure(trial.gain, result.noise))
-    return true;
-  result.schedule = schedules.front();
-  result.gain = trial.gain;
-  result.microseconds = trial.microseconds;
+  result.standardMicroseconds = found->standardSeconds * 1e6;
+  result.copyMicroseconds = found->copySeconds * 1e6;
   return true;
 }
 
@@ -225,7 +189,7 @@ llvm::Expected<SweepOutcome> sweep(std::span<const Case> cases, const SweepOptio
   }
   std::map<std::string, Known> known;
   for (const CandidateRecord &record : held.candidates)
-    known[record.caseId].candidates.emplace(record.schedule, record);
+    known[record.caseId].emplace(record.schedule, record);
 
   SweepOutcome outcome;
   std::vector<size_t> open;

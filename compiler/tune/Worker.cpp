@@ -268,49 +268,35 @@ Trial Worker::attempt(const std::string &text, const Limits &limits) {
           found.pairs, found.seconds * 1e6};
 }
 
-llvm::Expected<Final> Worker::finish(const std::vector<std::string> &schedules, double seconds) {
+llvm::Expected<Finals> Worker::finish(const std::vector<std::string> &schedules,
+                                      const Finals::Limits &limits) {
   State &s = *state_;
   const Case &problem = *s.problem;
-  // Everything anew: code, buffers, where both lie.
-  std::vector<Schedule> all{problem.standard, problem.standard};
+  std::vector<Artifact> kernels;
+  auto add = [&](Schedule schedule) -> llvm::Error {
+    auto artifact =
+        session_->compile(problem.op, ScheduleVariant{std::move(schedule), Guard{}, ""});
+    if (artifact)
+      kernels.push_back(std::move(*artifact));
+    return artifact.takeError();
+  };
+  if (llvm::Error error = add(problem.standard))
+    return error;
   for (const std::string &text : schedules) {
     auto schedule = parseSchedule(text, problem.op);
     if (!schedule)
       return schedule.takeError();
-    all.push_back(std::move(*schedule));
-  }
-  std::vector<std::unique_ptr<KernelCall>> calls;
-  std::vector<KernelCall *> contenders;
-  for (const Schedule &schedule : all) {
-    std::string code;
-    auto kernel = compileOne(*session_, problem.op, schedule, code);
-    if (!kernel)
-      return kernel.takeError();
-    calls.push_back(s.callOf(*kernel, problem.sizes));
-    KernelCall *call = calls.back().get();
-    if (!call)
-      return llvm::createStringError(s.failure.message);
-    contenders.push_back(call);
-    if (calls.size() > 1) {
-      call->share(*calls.front());
-      continue;
-    }
-    call->allocate();
-    call->setScalars(s.scalars);
-    const auto &arguments = (*kernel)->artifact().arguments;
-    for (size_t i = 0; i < arguments.size(); ++i)
-      if (!arguments[i].written)
-        call->set(arguments[i].name, s.buffers->array(i));
+    if (llvm::Error error = add(std::move(*schedule)))
+      return error;
   }
   uint64_t read = 0, written = 0;
   for (size_t i = 0; i < problem.op.operands.size(); ++i)
     if (problem.op.isWhole(problem.op.operands[i]))
-      (problem.op.operands[i].written ? written : read) += calls.front()->plan().arrays()[i].bytes;
-  const Race::Final found = s.race->finish(contenders, read, written, seconds);
-  Final result{found.noise, {}, found.standardSeconds * 1e6, found.copySeconds * 1e6};
-  for (const Race::Result &one : found.results)
-    result.finalists.push_back({CandidateState::Measured, one.gain, one.pairs, one.seconds * 1e6});
-  return result;
+      (problem.op.operands[i].written ? written : read) += s.buffers->plan().arrays()[i].bytes;
+  auto found = decide(*s.race, *s.buffers, kernels, read, written, limits, s.failure);
+  if (!found)
+    return llvm::createStringError(s.failure.message);
+  return *found;
 }
 
 } // namespace normforge::tune

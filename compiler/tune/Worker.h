@@ -7,7 +7,7 @@
 
 #include "compiler/session/Session.h"
 #include "compiler/tune/Case.h"
-#include "runtime/measure/Race.h"
+#include "runtime/measure/Finals.h"
 
 namespace normforge::tune {
 
@@ -22,14 +22,6 @@ struct Trial {
 
 using Limits = Race::Limits;
 
-/// Finalists measured afresh beside the default: their gains, and that of another copy of the
-/// default.
-struct Final {
-  Ratio noise{1, 1, 1};
-  std::vector<Trial> finalists; ///< in the order in which they were given
-  double standardMicroseconds = 0, copyMicroseconds = 0;
-};
-
 class Worker {
 public:
   Worker(const TargetDescription &target, bool verify, std::vector<Fault> faults);
@@ -39,7 +31,9 @@ public:
   /// keeps nothing of the case before.
   llvm::Expected<double> begin(const Case &problem, uint64_t seed);
   Trial attempt(const std::string &schedule, const Limits &limits);
-  llvm::Expected<Final> finish(const std::vector<std::string> &schedules, double seconds);
+  /// The last measurements: the default, and these schedules.
+  llvm::Expected<Finals> finish(const std::vector<std::string> &schedules,
+                                const Finals::Limits &limits);
 
 private:
   struct State;

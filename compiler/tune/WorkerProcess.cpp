@@ -74,6 +74,16 @@ Trial trialOf(const json::Object &object) {
   return trial;
 }
 
+json::Object toJson(const Race::Result &result) {
+  return json::Object{
+      {"gain", toJson(result.gain)}, {"pairs", result.pairs}, {"seconds", result.seconds}};
+}
+Race::Result resultOf(const json::Object &object) {
+  return {ratioOf(object.getArray("gain")),
+          static_cast<int>(object.getInteger("pairs").value_or(0)),
+          object.getNumber("seconds").value_or(0)};
+}
+
 /// Sends a line whole; false where nobody is there.
 bool sendLine(int socket, std::string line) {
   line += '\n';
@@ -180,15 +190,16 @@ void WorkerProcess::serve(int socket) {
         std::vector<std::string> schedules;
         for (const json::Value &text : *question.getArray("schedules"))
           schedules.push_back(text.getAsString()->str());
-        auto found = worker.finish(schedules, *question.getNumber("seconds"));
+        Finals::Limits limits;
+        limits.seconds = *question.getNumber("seconds");
+        auto found = worker.finish(schedules, limits);
         if (found) {
-          json::Array finalists;
-          for (const Trial &trial : found->finalists)
-            finalists.push_back(toJson(trial));
-          answer = json::Object{{"noise", toJson(found->noise)},
-                                {"finalists", std::move(finalists)},
-                                {"default_us", found->standardMicroseconds},
-                                {"copy_us", found->copyMicroseconds}};
+          answer = json::Object{{"result", toJson(found->result)},
+                                {"noise", toJson(found->noise)},
+                                {"default", found->standardSeconds},
+                                {"copy", found->copySeconds}};
+          if (found->best)
+            answer["best"] = static_cast<int64_t>(*found->best);
         } else {
           answer["error"] = json::fixUTF8(llvm::toString(found.takeError()));
         }
@@ -320,29 +331,30 @@ llvm::Expected<Trial> WorkerProcess::attempt(const std::string &schedule, const 
   return answer ? trialOf(*answer) : Trial{end.state, {}, 0, 0, end.note};
 }
 
-llvm::Expected<Final> WorkerProcess::finish(const std::vector<std::string> &schedules,
-                                            double seconds) {
+llvm::Expected<Finals> WorkerProcess::finish(const std::vector<std::string> &schedules,
+                                             const Finals::Limits &limits) {
   End end;
   if (!prepare(end))
     return llvm::createStringError(end.note);
-  const double limit = options_.secondsPerCandidate * static_cast<double>(2 + schedules.size()) +
-                       4 * seconds +
-                       50e-6 * microseconds_ * static_cast<double>(4 + schedules.size());
-  const auto answer = ask(
-      json::Object{{"ask", "finish"}, {"schedules", json::Array(schedules)}, {"seconds", seconds}},
-      limit, end);
+  const auto contenders = static_cast<double>(2 + schedules.size());
+  const double limit = options_.secondsPerCandidate * contenders + 4 * limits.seconds +
+                       20e-6 * microseconds_ * contenders * (limits.fewPlaces + limits.places);
+  const auto answer = ask(json::Object{{"ask", "finish"},
+                                       {"schedules", json::Array(schedules)},
+                                       {"seconds", limits.seconds}},
+                          limit, end);
   if (!answer)
     return llvm::createStringError(end.note);
-  const json::Object &object = *answer;
-  if (const auto error = object.getString("error"))
+  if (const auto error = answer->getString("error"))
     return llvm::createStringError(error->str());
-  Final result;
-  result.noise = ratioOf(object.getArray("noise"));
-  for (const json::Value &trial : *object.getArray("finalists"))
-    result.finalists.push_back(trialOf(*trial.getAsObject()));
-  result.standardMicroseconds = object.getNumber("default_us").value_or(0);
-  result.copyMicroseconds = object.getNumber("copy_us").value_or(0);
-  return result;
+  Finals finals;
+  if (const auto best = answer->getInteger("best"))
+    finals.best = static_cast<size_t>(*best);
+  finals.result = resultOf(*answer->getObject("result"));
+  finals.noise = ratioOf(answer->getArray("noise"));
+  finals.standardSeconds = answer->getNumber("default").value_or(0);
+  finals.copySeconds = answer->getNumber("copy").value_or(0);
+  return finals;
 }
 
 } // namespace normforge::tune

@@ -34,7 +34,8 @@ public:
   /// happened to it is the Trial's state, or the error where that was before it had the candidate.
   llvm::Expected<double> begin(size_t index);
   llvm::Expected<Trial> attempt(const std::string &schedule, const Limits &limits);
-  llvm::Expected<Final> finish(const std::vector<std::string> &schedules, double seconds);
+  llvm::Expected<Finals> finish(const std::vector<std::string> &schedules,
+                                const Finals::Limits &limits);
 
 private:
   struct End {

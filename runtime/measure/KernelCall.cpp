@@ -71,6 +71,15 @@ void KernelCall::share(const KernelCall &other) {
   workspace_ = allocate(plan_->workspaceBytes());
 }
 
+void KernelCall::copy(const KernelCall &other) {
+  allocate();
+  scalars_ = other.scalars_;
+  const auto &arguments = plan_->kernel().artifact().arguments;
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (!arguments[i].written)
+      set(arguments[i].name, other.array(i));
+}
+
 void KernelCall::set(std::string_view name, std::span<const std::byte> bytes) {
   const auto &arguments = plan_->kernel().artifact().arguments;
   for (size_t i = 0; i < arguments.size(); ++i)

@@ -27,6 +27,8 @@ public:
   /// Takes the arguments' buffers of another kernel of the same operator at the same sizes; the
   /// workspace is its own. They live until the last of those that share them is gone.
   void share(const KernelCall &other);
+  /// Allocates buffers of its own with the inputs and scalars of such a kernel.
+  void copy(const KernelCall &other);
   /// Copies a read argument's bytes, as many as its array has, or as there are.
   void set(std::string_view name, std::span<const std::byte> bytes);
   void setScalars(std::vector<nf_scalar> scalars) { scalars_ = std::move(scalars); }

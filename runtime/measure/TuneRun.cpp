@@ -8,7 +8,7 @@
 // `normforge tune import r.jsonl -o all.jsonl` makes records of it.
 #include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/kernel/Kernel.h"
-#include "runtime/measure/Race.h"
+#include "runtime/measure/Finals.h"
 #include "runtime/measure/SweepFile.h"
 #include "runtime/measure/ThreadPool.h"
 
@@ -32,9 +32,7 @@ using namespace normforge;
 namespace {
 
 constexpr Race::Limits kLimits = {4, 9, 0.1};
-constexpr double kFinalSeconds = 0.3;
-constexpr size_t kFinalists = 3;
-constexpr double kLeastGain = 1.01;
+constexpr Finals::Limits kFinals = {0.3, 3, 7};
 /// A candidate that has said nothing for so long is given up.
 constexpr int kMostSeconds = 120;
 
@@ -136,8 +134,8 @@ public:
   std::string begin();
   /// A line for the candidate.
   std::string attempt(const SweepFile::Candidate &candidate, double &gain);
-  /// The line that ends the case.
-  std::string finish(std::vector<std::pair<double, std::string>> better);
+  /// The line that ends the case, or "? " and why there is none. `gains`: by schedule.
+  std::string finish(const std::map<std::string, double> &gains);
 
 private:
   std::unique_ptr<KernelCall> callOf(const SweepFile::Candidate &candidate,
@@ -288,57 +286,31 @@ std::string CaseRun::attempt(const SweepFile::Candidate &candidate, double &gain
                        "");
 }
 
-std::string CaseRun::finish(std::vector<std::pair<double, std::string>> better) {
-  std::sort(better.rbegin(), better.rend());
-  better.resize(std::min(better.size(), kFinalists));
-  const SweepFile::Candidate &standard = case_.candidates.front();
-  auto race = [&](const std::vector<std::string> &schedules) {
-    // Everything anew.
-    std::vector<std::unique_ptr<KernelCall>> calls;
-    std::vector<KernelCall *> contenders;
-    std::string why;
-    auto add = [&](const SweepFile::Candidate &candidate) {
-      calls.push_back(callOf(candidate, case_.sizes, why));
-      contenders.push_back(calls.back().get());
-      if (calls.size() > 1) {
-        calls.back()->share(*calls.front());
-        return;
-      }
-      calls.front()->allocate();
-      calls.front()->setScalars(case_.scalars);
-      const auto &arguments = calls.front()->plan().kernel().artifact().arguments;
-      for (size_t i = 0; i < arguments.size(); ++i)
-        if (!arguments[i].written)
-          calls.front()->set(arguments[i].name, standard_->array(i));
-    };
-    add(standard);
-    add(standard);
-    for (const std::string &schedule : schedules) // all of them of this case's
-      add(*std::find_if(case_.candidates.begin(), case_.candidates.end(),
-                        [&](const auto &candidate) { return candidate.schedule == schedule; }));
-    return race_.finish(contenders, case_.read, case_.written, kFinalSeconds);
+std::string CaseRun::finish(const std::map<std::string, double> &gains) {
+  std::vector<std::pair<double, std::string>> own; // a file may hold those of a larger sweep
+  for (size_t i = 1; i < case_.candidates.size(); ++i)
+    if (const auto gain = gains.find(case_.candidates[i].schedule); gain != gains.end())
+      own.emplace_back(gain->second, gain->first);
+  const std::vector<std::string> schedules = finalistsOf(std::move(own));
+  std::vector<Artifact> kernels;
+  std::string why;
+  auto add = [&](const SweepFile::Candidate &candidate) {
+    if (auto artifact = deserialize(candidate.artifact, why))
+      kernels.push_back(std::move(*artifact));
   };
-  std::vector<std::string> schedules;
-  for (const auto &[gain, schedule] : better)
-    schedules.push_back(schedule);
-  if (schedules.size() > 1) {
-    const Race::Final found = race(schedules);
-    const auto best =
-        std::max_element(found.results.begin(), found.results.end(),
-                         [](const auto &a, const auto &b) { return a.gain.value < b.gain.value; });
-    schedules = {schedules[static_cast<size_t>(best - found.results.begin())]};
+  add(case_.candidates.front());
+  for (const std::string &schedule : schedules)
+    add(*std::find_if(case_.candidates.begin(), case_.candidates.end(),
+                      [&](const auto &candidate) { return candidate.schedule == schedule; }));
+  Failure failure;
+  const auto found =
+      decide(race_, *standard_, kernels, case_.read, case_.written, kFinals, failure);
+  if (!found) {
+    std::replace(failure.message.begin(), failure.message.end(), '\n', ' ');
+    return "? " + failure.message;
   }
-  const Race::Final found = race(schedules);
-  Race::Result result{{1, 1, 1}, 0, found.standardSeconds};
-  std::string schedule = standard.schedule;
-  if (!found.results.empty()) {
-    const Race::Result &best = found.results.front();
-    result.pairs = best.pairs;
-    if (Race::isSure(best.gain, found.noise)) {
-      result = best;
-      schedule = schedules.front();
-    }
-  }
+  const std::string &schedule =
+      found->best ? schedules[*found->best] : case_.candidates.front().schedule;
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
   gmtime_r(&now, &utc);
@@ -348,11 +320,11 @@ std::string CaseRun::finish(std::vector<std::pair<double, std::string>> better) 
     return "[" + number(r.value) + "," + number(r.low) + "," + number(r.high) + "]";
   };
   return "{\"record\":\"measured\",\"version\":1,\"case\":" + quoted(case_.id) +
-         ",\"schedule\":" + quoted(schedule) + ",\"gain\":" + ratio(result.gain) +
-         ",\"noise\":" + ratio(found.noise) + ",\"pairs\":" + std::to_string(result.pairs) +
-         ",\"us\":" + number(result.seconds * 1e6) +
-         ",\"default_us\":" + number(found.standardSeconds * 1e6) +
-         ",\"copy_us\":" + number(found.copySeconds * 1e6) + ",\"date\":" + quoted(date) +
+         ",\"schedule\":" + quoted(schedule) + ",\"gain\":" + ratio(found->result.gain) +
+         ",\"noise\":" + ratio(found->noise) + ",\"pairs\":" + std::to_string(found->result.pairs) +
+         ",\"us\":" + number(found->result.seconds * 1e6) +
+         ",\"default_us\":" + number(found->standardSeconds * 1e6) +
+         ",\"copy_us\":" + number(found->copySeconds * 1e6) + ",\"date\":" + quoted(date) +
          ",\"model\":" + quoted(hostCpuName()) +
          ",\"emulated\":" + (isEmulated() ? "true" : "false") + ",\"result\":" + case_.record + "}";
 }
@@ -452,13 +424,7 @@ private:
     say(run.attempt(candidate, held.gains[candidate.schedule]));
   }
   say("! " + std::to_string(of.candidates.size()));
-  std::vector<std::pair<double, std::string>> better;
-  // A file may hold others, of a sweep with more candidates.
-  for (size_t i = 1; i < of.candidates.size(); ++i)
-    if (const auto found = held.gains.find(of.candidates[i].schedule);
-        found != held.gains.end() && found->second > kLeastGain)
-      better.emplace_back(found->second, found->first);
-  say(run.finish(std::move(better)));
+  say(run.finish(held.gains));
   _exit(0);
 }
 
