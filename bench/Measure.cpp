@@ -42,11 +42,4 @@ std::vector<Timing> measure(std::span<Contender *const> contenders, double secon
   return timings;
 }
 
-double geometricMean(std::span<const double> values) {
-  double sum = 0;
-  for (double value : values)
-    sum += std::log(value);
-  return std::exp(sum / static_cast<double>(values.size()));
-}
-
 } // namespace normforge::bench

@@ -20,6 +20,4 @@ struct Timing {
 /// `seconds` altogether and at least 7 rounds. The first call of a block is not counted.
 std::vector<Timing> measure(std::span<Contender *const> contenders, double seconds);
 
-double geometricMean(std::span<const double> values);
-
 } // namespace normforge::bench

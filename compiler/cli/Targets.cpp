@@ -32,14 +32,12 @@ int run() {
                host->streamingBasis);
     const TunedRecords &records = TunedRecords::ofProject();
     size_t own = 0;
-    for (llvm::StringRef rest = records.text(); !rest.empty();) {
-      auto [line, after] = rest.split('\n');
-      rest = after;
+    forEachLine(records.text(), [&](size_t, llvm::StringRef line) {
       if (auto parsed = parseLine(line); !parsed)
         llvm::consumeError(parsed.takeError());
       else
         own += parsed->result && stalenessOf(*parsed->result, *host).empty();
-    }
+    });
     fmt::print("  tuned     {}\n",
                own ? fmt::format("{} cases of specs/tuned are of this machine", own)
                    : std::string("no record of specs/tuned is of this machine: "

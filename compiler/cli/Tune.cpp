@@ -21,11 +21,6 @@
 
 namespace normforge::cli {
 
-void declareTuneImport(CLI::App &tune, int &status);
-void declareTuneMerge(CLI::App &tune, int &status);
-void declareTuneReport(CLI::App &tune, int &status);
-void declareTuneShow(CLI::App &tune, int &status);
-
 namespace {
 
 struct Options {

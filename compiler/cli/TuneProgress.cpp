@@ -15,8 +15,7 @@ std::string ratioText(const Ratio &ratio) {
   return fmt::format("{:.2f} ({:.2f}-{:.2f})", ratio.value, ratio.low, ratio.high);
 }
 std::string noiseText(const Ratio &noise) {
-  return fmt::format("+-{:.1f} %",
-                     100 * std::max(std::abs(noise.high - 1), std::abs(1 - noise.low)));
+  return fmt::format("+-{:.1f} %", 100 * noise.fromOne());
 }
 
 namespace {
@@ -86,7 +85,7 @@ public:
       for (const auto &[state, count] : result.counts)
         tried += count;
       gains_.push_back(result.gain.value);
-      worstNoise_ = std::max(worstNoise_, std::max(result.noise.high - 1, 1 - result.noise.low));
+      worstNoise_ = std::max(worstNoise_, result.noise.fromOne());
       fmt::print("{:<{}} {:>10.1f} {:>10.1f}  {:<18} {:>9} {:>6}\n", one.title(), width_,
                  result.standardMicroseconds, result.microseconds,
                  result.isTuned() ? ratioText(result.gain) : "default stays",
@@ -119,13 +118,9 @@ public:
                countsText(outcome.counts));
     if (gains_.empty())
       return;
-    double sum = 0;
-    for (double gain : gains_)
-      sum += std::log(gain);
     fmt::print("gain {:.3f} in the geometric mean; noise at most {:.1f} %\nuse it: normforge "
                "check SPEC --tuned {}\n",
-               std::exp(sum / static_cast<double>(gains_.size())), 100 * worstNoise_,
-               shellWord(path));
+               geometricMean(gains_), 100 * worstNoise_, shellWord(path));
   }
 
 private:

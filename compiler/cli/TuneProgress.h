@@ -24,6 +24,12 @@ std::unique_ptr<TuneProgress> makeTextProgress(std::span<const tune::Case> cases
 /// A JSON object a line on standard output for every event.
 std::unique_ptr<TuneProgress> makeJsonProgress(std::span<const tune::Case> cases);
 
+// Subcommands of `tune`.
+void declareTuneImport(CLI::App &tune, int &status);
+void declareTuneMerge(CLI::App &tune, int &status);
+void declareTuneReport(CLI::App &tune, int &status);
+void declareTuneShow(CLI::App &tune, int &status);
+
 /// "1.23 (1.20-1.26)".
 std::string ratioText(const Ratio &ratio);
 /// How far two copies of one kernel were apart: "+-1.2 %".

@@ -18,11 +18,6 @@
 
 namespace normforge::cli {
 
-void declareTuneImport(CLI::App &tune, int &status);
-void declareTuneMerge(CLI::App &tune, int &status);
-void declareTuneReport(CLI::App &tune, int &status);
-void declareTuneShow(CLI::App &tune, int &status);
-
 namespace {
 
 /// The files' records; lines that are none are told of on stderr.
@@ -82,20 +77,14 @@ llvm::Error importRuns(const ImportOptions &options) {
     if (!buffer)
       return located(llvm::createStringError(
           fmt::format("{}: error: cannot be read: {}", path, buffer.getError().message())));
-    size_t number = 0;
-    for (llvm::StringRef rest = (*buffer)->getBuffer(); !rest.empty();) {
-      auto [line, after] = rest.split('\n');
-      rest = after;
-      ++number;
-      if (line.trim().empty())
-        continue;
+    forEachLine((*buffer)->getBuffer(), [&](size_t number, llvm::StringRef line) {
       auto text = tune::importLine(line);
       if (text)
         lines.push_back(std::move(*text));
       else
         llvm::errs() << fmt::format("{}:{}: warning: left out: {}\n", path, number,
                                     llvm::toString(text.takeError()));
-    }
+    });
   }
   tune::Records held;
   auto writer = tune::RecordWriter::open(options.output, held);
@@ -182,8 +171,8 @@ llvm::Error show(const ShowOptions &options) {
   fmt::print("{:<{}} {:<9} {:<12} {:>7} {:<5} {:>10} {:>10}  {:<18} {:>8} {:>5} {:>9}  {}\n",
              "spec", width, "phase", "sizes", "threads", "cache", "default us", "us", "gain",
              "noise", "share", "effort", "");
-  double sum = 0;
-  size_t used = 0, tuned = 0;
+  std::vector<double> gains; // of those that are not stale
+  size_t tuned = 0;
   std::map<CandidateState, int> counts;
   for (const ResultRecord &record : results) {
     const std::string stale = stalenessOf(record, *target);
@@ -200,17 +189,16 @@ llvm::Error show(const ShowOptions &options) {
       counts[state] += count;
     if (!stale.empty())
       continue;
-    ++used;
     tuned += record.isTuned();
-    sum += std::log(record.gain.value);
+    gains.push_back(record.gain.value);
   }
   std::vector<std::string> parts;
   for (const auto &[state, count] : counts)
     parts.push_back(fmt::format("{} {}", count, toString(state).str()));
   fmt::print("\n{} cases, {} of them of this machine and version; {} tuned, gain {:.3f} in the "
              "geometric mean of these {}\ncandidates: {}\n",
-             results.size(), used, tuned, used ? std::exp(sum / static_cast<double>(used)) : 1.0,
-             used, parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, ", ")));
+             results.size(), gains.size(), tuned, geometricMean(gains), gains.size(),
+             parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, ", ")));
   return llvm::Error::success();
 }
 

@@ -44,17 +44,11 @@ llvm::Expected<TunedRecords> readTunedRecords(const std::string &path,
     return llvm::createStringError(
         fmt::format("{}: error: cannot be read: {}", path, buffer.getError().message()));
   const llvm::StringRef text = (*buffer)->getBuffer();
-  size_t number = 0;
-  for (llvm::StringRef rest = text; !rest.empty();) {
-    auto [line, after] = rest.split('\n');
-    rest = after;
-    ++number;
-    if (line.trim().empty())
-      continue;
+  forEachLine(text, [&](size_t number, llvm::StringRef line) {
     if (auto parsed = parseLine(line); !parsed)
       warnings.push_back(fmt::format("{}:{}: warning: left out: {}", path, number,
                                      llvm::toString(parsed.takeError())));
-  }
+  });
   return TunedRecords(text.str(), path);
 }
 
@@ -64,7 +58,6 @@ namespace {
 struct Match {
   ResultRecord record;
   Schedule schedule;
-  int64_t at = 0; ///< what the variant's guard asks about, at the record's sizes
   std::string source;
 };
 
@@ -91,7 +84,8 @@ private:
   const Operator &op_;
   const TargetDescription &target_;
   const std::vector<ScheduleVariant> heuristic_;
-  std::map<size_t, std::map<int64_t, Match>> matches_; ///< by variant, by `at`
+  /// By variant, by what its guard asks about, at the record's sizes.
+  std::map<size_t, std::map<int64_t, Match>> matches_;
 };
 
 std::optional<std::vector<int64_t>> Tuning::sizesOf(const ResultRecord &record) const {
@@ -124,7 +118,7 @@ void Tuning::add(size_t variant, ResultRecord record, int64_t at, const std::str
   const auto sizes = record.key.sizes;
   const std::string text = record.schedule;
   const auto [found, isNew] =
-      matches_[variant].emplace(at, Match{std::move(record), std::move(*schedule), at, source});
+      matches_[variant].emplace(at, Match{std::move(record), std::move(*schedule), source});
   // Other sizes with as much work: where what was found for them differs, neither holds for both.
   if (!isNew && found->second.record.key.sizes != sizes &&
       found->second.schedule.text(op_) != text) {
@@ -135,6 +129,8 @@ void Tuning::add(size_t variant, ResultRecord record, int64_t at, const std::str
 
 /// Those of files asked earlier win: `emplace` keeps what is there.
 void Tuning::apply(const TunedRecords &records, std::optional<int> threads) {
+  if (records.text().empty())
+    return;
   auto ofOthers = [&](const ResultRecord &record) {
     return threads && record.key.threads != *threads;
   };
@@ -195,11 +191,11 @@ void Tuning::addRange(std::vector<ScheduleVariant> &all, size_t variant) const {
     covered = heuristic_[variant - 1].guard.limit;
   for (auto at = found->second.begin(); at != found->second.end(); ++at) {
     const Match &match = at->second;
-    int64_t low = match.at / kRelatives, high = times(match.at, kRelatives);
+    int64_t low = at->first / kRelatives, high = times(at->first, kRelatives);
     const auto next = std::next(at);
     if (next != found->second.end() && next->first / kRelatives <= high)
       high = static_cast<int64_t>(
-          std::sqrt(static_cast<double>(match.at) * static_cast<double>(next->first)));
+          std::sqrt(static_cast<double>(at->first) * static_cast<double>(next->first)));
     if (op_.sizes.empty()) // one problem
       low = 0, high = INT64_MAX;
     if (low > covered + 1)

@@ -420,6 +420,18 @@ static ResultRecord readResult(Reader &read, std::string &id, std::string &error
   return record;
 }
 
+void forEachLine(llvm::StringRef text,
+                 llvm::function_ref<void(size_t number, llvm::StringRef line)> take) {
+  size_t number = 0;
+  while (!text.empty()) {
+    const auto [line, after] = text.split('\n');
+    text = after;
+    ++number;
+    if (!line.trim().empty())
+      take(number, line);
+  }
+}
+
 llvm::Expected<Line> parseLine(llvm::StringRef line) {
   auto value = llvm::json::parse(line);
   if (!value)

@@ -8,6 +8,7 @@
 #include "compiler/schedule/Schedule.h"
 #include "runtime/measure/Ratio.h"
 
+#include "llvm/ADT/STLFunctionalExtras.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
 
@@ -131,6 +132,10 @@ struct ResultRecord {
 /// A line, without its end.
 std::string toLine(const CandidateRecord &record);
 std::string toLine(const ResultRecord &record);
+
+/// The lines of a text that are not blank, with their numbers from 1.
+void forEachLine(llvm::StringRef text,
+                 llvm::function_ref<void(size_t number, llvm::StringRef line)> take);
 
 /// What a line is: one of the two.
 struct Line {

@@ -12,24 +12,16 @@ namespace normforge::tune {
 
 Records parseRecords(llvm::StringRef text, const std::string &path) {
   Records records;
-  size_t number = 0;
-  for (llvm::StringRef rest = text; !rest.empty();) {
-    auto [line, after] = rest.split('\n');
-    rest = after;
-    ++number;
-    if (line.trim().empty())
-      continue;
+  forEachLine(text, [&](size_t number, llvm::StringRef line) {
     auto parsed = parseLine(line);
-    if (!parsed) {
+    if (!parsed)
       records.warnings.push_back(fmt::format("{}:{}: warning: left out: {}", path, number,
                                              llvm::toString(parsed.takeError())));
-      continue;
-    }
-    if (parsed->result)
+    else if (parsed->result)
       records.results.push_back(std::move(*parsed->result));
     else
       records.candidates.push_back(std::move(*parsed->candidate));
-  }
+  });
   return records;
 }
 

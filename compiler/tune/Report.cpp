@@ -69,17 +69,6 @@ std::string escaped(llvm::StringRef text) {
   return result;
 }
 
-double geometricMean(const std::vector<double> &values) {
-  double sum = 0;
-  for (double value : values)
-    sum += std::log(value);
-  return values.empty() ? 1 : std::exp(sum / static_cast<double>(values.size()));
-}
-
-double noiseOf(const ResultRecord &record) {
-  return std::max(std::abs(record.noise.high - 1), std::abs(1 - record.noise.low));
-}
-
 /// Places on a logarithmic axis from half to four times as fast.
 class Axis {
 public:
@@ -207,7 +196,7 @@ std::string Page::head() const {
     first = first.empty() ? record.date : std::min(first, record.date);
     last = std::max(last, record.date);
     gains.push_back(record.gain.value);
-    noises.push_back(noiseOf(record));
+    noises.push_back(record.noise.fromOne());
     tuned += record.isTuned();
     unused += !stale_[i].empty();
     seconds += record.seconds;
@@ -321,7 +310,7 @@ std::string Page::cases() const {
                                            "<small>{:.2f}&ndash;{:.2f}</small>",
                                            record.gain.value, record.gain.low, record.gain.high)
                              : "default stays") +
-            cell("noise", fmt::format("&plusmn;{:.1f}&nbsp;%", 100 * noiseOf(record))) +
+            cell("noise", fmt::format("&plusmn;{:.1f}&nbsp;%", 100 * record.noise.fromOne())) +
             cell("share", record.isTuned() ? share(record.standardMicroseconds) + " &rarr; " +
                                                  share(record.microseconds)
                                            : share(record.standardMicroseconds)) +

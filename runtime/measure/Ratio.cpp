@@ -12,6 +12,13 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+double geometricMean(std::span<const double> values) {
+  double sum = 0;
+  for (double value : values)
+    sum += std::log(value);
+  return values.empty() ? 1 : std::exp(sum / static_cast<double>(values.size()));
+}
+
 Ratio pairedRatio(std::span<const double> a, std::span<const double> b) {
   std::vector<double> ratios;
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i)

@@ -1,5 +1,6 @@
 #include "runtime/measure/SweepFile.h"
 
+#include "runtime/artifact/Checksum.h"
 #include "runtime/artifact/Fields.h"
 
 #include <algorithm>
@@ -12,20 +13,6 @@ namespace {
 
 constexpr std::string_view kMagic = "NFSWEEP\n";
 constexpr size_t kHeadBytes = kMagic.size() + 16;
-
-/// FNV-1a over words of 8 bytes and what is left.
-uint64_t checksumOf(std::span<const std::byte> bytes) {
-  uint64_t hash = 0xcbf29ce484222325;
-  size_t at = 0;
-  for (; at + 8 <= bytes.size(); at += 8) {
-    uint64_t word;
-    std::memcpy(&word, bytes.data() + at, 8);
-    hash = (hash ^ word) * 0x100000001b3;
-  }
-  for (; at < bytes.size(); ++at)
-    hash = (hash ^ static_cast<uint8_t>(bytes[at])) * 0x100000001b3;
-  return hash;
-}
 
 class Writer {
 public:
@@ -115,7 +102,7 @@ std::vector<std::byte> toBytes(const SweepFile &sweep) {
   for (char c : kMagic)
     head.push_back(static_cast<std::byte>(c));
   putField(head, SweepFile::version);
-  putField(head, checksumOf(out.bytes));
+  putField(head, checksum(out.bytes));
   head.insert(head.end(), out.bytes.begin(), out.bytes.end());
   return head;
 }
@@ -131,7 +118,7 @@ std::optional<SweepFile> sweepFromBytes(std::span<const std::byte> bytes, std::s
             std::to_string(SweepFile::version);
     return std::nullopt;
   }
-  if (head.number() != checksumOf(bytes.subspan(kHeadBytes))) {
+  if (head.number() != checksum(bytes.subspan(kHeadBytes))) {
     error = "sweep is damaged: its checksum differs";
     return std::nullopt;
   }

@@ -13,7 +13,7 @@
 namespace normforge {
 
 struct SweepFile {
-  static constexpr uint64_t version = 1;
+  static constexpr uint64_t version = 2;
 
   /// An argument that is read, at the checked sizes.
   struct Input {
