@@ -155,9 +155,13 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
     fmt::print("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
                flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
                stage.reversed ? "; tasks from the last to the first" : "");
-    if (stage.prefetches)
-      fmt::print("               while {} is written, the next tile's {} is fetched into L2\n",
-                 written, withoutBits(op, arraysRead(op)));
+    if (stage.packs)
+      fmt::print("               rows one after the other, several in a vector\n");
+    if (stage.prefetch > 0)
+      fmt::print("               while {} is written, the {} of {} is fetched into L2\n", written,
+                 withoutBits(op, arraysRead(op)),
+                 stage.prefetch == 1 ? "the next tile"
+                                     : fmt::format("the tile {} after it", stage.prefetch));
   }
 }
 

@@ -11,7 +11,8 @@ Value StepEmitter::elementIndex(const Access &access, const Spot &spot) {
     at = scaled(spot.index, access.strides[spot.loop]);
     fixed = scaled(spot.plus, access.strides[spot.loop]);
   }
-  const int slotLoop = context_.slotLoop;
+  // Packed rows are one run.
+  const int slotLoop = context_.packs() ? context_.laneLoop : context_.slotLoop;
   if (slotLoop >= 0 && access.strides[slotLoop])
     fixed = add(fixed, scaled(offsetOf(spot.slot), access.strides[slotLoop]));
   return indexValue(add(at, fixed));
@@ -77,16 +78,17 @@ void StepEmitter::prefetch(const Access &access, const Place &place, const Spot 
     return;
   OpFoldResult distance;
   const int slotLoop = context_.slotLoop;
+  const int64_t rows =
+      context_.packs() ? context_.rows : static_cast<int64_t>(context_.slots.size());
   if (context_.isRows() && slotLoop >= 0 && access.strides[slotLoop])
-    distance =
-        scaled(number(static_cast<int64_t>(context_.slots.size())), access.strides[slotLoop]);
+    distance = scaled(number(rows), access.strides[slotLoop]);
   for (size_t i = 0; !context_.isRows() && i < context_.loops.size(); ++i)
     if (context_.loops[i].kept && context_.loops[i].role == LoopRole::Outer && access.strides[i])
       distance = access.strides[i];
-  if (!distance)
+  if (!distance || (context_.packs() && !access.strides[context_.laneLoop]))
     return;
   OpFoldResult at = elementIndex(access, spot);
-  at = add(at, distance);
+  at = add(at, scaled(distance, number(knobs_.prefetch)));
   // Past the last tile nothing is there to fetch, and nothing happens.
   memref::PrefetchOp::create(b_, loc_, place.view, ValueRange{indexValue(at)}, /*isWrite=*/false,
                              /*localityHint=*/2, /*isDataCache=*/true);

@@ -18,7 +18,8 @@ Knobs Knobs::of(func::FuncOp function) {
   knobs.width = {vector, function->hasAttr(attr::kScalable)};
   knobs.unroll = integer(attr::kUnroll);
   knobs.streams = function->hasAttr(attr::kStreaming);
-  knobs.prefetches = function->hasAttr(attr::kPrefetches);
+  knobs.prefetch = integer(attr::kPrefetch);
+  knobs.packs = function->hasAttr(attr::kPacks);
   knobs.alternates = function->hasAttr(attr::kAlternates);
   knobs.masksTails = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
   knobs.masksLoads = function->getAttrOfType<BoolAttr>(attr::kMaskedLoads).getValue();
@@ -97,7 +98,10 @@ FailureOr<StepContext> StepAnalysis::analyze(linalg::GenericOp step) {
     context.kind = Kind::Reductions;
   else if (context.laneLoop >= 0 || !context.order.empty())
     context.kind = Kind::Elements;
-  makeSlots(context);
+  if (knobs_.packs && context.isRows() && context.slotLoop >= 0 && context.laneLoop >= 0)
+    makePackedSlots(context);
+  else
+    makeSlots(context);
   return context;
 }
 
@@ -161,6 +165,30 @@ void StepAnalysis::makeSlots(StepContext &context) {
   for (int64_t lanes = width.lanes / 2; offset < *extent; lanes /= 2)
     if (offset + lanes <= *extent) {
       append(offset, lanes);
+      offset += lanes;
+    }
+}
+
+/// Vectors of the run that a tile's rows are. What sums take has masks, so that all are as wide.
+void StepAnalysis::makePackedSlots(StepContext &context) {
+  const Location loc = context.step.getLoc();
+  context.rows = *getConstantIntValue(context.loops[context.slotLoop].extent);
+  context.rowLength = *getConstantIntValue(context.loops[context.laneLoop].extent);
+  const int64_t elements = context.rows * context.rowLength;
+  const Width width = knobs_.width;
+  int64_t offset = 0;
+  for (; offset + width.lanes <= elements; offset += width.lanes)
+    context.slots.push_back({offset, width, Value(), Value()});
+  if (offset == elements)
+    return;
+  if (knobs_.masksTails || context.reduces() || context.carries()) {
+    Value mask = constantMask(b_, loc, elements - offset, width);
+    context.slots.push_back({offset, width, mask, Value()});
+    return;
+  }
+  for (int64_t lanes = width.lanes / 2; offset < elements; lanes /= 2)
+    if (offset + lanes <= elements) {
+      context.slots.push_back({offset, Width{lanes}, Value(), Value()});
       offset += lanes;
     }
 }

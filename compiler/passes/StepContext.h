@@ -13,6 +13,13 @@
 //   a statistic a slot; the lanes are                   a statistic a lane; nothing is
 //   summed at the end                                   summed across lanes
 //
+// Rows that lie one after the other and are shorter than a vector may be packed: slots are vectors
+// of the run that they are together.
+//
+//          +---------+---------+
+//          | x x x y | y y z z |      rows of 3 elements, vectors of 4 lanes: slot 0, 1, ...
+//          +---------+---------+
+//
 // A context is made once a step and then only read; what moves while loops are emitted is in a
 // Cursor (StepEmitter.h).
 #pragma once
@@ -32,9 +39,8 @@ struct Knobs {
   SmallVector<bool> kept; ///< by loop of the stage
   int64_t tiled = -1;     ///< the loop whose indices a tile covers
   Width width;            ///< of the machine's vectors
-  int64_t vectorsInTile = 1, unroll = 1;
-  bool masksTails = false, masksLoads = false, streams = false, alternates = false,
-       prefetches = false;
+  int64_t vectorsInTile = 1, unroll = 1, prefetch = 0;
+  bool masksTails = false, masksLoads = false, streams = false, alternates = false, packs = false;
 
   static Knobs of(func::FuncOp function);
   int64_t lastLoop() const { return static_cast<int64_t>(kept.size()) - 1; }
@@ -45,7 +51,7 @@ struct Knobs {
 /// Kept indices of a tile: one of the rows whose elements a step reads, or a vector of indices
 /// (columns, and what rows have in registers).
 struct Slot {
-  int64_t offset = 0; ///< from the tile's beginning
+  int64_t offset = 0; ///< from the tile's beginning; of packed rows in elements of the run
   Width width;
   Value mask;        ///< of the lanes that exist, where not all do
   Value lanesBefore; ///< instead of `offset`, where vectors before this one are scalable
@@ -100,10 +106,13 @@ struct StepContext {
   bool blocks = false;         ///< long sums are sums of blocks
   bool backwards = false;      ///< through the outermost loop
   bool streams = false; ///< what it stores goes past the caches; no step of the tile reads it
+  /// Of packed rows, how many there are and the elements of one; 0: they are not.
+  int64_t rows = 0, rowLength = 0;
 
   bool reduces() const { return kind == Kind::Reductions; }
   bool storesElements() const { return kind == Kind::Elements; }
   bool carries() const { return kind == Kind::Carried; }
+  bool packs() const { return rowLength > 0; }
   /// Whether the step reads or writes rows: their lanes are elements of a row. All other steps have
   /// lanes of kept indices.
   bool isRows() const { return !columns && kind != Kind::Registers; }
@@ -131,6 +140,7 @@ public:
 private:
   LogicalResult findLoops(StepContext &context);
   void makeSlots(StepContext &context);
+  void makePackedSlots(StepContext &context);
   SizeArithmetic sizes() { return {b_, b_.getUnknownLoc(), constants_}; }
 
   const Knobs &knobs_;

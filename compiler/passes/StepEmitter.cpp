@@ -29,6 +29,12 @@ void StepEmitter::bindRegisters(Cursor &at, int64_t row) {
     if (!context_.isRows())
       continue;
     Value packed = registers_[input][0];
+    if (context_.packs()) {
+      at.arguments[i].clear();
+      for (const Slot &slot : at.slots)
+        at.arguments[i].push_back(spread(packed, slot, /*isOverRows=*/true));
+      continue;
+    }
     if (isa<VectorType>(packed.getType())) {
       at.arguments[i].clear();
       if (row >= 0)
@@ -96,9 +102,9 @@ FailureOr<StepEmitter::Sums> StepEmitter::zeros() {
     if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
       return step_.emitError("a sum starts at zero");
     for (const Slot &slot : context_.slots) {
-      const Width width = context_.columns         ? slot.width
-                          : context_.laneLoop >= 0 ? knobs_.width
-                                                   : Width{1};
+      const Width width = context_.columns || context_.packs() ? slot.width
+                          : context_.laneLoop >= 0             ? knobs_.width
+                                                               : Width{1};
       Type type = width.type(fill.getInputs()[0].getType());
       sums.append(static_cast<size_t>(context_.inFlight), constants_.zero(loc_, type));
     }
@@ -116,12 +122,25 @@ LogicalResult StepEmitter::emit() {
     return failure();
   Cursor at = start();
   // Rows that are written bind them one by one.
-  if (!context_.isRows() || at.slots.size() == 1 || context_.reduces() || context_.carries())
+  if (!context_.isRows() || at.slots.size() == 1 || context_.reduces() || context_.carries() ||
+      context_.packs())
     bindRegisters(at);
   const Sums results = emitLoops(0, at, *sums);
   if (context_.reduces())
     finishSums(results);
   return success();
+}
+
+Value StepEmitter::combineAll(SmallVector<Value> values) {
+  while (values.size() > 1) {
+    SmallVector<Value> halved;
+    for (size_t i = 0; i + 1 < values.size(); i += 2)
+      halved.push_back(combine(values[i], values[i + 1]));
+    if (values.size() % 2)
+      halved.push_back(values.back());
+    values = std::move(halved);
+  }
+  return values[0];
 }
 
 /// Sums in flight, then lanes, pairwise: a fixed order.
@@ -133,17 +152,11 @@ void StepEmitter::finishSums(const Sums &all) {
     for (size_t s = 0; s < context_.slots.size(); ++s) {
       SmallVector<Value> sums(all.begin() + next, all.begin() + next + inFlight);
       next += inFlight;
-      while (sums.size() > 1) {
-        SmallVector<Value> halved;
-        for (size_t i = 0; i + 1 < sums.size(); i += 2)
-          halved.push_back(combine(sums[i], sums[i + 1]));
-        if (sums.size() % 2)
-          halved.push_back(sums.back());
-        sums = halved;
-      }
-      bySlot.push_back(sums[0]);
+      bySlot.push_back(combineAll(std::move(sums)));
     }
-    registers_[result] = context_.columns ? bySlot : SmallVector<Value>{reduceRows(bySlot)};
+    registers_[result] = context_.columns   ? bySlot
+                         : context_.packs() ? SmallVector<Value>{reducePacked(std::move(bySlot))}
+                                            : SmallVector<Value>{reduceRows(bySlot)};
   }
 }
 

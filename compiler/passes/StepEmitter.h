@@ -96,6 +96,23 @@ private:
   Sums emitPoint(const Cursor &at, int loop, OpFoldResult index, int64_t count, Width distance,
                  Width width, Value mask, Sums sums);
 
+  // Packed rows.
+  /// The whole tile, at once.
+  Sums emitPacked(Cursor at, Sums sums);
+  /// What an input has for the lanes of a slot: elements of the run, or of those of a row, or of
+  /// the rows themselves, each at its lanes.
+  Value loadPacked(const Access &access, const Place &place, const Slot &slot);
+  /// A vector over the rows, or over a row's elements: each lane of a slot takes its own.
+  Value spread(Value values, const Slot &slot, bool isOverRows);
+  /// The index of a slot's lanes in the loop over rows, or in that of a row's elements.
+  Value packedIndex(const Slot &slot, bool isOverRows);
+  /// As reduceRows, of the sums of the run's vectors.
+  Value reducePacked(SmallVector<Value> sums);
+  /// The sum over the rows, for each element of a row; of the run's vectors.
+  Value sumPackedRows(SmallVector<Value> run);
+  /// In a fixed order, pairwise.
+  Value combineAll(SmallVector<Value> values);
+
   // Rows past the caches.
   /// Whether elements, written in vectors along the lanes, may go past the caches from an aligned
   /// address on.
@@ -138,6 +155,8 @@ private:
   Value word(Value view, Value at);
   /// Adds the terms of all slots to what is in memory.
   void carry(const Access &access, const Place &place, ArrayRef<std::pair<Spot, Value>> terms);
+  /// Adds to what is in memory, where that counts yet.
+  void addTo(const Access &access, const Place &place, const Spot &spot, Value sum);
   /// Position of an element relative to an access' view.
   Value elementIndex(const Access &access, const Spot &spot);
   /// The lanes that exist, joined with the spot's mask.

@@ -12,7 +12,8 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
                                          int64_t count, Width distance, Width lanes, Value mask,
                                          Sums sums) {
   const size_t results = step_.getNumDpsInits();
-  const bool rows = context_.isRows();
+  // Of rows as the loop has it; else each slot has its own.
+  const bool rows = context_.isRows() && !context_.packs();
   struct Pending {
     Value value;
     size_t result;
@@ -38,8 +39,9 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
           arguments.push_back(values[values.size() == 1 ? 0 : s]);
           continue;
         }
-        arguments.push_back(load(input, at.inputs[i], spot));
-        if (knobs_.prefetches && context_.storesElements() && !spot.width.isScalar())
+        arguments.push_back(context_.packs() ? loadPacked(input, at.inputs[i], slot)
+                                             : load(input, at.inputs[i], spot));
+        if (knobs_.prefetch > 0 && context_.storesElements() && !spot.width.isScalar())
           prefetch(input, at.inputs[i], spot);
       }
       auto sumAt = [&](size_t r) {
@@ -62,6 +64,8 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
               constants_.zero(loc_, spot.width.type(getElementTypeOrSelf(init.getType()))));
       auto loopIndex = [&](unsigned i) -> Value {
         const int dim = static_cast<int>(i);
+        if (context_.packs() && (dim == context_.slotLoop || dim == context_.laneLoop))
+          return packedIndex(slot, dim == context_.slotLoop);
         if (dim == context_.slotLoop || dim == context_.laneLoop) {
           Value first = indexValue(dim == context_.laneLoop ? add(index, spot.plus)
                                    : at.position[i]         ? add(at.position[i], offsetOf(slot))
@@ -86,8 +90,9 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
           if (takesLane(sum))
             sum = vector::InsertOp::create(b_, loc_, values[r], sum, ArrayRef<int64_t>{0});
           else
-            sum = rows && mask ? Value(arith::SelectOp::create(b_, loc_, mask, values[r], sum))
-                               : values[r];
+            sum = context_.isRows() && spot.mask
+                      ? Value(arith::SelectOp::create(b_, loc_, spot.mask, values[r], sum))
+                      : values[r];
         } else if (context_.storesElements() || context_.carries()) {
           pending.push_back({values[r], r, spot});
         } else {
@@ -120,22 +125,38 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
 /// those of one width are added first.
 void StepEmitter::carry(const Access &access, const Place &place,
                         ArrayRef<std::pair<Spot, Value>> terms) {
+  auto existing = [&](const std::pair<Spot, Value> &term) -> Value {
+    const auto &[spot, value] = term;
+    return spot.mask ? arith::SelectOp::create(b_, loc_, spot.mask, value,
+                                               constants_.zero(loc_, value.getType()))
+                     : value;
+  };
+  if (context_.packs()) {
+    SmallVector<Value> run;
+    for (const auto &term : terms)
+      run.push_back(existing(term));
+    const Slot row;
+    addTo(access, place,
+          {context_.laneLoop, number(0), number(0), row, Width{context_.rowLength}, Value()},
+          sumPackedRows(std::move(run)));
+    return;
+  }
   Value sum;
   for (size_t i = 0; i < terms.size();) {
     Value part;
     const Width width = terms[i].first.width;
     for (; i < terms.size() && terms[i].first.width == width; ++i) {
-      Value term = terms[i].second;
-      if (context_.columns && terms[i].first.mask)
-        term = arith::SelectOp::create(b_, loc_, terms[i].first.mask, term,
-                                       constants_.zero(loc_, term.getType()));
+      Value term = context_.columns ? existing(terms[i]) : terms[i].second;
       part = part ? combine(part, term) : term;
     }
     if (context_.columns)
       part = reduceRows({part});
     sum = sum ? combine(sum, part) : part;
   }
-  const Spot &spot = terms.front().first;
+  addTo(access, place, terms.front().first, sum);
+}
+
+void StepEmitter::addTo(const Access &access, const Place &place, const Spot &spot, Value sum) {
   Value before = load(access, place, spot);
   before = arith::SelectOp::create(b_, loc_, access.fresh, constants_.zero(loc_, before.getType()),
                                    before);
@@ -164,7 +185,7 @@ int64_t StepEmitter::termsAfter(unsigned next) const {
   for (size_t i = next + 1; i < context_.order.size(); ++i)
     count(context_.order[i],
           context_.laneLoop < 0 && i + 1 == context_.order.size() ? knobs_.unroll : 1);
-  if (context_.laneLoop >= 0)
+  if (context_.laneLoop >= 0 && !context_.packs())
     count(context_.laneLoop, knobs_.vector() * knobs_.unroll);
   return terms;
 }
@@ -352,6 +373,8 @@ StepEmitter::Sums StepEmitter::emitLanesFrom(const Cursor &at, OpFoldResult begi
 }
 
 StepEmitter::Sums StepEmitter::emitLoops(unsigned next, Cursor at, Sums sums) {
+  if (context_.packs() && next == context_.order.size())
+    return emitPacked(at, sums);
   if (context_.laneLoop >= 0 && next == context_.order.size())
     return emitLanes(at, sums);
   if (next == context_.order.size()) {

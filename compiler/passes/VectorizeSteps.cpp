@@ -105,7 +105,7 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   if ((context.storesElements() || context.carries()) && failed(findOutputs(context, analysis)))
     return failure();
   context.streams = knobs_.streams && context.storesElements() && !isReadBack(step);
-  if (context.laneLoop >= 0 || !context.order.empty())
+  if ((context.laneLoop >= 0 || !context.order.empty()) && !context.packs())
     context.inFlight = knobs_.unroll;
   if (context.reduces()) {
     // Sums of f32 in f64 need no blocks.

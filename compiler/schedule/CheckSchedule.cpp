@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kMostInFlight = 4096;
 /// Iterations of a loop, or slots, that a step may have in flight at once.
 constexpr int64_t kMostUnrolled = 128;
+/// Tiles ahead of this one that may be fetched.
+constexpr int64_t kMostPrefetch = 64;
 /// Iterations that a task may take of a loop: far from where sizes overflow.
 constexpr int64_t kMostTaken = int64_t(1) << 40;
 
@@ -30,6 +32,7 @@ private:
   std::string checkStage(size_t index);
   std::string checkTaken(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const;
+  std::string checkPacked(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkStep(size_t index, const StepPlan &plan);
   std::string checkReads(size_t index, const StepPlan &plan) const;
   std::string checkWrites(size_t index, const StepPlan &plan) const;
@@ -196,6 +199,11 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
                        stage.chunks[stage.tiled], loops[stage.tiled].name, stage.tile);
   if (stage.unroll < 1 || stage.unroll > kMostUnrolled)
     return fmt::format("unroll={}: expected 1 to {}", stage.unroll, kMostUnrolled);
+  if (stage.prefetch < 0 || stage.prefetch > kMostPrefetch)
+    return fmt::format("prefetch={}: expected 1 to {}", stage.prefetch, kMostPrefetch);
+  if (stage.packs)
+    if (std::string wrong = checkPacked(stage, loops); !wrong.empty())
+      return wrong;
   const int64_t slots = columns ? stage.tile / stage.vector : stage.tile;
   int64_t sums = 1; // moments have two at once
   for (const Step &step : op_.steps)
@@ -209,6 +217,34 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
         "{}",
         slots, stage.unroll, inFlight, kMostInFlight);
   return {};
+}
+
+/// Rows that are one run to everything that has elements of them, each not longer than a vector.
+std::string Checker::checkPacked(const StagePlan &stage, std::span<const StageLoop> loops) const {
+  const int last = static_cast<int>(loops.size()) - 1;
+  if (stage.tiled < 0 || stage.tiled == last || stage.merges())
+    return "rows=packed: expected a stage that has rows in tiles";
+  if (schedule_.scalable > 0)
+    return "rows=packed: not of scalable vectors";
+  const auto length = loops[last].size.constant();
+  if (!length || *length < 2 || *length > stage.vector)
+    return fmt::format("rows=packed: a row has {} elements; expected 2 to {}, as a vector has",
+                       loops[last].size.text(op_.sizes), stage.vector);
+  if (stage.tile * *length % stage.vector != 0)
+    return fmt::format("rows=packed: {} rows of {} in a tile; expected whole vectors of {}",
+                       stage.tile, *length, stage.vector);
+  if (cuts(stage, loops, static_cast<size_t>(last)))
+    return fmt::format("rows=packed: a task takes {} of loop {}; expected all", stage.chunks[last],
+                       loops[last].name);
+  for (const StepPlan &plan : stage.steps) {
+    if (op_.takesBits(op_.steps[plan.step]))
+      return fmt::format("rows=packed: step {} has bits", op_.steps[plan.step].name);
+    if (const Operand *operand =
+            apartRows(op_, op_.steps[plan.step], loops[stage.tiled].loop, loops[last].loop))
+      return fmt::format("rows=packed: the rows of {} do not lie one after the other",
+                         operand->name);
+  }
+  return op_.blocked && op_.blocked->padded ? "rows=packed: not of a padded block" : "";
 }
 
 /// What a step reads was made before, where the stage can read it.

@@ -27,11 +27,12 @@ std::string textOf(const StagePlan &stage, const Operator &op, std::span<const S
   }
   for (int64_t chunk : stage.chunks)
     take.push_back(chunk == 0 ? "all" : fmt::format("{}", chunk));
-  return fmt::format("{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{})", stage.name,
+  return fmt::format("{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{}{})", stage.name,
                      fmt::join(steps, " + "), fmt::join(take, ","),
                      stage.tiled < 0 ? "" : " tiled=" + loops[stage.tiled].name, stage.vector,
-                     stage.tile, stage.unroll, stage.alternates ? " passes=alternating" : "",
-                     stage.prefetches ? " prefetch=next" : "",
+                     stage.tile, stage.unroll, stage.packs ? " rows=packed" : "",
+                     stage.alternates ? " passes=alternating" : "",
+                     stage.prefetch > 0 ? fmt::format(" prefetch={}", stage.prefetch) : "",
                      stage.reversed ? " tasks=reversed" : "",
                      stage.streams ? " stores=streaming" : "");
 }
@@ -152,20 +153,22 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     rest_ = before;
     return fail(fmt::format("a loop ({})", fmt::join(names, ", ")));
   }
-  const std::pair<const char *, int64_t *> numbers[] = {
-      {"vector=", &stage.vector}, {"tile=", &stage.tile}, {"unroll=", &stage.unroll}};
+  const std::pair<const char *, int64_t *> numbers[] = {{"vector=", &stage.vector},
+                                                        {"tile=", &stage.tile},
+                                                        {"unroll=", &stage.unroll},
+                                                        {"prefetch=", &stage.prefetch}};
   for (auto [name, value] : numbers)
     if (take(name))
       return number(*value);
-  const std::pair<const char *, bool *> flags[] = {{"passes=alternating", &stage.alternates},
-                                                   {"prefetch=next", &stage.prefetches},
+  const std::pair<const char *, bool *> flags[] = {{"rows=packed", &stage.packs},
+                                                   {"passes=alternating", &stage.alternates},
                                                    {"tasks=reversed", &stage.reversed},
                                                    {"stores=streaming", &stage.streams}};
   for (auto [name, value] : flags)
     if (take(name))
       return *value = true;
-  return fail("tiled=, vector=, tile=, unroll=, passes=alternating, prefetch=next, tasks=reversed, "
-              "stores=streaming or ')'");
+  return fail("tiled=, vector=, tile=, unroll=, rows=packed, passes=alternating, prefetch=, "
+              "tasks=reversed, stores=streaming or ')'");
 }
 
 bool Parser::parseStage(Schedule &schedule) {

@@ -85,6 +85,22 @@ int tileLoop(std::span<const StageLoop> loops) {
   return -1;
 }
 
+const Operand *apartRows(const Operator &op, const Step &step, int outer, int inner) {
+  const auto length = op.loops[inner].size.constant();
+  auto isApart = [&](const Operand &operand) {
+    const SizeExpr &row = operand.strides[outer], &element = operand.strides[inner];
+    return row.constant() != 0 && element.constant() != 0 &&
+           !(length && row.constant() == length && element.constant() == 1);
+  };
+  for (Expr expr : op.exprs.nodesOf(step.values()))
+    if (op.exprs[expr].op == ExprOp::Operand && isApart(op.operands[op.exprs[expr].index]))
+      return &op.operands[op.exprs[expr].index];
+  for (const Result &result : step.results)
+    if (result.operand >= 0 && isApart(op.operands[result.operand]))
+      return &op.operands[result.operand];
+  return nullptr;
+}
+
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage) {
   SizeExpr count(1);
   for (size_t i = 0; i < loops.size(); ++i)

@@ -48,9 +48,12 @@ struct StagePlan {
   /// Every other pass over a task's data goes through the outermost reduced loop backwards, and
   /// meets in cache what the pass before it read last.
   bool alternates = false;
-  /// While elements are written, what the next tile of rows reads is fetched into L2: memory then
-  /// works through the passes that find their data in cache, too.
-  bool prefetches = false;
+  /// While elements are written, what the tile so many after this one reads is fetched into L2:
+  /// memory then works through the passes that find their data in cache, too. 0: nothing is.
+  int64_t prefetch = 0;
+  /// Rows of a tile that lie one after the other are taken as one run, so that a vector has several
+  /// of them that are shorter than it.
+  bool packs = false;
   /// A range of tasks that one call runs goes from the last to the first, beginning with those
   /// whose data a stage before this one has read last.
   bool reversed = false;
@@ -120,6 +123,10 @@ bool isCarried(const Operator &op, const StagePlan &stage, const StepPlan &plan)
 
 /// The innermost loop when it is kept, else the last kept one; -1 when no loop is kept.
 int tileLoop(std::span<const StageLoop> loops);
+
+/// An operand of a step whose rows, which the elements of `inner` are, do not lie one after the
+/// other along `outer`; null: those of all do.
+const Operand *apartRows(const Operator &op, const Step &step, int outer, int inner);
 
 /// Product of ceil(size/chunk) over the chunked loops.
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);

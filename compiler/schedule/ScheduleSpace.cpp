@@ -2,6 +2,7 @@
 #include "compiler/schedule/Schedule.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 namespace normforge {
@@ -84,8 +85,22 @@ void Neighbors::addAround(const Schedule &schedule) {
         vary(schedule, i, [&](StagePlan &s) { s.chunks[loop] = taken / factor; });
       }
     }
-    for (bool StagePlan::*flag : {&StagePlan::alternates, &StagePlan::prefetches,
-                                  &StagePlan::reversed, &StagePlan::streams})
+    for (int64_t tiles : values({0, 1, 2, 4}, {8, 16}))
+      vary(schedule, i, [&](StagePlan &s) { s.prefetch = tiles; });
+    // Short rows several in a vector, as many as make whole ones, and back.
+    const int64_t lanes = target_.lanes(byteSize(op_.compute));
+    const int64_t row = op_.loops[op_.rank() - 1].size.constant().value_or(lanes + 1);
+    for (int64_t factor : {1, 2, 4})
+      if (row > 1 && row <= lanes)
+        vary(schedule, i, [&](StagePlan &s) {
+          s.packs = true;
+          s.vector = lanes;
+          setTile(s, factor * std::lcm(lanes, row) / row);
+        });
+    if (stage.packs)
+      vary(schedule, i, [&](StagePlan &s) { s.packs = false; });
+    for (bool StagePlan::*flag :
+         {&StagePlan::alternates, &StagePlan::reversed, &StagePlan::streams})
       vary(schedule, i, [&](StagePlan &s) { s.*flag = !(s.*flag); });
   }
 }
@@ -120,7 +135,7 @@ bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
     if (!reduces)
       continue;
     const std::vector<StageLoop> loops = stageLoops(op, a, i), others = stageLoops(op, b, i);
-    if (one.vector != other.vector || one.unroll != other.unroll ||
+    if (one.vector != other.vector || one.unroll != other.unroll || one.packs != other.packs ||
         one.alternates != other.alternates || one.tiled != other.tiled ||
         loops.size() != others.size())
       return false;

@@ -285,7 +285,7 @@ struct Selection : StageSizes {
       last = ofElements(last, /*streams=*/true);
       return inWords(std::move(schedule));
     }
-    last.prefetches = isRows ? tiled >= 0 : outerKept();
+    last.prefetch = (isRows ? tiled >= 0 : outerKept()) ? 1 : 0;
     if (!isRows)
       return inWords(std::move(schedule));
     const int64_t before = last.tile;

@@ -89,6 +89,9 @@ StageSizes::StageSizes(const Operator &op, const TargetDescription &target,
         std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, 2 * vectorsInFlight / sums))));
   mostSums = std::max<int64_t>(1, kInstructionsInFlight / ofSums);
   vectorsInFlight = std::min(vectorsInFlight, mostSums);
+  packedRows = findPackedRows();
+  if (packedRows > 0)
+    return;
   // Lanes that a row does not fill cost what full ones do, and more where they are stored under a
   // mask (Zen 4: 2x2 images and 3 channels 1.6 to 2.5 times as fast with 4 lanes as with 16).
   if (const auto row = op.loops[op.rank() - 1].size.constant(); row && !target.scalableVectors)
@@ -99,6 +102,24 @@ StageSizes::StageSizes(const Operator &op, const TargetDescription &target,
   // knows yet whether they are longer.
   if (op.blocked && !target.scalableVectors)
     vector = std::min(vector, op.blocked->block);
+}
+
+int64_t StageSizes::findPackedRows() const {
+  const int inner = op.rank() - 1;
+  const auto length = op.loops[inner].size.constant();
+  if (!isRows || tiled < 0 || op.takesBits() || target.scalableVectors ||
+      (op.blocked && op.blocked->padded) || !length || *length < 2 || *length >= vector)
+    return 0;
+  for (const Step &step : op.steps)
+    if (op.isWhole(step) && apartRows(op, step, tiled, inner))
+      return 0;
+  const int64_t held = target.vectorRegisters / sums;
+  for (int64_t rows = vector; rows * *length % vector == 0; rows /= 2) {
+    const int64_t vectors = rows * *length / vector;
+    if (rows <= sizeOr(tiled, rows) && vectors <= held && vectors <= mostBodies)
+      return rows;
+  }
+  return 0;
 }
 
 int StageSizes::arraysRead(const Step &step) const {
@@ -143,6 +164,8 @@ int64_t StageSizes::rowVectors() const { return ceilDiv(sizeOr(op.rank() - 1, 1 
 int64_t StageSizes::rowTile() const {
   if (tiled < 0)
     return 1;
+  if (packedRows > 0)
+    return packedRows;
   const int64_t vectors = rowVectors();
   // Of four vectors, or less, the sums of lanes are as much as the rest: as many rows as lanes.
   const bool isTiny = vectors <= 4 && target.vectorRegisters >= 32;
@@ -177,8 +200,9 @@ StagePlan StageSizes::inFlight(bool reduces) const {
   stage.tiled = tiled;
   stage.chunks.assign(kept.size(), 0);
   if (isRows) {
-    stage.tile = reduces ? rowTile() : 1;
+    stage.tile = reduces || packedRows > 0 ? rowTile() : 1;
     stage.unroll = rowUnroll(stage.tile);
+    stage.packs = packedRows > 0;
   } else {
     // A row that the registers hold, with three values a column, is written in one go.
     const int64_t whole = ceilDiv(sizeOr(tiled, 1 << 20), vector);
@@ -242,14 +266,15 @@ StagePlan StageSizes::normalize(bool streams, bool rowsOfColumns) const {
   if (!isRows && ceilDiv(stage.tile, vector) > mostBodies)
     stage.tile = columnTile(mostBodies);
   // Rows of one vector: the loop over rows is as much work as they are.
-  if (isRows && tiled >= 0 && !rowsOfColumns && rowVectors() == 1 && !op.takesBits())
+  if (isRows && tiled >= 0 && !rowsOfColumns && rowVectors() == 1 && !op.takesBits() &&
+      !stage.packs)
     stage.tile = std::min({kRowsOfOneVector, mostBodies, sizeOr(tiled, 1)});
   stage.unroll = boundUnroll(stage.unroll, isRows ? 1 : ceilDiv(stage.tile, vector));
   if (streams && isRows) {
     stage.unroll = 1; // memory sets the pace
     // Rows that no vector divides share lines of y: together they are written whole.
-    if (tiled >= 0 && !rowsOfColumns && !op.takesBits() && rowVectors() < kShortRowVectors &&
-        sizeOr(op.rank() - 1, 0) % vector != 0)
+    if (tiled >= 0 && !rowsOfColumns && !op.takesBits() && !stage.packs &&
+        rowVectors() < kShortRowVectors && sizeOr(op.rank() - 1, 0) % vector != 0)
       stage.tile = std::min(kJoinedRows, sizeOr(tiled, 1));
   }
   const int64_t most = streams ? kPastElementwiseTaskBytes : kElementwiseTaskBytes;
@@ -318,6 +343,8 @@ StagePlan StageSizes::fused() const {
 
 int64_t StageSizes::rowTileFromMemory() const {
   const int64_t tile = rowTile();
+  if (packedRows > 0)
+    return tile;
   if (reducedLoops() < 2) // a row is all that a statistic is taken over
     return std::min<int64_t>(tile, 4);
   return rowVectors() < kShortRowVectors / 2 ? tile : 1;
@@ -333,10 +360,11 @@ int64_t StageSizes::columnSums() const {
 StagePlan StageSizes::moments(bool past) const {
   StagePlan stage = inFlight(true);
   if (isRows && tiled >= 0) {
-    stage.tile = 1; // memory is slower than the sums of lanes
-    stage.unroll = rowUnroll(1);
+    stage.tile = std::max<int64_t>(1, packedRows); // memory is slower than the sums of lanes
+    stage.unroll = rowUnroll(stage.tile);
     const int64_t rowBytes = sizeOr(op.rank() - 1, kRowRunBytes) * element;
-    stage.chunks[tiled] = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
+    const int64_t rows = std::min(ceilDiv(kRowRunBytes, rowBytes), sizeOr(tiled, 1 << 20));
+    stage.chunks[tiled] = ceilDiv(rows, stage.tile) * stage.tile;
   }
   int64_t bytes = std::min(past ? kPastMomentsTaskBytes : kMomentsTaskBytes, target.l2Bytes / 4);
   // Rows of columns: enough of them to be worth their partials.

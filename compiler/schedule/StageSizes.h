@@ -42,6 +42,7 @@ struct StageSizes {
   int sums = 2;            ///< that a reduction has in flight at once; moments two
   int read = 1;            ///< arrays of the data that a reduction reads
   int tiled;               ///< tileLoop
+  int64_t packedRows = 0;  ///< in a tile, where a vector has several; 0: none has
   bool isRows;             ///< tiles are rows: the innermost loop is not kept; otherwise columns
 
   /// By loop of the data, whether the steps keep it.
@@ -74,6 +75,9 @@ struct StageSizes {
 
 private:
   int arraysRead(const Step &step) const;
+  /// Rows of a tile whose vectors are whole, where rows are shorter and lie one after the other; 0
+  /// where they are not, or would need more registers than there are.
+  int64_t findPackedRows() const;
   int innermostReduced() const;
   /// Vectors' worth of lanes in flight for columns: at most `most` vectors, in equal tiles.
   int64_t columnTile(int64_t most) const;

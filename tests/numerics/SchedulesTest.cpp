@@ -77,7 +77,8 @@ private:
       stage.streams = !stage.streams;
       break;
     case 10:
-      stage.prefetches = !stage.prefetches;
+      stage.prefetch = random_() % 2 ? 0 : number();
+      stage.packs = random_() % 4 == 0;
       stage.reversed = !stage.reversed;
       break;
     case 11:
@@ -229,6 +230,70 @@ TEST_CASE("single lanes stop where a padded axis ends") {
                                            Phase::Training, {}, inputs);
     CHECK_MESSAGE(wrong.empty(), wrong);
   }
+}
+
+TEST_CASE("rows shorter than a vector are several in one") {
+  // Rows are images, or the samples' own features; tiles have what is left of them at the end.
+  const char *shapes[] = {"input: {shape: [3, 37, 1, %], layout: nchw}\naxis: c\nmode: 0\n",
+                          "input: {shape: [2, 21, %, 1], layout: nchw}\naxis: c\nmode: instance\n",
+                          "input: {shape: [83, %], layout: nc}\nmode: 1\n",
+                          "input: {shape: [5, 7, %], layout: nhc}\naxis: c\nmode: rms\n"};
+  const char *fusions[] = {"", "fuse: [add, relu]\n",
+                           "fuse: [{expr: x * sigmoid(f) + f, operands: {f: [c]}}]\n",
+                           "fuse: [gelu]\n"};
+  size_t turn = testSeed() % 12, packed = 0;
+  for (const char *cpu : {"native", "haswell", "x86-64-v2", "skylake-avx512"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    for (int64_t length = 2; length <= 15; ++length)
+      for (std::string yaml : shapes) {
+        ++turn;
+        yaml.replace(yaml.find('%'), 1, std::to_string(length));
+        yaml += fusions[turn % 4];
+        yaml += "phases: [inference, training, backward]\n";
+        const Phase phase =
+            std::array{Phase::Inference, Phase::Training, Phase::Backward}[turn % 3];
+        const Spec spec = specOf(yaml);
+        const Operator op = makeOperator(spec, phase);
+        for (const Schedule &form : scheduleForms(op, session->target())) {
+          if (std::ranges::none_of(form.stages, &StagePlan::packs))
+            continue;
+          ++packed;
+          INFO(repeatCommand("rows shorter*"), " cpu ", std::string(cpu), "\n", yaml, "\n",
+               form.text(op));
+          const oracle::Arrays inputs = oracle::drawInputs(spec, phase, {}, testSeed() + turn);
+          const std::string wrong =
+              wrongResults(TestKernel(op, always(form), *session), spec, phase, {}, inputs);
+          CHECK_MESSAGE(wrong.empty(), wrong);
+        }
+      }
+  }
+  CHECK(packed > 60);
+}
+
+TEST_CASE("rows are packed where they can be") {
+  auto target = describeTarget("znver4");
+  REQUIRE(target);
+  const std::string stage =
+      "tails=masked normalize(finalize + normalize; take=[1,all,all] tiled=c ";
+  auto refusal = [&](const std::string &shape, const std::string &knobs) {
+    const Operator op = makeOperator(specOf("input: " + shape + "\naxis: c\n"), Phase::Inference);
+    auto schedule = parseSchedule(stage + knobs + ")", op);
+    REQUIRE(schedule);
+    return llvm::toString(checkSchedule(*schedule, op, *target));
+  };
+  const std::string rows = "{shape: [N, 64, 2, 2], layout: nchw}";
+  CHECK(refusal(rows, "vector=16 tile=16 unroll=1 rows=packed") == "");
+  CHECK(
+      refusal(rows, "vector=16 tile=6 unroll=1 rows=packed").find("expected whole vectors of 16") !=
+      std::string::npos);
+  CHECK(refusal("{shape: [N, 64, H, 2], layout: nchw}", "vector=16 tile=16 unroll=1 rows=packed")
+            .find("expected 2 to 16, as a vector has") != std::string::npos);
+  CHECK(refusal("{shape: [N, 64, 5, 5], layout: nchw}", "vector=16 tile=16 unroll=1 rows=packed")
+            .find("a row has 25 elements; expected 2 to 16") != std::string::npos);
+  CHECK(refusal(rows, "vector=16 tile=16 unroll=1 prefetch=65").find("expected 1 to 64") !=
+        std::string::npos);
 }
 
 TEST_CASE("all schedules to choose from are right") {
