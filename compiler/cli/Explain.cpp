@@ -155,8 +155,10 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
     fmt::print("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
                flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
                stage.reversed ? "; tasks from the last to the first" : "");
-    if (stage.packs)
-      fmt::print("               rows one after the other, several in a vector\n");
+    if (stage.rows != Rows::OneByOne)
+      fmt::print("               {}\n", stage.rows == Rows::Packed
+                                            ? "rows one after the other, several in a vector"
+                                            : "the rows of a tile are written together");
     if (stage.prefetch > 0)
       fmt::print("               while {} is written, the {} of {} is fetched into L2\n", written,
                  withoutBits(op, arraysRead(op)),

@@ -13,21 +13,21 @@ inline constexpr const char *kTile = "nf.tile";
 inline constexpr const char *kUnroll = "nf.unroll";
 inline constexpr const char *kVector = "nf.vector";
 inline constexpr const char *kPrefetch = "nf.prefetch";
+inline constexpr const char *kRows = "nf.rows"; ///< StagePlan::rows
 inline constexpr const char *kMaskedTails = "nf.masked_tails";
 inline constexpr const char *kMaskedLoads = "nf.masked_loads";
 inline constexpr const char *kScalable = "nf.scalable"; ///< Schedule::scalable where it is not 0
 inline constexpr const char *kAlternates = "nf.alternates";      ///< unit; StagePlan::alternates
-inline constexpr const char *kPacks = "nf.packs";                ///< unit; StagePlan::packs
 inline constexpr const char *kReversed = "nf.reversed";          ///< unit; StagePlan::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; StagePlan::streams
 
 /// Those that every stage has.
-inline constexpr const char *kOfStages[] = {kTileLoop, kTile,        kUnroll,      kVector,
-                                            kPrefetch, kMaskedTails, kMaskedLoads, kKept};
+inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVector,     kPrefetch,
+                                            kRows,     kKept, kMaskedTails, kMaskedLoads};
 /// What FormTasks hands on to VectorizeSteps, which takes it off.
 inline constexpr const char *kOfTiles[] = {kTileLoop,  kTile,        kUnroll,      kVector,
                                            kScalable,  kMaskedTails, kMaskedLoads, kKept,
-                                           kStreaming, kAlternates,  kPrefetch,    kPacks};
+                                           kStreaming, kAlternates,  kPrefetch,    kRows};
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args

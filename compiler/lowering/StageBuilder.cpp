@@ -64,13 +64,13 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &
   function_->setAttr(attr::kTile, builder_.getI64IntegerAttr(stage_.tile));
   function_->setAttr(attr::kUnroll, builder_.getI64IntegerAttr(stage_.unroll));
   function_->setAttr(attr::kVector, builder_.getI64IntegerAttr(stage_.vector));
+  function_->setAttr(attr::kRows, builder_.getI64IntegerAttr(static_cast<int64_t>(stage_.rows)));
   function_->setAttr(attr::kPrefetch, builder_.getI64IntegerAttr(stage_.prefetch));
   function_->setAttr(attr::kMaskedTails, builder_.getBoolAttr(schedule.maskedTails));
   function_->setAttr(attr::kMaskedLoads, builder_.getBoolAttr(schedule.maskedLoads));
   if (schedule.scalable > 0)
     function_->setAttr(attr::kScalable, builder_.getI64IntegerAttr(schedule.scalable));
   const std::pair<const char *, bool> flags[] = {{attr::kAlternates, stage_.alternates},
-                                                 {attr::kPacks, stage_.packs},
                                                  {attr::kReversed, stage_.reversed},
                                                  {attr::kStreaming, stage_.streams}};
   for (auto [name, isSet] : flags)

@@ -85,9 +85,23 @@ std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axi
   return raw;
 }
 
+/// A block of lanes beside its blocks, all of them whole, is the axis as it is without blocks.
+void joinBlocks(std::vector<RawLoop> &raw, const SizeExpr &size, int64_t block) {
+  const auto blocks = llvm::find_if(raw, [](auto &r) { return r.part == RawLoop::Blocks; });
+  if (blocks == raw.end() || std::next(blocks)->part != RawLoop::Lanes)
+    return;
+  const auto constant = size.constant();
+  if (!constant || *constant % block != 0)
+    return;
+  blocks->part = RawLoop::Whole;
+  blocks->loop = {std::next(blocks)->loop.name, size};
+  raw.erase(std::next(blocks));
+}
+
 /// Drops axes of size 1, but for the last of its kind and a grouped one, then joins neighbors that
-/// everything indexes alike.
-std::vector<RawLoop> joinLoops(const Spec &spec, std::vector<RawLoop> raw) {
+/// everything indexes alike. One of size 1 that is left is outermost, for the innermost has lanes.
+std::vector<RawLoop> joinLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes,
+                               bool keepsBlocks, std::vector<RawLoop> raw) {
   auto hasOther = [&](const RawLoop &one) {
     return llvm::any_of(raw, [&](const RawLoop &r) { return &r != &one && r.kept == one.kept; });
   };
@@ -97,6 +111,11 @@ std::vector<RawLoop> joinLoops(const Spec &spec, std::vector<RawLoop> raw) {
       raw.erase(raw.begin() + static_cast<std::ptrdiff_t>(i));
     else
       ++i;
+  if (spec.layout.isBlocked() && !keepsBlocks)
+    joinBlocks(raw, axisSizes[static_cast<size_t>(spec.layout.blockedAxis)], spec.layout.block);
+  if (raw.back().part == RawLoop::Whole && raw.back().loop.size.constant() == 1 &&
+      spec.mode != Mode::Group)
+    std::rotate(raw.begin(), std::prev(raw.end()), raw.end());
 
   std::vector<RawLoop> loops;
   for (RawLoop &r : raw) {
@@ -162,7 +181,7 @@ void OperatorBuilder::makeLoops() {
   for (const Size &size : spec_.shape)
     axisSizes_.push_back(sizeOf(size, op_.sizes));
   const bool splits = splitsGroupedAxis();
-  loops_ = joinLoops(spec_, rawLoops(spec_, axisSizes_, splits));
+  loops_ = joinLoops(spec_, axisSizes_, bits_.has_value(), rawLoops(spec_, axisSizes_, splits));
   for (const RawLoop &raw : loops_)
     op_.loops.push_back(raw.loop);
   const Layout &layout = spec_.layout;
@@ -174,6 +193,8 @@ void OperatorBuilder::makeLoops() {
       op_.groupSize = op_.groupSize * (spec_.isGrouped(i) ? channelsOfGroup() : axisSizes_[i]);
   }
   if (layout.isBlocked())
+    op_.elements = op_.elements * SizeExpr(layout.block);
+  if (llvm::any_of(loops_, [](const RawLoop &raw) { return raw.part == RawLoop::Blocks; }))
     makeBlocked();
   if (spec_.mode == Mode::Group && !splits)
     addGroups();
@@ -220,7 +241,6 @@ void OperatorBuilder::addGroups() {
 
 void OperatorBuilder::makeBlocked() {
   const Layout &layout = spec_.layout;
-  op_.elements = op_.elements * SizeExpr(layout.block);
   BlockedAxis blocked;
   blocked.outer = static_cast<int>(
       llvm::find_if(loops_, [](const RawLoop &raw) { return raw.part == RawLoop::Blocks; }) -
@@ -242,7 +262,7 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
                   .values = values,
                   .dtype = dtype,
                   .written = written,
-                  .padded = blocks && op_.blocked->padded};
+                  .padded = blocks && op_.blocked && op_.blocked->padded};
   if (written && role == Role::State)
     operand.old = op_.operand(name, false);
   // The distance of an axis' neighbors in memory; 0 where it has no index.
@@ -267,8 +287,9 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
       loopStride = axisStrides[raw.axes.back()];
     if (raw.part == RawLoop::Blocks && !blocks)
       loopStride = loopStride * SizeExpr(spec_.layout.block);
-    else if (raw.part == RawLoop::Lanes && blocks)
-      loopStride = SizeExpr(1);
+    else if (blocks && !raw.axes.empty() && raw.axes.back() == spec_.layout.blockedAxis &&
+             raw.part != RawLoop::Blocks)
+      loopStride = SizeExpr(1); // of lanes, and of the whole axis where nothing lies between them
     else if (raw.part == RawLoop::Groups && !index.byGroup)
       loopStride = loopStride * channelsOfGroup();
     operand.strides.push_back(loopStride);

@@ -14,18 +14,16 @@ StepEmitter::Sums StepEmitter::emitPacked(Cursor at, Sums sums) {
   };
   if (!mayStream())
     return emit(std::move(sums));
-  Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
-                                        misalignment(at, at.slots[0]), constant(0));
-  if (Value alike = alignsAlike(at, at.slots[0]))
-    aligned = arith::AndIOp::create(b_, loc_, aligned, alike);
-  auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
-  OpBuilder::InsertionGuard guard(b_);
-  for (bool streams : {true, false}) {
-    b_.setInsertionPointToStart(streams ? &branch.getThenRegion().front()
-                                        : &branch.getElseRegion().front());
-    at.streams = streams;
-    emit({});
-  }
+  ifAligned(
+      at,
+      [&] {
+        at.streams = true;
+        emit({});
+      },
+      [&] {
+        at.streams = false;
+        emit({});
+      });
   return sums;
 }
 

@@ -19,7 +19,7 @@ Knobs Knobs::of(func::FuncOp function) {
   knobs.unroll = integer(attr::kUnroll);
   knobs.streams = function->hasAttr(attr::kStreaming);
   knobs.prefetch = integer(attr::kPrefetch);
-  knobs.packs = function->hasAttr(attr::kPacks);
+  knobs.rows = static_cast<Rows>(integer(attr::kRows));
   knobs.alternates = function->hasAttr(attr::kAlternates);
   knobs.masksTails = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
   knobs.masksLoads = function->getAttrOfType<BoolAttr>(attr::kMaskedLoads).getValue();
@@ -98,7 +98,8 @@ FailureOr<StepContext> StepAnalysis::analyze(linalg::GenericOp step) {
     context.kind = Kind::Reductions;
   else if (context.laneLoop >= 0 || !context.order.empty())
     context.kind = Kind::Elements;
-  if (knobs_.packs && context.isRows() && context.slotLoop >= 0 && context.laneLoop >= 0)
+  if (knobs_.rows == Rows::Packed && context.isRows() && context.slotLoop >= 0 &&
+      context.laneLoop >= 0)
     makePackedSlots(context);
   else
     makeSlots(context);

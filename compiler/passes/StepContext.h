@@ -26,6 +26,7 @@
 
 #include "compiler/passes/BoundedSlice.h"
 #include "compiler/passes/SizeArithmetic.h"
+#include "compiler/schedule/Schedule.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Linalg/IR/Linalg.h"
@@ -40,7 +41,8 @@ struct Knobs {
   int64_t tiled = -1;     ///< the loop whose indices a tile covers
   Width width;            ///< of the machine's vectors
   int64_t vectorsInTile = 1, unroll = 1, prefetch = 0;
-  bool masksTails = false, masksLoads = false, streams = false, alternates = false, packs = false;
+  bool masksTails = false, masksLoads = false, streams = false, alternates = false;
+  Rows rows = Rows::OneByOne;
 
   static Knobs of(func::FuncOp function);
   int64_t lastLoop() const { return static_cast<int64_t>(kept.size()) - 1; }

@@ -119,6 +119,11 @@ private:
   bool mayStream() const;
   /// Elements that an output's first one in a slot is past an aligned address.
   Value misalignment(const Cursor &at, const Slot &slot, size_t output = 0);
+  /// Emits one or the other, as the first elements that a slot writes are aligned or not.
+  void ifAligned(const Cursor &at, llvm::function_ref<void()> then,
+                 llvm::function_ref<void()> otherwise);
+  /// Whether all rows of a tile are aligned where the first is.
+  bool rowsAlignAlike() const;
   /// Whether all outputs are as far past one as the first is, or null: there is one output.
   Value alignsAlike(const Cursor &at, const Slot &slot);
   void emitAlignedRow(Cursor at);

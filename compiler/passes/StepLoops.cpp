@@ -256,6 +256,22 @@ StepEmitter::Sums StepEmitter::emitInnermost(int loop, Cursor at, Sums sums) {
   };
   if (!mayStream() || !staysAligned())
     return emit(at, sums);
+  ifAligned(
+      at,
+      [&] {
+        at.streams = true;
+        emit(at, sums);
+      },
+      [&] { // seldom: buffers of this size come in pages; as little code as will do
+        at.streams = false;
+        at.unroll = 1;
+        emit(at, sums);
+      });
+  return sums;
+}
+
+void StepEmitter::ifAligned(const Cursor &at, llvm::function_ref<void()> then,
+                            llvm::function_ref<void()> otherwise) {
   Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
                                         misalignment(at, at.slots[0]), constant(0));
   if (Value alike = alignsAlike(at, at.slots[0]))
@@ -263,22 +279,18 @@ StepEmitter::Sums StepEmitter::emitInnermost(int loop, Cursor at, Sums sums) {
   auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
   OpBuilder::InsertionGuard guard(b_);
   b_.setInsertionPointToStart(&branch.getThenRegion().front());
-  at.streams = true;
-  emit(at, sums);
-  // Seldom: buffers of this size come in pages. As little code as will do.
+  then();
   b_.setInsertionPointToStart(&branch.getElseRegion().front());
-  at.streams = false;
-  at.unroll = 1;
-  emit(at, sums);
-  return sums;
+  otherwise();
 }
 
 /// Sums take all rows of the tile at once; elements are written row by row, in one copy of the
-/// code, with as many vectors in flight: they are written to one place at a time, and each row has
-/// its own first aligned element.
+/// code, with as many vectors in flight, where each row has its own first aligned element, and
+/// where they are not to be written together.
 StepEmitter::Sums StepEmitter::emitLanes(Cursor at, Sums sums) {
+  const bool streams = mayStream();
   auto emit = [&](Cursor here) {
-    if (mayStream()) {
+    if (streams) {
       emitAlignedRow(here);
       return sums;
     }
@@ -287,20 +299,46 @@ StepEmitter::Sums StepEmitter::emitLanes(Cursor at, Sums sums) {
   };
   if (context_.reduces() || context_.carries() || at.slots.size() == 1)
     return emit(at);
-  if (mayStream() && joinsRows()) {
+  if (streams && joinsRows()) {
     emitJoinedRows(at);
     return sums;
   }
   const auto count = static_cast<int64_t>(at.slots.size());
-  emitRowLoop(count, [&](OpFoldResult row) {
-    Cursor one = at;
-    one.slots = {Slot()};
-    one.unroll *= count;
-    bindRegisters(one, 0);
-    advance(one, context_.slotLoop, row);
-    emit(one);
-  });
+  auto emitOneByOne = [&] {
+    emitRowLoop(count, [&](OpFoldResult row) {
+      Cursor one = at;
+      one.slots = {Slot()};
+      one.unroll *= count;
+      bindRegisters(one, 0);
+      advance(one, context_.slotLoop, row);
+      emit(one);
+    });
+  };
+  auto emitTogether = [&](bool isAligned) {
+    Cursor all = at;
+    bindRegisters(all);
+    makeViews(all);
+    all.streams = isAligned;
+    emitLanesFrom(all, number(0), {});
+  };
+  if (knobs_.rows != Rows::Together || (streams && !rowsAlignAlike()))
+    emitOneByOne();
+  else if (!streams)
+    emitTogether(/*isAligned=*/false);
+  else
+    ifAligned(
+        at, [&] { emitTogether(/*isAligned=*/true); }, emitOneByOne);
   return sums;
+}
+
+bool StepEmitter::rowsAlignAlike() const {
+  return llvm::all_of(context_.outputs, [&](const Access &output) {
+    if (output.isBits())
+      return true;
+    const OpFoldResult stride = output.strides[context_.slotLoop];
+    const auto distance = stride ? getConstantIntValue(stride) : 0;
+    return distance && *distance % knobs_.vector() == 0;
+  });
 }
 
 void StepEmitter::emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldResult)> body) {

@@ -201,7 +201,9 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
     return fmt::format("unroll={}: expected 1 to {}", stage.unroll, kMostUnrolled);
   if (stage.prefetch < 0 || stage.prefetch > kMostPrefetch)
     return fmt::format("prefetch={}: expected 1 to {}", stage.prefetch, kMostPrefetch);
-  if (stage.packs)
+  if (stage.rows == Rows::Together && (columns || stage.tile == 1))
+    return "rows=together: expected several rows in a tile";
+  if (stage.rows == Rows::Packed)
     if (std::string wrong = checkPacked(stage, loops); !wrong.empty())
       return wrong;
   const int64_t slots = columns ? stage.tile / stage.vector : stage.tile;

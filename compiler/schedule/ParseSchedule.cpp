@@ -16,6 +16,17 @@ namespace {
 constexpr std::pair<Part, std::string_view> kParts[] = {{Part::Partial, "partial "},
                                                         {Part::Merge, "merge "}};
 
+/// What is not one by one.
+constexpr std::pair<Rows, llvm::StringLiteral> kRows[] = {{Rows::Together, "together"},
+                                                          {Rows::Packed, "packed"}};
+
+std::string rowsText(Rows rows) {
+  for (auto [kind, word] : kRows)
+    if (kind == rows)
+      return " rows=" + word.str();
+  return "";
+}
+
 std::string textOf(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops) {
   std::vector<std::string> steps, take;
   for (const StepPlan &step : stage.steps) {
@@ -27,14 +38,13 @@ std::string textOf(const StagePlan &stage, const Operator &op, std::span<const S
   }
   for (int64_t chunk : stage.chunks)
     take.push_back(chunk == 0 ? "all" : fmt::format("{}", chunk));
-  return fmt::format("{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{}{})", stage.name,
-                     fmt::join(steps, " + "), fmt::join(take, ","),
-                     stage.tiled < 0 ? "" : " tiled=" + loops[stage.tiled].name, stage.vector,
-                     stage.tile, stage.unroll, stage.packs ? " rows=packed" : "",
-                     stage.alternates ? " passes=alternating" : "",
-                     stage.prefetch > 0 ? fmt::format(" prefetch={}", stage.prefetch) : "",
-                     stage.reversed ? " tasks=reversed" : "",
-                     stage.streams ? " stores=streaming" : "");
+  return fmt::format(
+      "{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{}{})", stage.name,
+      fmt::join(steps, " + "), fmt::join(take, ","),
+      stage.tiled < 0 ? "" : " tiled=" + loops[stage.tiled].name, stage.vector, stage.tile,
+      stage.unroll, rowsText(stage.rows), stage.alternates ? " passes=alternating" : "",
+      stage.prefetch > 0 ? fmt::format(" prefetch={}", stage.prefetch) : "",
+      stage.reversed ? " tasks=reversed" : "", stage.streams ? " stores=streaming" : "");
 }
 
 class Parser {
@@ -160,14 +170,21 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
   for (auto [name, value] : numbers)
     if (take(name))
       return number(*value);
-  const std::pair<const char *, bool *> flags[] = {{"rows=packed", &stage.packs},
-                                                   {"passes=alternating", &stage.alternates},
+  if (take("rows=")) {
+    for (auto [kind, word] : kRows)
+      if (take(word)) {
+        stage.rows = kind;
+        return true;
+      }
+    return fail("together or packed");
+  }
+  const std::pair<const char *, bool *> flags[] = {{"passes=alternating", &stage.alternates},
                                                    {"tasks=reversed", &stage.reversed},
                                                    {"stores=streaming", &stage.streams}};
   for (auto [name, value] : flags)
     if (take(name))
       return *value = true;
-  return fail("tiled=, vector=, tile=, unroll=, rows=packed, passes=alternating, prefetch=, "
+  return fail("tiled=, vector=, tile=, unroll=, rows=, passes=alternating, prefetch=, "
               "tasks=reversed, stores=streaming or ')'");
 }
 

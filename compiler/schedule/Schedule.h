@@ -23,6 +23,17 @@ enum class Part : uint8_t {
   Merge,   ///< partial results to whole ones, in f64 and in a fixed order
 };
 
+/// How the elements of a tile's rows are gone through.
+enum class Rows : uint8_t {
+  /// Sums take a vector of each row at once; what is written is row after row.
+  OneByOne,
+  /// What is written is a vector of each row at once, too: what the rows share is read once.
+  Together,
+  /// The rows lie one after the other and are taken as one run, so that a vector has several of
+  /// them that are shorter than it.
+  Packed,
+};
+
 struct StepPlan {
   uint32_t step = 0; ///< its index in Operator::steps
   Part part = Part::Whole;
@@ -51,9 +62,7 @@ struct StagePlan {
   /// While elements are written, what the tile so many after this one reads is fetched into L2:
   /// memory then works through the passes that find their data in cache, too. 0: nothing is.
   int64_t prefetch = 0;
-  /// Rows of a tile that lie one after the other are taken as one run, so that a vector has several
-  /// of them that are shorter than it.
-  bool packs = false;
+  Rows rows = Rows::OneByOne;
   /// A range of tasks that one call runs goes from the last to the first, beginning with those
   /// whose data a stage before this one has read last.
   bool reversed = false;

@@ -93,12 +93,18 @@ void Neighbors::addAround(const Schedule &schedule) {
     for (int64_t factor : {1, 2, 4})
       if (row > 1 && row <= lanes)
         vary(schedule, i, [&](StagePlan &s) {
-          s.packs = true;
+          s.rows = Rows::Packed;
           s.vector = lanes;
           setTile(s, factor * std::lcm(lanes, row) / row);
         });
-    if (stage.packs)
-      vary(schedule, i, [&](StagePlan &s) { s.packs = false; });
+    for (Rows rows : {Rows::OneByOne, Rows::Together})
+      vary(schedule, i, [&](StagePlan &s) { s.rows = rows; });
+    if (stage.tile == 1 && !columns)
+      for (int64_t tile : {2, 4})
+        vary(schedule, i, [&](StagePlan &s) {
+          s.rows = Rows::Together;
+          setTile(s, tile);
+        });
     for (bool StagePlan::*flag :
          {&StagePlan::alternates, &StagePlan::reversed, &StagePlan::streams})
       vary(schedule, i, [&](StagePlan &s) { s.*flag = !(s.*flag); });
@@ -135,7 +141,8 @@ bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
     if (!reduces)
       continue;
     const std::vector<StageLoop> loops = stageLoops(op, a, i), others = stageLoops(op, b, i);
-    if (one.vector != other.vector || one.unroll != other.unroll || one.packs != other.packs ||
+    if (one.vector != other.vector || one.unroll != other.unroll ||
+        (one.rows == Rows::Packed) != (other.rows == Rows::Packed) ||
         one.alternates != other.alternates || one.tiled != other.tiled ||
         loops.size() != others.size())
       return false;

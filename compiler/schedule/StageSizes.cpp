@@ -183,6 +183,8 @@ int64_t StageSizes::rowTile() const {
   return rows >= 8 ? std::min<int64_t>(most, 4) : 1;
 }
 
+bool StageSizes::hasLongRow() const { return rowVectors() >= kShortRowVectors; }
+
 int64_t StageSizes::rowUnroll(int64_t tile) const {
   const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
   return std::min<int64_t>(std::max<int64_t>(1, vectorsInFlight / tile), vectors);
@@ -202,7 +204,7 @@ StagePlan StageSizes::inFlight(bool reduces) const {
   if (isRows) {
     stage.tile = reduces || packedRows > 0 ? rowTile() : 1;
     stage.unroll = rowUnroll(stage.tile);
-    stage.packs = packedRows > 0;
+    stage.rows = packedRows > 0 ? Rows::Packed : Rows::OneByOne;
   } else {
     // A row that the registers hold, with three values a column, is written in one go.
     const int64_t whole = ceilDiv(sizeOr(tiled, 1 << 20), vector);
@@ -267,13 +269,13 @@ StagePlan StageSizes::normalize(bool streams, bool rowsOfColumns) const {
     stage.tile = columnTile(mostBodies);
   // Rows of one vector: the loop over rows is as much work as they are.
   if (isRows && tiled >= 0 && !rowsOfColumns && rowVectors() == 1 && !op.takesBits() &&
-      !stage.packs)
+      packedRows == 0)
     stage.tile = std::min({kRowsOfOneVector, mostBodies, sizeOr(tiled, 1)});
   stage.unroll = boundUnroll(stage.unroll, isRows ? 1 : ceilDiv(stage.tile, vector));
   if (streams && isRows) {
     stage.unroll = 1; // memory sets the pace
     // Rows that no vector divides share lines of y: together they are written whole.
-    if (tiled >= 0 && !rowsOfColumns && !op.takesBits() && !stage.packs &&
+    if (tiled >= 0 && !rowsOfColumns && !op.takesBits() && packedRows == 0 &&
         rowVectors() < kShortRowVectors && sizeOr(op.rank() - 1, 0) % vector != 0)
       stage.tile = std::min(kJoinedRows, sizeOr(tiled, 1));
   }
@@ -320,15 +322,49 @@ bool StageSizes::outerKept() const {
   return false;
 }
 
+bool StageSizes::rowsShare() const {
+  const int inner = op.rank() - 1;
+  return tiled >= 0 && std::any_of(op.steps.begin(), op.steps.end(), [&](const Step &step) {
+           if (!op.isWhole(step) || step.reduce != Reduce::None)
+             return false;
+           const std::vector<Expr> nodes = op.exprs.nodesOf(step.values());
+           return std::any_of(nodes.begin(), nodes.end(), [&](Expr expr) {
+             if (op.exprs[expr].op != ExprOp::Operand)
+               return false;
+             const Operand &operand = op.operands[op.exprs[expr].index];
+             return operand.strides[tiled].constant() == 0 &&
+                    operand.strides[inner].constant() != 0;
+           });
+         });
+}
+
 StagePlan StageSizes::fused() const {
   StagePlan stage = inFlight(true);
+  // What rows share is read once for them. (2 to 32 rows of 4096 elements, layer norm: 1.2 times as
+  // fast with more in flight, Zen 4; with masked tails it is slower.)
+  if (isRows && stage.tile > 1 && packedRows == 0 && sizeOr(op.rank() - 1, 1) % vector == 0 &&
+      rowsShare()) {
+    stage.rows = Rows::Together;
+    if (rowVectors() >= kMediumRowLanes * vector)
+      stage.unroll = std::clamp<int64_t>(target.vectorRegisters / 2 / (stage.tile * sums),
+                                         stage.unroll, std::max(stage.unroll, vectorsInFlight));
+  }
   if (tiled >= 0)
     stage.chunks[tiled] = stage.tile;
   if (isRows || outerKept())
     return stage;
+  // Rows a multiple of a page apart want one set of L1 for each line of a tile: as many columns as
+  // registers hold go down the rows once. (64 rows of 1024 columns: 1.6 to 1.8 times as fast,
+  // Zen 4.)
+  if (rowBytes() > 0 && rowBytes() % kPageBytes == 0) {
+    const int64_t held = std::min<int64_t>({target.vectorRegisters / sums, mostSums, mostBodies});
+    stage.tile = columnTile(std::max(vectorsInFlight, held));
+    stage.unroll = columnUnroll(stage.tile);
+  }
   // The columns are all that there is to cut: into runs not longer than the prefetchers need, and
-  // not shorter than four vectors.
-  const int64_t least = 4 * vector, most = std::max(least, kColumnRunBytes / element);
+  // not shorter than a tile, or four vectors.
+  const int64_t least = std::max(4 * vector, stage.tile),
+                most = std::max(least, kColumnRunBytes / element);
   const int64_t columns = sizeOr(tiled, most);
   const int64_t run = std::clamp(ceilDiv(columns, kColumnTasks), least, most);
   if (run < columns) {

@@ -26,6 +26,9 @@ namespace normforge {
 /// Tasks that a problem whose named sizes are 1 is cut into at least, so that threads end together.
 constexpr int64_t kLeastTasks = 16;
 
+/// Where rows lie a multiple of this apart, all lines of a column want one set of L1.
+constexpr int64_t kPageBytes = 4096;
+
 /// a / b, rounded up; of sizes up to INT64_MAX.
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
@@ -52,8 +55,12 @@ struct StageSizes {
   int64_t leastSize(int loop) const;
   /// The static size of a loop, or `otherwise` when it is named.
   int64_t sizeOr(int loop, int64_t otherwise) const;
+  /// Whether a row is so long that the sums of its lanes are little beside it.
+  bool hasLongRow() const;
   /// Vectors of each of `tile` rows in flight.
   int64_t rowUnroll(int64_t tile) const;
+  /// Whether something that elements are made of has one value for all rows of a tile.
+  bool rowsShare() const;
   /// Vector, tile and unroll; a task has one index of each kept loop but the tiled one.
   StagePlan inFlight(bool reduces) const;
   /// The elements, in tiles of kept indices; `rowsOfColumns`: the kept loops are not what

@@ -78,7 +78,7 @@ private:
       break;
     case 10:
       stage.prefetch = random_() % 2 ? 0 : number();
-      stage.packs = random_() % 4 == 0;
+      stage.rows = static_cast<Rows>(random_() % 3);
       stage.reversed = !stage.reversed;
       break;
     case 11:
@@ -257,7 +257,8 @@ TEST_CASE("rows shorter than a vector are several in one") {
         const Spec spec = specOf(yaml);
         const Operator op = makeOperator(spec, phase);
         for (const Schedule &form : scheduleForms(op, session->target())) {
-          if (std::ranges::none_of(form.stages, &StagePlan::packs))
+          if (std::ranges::none_of(form.stages,
+                                   [](auto &stage) { return stage.rows == Rows::Packed; }))
             continue;
           ++packed;
           INFO(repeatCommand("rows shorter*"), " cpu ", std::string(cpu), "\n", yaml, "\n",
