@@ -1,5 +1,7 @@
 #include "compiler/spec/HostArray.h"
 
+#include "runtime/artifact/Element.h"
+
 #include <bit>
 #include <cassert>
 #include <cmath>
@@ -40,14 +42,6 @@ uint16_t encodeF16(double value) {
                                static_cast<int>((2 * fraction - 1) * 0x1p10));
 }
 
-double decodeF16(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                           : exponent == 0 ? mantissa * 0x1p-24
-                                           : std::ldexp(1024 + mantissa, exponent - 25);
-  return bits & 0x8000 ? -magnitude : magnitude;
-}
-
 } // namespace
 
 HostArray::HostArray(DType dtype, std::vector<int64_t> shape)
@@ -64,19 +58,7 @@ int64_t HostArray::count() const {
 
 double HostArray::get(int64_t i) const {
   assert(i >= 0 && i < count());
-  switch (dtype) {
-  case DType::F32:
-    return data<float>()[i];
-  case DType::F64:
-    return data<double>()[i];
-  case DType::BF16:
-    return std::bit_cast<float>(static_cast<uint32_t>(data<uint16_t>()[i]) << 16);
-  case DType::F16:
-    return decodeF16(data<uint16_t>()[i]);
-  case DType::Bit:
-    return data<uint8_t>()[i / 8] >> (i % 8) & 1;
-  }
-  return 0;
+  return elementOf(dtype, bytes, static_cast<uint64_t>(i));
 }
 
 void HostArray::set(int64_t i, double value) {

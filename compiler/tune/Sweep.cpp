@@ -182,11 +182,22 @@ llvm::Expected<SweepOutcome> sweep(std::span<const Case> cases, const SweepOptio
                                    const std::function<void(const Event &)> &show,
                                    const std::function<bool()> &isStopped) {
   const Clock::time_point start = Clock::now();
-  std::map<std::string, Effort> results; // by case
-  for (const ResultRecord &record : held.results) {
-    const auto [at, isNew] = results.emplace(record.key.id(), record.effort);
-    at->second = std::max(at->second, record.effort);
-  }
+  std::multimap<std::string, const ResultRecord *> results; // by case
+  for (const ResultRecord &record : held.results)
+    results.emplace(record.key.id(), &record);
+  // What would not be used now was measured for nothing.
+  auto isUsable = [&](const ResultRecord &record, const Operator &op) {
+    auto schedule = parseSchedule(record.schedule, op);
+    llvm::Error error =
+        schedule ? checkSchedule(*schedule, op, options.worker.target) : schedule.takeError();
+    const bool isLegal = !error;
+    llvm::consumeError(std::move(error));
+    return isLegal && record.effort >= options.effort;
+  };
+  auto isKnown = [&](const Case &one) {
+    const auto [begin, end] = results.equal_range(one.key.id());
+    return std::any_of(begin, end, [&](const auto &of) { return isUsable(*of.second, one.op); });
+  };
   std::map<std::string, Known> known;
   for (const CandidateRecord &record : held.candidates)
     known[record.caseId].emplace(record.schedule, record);
@@ -194,8 +205,7 @@ llvm::Expected<SweepOutcome> sweep(std::span<const Case> cases, const SweepOptio
   SweepOutcome outcome;
   std::vector<size_t> open;
   for (size_t i = 0; i < cases.size(); ++i) {
-    const auto found = results.find(cases[i].key.id());
-    if (found == results.end() || found->second < options.effort) {
+    if (!isKnown(cases[i])) {
       open.push_back(i);
       continue;
     }

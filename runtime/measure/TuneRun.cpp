@@ -6,6 +6,7 @@
 // Each case runs in a process of its own: a candidate that ends it costs itself. Lines are appended
 // to the file as they come; cases and candidates that it holds are not run again.
 // `normforge tune import r.jsonl -o all.jsonl` makes records of it.
+#include "runtime/artifact/Element.h"
 #include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/kernel/Kernel.h"
 #include "runtime/measure/Finals.h"
@@ -78,36 +79,6 @@ std::string candidateLine(const SweepFile::Case &of, const std::string &schedule
   if (found && found->pairs > 0)
     line += ",\"us\":" + number(found->seconds * 1e6);
   return line + ",\"version\":1}";
-}
-
-double elementOf(DType dtype, std::span<const std::byte> bytes, uint64_t i) {
-  auto as = [&](auto value) {
-    std::memcpy(&value, bytes.data() + i * sizeof value, sizeof value);
-    return value;
-  };
-  switch (dtype) {
-  case DType::F32:
-    return as(float());
-  case DType::F64:
-    return as(double());
-  case DType::BF16: {
-    const uint32_t bits = static_cast<uint32_t>(as(uint16_t())) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-  }
-  case DType::F16: {
-    const uint16_t bits = as(uint16_t());
-    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    const double magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                             : exponent == 0 ? mantissa * 0x1p-24
-                                             : std::ldexp(1024 + mantissa, exponent - 25);
-    return bits & 0x8000 ? -magnitude : magnitude;
-  }
-  case DType::Bit:
-    return static_cast<uint8_t>(bytes[i / 8]) >> (i % 8) & 1;
-  }
-  return 0;
 }
 
 /// Whether two kernels may share their buffers.

@@ -20,7 +20,7 @@ func.func @sums(%x: tensor<16x64xf32> {nf.argument = 0 : i64,
     -> (tensor<16xf32> {nf.argument = 1 : i64, nf.shape = affine_map<() -> (16)>,
         nf.strides = affine_map<() -> (1)>})
     attributes {nf.loops = affine_map<() -> (16, 64)>, nf.kept = array<i1: true, false>,
-      nf.chunks = array<i64: 8, 0>, nf.tile_loop = 0 : i64, nf.tile = 4 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 8, 0>, nf.tile_loop = 0 : i64, nf.tile = 4 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 16 : i64, nf.masked_tails = true, nf.masked_loads = true} {
   %zero = arith.constant 0.0 : f32
   %empty = tensor.empty() : tensor<16xf32>
@@ -59,7 +59,7 @@ func.func @quotients(%m: index {nf.size = 0 : i64}, %n: index {nf.size = 1 : i64
       nf.strides = affine_map<()[s0, s1] -> (1)>})
     attributes {nf.loops = affine_map<()[s0, s1] -> (s0 ceildiv (s1 ceildiv 4))>,
       nf.kept = array<i1: false>, nf.chunks = array<i64: 8>, nf.tile_loop = -1 : i64,
-      nf.tile = 1 : i64, nf.unroll = 1 : i64, nf.vector = 4 : i64, nf.masked_tails = true,
+      nf.tile = 1 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64, nf.vector = 4 : i64, nf.masked_tails = true,
       nf.masked_loads = true} {
   %empty = tensor.empty(%m) : tensor<?xf32>
   %y = linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>],

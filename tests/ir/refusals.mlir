@@ -12,7 +12,7 @@ func.func @no_tile() attributes {nf.loops = affine_map<() -> (16)>} {
 // expected-error @below {{an array has no nf.shape or nf.strides}}
 func.func @no_shape(%x: tensor<16xf32> {nf.argument = 0 : i64})
     attributes {nf.loops = affine_map<() -> (16)>, nf.kept = array<i1: false>,
-      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 4 : i64, nf.masked_tails = true, nf.masked_loads = true} {
   return
 }
@@ -21,7 +21,7 @@ func.func @no_shape(%x: tensor<16xf32> {nf.argument = 0 : i64})
 
 func.func @of_nothing()
     attributes {nf.loops = affine_map<() -> (16)>, nf.kept = array<i1: false>,
-      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 4 : i64, nf.masked_tails = true, nf.masked_loads = true} {
   %empty = tensor.empty() : tensor<16xf32>
   // expected-error @below {{an operand is neither in memory nor made by a step}}
@@ -39,7 +39,7 @@ func.func @of_nothing()
 func.func @not_stored(%x: tensor<16xf32> {nf.argument = 0 : i64,
       nf.shape = affine_map<() -> (16)>, nf.strides = affine_map<() -> (1)>})
     attributes {nf.loops = affine_map<() -> (16)>, nf.kept = array<i1: false>,
-      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 4 : i64, nf.masked_tails = true, nf.masked_loads = true} {
   %empty = tensor.empty() : tensor<16xf32>
   // expected-error @below {{each result of an elementwise step is stored, once}}
@@ -60,7 +60,7 @@ func.func @elements_read(%x: tensor<16xf32> {nf.argument = 0 : i64,
     -> (tensor<16xf32> {nf.argument = 1 : i64, nf.shape = affine_map<() -> (16)>,
         nf.strides = affine_map<() -> (1)>})
     attributes {nf.loops = affine_map<() -> (16)>, nf.kept = array<i1: false>,
-      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 4 : i64, nf.masked_tails = true, nf.masked_loads = true} {
   %empty = tensor.empty() : tensor<16xf32>
   // expected-error @below {{the result of an elementwise step is not stored}}
@@ -86,7 +86,7 @@ func.func @no_sum(%x: tensor<16x64xf32> {nf.argument = 0 : i64,
     -> (tensor<16xf32> {nf.argument = 1 : i64, nf.shape = affine_map<() -> (16)>,
         nf.strides = affine_map<() -> (1)>})
     attributes {nf.loops = affine_map<() -> (16, 64)>, nf.kept = array<i1: true, false>,
-      nf.chunks = array<i64: 8, 0>, nf.tile_loop = 0 : i64, nf.tile = 4 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 8, 0>, nf.tile_loop = 0 : i64, nf.tile = 4 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 16 : i64, nf.masked_tails = true, nf.masked_loads = true} {
   %zero = arith.constant 0.0 : f32
   %empty = tensor.empty() : tensor<16xf32>
@@ -110,7 +110,7 @@ func.func @from_one(%x: tensor<16x64xf32> {nf.argument = 0 : i64,
     -> (tensor<16xf32> {nf.argument = 1 : i64, nf.shape = affine_map<() -> (16)>,
         nf.strides = affine_map<() -> (1)>})
     attributes {nf.loops = affine_map<() -> (16, 64)>, nf.kept = array<i1: true, false>,
-      nf.chunks = array<i64: 8, 0>, nf.tile_loop = 0 : i64, nf.tile = 4 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 8, 0>, nf.tile_loop = 0 : i64, nf.tile = 4 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 16 : i64, nf.masked_tails = true, nf.masked_loads = true} {
   %one = arith.constant 1.0 : f32
   %empty = tensor.empty() : tensor<16xf32>

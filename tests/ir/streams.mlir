@@ -18,7 +18,7 @@ func.func @two_past_the_caches(%x: tensor<16xf32> {nf.argument = 0 : i64,
         tensor<16xf32> {nf.argument = 2 : i64, nf.shape = affine_map<() -> (16)>,
         nf.strides = affine_map<() -> (1)>})
     attributes {nf.loops = affine_map<() -> (16)>, nf.kept = array<i1: false>,
-      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64,
+      nf.chunks = array<i64: 0>, nf.tile_loop = -1 : i64, nf.tile = 1 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
       nf.vector = 4 : i64, nf.masked_tails = true, nf.masked_loads = true, nf.streaming_stores} {
   %empty = tensor.empty() : tensor<16xf32>
   %y:2 = linalg.generic {indexing_maps = [affine_map<(d0) -> (d0)>, affine_map<(d0) -> (d0)>,
