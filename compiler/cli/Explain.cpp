@@ -39,6 +39,10 @@ std::string taskInWords(std::span<const StageLoop> loops, const StagePlan &stage
 
 /// What of a stage is in registers at once.
 std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &stage) {
+  if (stage.rows == Rows::Packed)
+    return fmt::format("{} of {} at once, several in a vector: {}", plural(stage.tile, "row"),
+                       loops[stage.tiled].name,
+                       plural(stage.tile * *loops.back().size.constant() / stage.vector, "vector"));
   if (!loops.back().kept) {
     const std::string vectors =
         fmt::format("{} of {} in flight", plural(stage.unroll, "vector"), loops.back().name);
@@ -155,10 +159,8 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
     fmt::print("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
                flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
                stage.reversed ? "; tasks from the last to the first" : "");
-    if (stage.rows != Rows::OneByOne)
-      fmt::print("               {}\n", stage.rows == Rows::Packed
-                                            ? "rows one after the other, several in a vector"
-                                            : "the rows of a tile are written together");
+    if (stage.rows == Rows::Together)
+      fmt::print("               the rows of a tile are written together\n");
     if (stage.prefetch > 0)
       fmt::print("               while {} is written, the {} of {} is fetched into L2\n", written,
                  withoutBits(op, arraysRead(op)),

@@ -50,5 +50,7 @@ inline constexpr const char *kDomain = "nf.domain";
 /// not. After FormTasks also on the cast of the slice in memory, which carries whether the tile is
 /// the first of its task that adds to it: what is there then does not count.
 inline constexpr const char *kCarried = "nf.carried";
+/// Unit: the first step of a tile, from FormTasks.
+inline constexpr const char *kTileBegins = "nf.tile_begins";
 
 } // namespace normforge::attr

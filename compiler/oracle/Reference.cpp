@@ -109,6 +109,14 @@ HostArray toArray(const std::vector<double> &values, const std::vector<int64_t> 
   return array;
 }
 
+/// 1 / (1 + exp(-x)), and its small values, too.
+double logistic(double x) {
+  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
+}
+
+/// A product that is 0 where the slope is: what does not depend on a number does not take its NaN.
+double scaled(double slope, double by) { return slope == 0 ? 0 : slope * by; }
+
 } // namespace
 
 double applyFunction(const FuseStep &step, double x) {
@@ -135,9 +143,9 @@ double applyFunction(const FuseStep &step, double x) {
   if (name == "gelu_tanh")
     return 0.5 * x * (1 + std::tanh(rootOf2OverPi * (x + 0.044715 * x * x * x)));
   if (name == "sigmoid")
-    return 1 / (1 + std::exp(-x));
+    return logistic(x);
   if (name == "silu")
-    return x / (1 + std::exp(-x));
+    return x * logistic(x);
   if (name == "tanh")
     return std::tanh(x);
   if (name == "softplus")
@@ -154,7 +162,6 @@ double applyFunction(const FuseStep &step, double x) {
 double derivative(const FuseStep &step, double x) {
   constexpr double rootOf2 = 1.41421356237309504880, rootOf2OverPi = 0.79788456080286535588;
   constexpr double rootOf2Pi = 2.50662827463100050242;
-  auto logistic = [](double value) { return 1 / (1 + std::exp(-value)); };
   auto within = [&](double low, double high, double inside, double above) {
     return x <= low ? 0 : x >= high ? above : inside;
   };
@@ -181,8 +188,10 @@ double derivative(const FuseStep &step, double x) {
     return logistic(x) * logistic(-x);
   if (name == "silu")
     return logistic(x) * (1 + x * logistic(-x));
-  if (name == "tanh")
-    return 1 / (std::cosh(x) * std::cosh(x));
+  if (name == "tanh") {
+    const double e = std::exp(-2 * std::abs(x));
+    return 4 * e / ((1 + e) * (1 + e));
+  }
   if (name == "softplus")
     return logistic(x);
   if (name == "mish") {
@@ -208,7 +217,7 @@ struct Dual {
 Dual chain(const Dual &x, double value, double slope) {
   Dual result{value, x.slopes};
   for (double &s : result.slopes)
-    s = slope == 0 ? 0 : s * slope;
+    s = scaled(slope, s);
   return result;
 }
 
@@ -251,8 +260,9 @@ Dual evaluate(const Formula &formula, const std::vector<Dual> &operands,
     for (size_t i = 0; i < count; ++i)
       result.slopes[i] = call == "+"   ? a.slopes[i] + b.slopes[i]
                          : call == "-" ? a.slopes[i] - b.slopes[i]
-                         : call == "*" ? a.slopes[i] * b.value + a.value * b.slopes[i]
-                                       : (a.slopes[i] - result.value * b.slopes[i]) / b.value;
+                         : call == "*"
+                             ? scaled(a.slopes[i], b.value) + scaled(b.slopes[i], a.value)
+                             : scaled(a.slopes[i] - scaled(b.slopes[i], result.value), 1 / b.value);
     return result;
   }
   const double v = a.value;

@@ -475,6 +475,8 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
     auto tiled = linalg::GenericOp::create(b_, step.getLoc(), types, ins, outs, maps,
                                            step.getIteratorTypesArray());
     tiled->setAttr(attr::kDomain, step->getAttr(attr::kDomain));
+    if (step == *body.getOps<linalg::GenericOp>().begin())
+      tiled->setAttr(attr::kTileBegins, b_.getUnitAttr());
     if (Attribute carried = step->getAttr(attr::kCarried))
       tiled->setAttr(attr::kCarried, carried);
     IRMapping inner(mapping_);

@@ -32,7 +32,7 @@ namespace {
 using namespace mlir;
 using namespace tile;
 
-/// The steps of one block.
+/// The steps of one block: of one tile, or of the whole tiles' only one and what is left after it.
 class TileVectorizer {
 public:
   TileVectorizer(const Knobs &knobs, Block &block, Constants &constants)
@@ -89,6 +89,8 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   if (failed(found))
     return failure();
   StepContext &context = *found;
+  if (step->hasAttr(attr::kTileBegins))
+    passes_ = 0;
   if (context.kind != Kind::Registers)
     context.backwards = knobs_.alternates && passes_++ % 2 == 1;
   for (OpOperand *operand : step.getDpsInputOperands()) {

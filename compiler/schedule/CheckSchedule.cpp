@@ -206,7 +206,10 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
   if (stage.rows == Rows::Packed)
     if (std::string wrong = checkPacked(stage, loops); !wrong.empty())
       return wrong;
-  const int64_t slots = columns ? stage.tile / stage.vector : stage.tile;
+  const int64_t slots = columns ? stage.tile / stage.vector
+                        : stage.rows == Rows::Packed
+                            ? stage.tile * *loops[last].size.constant() / stage.vector
+                            : stage.tile;
   int64_t sums = 1; // moments have two at once
   for (const Step &step : op_.steps)
     if (step.reduce != Reduce::None)

@@ -163,13 +163,18 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     rest_ = before;
     return fail(fmt::format("a loop ({})", fmt::join(names, ", ")));
   }
-  const std::pair<const char *, int64_t *> numbers[] = {{"vector=", &stage.vector},
-                                                        {"tile=", &stage.tile},
-                                                        {"unroll=", &stage.unroll},
-                                                        {"prefetch=", &stage.prefetch}};
+  const std::pair<const char *, int64_t *> numbers[] = {
+      {"vector=", &stage.vector}, {"tile=", &stage.tile}, {"unroll=", &stage.unroll}};
   for (auto [name, value] : numbers)
     if (take(name))
       return number(*value);
+  if (take("prefetch=")) {
+    const llvm::StringRef before = rest_;
+    if (!rest_.consumeInteger(10, stage.prefetch) && stage.prefetch > 0)
+      return true;
+    rest_ = before;
+    return fail("a number of tiles above 0");
+  }
   if (take("rows=")) {
     for (auto [kind, word] : kRows)
       if (take(word)) {

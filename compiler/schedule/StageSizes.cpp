@@ -185,6 +185,8 @@ int64_t StageSizes::rowTile() const {
 
 bool StageSizes::hasLongRow() const { return rowVectors() >= kShortRowVectors; }
 
+bool StageSizes::hasWideRow() const { return rowVectors() >= kMediumRowLanes * vector; }
+
 int64_t StageSizes::rowUnroll(int64_t tile) const {
   const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
   return std::min<int64_t>(std::max<int64_t>(1, vectorsInFlight / tile), vectors);
@@ -345,7 +347,7 @@ StagePlan StageSizes::fused() const {
   if (isRows && stage.tile > 1 && packedRows == 0 && sizeOr(op.rank() - 1, 1) % vector == 0 &&
       rowsShare()) {
     stage.rows = Rows::Together;
-    if (rowVectors() >= kMediumRowLanes * vector)
+    if (hasWideRow())
       stage.unroll = std::clamp<int64_t>(target.vectorRegisters / 2 / (stage.tile * sums),
                                          stage.unroll, std::max(stage.unroll, vectorsInFlight));
   }

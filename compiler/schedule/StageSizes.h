@@ -57,6 +57,8 @@ struct StageSizes {
   int64_t sizeOr(int loop, int64_t otherwise) const;
   /// Whether a row is so long that the sums of its lanes are little beside it.
   bool hasLongRow() const;
+  /// Whether so long that two rows at once have enough in flight.
+  bool hasWideRow() const;
   /// Vectors of each of `tile` rows in flight.
   int64_t rowUnroll(int64_t tile) const;
   /// Whether something that elements are made of has one value for all rows of a tile.

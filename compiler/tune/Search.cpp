@@ -25,8 +25,8 @@ Search::Search(const Case &of, const TargetDescription &target, Effort effort)
   add(neighborSchedules(of.standard, of.op, target, isWide_), 1);
 }
 
-/// The text at the case's sizes: what takes more than there is takes all. Partials keep what they
-/// are cut into, which stages that merge them count.
+/// The text at the case's sizes: what takes more than there is takes all. Stages of partials stay
+/// as they are: those that merge them have a loop for each that is cut.
 std::string Search::canonical(const Schedule &schedule) const {
   Schedule same = schedule;
   for (size_t i = 0; i < same.stages.size(); ++i) {
@@ -34,9 +34,9 @@ std::string Search::canonical(const Schedule &schedule) const {
     StagePlan &stage = same.stages[i];
     const bool isPartial = std::ranges::any_of(
         stage.steps, [](const StepPlan &plan) { return plan.part == Part::Partial; });
-    for (size_t loop = 0; loop < loops.size(); ++loop) {
+    for (size_t loop = 0; !isPartial && loop < loops.size(); ++loop) {
       const auto size = loops[loop].size.evaluate(case_.sizeValues);
-      if (size && stage.chunks[loop] >= *size && (loops[loop].kept || !isPartial))
+      if (size && stage.chunks[loop] >= *size)
         stage.chunks[loop] = 0;
     }
   }

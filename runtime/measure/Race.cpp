@@ -18,7 +18,7 @@ constexpr double kBlockSeconds = 5e-4;
 constexpr double kLongSeconds = 1e-3;
 /// A gain so low twice in a row is no noise.
 constexpr double kFarBehind = 0.75;
-constexpr size_t kLeastRounds = 5, kMostRounds = 200;
+constexpr size_t kLeastRounds = 3, kMostRounds = 200;
 
 double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();

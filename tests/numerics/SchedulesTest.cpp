@@ -369,6 +369,42 @@ TEST_CASE("schedules that are said to have the same bits have them") {
   CHECK(same > 5);
 }
 
+TEST_CASE("what is left of the tiles goes through its data as whole tiles do") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  const Spec spec = specOf("input: {shape: [2, 15, 3, 4], layout: nchw}\nmode: rms\naxis: [h, w]\n"
+                           "phases: [backward]\nfuse: [{add: [n, h]}]\n");
+  const Operator op = makeOperator(spec, Phase::Backward);
+  const oracle::Arrays inputs = oracle::drawInputs(spec, Phase::Backward, {}, testSeed());
+  int tried = 0;
+  for (const Schedule &form : scheduleForms(op, session->target()))
+    for (size_t i = 0; i < form.stages.size(); ++i) {
+      const StagePlan &stage = form.stages[i];
+      if (stage.tiled < 0 || stage.tiled + 1 == static_cast<int>(stage.chunks.size()))
+        continue;
+      auto withRows = [&](int64_t rows) {
+        Schedule schedule = form;
+        schedule.stages[i].alternates = true;
+        schedule.stages[i].tile = schedule.stages[i].chunks[stage.tiled] = rows;
+        return schedule;
+      };
+      const Schedule one = withRows(1), two = withRows(2); // of three
+      if (auto error = llvm::toString(checkSchedule(two, op, session->target())); !error.empty())
+        continue;
+      REQUIRE(haveSameBits(one, two, op));
+      INFO(repeatCommand("what is left of*"), "\n", two.text(op));
+      CHECK(sameBits(TestKernel(op, always(one), *session).run({}, inputs),
+                     TestKernel(op, always(two), *session).run({}, inputs)));
+      Schedule whole = two;
+      whole.stages[i].chunks[stage.tiled] = 0; // a tile and what is left, in one task
+      CHECK(sameBits(TestKernel(op, always(one), *session).run({}, inputs),
+                     TestKernel(op, always(whole), *session).run({}, inputs)));
+      ++tried;
+    }
+  CHECK(tried > 0);
+}
+
 TEST_CASE("texts that are no schedules are refused with their place") {
   const Operator op = operatorOf(kNchw);
   auto target = describeTarget("znver4");

@@ -352,6 +352,15 @@ TEST_CASE("what a search tries: once each, of the same bits where asked, and all
       return !haveSameBits(*schedule, of.standard, of.op);
     });
   };
+  // More rows are taken, and carried, than there are.
+  tune::Case few;
+  few.spec =
+      specOf("input: {shape: [T, 64], layout: tc}\naxis: c\nmode: rms\nphases: [backward]\n");
+  few.phase = Phase::Backward;
+  few.threads = 2;
+  few.sizes = {{"T", 8}};
+  complete(few, target);
+  CHECK(triedOf(few, Effort::Quick, SIZE_MAX).size() > 10);
   const tune::Case any = caseOf(BitsPolicy::Any), fixed = caseOf(BitsPolicy::Fixed);
   const auto quick = triedOf(any, Effort::Quick, SIZE_MAX);
   const auto full = triedOf(any, Effort::Full, SIZE_MAX);
