@@ -208,6 +208,8 @@ llvm::Expected<ExitStatus> run(Options &options) {
       status = Disagrees;
   }
   report->end(/*complete=*/true);
+  if (!hasBegun && !cases.empty())
+    return badInput("--schedules all: every one was left out; nothing was checked");
   return status;
 }
 

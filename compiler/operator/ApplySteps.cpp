@@ -113,14 +113,14 @@ std::optional<KeptBits> OperatorBuilder::keptBits() {
     const Function *function = findFunction(spec_.fuse[i].name);
     if (!function || !function->decides || wholeOf(needsOf(spec_.fuse, i)) == without)
       continue;
-    makeLoops();
+    makeLoops(/*keepsBlocks=*/true);
     // The forward phases of groups have loops of their own over channels.
     if (loops_.back().part == RawLoop::Within)
       return std::nullopt;
     // So may backward, whose sums over channels need a reduced loop, of size 1 if there is no
     // other.
     OperatorBuilder backward(spec_, Phase::Backward);
-    backward.makeLoops();
+    backward.makeLoops(/*keepsBlocks=*/true);
     if (backward.loops_.back().axes != loops_.back().axes)
       return std::nullopt;
     return KeptBits{i, loops_.back().axes};

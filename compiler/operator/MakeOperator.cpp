@@ -99,7 +99,8 @@ void joinBlocks(std::vector<RawLoop> &raw, const SizeExpr &size, int64_t block) 
 }
 
 /// Drops axes of size 1, but for the last of its kind and a grouped one, then joins neighbors that
-/// everything indexes alike. One of size 1 that is left is outermost, for the innermost has lanes.
+/// everything indexes alike. Those of size 1 that are left are outermost (but for groups), for the
+/// innermost has lanes.
 std::vector<RawLoop> joinLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes,
                                bool keepsBlocks, std::vector<RawLoop> raw) {
   auto hasOther = [&](const RawLoop &one) {
@@ -111,11 +112,12 @@ std::vector<RawLoop> joinLoops(const Spec &spec, const std::vector<SizeExpr> &ax
       raw.erase(raw.begin() + static_cast<std::ptrdiff_t>(i));
     else
       ++i;
+  if (spec.mode != Mode::Group)
+    std::stable_partition(raw.begin(), raw.end(), [](const RawLoop &r) {
+      return r.part == RawLoop::Whole && r.loop.size.constant() == 1;
+    });
   if (spec.layout.isBlocked() && !keepsBlocks)
     joinBlocks(raw, axisSizes[static_cast<size_t>(spec.layout.blockedAxis)], spec.layout.block);
-  if (raw.back().part == RawLoop::Whole && raw.back().loop.size.constant() == 1 &&
-      spec.mode != Mode::Group)
-    std::rotate(raw.begin(), std::prev(raw.end()), raw.end());
 
   std::vector<RawLoop> loops;
   for (RawLoop &r : raw) {
@@ -158,7 +160,7 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(spec) {
 Operator OperatorBuilder::build() {
   if (op_.phase != Phase::Inference)
     bits_ = OperatorBuilder(spec_, Phase::Training).keptBits();
-  makeLoops();
+  makeLoops(/*keepsBlocks=*/bits_.has_value());
   if (op_.phase == Phase::Backward) {
     makeBackward();
     return std::move(op_);
@@ -177,11 +179,11 @@ Operator OperatorBuilder::build() {
   return std::move(op_);
 }
 
-void OperatorBuilder::makeLoops() {
+void OperatorBuilder::makeLoops(bool keepsBlocks) {
   for (const Size &size : spec_.shape)
     axisSizes_.push_back(sizeOf(size, op_.sizes));
   const bool splits = splitsGroupedAxis();
-  loops_ = joinLoops(spec_, axisSizes_, bits_.has_value(), rawLoops(spec_, axisSizes_, splits));
+  loops_ = joinLoops(spec_, axisSizes_, keepsBlocks, rawLoops(spec_, axisSizes_, splits));
   for (const RawLoop &raw : loops_)
     op_.loops.push_back(raw.loop);
   const Layout &layout = spec_.layout;

@@ -42,7 +42,8 @@ private:
     bool byGroup = false; ///< a grouped axis by its groups alone
   };
 
-  void makeLoops();
+  /// `keepsBlocks`: a blocked axis is two loops, whatever lies between them; rows of kept bits are.
+  void makeLoops(bool keepsBlocks);
   bool splitsGroupedAxis() const;
   void makeBlocked();
   void addGroups();

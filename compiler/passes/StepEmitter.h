@@ -144,8 +144,8 @@ private:
   /// The first `count` elements, one by one, and zeros.
   Value loadElements(const Access &access, const Place &place, Value at, Width width,
                      int64_t count);
-  /// Fetches what the next tile will load at the same place: of rows, the one after these; of
-  /// columns, that of the next index of the kept loop around them.
+  /// Fetches what a tile ahead (Knobs::prefetch) will load at the same place: of rows, one after
+  /// these; of columns, that of a later index of the kept loop around them.
   void prefetch(const Access &access, const Place &place, const Spot &spot);
   void store(const Access &access, const Place &place, const Spot &spot, Value value, bool streams);
   Value loadBits(const Access &access, const Place &place, const Spot &spot);

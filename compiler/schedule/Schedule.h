@@ -158,9 +158,10 @@ std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator
                                         const TargetDescription &target, bool isWide = false);
 
 /// Whether kernels by these two give the same bits: they do the same steps in the same stages, and
-/// a stage that reduces has the same vectors, iterations in flight, order of passes and parts of
-/// what it reduces over. What a task has of anything else, the rows or columns that are in flight,
-/// the order of tasks, fetching ahead and streaming change none.
+/// a stage that reduces has the same vectors, of as many rows, iterations in flight, order of
+/// passes and parts of what it reduces over. What a task has of anything else, the rows or columns
+/// that are in flight, rows written together, the order of tasks, fetching ahead and streaming
+/// change none.
 bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op);
 
 } // namespace normforge

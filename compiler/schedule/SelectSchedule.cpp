@@ -348,8 +348,8 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const SizeExpr moved = op.elements * SizeExpr(arrays * selection.element);
   const std::optional<int64_t> streamingBytes =
       selection.mayStream() ? target.streamingBytes : std::nullopt;
-  /// Plain stores where x and y stay in cache, streaming ones beyond. `mayFetch`: beyond L2, tiles
-  /// are fetched ahead.
+  /// Plain stores where x and y stay in cache, streaming ones beyond. `mayFetch`: where x and y are
+  /// some L2s, tiles are fetched ahead.
   auto byStores = [&](const Schedule &plain, const Schedule &beyond, const std::string &why,
                       bool mayFetch = false) {
     const std::string past = why + "; x and y exceed the caches: streaming stores";
@@ -360,13 +360,11 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
         variants.push_back(
             {schedule, bytes || most == INT64_MAX ? Guard{} : Guard{moved, most}, reason});
     };
-    if (mayFetch && selection.mayPrefetch()) {
-      add(plain, kNearL2s * target.l2Bytes, why);
-      add(selection.prefetching(plain), streamingBytes ? *streamingBytes - 1 : INT64_MAX,
-          why + "; beyond L2 the next is fetched ahead");
-    } else {
-      add(plain, streamingBytes ? *streamingBytes - 1 : INT64_MAX, why);
-    }
+    const int64_t most = streamingBytes ? *streamingBytes - 1 : INT64_MAX;
+    const int64_t near = mayFetch && selection.mayPrefetch() ? kNearL2s * target.l2Bytes : most;
+    add(plain, std::min(near, most), why);
+    if (near < most)
+      add(selection.prefetching(plain), most, why + "; far from L2, the next is fetched ahead");
     if (streamingBytes)
       add(selection.streaming(beyond), INT64_MAX, past);
     return variants;

@@ -192,6 +192,8 @@ void WorkerProcess::serve(int socket) {
           schedules.push_back(text.getAsString()->str());
         Finals::Limits limits;
         limits.seconds = *question.getNumber("seconds");
+        limits.fewPlaces = static_cast<int>(*question.getInteger("few_places"));
+        limits.places = static_cast<int>(*question.getInteger("places"));
         auto found = worker.finish(schedules, limits);
         if (found) {
           answer = json::Object{{"result", toJson(found->result)},
@@ -341,7 +343,9 @@ llvm::Expected<Finals> WorkerProcess::finish(const std::vector<std::string> &sch
                        20e-6 * microseconds_ * contenders * (limits.fewPlaces + limits.places);
   const auto answer = ask(json::Object{{"ask", "finish"},
                                        {"schedules", json::Array(schedules)},
-                                       {"seconds", limits.seconds}},
+                                       {"seconds", limits.seconds},
+                                       {"few_places", limits.fewPlaces},
+                                       {"places", limits.places}},
                           limit, end);
   if (!answer)
     return llvm::createStringError(end.note);

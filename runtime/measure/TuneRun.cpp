@@ -266,13 +266,18 @@ std::string CaseRun::finish(const std::map<std::string, double> &gains) {
   std::vector<Artifact> kernels;
   std::string why;
   auto add = [&](const SweepFile::Candidate &candidate) {
-    if (auto artifact = deserialize(candidate.artifact, why))
+    auto artifact = deserialize(candidate.artifact, why);
+    if (artifact)
       kernels.push_back(std::move(*artifact));
+    return artifact.has_value();
   };
-  add(case_.candidates.front());
+  bool isWhole = add(case_.candidates.front());
   for (const std::string &schedule : schedules)
-    add(*std::find_if(case_.candidates.begin(), case_.candidates.end(),
-                      [&](const auto &candidate) { return candidate.schedule == schedule; }));
+    isWhole =
+        isWhole && add(*std::find_if(case_.candidates.begin(), case_.candidates.end(),
+                                     [&](const auto &one) { return one.schedule == schedule; }));
+  if (!isWhole)
+    return "? " + why;
   Failure failure;
   const auto found =
       decide(race_, *standard_, kernels, case_.read, case_.written, kFinals, failure);

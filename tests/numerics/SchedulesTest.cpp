@@ -252,6 +252,8 @@ TEST_CASE("rows shorter than a vector are several in one") {
         yaml.replace(yaml.find('%'), 1, std::to_string(length));
         yaml += fusions[turn % 4];
         yaml += "phases: [inference, training, backward]\n";
+        const char *dtypes[] = {"f32", "bf16", "f64", "f16"};
+        yaml.insert(yaml.find('}'), std::string(", dtype: ") + dtypes[turn / 4 % 4]);
         const Phase phase =
             std::array{Phase::Inference, Phase::Training, Phase::Backward}[turn % 3];
         const Spec spec = specOf(yaml);
@@ -271,6 +273,56 @@ TEST_CASE("rows shorter than a vector are several in one") {
       }
   }
   CHECK(packed > 60);
+}
+
+TEST_CASE("kept bits lie where their layout says") {
+  // Blocks beside which other axes lie that everything indexes alike.
+  for (const char *yaml :
+       {"input: {shape: [7, 13, 64], layout: hnC16c}\naxis: h\n",
+        "input: {shape: [5, 6, 64], layout: nhC16c}\nmode: rms\naxis: [h, c]\n",
+        "input: {shape: [5, 6, 64], layout: nhC16c}\nmode: 1\nsemantics: pytorch\naxis: [h, c]\n",
+        "input: {shape: [1, 64, 1, 1], layout: nChw16c}\naxis: c\n",
+        "input: {shape: [3, 64, 1, 1], layout: nChw16c}\naxis: c\n"}) {
+    const std::string text =
+        std::string(yaml) + "phases: [inference, training, backward]\nfuse: [add, relu]\n";
+    Session *session = sessionOrSkip("native");
+    if (!session)
+      return;
+    const Spec spec = specOf(text);
+    for (Phase phase : spec.phases) {
+      INFO(repeatCommand("kept bits lie*"), "\n", text, toString(phase));
+      const auto inputs = oracle::drawInputs(spec, phase, {}, testSeed());
+      const std::string wrong =
+          wrongResults(TestKernel(spec, phase, *session), spec, phase, {}, inputs);
+      CHECK_MESSAGE(wrong.empty(), wrong);
+    }
+  }
+}
+
+TEST_CASE("guards over one number ascend") {
+  for (const std::string &cpu : compilableCpus())
+    for (
+        const char *yaml :
+        {"input: {shape: [N, 512], layout: nc}\nmode: 1\nphases: [inference, training, backward]\n",
+         "input: {shape: [N, 64, 14, 14], layout: nchw}\nphases: [inference, training, backward]\n",
+         "input: {shape: [N, 14, 14, 640], layout: nhwc}\nphases: [inference, training, "
+         "backward]\n",
+         "input: {shape: [N, 64, 2, 2], layout: nchw}\nphases: [inference, training, "
+         "backward]\n"}) {
+      auto target = describeTarget(cpu);
+      REQUIRE(target);
+      const Spec spec = specOf(std::string("axis: c\n") + yaml);
+      for (Phase phase : spec.phases) {
+        INFO(cpu, "\n", std::string(yaml), toString(phase));
+        const auto variants = selectSchedules(makeOperator(spec, phase), *target);
+        REQUIRE(!variants.empty());
+        CHECK(variants.size() <= 4);
+        CHECK(variants.back().guard.limit == INT64_MAX);
+        for (size_t i = 1; i < variants.size(); ++i)
+          if (variants[i].guard.value == variants[i - 1].guard.value)
+            CHECK(variants[i].guard.limit > variants[i - 1].guard.limit);
+      }
+    }
 }
 
 TEST_CASE("rows are packed where they can be") {
