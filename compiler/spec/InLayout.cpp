@@ -6,16 +6,16 @@ namespace normforge {
 
 std::optional<Spec> inLayout(const Spec &spec, const std::string &layout) {
   const std::string &own = spec.layout.text;
-  for (const std::vector<FuseStep> *steps : {&spec.prologue, &spec.fuse})
-    for (const FuseStep &step : *steps)
-      for (const StepOperand &operand : step.operands)
-        if (!operand.whole && own != layout) // its axes would be others
-          return std::nullopt;
   const bool channelsFirst = own == "nchw" || own == "ncw" || own == "ncdhw";
   if (!channelsFirst)
     return own == layout || layout == "nchw" ? std::optional(spec) : std::nullopt;
   if (layout == "nchw")
     return spec;
+  for (const std::vector<FuseStep> *steps : {&spec.prologue, &spec.fuse})
+    for (const FuseStep &step : *steps)
+      for (const StepOperand &operand : step.operands)
+        if (!operand.whole) // its axes would be others
+          return std::nullopt;
   Spec other = spec;
   const size_t rank = spec.shape.size();
   if (layout == "nhwc") {

@@ -71,7 +71,8 @@ TEST_CASE("adjacent axes of one kind are one loop") {
       {"shape: [2, 3, 4, 5], layout: nchw", "[n, h]", 0, "n(2)*p c(3) h(4)*p w(5)"},
       // Axes of size 1 are dropped as long as a loop of their kind remains.
       {"shape: [1, 64, 1, 9], layout: nchw", "c", 0, "c(64)*p w(9)"},
-      {"shape: [5, 1, 7], layout: ncw", "c", 0, "n(5) c(1)*p w(7)"},
+      {"shape: [5, 1, 7], layout: ncw", "c", 0, "c(1)*p nw(35)"},
+      {"shape: [5, 7, 1], layout: nwc", "c", 0, "c(1)*p nw(35)"},
       {"shape: [5, 1, 7], layout: ncw", "[n, c]", 0, "n(5)*p w(7)"},
       {"shape: [1, 64], layout: nc", "c", 0, "n(1) c(64)*p"},
       // Mode 1: statistics for every index of the other axes, parameters along the reduced ones.
@@ -81,6 +82,9 @@ TEST_CASE("adjacent axes of one kind are one loop") {
       {"shape: [9], layout: c", "c", 1, "c(9)p"},
       // A blocked axis is two loops that merge with nothing.
       {"shape: [2, 40, 3, 5], layout: nChw16c", "c", 0, "n(2) C(3)*p hw(15) c(16)*p"},
+      // But where nothing lies between them.
+      {"shape: [N, 48, 1, 1], layout: nChw16c", "c", 0, "n(N) c(48)*p"},
+      {"shape: [N, 40, 1, 1], layout: nChw16c", "c", 0, "n(N) C(3)*p c(16)*p"},
       {"shape: [2, 40, 3, 5], layout: nChw8c", "[n, h]", 0, "n(2)*p C(5) h(3)*p w(5) c(8)"},
   };
   for (const Row &row : rows) {
