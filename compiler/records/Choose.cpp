@@ -18,21 +18,40 @@ const TunedRecords &TunedRecords::ofProject() {
   return *records;
 }
 
+/// The string after a key of a line of JSON, as it stands there; empty: there is none.
+static llvm::StringRef stringOf(llvm::StringRef line, llvm::StringRef quotedKey) {
+  const size_t at = line.find(quotedKey);
+  if (at == llvm::StringRef::npos)
+    return {};
+  llvm::StringRef rest = line.substr(at + quotedKey.size()).ltrim();
+  if (!rest.consume_front(":"))
+    return {};
+  rest = rest.ltrim();
+  return rest.consume_front("\"") ? rest.take_until([](char c) { return c == '"'; })
+                                  : llvm::StringRef();
+}
+
+TunedRecords::TunedRecords(std::string text, std::string source)
+    : text_(std::move(text)), source_(std::move(source)) {
+  forEachLine(text_, [&](size_t, llvm::StringRef line) {
+    const Range range{static_cast<size_t>(line.data() - text_.data()), line.size()};
+    for (const char *key : {"\"operator\"", "\"family\""})
+      if (const llvm::StringRef digest = stringOf(line, key); !digest.empty())
+        lines_[digest].push_back(range);
+  });
+}
+
 std::vector<ResultRecord> TunedRecords::find(llvm::StringRef field, llvm::StringRef digest,
                                              const TargetDescription &target) const {
-  const llvm::StringRef text = text_;
   std::vector<ResultRecord> found;
-  for (size_t at = text.find(digest); at != llvm::StringRef::npos;) {
-    const size_t begin = text.rfind('\n', at) + 1; // npos + 1 is 0
-    const size_t end = text.find('\n', at);
-    auto line = parseLine(text.slice(begin, end));
+  for (const Range &range : lines_.lookup(digest)) {
+    auto line = parseLine(llvm::StringRef(text_).substr(range.begin, range.size));
     if (!line)
       llvm::consumeError(line.takeError());
     else if (line->result &&
              digest == (field == "family" ? line->result->key.family : line->result->key.op) &&
              stalenessOf(*line->result, target).empty())
       found.push_back(std::move(*line->result));
-    at = end == llvm::StringRef::npos ? end : text.find(digest, end);
   }
   return found;
 }

@@ -4,17 +4,18 @@
 
 #include "compiler/records/Record.h"
 
+#include "llvm/ADT/StringMap.h"
+
 #include <memory>
 
 namespace normforge {
 
-/// Lines of records, read when an operator asks for its own. All functions may be called from
-/// several threads.
+/// Lines of records, found by their digests and read when an operator asks for its own. All
+/// functions may be called from several threads.
 class TunedRecords {
 public:
   /// `source` names them in reasons: a path.
-  TunedRecords(std::string text, std::string source)
-      : text_(std::move(text)), source_(std::move(source)) {}
+  TunedRecords(std::string text, std::string source);
 
   /// Of this project, for machines that it was tuned on: specs/tuned.
   static const TunedRecords &ofProject();
@@ -28,7 +29,11 @@ public:
                                  const TargetDescription &target) const;
 
 private:
+  struct Range {
+    size_t begin, size;
+  };
   std::string text_, source_;
+  llvm::StringMap<std::vector<Range>> lines_; ///< by each digest that they have
 };
 
 /// A file's records; errors as `path: error: ...`. Lines that are none are told of in `warnings`,

@@ -33,7 +33,7 @@ using namespace normforge;
 namespace {
 
 constexpr Race::Limits kLimits = {4, 9, 0.1};
-constexpr Finals::Limits kFinals = {0.3, 3, 7};
+constexpr Finals::Limits kFinals = {.seconds = 0.3};
 /// A candidate that has said nothing for so long is given up.
 constexpr int kMostSeconds = 120;
 

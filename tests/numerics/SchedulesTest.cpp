@@ -241,11 +241,12 @@ TEST_CASE("rows shorter than a vector are several in one") {
   const char *fusions[] = {"", "fuse: [add, relu]\n",
                            "fuse: [{expr: x * sigmoid(f) + f, operands: {f: [c]}}]\n",
                            "fuse: [gelu]\n"};
-  size_t turn = testSeed() % 12, packed = 0;
+  size_t turn = testSeed() % 12;
   for (const char *cpu : {"native", "haswell", "x86-64-v2", "skylake-avx512"}) {
     Session *session = sessionOrSkip(cpu);
     if (!session)
       continue;
+    int packed = 0;
     for (int64_t length = 2; length <= 15; ++length)
       for (std::string yaml : shapes) {
         ++turn;
@@ -271,8 +272,8 @@ TEST_CASE("rows shorter than a vector are several in one") {
           CHECK_MESSAGE(wrong.empty(), wrong);
         }
       }
+    CHECK(packed > 0);
   }
-  CHECK(packed > 60);
 }
 
 TEST_CASE("kept bits lie where their layout says") {
@@ -425,8 +426,9 @@ TEST_CASE("what is left of the tiles goes through its data as whole tiles do") {
   Session *session = sessionOrSkip("native");
   if (!session)
     return;
-  const Spec spec = specOf("input: {shape: [2, 15, 3, 4], layout: nchw}\nmode: rms\naxis: [h, w]\n"
-                           "phases: [backward]\nfuse: [{add: [n, h]}]\n");
+  const Spec spec =
+      specOf("input: {shape: [2, 15, 3, 4], layout: nchw}\nmode: rms\naxis: [h, w]\n"
+             "phases: [backward]\nfuse: [{mul: [n, h]}]\n"); // sums of products are not exact
   const Operator op = makeOperator(spec, Phase::Backward);
   const oracle::Arrays inputs = oracle::drawInputs(spec, Phase::Backward, {}, testSeed());
   int tried = 0;
@@ -438,6 +440,7 @@ TEST_CASE("what is left of the tiles goes through its data as whole tiles do") {
       auto withRows = [&](int64_t rows) {
         Schedule schedule = form;
         schedule.stages[i].alternates = true;
+        schedule.stages[i].rows = Rows::OneByOne;
         schedule.stages[i].tile = schedule.stages[i].chunks[stage.tiled] = rows;
         return schedule;
       };
@@ -448,10 +451,13 @@ TEST_CASE("what is left of the tiles goes through its data as whole tiles do") {
       INFO(repeatCommand("what is left of*"), "\n", two.text(op));
       CHECK(sameBits(TestKernel(op, always(one), *session).run({}, inputs),
                      TestKernel(op, always(two), *session).run({}, inputs)));
-      Schedule whole = two;
-      whole.stages[i].chunks[stage.tiled] = 0; // a tile and what is left, in one task
-      CHECK(sameBits(TestKernel(op, always(one), *session).run({}, inputs),
-                     TestKernel(op, always(whole), *session).run({}, inputs)));
+      for (int64_t taken : {0, 4}) { // a tile and what is left, in one task
+        Schedule whole = two;
+        whole.stages[i].chunks[stage.tiled] = taken;
+        INFO(whole.text(op));
+        CHECK(sameBits(TestKernel(op, always(one), *session).run({}, inputs),
+                       TestKernel(op, always(whole), *session).run({}, inputs)));
+      }
       ++tried;
     }
   CHECK(tried > 0);

@@ -31,9 +31,17 @@ run_parallel() {
   parallel --will-cite -j1 "${sweep[@]}" --shard "{}/$shards" ::: $(seq "$shards") >out.txt
 }
 
+# Daemons write into their folders until they are gone.
 stop_slurm() {
+  local daemon pid
   for daemon in slurmd slurmctld munged; do
-    [ -f "$daemon.pid" ] && kill "$(cat "$daemon.pid")" 2>/dev/null || true
+    pid=$(cat "$daemon.pid" 2>/dev/null) || continue
+    kill "$pid" 2>/dev/null || continue
+    for _ in $(seq 100); do # a zombie has no exe
+      [ -e "/proc/$pid/exe" ] || break
+      sleep 0.1
+    done
+    [ ! -e "/proc/$pid/exe" ] || kill -KILL "$pid" 2>/dev/null || true
   done
 }
 
