@@ -20,14 +20,15 @@ inline constexpr const char *kScalable = "nf.scalable"; ///< Schedule::scalable 
 inline constexpr const char *kAlternates = "nf.alternates";      ///< unit; StagePlan::alternates
 inline constexpr const char *kReversed = "nf.reversed";          ///< unit; StagePlan::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; StagePlan::streams
+inline constexpr const char *kPairsHalves = "nf.pairs_halves";   ///< unit; Schedule::pairsHalves
 
 /// Those that every stage has.
 inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVector,     kPrefetch,
                                             kRows,     kKept, kMaskedTails, kMaskedLoads};
 /// What FormTasks hands on to VectorizeSteps, which takes it off.
-inline constexpr const char *kOfTiles[] = {kTileLoop,  kTile,        kUnroll,      kVector,
-                                           kScalable,  kMaskedTails, kMaskedLoads, kKept,
-                                           kStreaming, kAlternates,  kPrefetch,    kRows};
+inline constexpr const char *kOfTiles[] = {
+    kTileLoop, kTile,      kUnroll,     kVector,   kScalable, kMaskedTails, kMaskedLoads,
+    kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves};
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args

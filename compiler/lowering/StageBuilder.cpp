@@ -72,7 +72,8 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &
     function_->setAttr(attr::kScalable, builder_.getI64IntegerAttr(schedule.scalable));
   const std::pair<const char *, bool> flags[] = {{attr::kAlternates, stage_.alternates},
                                                  {attr::kReversed, stage_.reversed},
-                                                 {attr::kStreaming, stage_.streams}};
+                                                 {attr::kStreaming, stage_.streams},
+                                                 {attr::kPairsHalves, schedule.pairsHalves}};
   for (auto [name, isSet] : flags)
     if (isSet)
       function_->setAttr(name, builder_.getUnitAttr());

@@ -14,16 +14,10 @@ StepEmitter::Sums StepEmitter::emitPacked(Cursor at, Sums sums) {
   };
   if (!mayStream())
     return emit(std::move(sums));
-  ifAligned(
-      at,
-      [&] {
-        at.streams = true;
-        emit({});
-      },
-      [&] {
-        at.streams = false;
-        emit({});
-      });
+  emitByAlignment(at, [&](bool isAligned) {
+    at.streams = isAligned;
+    emit({});
+  });
   return sums;
 }
 
@@ -140,7 +134,7 @@ Value StepEmitter::reducePacked(SmallVector<Value> sums) {
           vector::ShuffleOp::create(b_, loc_, run[i], run[std::min(i + 1, run.size() - 1)], from));
     return shifted;
   };
-  auto addTo = [&](SmallVector<Value> &run, ArrayRef<Value> other) {
+  auto addAll = [&](SmallVector<Value> &run, ArrayRef<Value> other) {
     for (auto [sum, more] : llvm::zip(run, other))
       sum = combine(sum, more);
   };
@@ -151,11 +145,11 @@ Value StepEmitter::reducePacked(SmallVector<Value> sums) {
       if (whole.empty())
         whole = sums;
       else
-        addTo(whole, ahead(sums, taken));
+        addAll(whole, ahead(sums, taken));
       taken += span;
     }
     if (2 * span <= length)
-      addTo(sums, ahead(SmallVector<Value>(sums), span));
+      addAll(sums, ahead(SmallVector<Value>(sums), span));
   }
   SmallVector<Value> parts;
   for (int64_t begin = 0; begin < rows; begin += lanes) {

@@ -21,6 +21,7 @@ Knobs Knobs::of(func::FuncOp function) {
   knobs.prefetch = integer(attr::kPrefetch);
   knobs.rows = static_cast<Rows>(integer(attr::kRows));
   knobs.alternates = function->hasAttr(attr::kAlternates);
+  knobs.pairsHalves = function->hasAttr(attr::kPairsHalves);
   knobs.masksTails = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
   knobs.masksLoads = function->getAttrOfType<BoolAttr>(attr::kMaskedLoads).getValue();
   auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
@@ -98,11 +99,7 @@ FailureOr<StepContext> StepAnalysis::analyze(linalg::GenericOp step) {
     context.kind = Kind::Reductions;
   else if (context.laneLoop >= 0 || !context.order.empty())
     context.kind = Kind::Elements;
-  if (knobs_.rows == Rows::Packed && context.isRows() && context.slotLoop >= 0 &&
-      context.laneLoop >= 0)
-    makePackedSlots(context);
-  else
-    makeSlots(context);
+  makeSlots(context);
   return context;
 }
 
@@ -115,10 +112,19 @@ FailureOr<StepContext> StepAnalysis::analyzeRegisters(linalg::GenericOp step) {
   return context;
 }
 
-/// What of the tile is in registers: rows one by one where their elements are, columns by the
-/// vector. The last, partial vector is masked, or made of narrower vectors.
+/// What of the tile is in registers: rows one by one where their elements are, columns, and packed
+/// rows, by the vector.
 void StepAnalysis::makeSlots(StepContext &context) {
   const Location loc = context.step.getLoc();
+  if (knobs_.rows == Rows::Packed && context.isRows() && context.slotLoop >= 0 &&
+      context.laneLoop >= 0) {
+    context.rows = *getConstantIntValue(context.loops[context.slotLoop].extent);
+    context.rowLength = *getConstantIntValue(context.loops[context.laneLoop].extent);
+    // What sums take has masks, so that all are as wide.
+    appendVectors(context, context.rows * context.rowLength,
+                  knobs_.masksTails || context.reduces() || context.carries());
+    return;
+  }
   auto append = [&](int64_t offset, int64_t lanes, Value mask = Value()) {
     context.slots.push_back({offset, Width{lanes}, mask, Value()});
   };
@@ -156,41 +162,23 @@ void StepAnalysis::makeSlots(StepContext &context) {
            width.isScalar() ? Value() : maskBelow(b_, loc, sizes().value(slots), width));
     return;
   }
-  int64_t offset = 0;
-  for (; offset + width.lanes <= *extent; offset += width.lanes)
-    append(offset, width.lanes);
-  if (offset < *extent && knobs_.masksTails && width.lanes > 1) {
-    append(offset, width.lanes, constantMask(b_, loc, *extent - offset, width));
-    return;
-  }
-  for (int64_t lanes = width.lanes / 2; offset < *extent; lanes /= 2)
-    if (offset + lanes <= *extent) {
-      append(offset, lanes);
-      offset += lanes;
-    }
+  appendVectors(context, *extent, knobs_.masksTails);
 }
 
-/// Vectors of the run that a tile's rows are. What sums take has masks, so that all are as wide.
-void StepAnalysis::makePackedSlots(StepContext &context) {
-  const Location loc = context.step.getLoc();
-  context.rows = *getConstantIntValue(context.loops[context.slotLoop].extent);
-  context.rowLength = *getConstantIntValue(context.loops[context.laneLoop].extent);
-  const int64_t elements = context.rows * context.rowLength;
+void StepAnalysis::appendVectors(StepContext &context, int64_t lanes, bool masksTail) {
   const Width width = knobs_.width;
   int64_t offset = 0;
-  for (; offset + width.lanes <= elements; offset += width.lanes)
+  for (; offset + width.lanes <= lanes; offset += width.lanes)
     context.slots.push_back({offset, width, Value(), Value()});
-  if (offset == elements)
-    return;
-  if (knobs_.masksTails || context.reduces() || context.carries()) {
-    Value mask = constantMask(b_, loc, elements - offset, width);
+  if (offset < lanes && masksTail && width.lanes > 1) {
+    Value mask = constantMask(b_, context.step.getLoc(), lanes - offset, width);
     context.slots.push_back({offset, width, mask, Value()});
     return;
   }
-  for (int64_t lanes = width.lanes / 2; offset < elements; lanes /= 2)
-    if (offset + lanes <= elements) {
-      context.slots.push_back({offset, Width{lanes}, Value(), Value()});
-      offset += lanes;
+  for (int64_t left = width.lanes / 2; offset < lanes; left /= 2)
+    if (offset + left <= lanes) {
+      context.slots.push_back({offset, Width{left}, Value(), Value()});
+      offset += left;
     }
 }
 

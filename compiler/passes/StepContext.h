@@ -42,6 +42,7 @@ struct Knobs {
   Width width;            ///< of the machine's vectors
   int64_t vectorsInTile = 1, unroll = 1, prefetch = 0;
   bool masksTails = false, masksLoads = false, streams = false, alternates = false;
+  bool pairsHalves = false;
   Rows rows = Rows::OneByOne;
 
   static Knobs of(func::FuncOp function);
@@ -142,7 +143,9 @@ public:
 private:
   LogicalResult findLoops(StepContext &context);
   void makeSlots(StepContext &context);
-  void makePackedSlots(StepContext &context);
+  /// Vectors of `lanes` indices, or elements. The last, partial one is masked, or made of narrower
+  /// vectors.
+  void appendVectors(StepContext &context, int64_t lanes, bool masksTail);
   SizeArithmetic sizes() { return {b_, b_.getUnknownLoc(), constants_}; }
 
   const Knobs &knobs_;

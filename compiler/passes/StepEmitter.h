@@ -1,9 +1,9 @@
 // Emits the loops and vectors of one step.
 //
 // Enters: a StepContext and the registers of the tile. Leaves: scf loops and vector operations, and
-// the values of accumulators. Access.cpp loads and stores single vectors, Bits.cpp those of bits;
-// StepLoops.cpp emits loops, tails and sums in blocks; StreamRows.cpp rows that are written past
-// the caches.
+// the values of accumulators. Access.cpp loads and stores single vectors, Bits.cpp those of bits,
+// PairedHalves.cpp two of bf16 at once; StepLoops.cpp emits loops, tails and sums in blocks;
+// StreamRows.cpp rows that are written past the caches; PackedRows.cpp rows shorter than a vector.
 #pragma once
 
 #include "compiler/passes/StepContext.h"
@@ -46,7 +46,7 @@ public:
   StepEmitter(const Knobs &knobs, const StepContext &context, OpBuilder &b, Constants &constants,
               Registers &registers)
       : knobs_(knobs), context_(context), step_(context.step), b_(b), constants_(constants),
-        registers_(registers), loc_(step_.getLoc()) {}
+        registers_(registers), loc_(step_.getLoc()), pairs_(pairsVectors()) {}
 
   /// Emits the whole step; results that are no elements are in the registers then.
   LogicalResult emit();
@@ -119,9 +119,9 @@ private:
   bool mayStream() const;
   /// Elements that an output's first one in a slot is past an aligned address.
   Value misalignment(const Cursor &at, const Slot &slot, size_t output = 0);
-  /// Emits one or the other, as the first elements that a slot writes are aligned or not.
-  void ifAligned(const Cursor &at, llvm::function_ref<void()> then,
-                 llvm::function_ref<void()> otherwise);
+  /// Emits both: what runs where the first elements that are written are aligned, and what does
+  /// where they are not.
+  void emitByAlignment(const Cursor &at, llvm::function_ref<void(bool isAligned)> emit);
   /// Whether all rows of a tile are aligned where the first is.
   bool rowsAlignAlike() const;
   /// Whether all outputs are as far past one as the first is, or null: there is one output.
@@ -158,8 +158,10 @@ private:
   };
   Words wordsOf(const Access &access, const Place &place, const Spot &spot);
   Value word(Value view, Value at);
-  /// Adds the terms of all slots to what is in memory.
-  void carry(const Access &access, const Place &place, ArrayRef<std::pair<Spot, Value>> terms);
+  /// The sum of the terms of all slots at one place; neighbors are slots of one width.
+  Value sumOf(ArrayRef<std::pair<Spot, Value>> terms);
+  /// Where the sum of the slots goes.
+  Spot carriedSpot(const Spot &spot) const;
   /// Adds to what is in memory, where that counts yet.
   void addTo(const Access &access, const Place &place, const Spot &spot, Value sum);
   /// Position of an element relative to an access' view.
@@ -171,6 +173,24 @@ private:
   OpFoldResult offsetOf(const Slot &slot) {
     return slot.lanesBefore ? OpFoldResult(slot.lanesBefore) : b_.getIndexAttr(slot.offset);
   }
+
+  // Paired vectors: what is next to each other in memory, by even and odd elements.
+  enum class InPair : uint8_t { Alone, First, Second };
+  struct Pair {
+    Value even, odd;
+  };
+  /// Whether the step's vectors are paired where two are whole.
+  bool pairsVectors() const;
+  /// Whether slots 2k and 2k+1 of columns, of which this is one, are paired.
+  bool pairsSlot(ArrayRef<Slot> slots, size_t slot) const;
+  InPair placeInPair(const Cursor &at, const Spot &spot, size_t slot, size_t iteration,
+                     size_t iterations) const;
+  Pair loadPair(const Access &access, const Place &place, const Spot &first, const Spot &second);
+  void storePair(const Access &access, const Place &place, const Spot &first, const Spot &second,
+                 Pair values, bool streams);
+  /// Two vectors in the order of memory as a pair, and back.
+  Pair deinterleaved(Value first, Value second);
+  std::pair<Value, Value> interleaved(Pair pair);
 
   // Values.
   Value constant(int64_t v) { return constants_.index(loc_, v); }
@@ -197,6 +217,7 @@ private:
   Constants &constants_;
   Registers &registers_;
   Location loc_;
+  bool pairs_; ///< pairsVectors()
 };
 
 } // namespace normforge::tile

@@ -14,22 +14,27 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
   const size_t results = step_.getNumDpsInits();
   // Of rows as the loop has it; else each slot has its own.
   const bool rows = context_.isRows() && !context_.packs();
-  struct Pending {
-    Value value;
-    size_t result;
-    Spot spot;
+  SmallVector<Spot> spots; // by slot and iteration
+  for (const Slot &slot : at.slots)
+    for (int64_t u = 0; u < count; ++u)
+      spots.push_back({loop, index, u == 0 ? number(0) : sizes().lanes(distance * u), slot,
+                       rows ? lanes : slot.width, rows ? mask : slot.mask, at.shifted});
+  const auto iterations = static_cast<size_t>(count);
+  // How far the second of two paired vectors is from the first.
+  const size_t toSecond = context_.columns ? iterations : 1;
+  auto inPair = [&](size_t point) {
+    return placeInPair(at, spots[point], point / iterations, point % iterations, iterations);
   };
-  SmallVector<Pending> pending;
+  SmallVector<SmallVector<Value>> seconds(spots.size()); // by spot and input, where it is one
+  SmallVector<Value> pending;                            // by spot and result
   for (size_t s = 0; s < at.slots.size(); ++s) {
     const Slot &slot = at.slots[s];
     for (int64_t u = 0; u < count; ++u) {
-      const Spot spot{loop,
-                      index,
-                      u == 0 ? number(0) : sizes().lanes(distance * u),
-                      slot,
-                      rows ? lanes : slot.width,
-                      rows ? mask : slot.mask,
-                      at.shifted};
+      const size_t point = s * iterations + static_cast<size_t>(u);
+      const Spot &spot = spots[point];
+      const InPair pair = inPair(point);
+      if (pair == InPair::First)
+        seconds[point + toSecond].resize(context_.inputs.size());
       SmallVector<Value> arguments;
       for (size_t i = 0; i < context_.inputs.size(); ++i) {
         const Access &input = context_.inputs[i];
@@ -39,8 +44,16 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
           arguments.push_back(values[values.size() == 1 ? 0 : s]);
           continue;
         }
-        arguments.push_back(context_.packs() ? loadPacked(input, at.inputs[i], slot)
-                                             : load(input, at.inputs[i], spot));
+        if (pair == InPair::First) {
+          Pair loaded = loadPair(input, at.inputs[i], spot, spots[point + toSecond]);
+          arguments.push_back(loaded.even);
+          seconds[point + toSecond][i] = loaded.odd;
+        } else if (pair == InPair::Second) {
+          arguments.push_back(seconds[point][i]);
+        } else {
+          arguments.push_back(context_.packs() ? loadPacked(input, at.inputs[i], slot)
+                                               : load(input, at.inputs[i], spot));
+        }
         if (knobs_.prefetch > 0 && context_.storesElements() && !spot.width.isScalar())
           prefetch(input, at.inputs[i], spot);
       }
@@ -94,7 +107,7 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
                       ? Value(arith::SelectOp::create(b_, loc_, spot.mask, values[r], sum))
                       : values[r];
         } else if (context_.storesElements() || context_.carries()) {
-          pending.push_back({values[r], r, spot});
+          pending.push_back(values[r]);
         } else {
           registers_[step_.getResult(static_cast<unsigned>(r))].push_back(values[r]);
         }
@@ -102,29 +115,44 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
     }
   }
   if (context_.carries()) {
-    // Slots of one place are neighbors in `terms`.
-    for (size_t r = 0; r < results; ++r)
-      for (int64_t u = 0; u < count; ++u) {
+    for (size_t r = 0; r < results; ++r) {
+      auto sumAt = [&](size_t u) { // of the slots
         SmallVector<std::pair<Spot, Value>> terms;
         for (size_t s = 0; s < at.slots.size(); ++s) {
-          const Pending &p =
-              pending[(s * static_cast<size_t>(count) + static_cast<size_t>(u)) * results + r];
-          terms.emplace_back(p.spot, p.value);
+          const size_t point = s * iterations + u;
+          terms.emplace_back(spots[point], pending[point * results + r]);
         }
-        carry(context_.outputs[r], at.outputs[r], terms);
+        return sumOf(terms);
+      };
+      for (size_t u = 0; u < iterations; ++u) {
+        Value sum = sumAt(u);
+        if (context_.isRows() && inPair(u) == InPair::First) {
+          auto [first, second] = interleaved({sum, sumAt(u + 1)});
+          addTo(context_.outputs[r], at.outputs[r], spots[u], first);
+          sum = second;
+          ++u;
+        }
+        addTo(context_.outputs[r], at.outputs[r], carriedSpot(spots[u]), sum);
       }
+    }
     return sums;
   }
   // Stores come after all loads: an output may be an input's buffer.
-  for (const Pending &p : pending)
-    store(context_.outputs[p.result], at.outputs[p.result], p.spot, p.value, at.streams);
+  for (size_t i = 0; i < pending.size(); ++i) {
+    const size_t point = i / results, r = i % results;
+    const InPair pair = inPair(point);
+    if (pair == InPair::First)
+      storePair(context_.outputs[r], at.outputs[r], spots[point], spots[point + toSecond],
+                {pending[i], pending[i + toSecond * results]}, at.streams);
+    else if (pair == InPair::Alone)
+      store(context_.outputs[r], at.outputs[r], spots[point], pending[i], at.streams);
+  }
   return sums;
 }
 
 /// Rows: the slots have the same lanes of memory. Columns: they are lanes of one element in memory;
 /// those of one width are added first.
-void StepEmitter::carry(const Access &access, const Place &place,
-                        ArrayRef<std::pair<Spot, Value>> terms) {
+Value StepEmitter::sumOf(ArrayRef<std::pair<Spot, Value>> terms) {
   auto existing = [&](const std::pair<Spot, Value> &term) -> Value {
     const auto &[spot, value] = term;
     return spot.mask ? arith::SelectOp::create(b_, loc_, spot.mask, value,
@@ -135,11 +163,7 @@ void StepEmitter::carry(const Access &access, const Place &place,
     SmallVector<Value> run;
     for (const auto &term : terms)
       run.push_back(existing(term));
-    const Slot row;
-    addTo(access, place,
-          {context_.laneLoop, number(0), number(0), row, Width{context_.rowLength}, Value()},
-          sumPackedRows(std::move(run)));
-    return;
+    return sumPackedRows(std::move(run));
   }
   Value sum;
   for (size_t i = 0; i < terms.size();) {
@@ -153,7 +177,15 @@ void StepEmitter::carry(const Access &access, const Place &place,
       part = reduceRows({part});
     sum = sum ? combine(sum, part) : part;
   }
-  addTo(access, place, terms.front().first, sum);
+  return sum;
+}
+
+StepEmitter::Spot StepEmitter::carriedSpot(const Spot &spot) const {
+  static const Slot row;
+  return context_.packs() ? Spot{context_.laneLoop,         b_.getIndexAttr(0),
+                                 b_.getIndexAttr(0),        row,
+                                 Width{context_.rowLength}, Value()}
+                          : spot;
 }
 
 void StepEmitter::addTo(const Access &access, const Place &place, const Spot &spot, Value sum) {
@@ -256,32 +288,27 @@ StepEmitter::Sums StepEmitter::emitInnermost(int loop, Cursor at, Sums sums) {
   };
   if (!mayStream() || !staysAligned())
     return emit(at, sums);
-  ifAligned(
-      at,
-      [&] {
-        at.streams = true;
-        emit(at, sums);
-      },
-      [&] { // seldom: buffers of this size come in pages; as little code as will do
-        at.streams = false;
-        at.unroll = 1;
-        emit(at, sums);
-      });
+  emitByAlignment(at, [&](bool isAligned) {
+    at.streams = isAligned;
+    if (!isAligned) // seldom: buffers of this size come in pages; as little code as will do
+      at.unroll = 1;
+    emit(at, sums);
+  });
   return sums;
 }
 
-void StepEmitter::ifAligned(const Cursor &at, llvm::function_ref<void()> then,
-                            llvm::function_ref<void()> otherwise) {
+void StepEmitter::emitByAlignment(const Cursor &at, llvm::function_ref<void(bool isAligned)> emit) {
   Value aligned = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
                                         misalignment(at, at.slots[0]), constant(0));
   if (Value alike = alignsAlike(at, at.slots[0]))
     aligned = arith::AndIOp::create(b_, loc_, aligned, alike);
   auto branch = scf::IfOp::create(b_, loc_, aligned, /*withElseRegion=*/true);
   OpBuilder::InsertionGuard guard(b_);
-  b_.setInsertionPointToStart(&branch.getThenRegion().front());
-  then();
-  b_.setInsertionPointToStart(&branch.getElseRegion().front());
-  otherwise();
+  for (bool isAligned : {true, false}) {
+    Region &region = isAligned ? branch.getThenRegion() : branch.getElseRegion();
+    b_.setInsertionPointToStart(&region.front());
+    emit(isAligned);
+  }
 }
 
 /// Sums take all rows of the tile at once; elements are written row by row, in one copy of the
@@ -326,8 +353,12 @@ StepEmitter::Sums StepEmitter::emitLanes(Cursor at, Sums sums) {
   else if (!streams)
     emitTogether(/*isAligned=*/false);
   else
-    ifAligned(
-        at, [&] { emitTogether(/*isAligned=*/true); }, emitOneByOne);
+    emitByAlignment(at, [&](bool isAligned) {
+      if (isAligned)
+        emitTogether(/*isAligned=*/true);
+      else
+        emitOneByOne();
+    });
   return sums;
 }
 

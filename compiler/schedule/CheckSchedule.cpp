@@ -81,6 +81,9 @@ std::string Checker::checkTarget() const {
   if (schedule_.maskedLoads && !target_.maskedTails && op_.leastElementBytes() < 4)
     return fmt::format("loads under masks: {} has none of 16 bits; expected loads=whole",
                        target_.cpu);
+  if (schedule_.pairsHalves && !mayPairHalves(op_, target_))
+    return fmt::format("halves=paired: {} for {}: expected vectors of x86 and data of bf16",
+                       toString(op_.dtype), target_.cpu);
   if (schedule_.scalable != target_.vectorScale())
     return fmt::format("scalable={}: expected {} for {}", schedule_.scalable, target_.vectorScale(),
                        target_.cpu);

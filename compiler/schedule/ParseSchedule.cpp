@@ -110,6 +110,7 @@ bool Parser::parseHead(Schedule &schedule) {
   if (take(" scalable=") && !number(schedule.scalable))
     return false;
   schedule.maskedLoads = !take(" loads=whole");
+  schedule.pairsHalves = take(" halves=paired");
   return true;
 }
 
@@ -240,6 +241,8 @@ std::string Schedule::text(const Operator &op) const {
     text += fmt::format(" scalable={}", scalable);
   if (!maskedLoads)
     text += " loads=whole";
+  if (pairsHalves)
+    text += " halves=paired";
   for (size_t i = 0; i < stages.size(); ++i)
     text += " " + textOf(stages[i], op, stageLoops(op, *this, i));
   return text;

@@ -15,6 +15,10 @@ TargetDescription targetFor(const Operator &op, const TargetDescription &target)
   return op.takesBits() ? target.withFixedVectors() : target;
 }
 
+bool mayPairHalves(const Operator &op, const TargetDescription &target) {
+  return op.dtype == DType::BF16 && target.isX86();
+}
+
 std::vector<bool> keptLoops(const Operator &op, const StagePlan &stage) {
   std::vector<bool> kept = op.kept(stage.stepNumbers());
   const int last = op.rank() - 1;

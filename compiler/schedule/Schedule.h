@@ -80,6 +80,10 @@ struct Schedule {
   /// Vectors are scalable, and StagePlan::vector is what this many times their least length has;
   /// 0: they are not. Any other length takes the same tasks in other steps.
   int64_t scalable = 0;
+  /// Two vectors of bf16 side by side are one in memory: one register has the even elements, which
+  /// a shift widens, the other the odd ones, which need but a mask. (One by one, each is spread
+  /// over a register first.)
+  bool pairsHalves = false;
   std::vector<StagePlan> stages; ///< in the order in which they run
 
   /// One line: "tails=masked moments(partial moments; take=[1,1,all] tiled=c vector=16 ...) ...".
@@ -104,6 +108,10 @@ struct ScheduleVariant {
 
 /// The machine as schedules of an operator see it: bits ask for vectors of a fixed length.
 TargetDescription targetFor(const Operator &op, const TargetDescription &target);
+
+/// Whether Schedule::pairsHalves may be: of bf16, on x86. (NEON and SVE widen either half of a
+/// register by one instruction.)
+bool mayPairHalves(const Operator &op, const TargetDescription &target);
 
 /// By loop of the operator, whether it indexes what the stage's tiles have in registers: as
 /// Operator::kept of its steps. Of a stage that makes elements alone, out of what is in memory, and

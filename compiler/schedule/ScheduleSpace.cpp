@@ -47,6 +47,9 @@ private:
 
 void Neighbors::addAround(const Schedule &schedule) {
   add(schedule);
+  Schedule paired = schedule;
+  paired.pairsHalves = !schedule.pairsHalves;
+  add(paired);
   for (size_t i = 0; i < schedule.stages.size(); ++i) {
     const StagePlan &stage = schedule.stages[i];
     const bool columns = stage.tiled == static_cast<int>(stage.chunks.size()) - 1;
@@ -129,7 +132,8 @@ std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator
 
 bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
   if (a.maskedTails != b.maskedTails || a.maskedLoads != b.maskedLoads ||
-      a.scalable != b.scalable || a.stages.size() != b.stages.size())
+      a.scalable != b.scalable || a.pairsHalves != b.pairsHalves ||
+      a.stages.size() != b.stages.size())
     return false;
   for (size_t i = 0; i < a.stages.size(); ++i) {
     const StagePlan &one = a.stages[i], &other = b.stages[i];

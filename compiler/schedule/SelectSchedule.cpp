@@ -335,6 +335,7 @@ Schedule baseFor(const Selection &selection) {
   base.maskedLoads =
       target.maskedTails || (target.maskedLoads && selection.op.leastElementBytes() > 2);
   base.scalable = target.vectorScale();
+  base.pairsHalves = mayPairHalves(selection.op, target);
   return base;
 }
 

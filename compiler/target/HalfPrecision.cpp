@@ -1,6 +1,7 @@
 #include "compiler/target/HalfPrecision.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
 #include "mlir/IR/TypeUtilities.h"
 #include "mlir/Transforms/DialectConversion.h"
@@ -61,14 +62,19 @@ struct Lanes {
 
 Value widenBf16(const Lanes &l, Value x) { return l.asFloat(l.left(l.widen(x), 16)); }
 
-Value narrowBf16(const Lanes &l, Value x, Type element) {
+/// The words whose high halves are the bf16 nearest to `x`.
+Value roundToBf16(const Lanes &l, Value x) {
   Value bits = l.bits(x);
   // Half of the last place, or just below where the kept part is even: ties go to even.
   Value odd = l.both(l.right(bits, 16), l.word(1));
-  Value rounded = l.right(l.add(bits, l.add(odd, l.word(0x7FFF))), 16);
-  Value quiet = l.either(l.right(bits, 16), l.word(0x40));
+  Value rounded = l.add(bits, l.add(odd, l.word(0x7FFF)));
+  Value quiet = l.either(bits, l.word(0x400000));
   Value isNan = arith::CmpFOp::create(l.b, l.loc, arith::CmpFPredicate::UNO, x, x);
-  return l.narrow(l.choose(isNan, quiet, rounded), element);
+  return l.choose(isNan, quiet, rounded);
+}
+
+Value narrowBf16(const Lanes &l, Value x, Type element) {
+  return l.narrow(l.right(roundToBf16(l, x), 16), element);
 }
 
 /// Exponent and mantissa go where f32 has them, and the exponent's offset from 15 to 127; the
@@ -196,13 +202,88 @@ struct BroadcastLane : OpConversionPattern<vector::BroadcastOp> {
   }
 };
 
+/// Whether there are instructions that do.
+bool narrowsBf16(const TargetDescription &target) {
+  return target.has(target.isX86() ? "avx512bf16" : "bf16");
+}
+
+/// Even and odd elements as f32.
+void widenPair(vector::DeinterleaveOp apart) {
+  OpBuilder b(apart);
+  const Lanes l{b, apart.getLoc(), apart.getRes1().getType()};
+  Value words = vector::BitCastOp::create(b, l.loc, cast<VectorType>(l.words()), apart.getSource());
+  for (OpResult half : apart->getResults())
+    for (Operation *user : llvm::make_early_inc_range(half.getUsers()))
+      if (isa<arith::ExtFOp>(user) && getElementTypeOrSelf(user->getResult(0)).isF32()) {
+        Value wide =
+            half.getResultNumber() == 0 ? l.left(words, 16) : l.both(words, l.word(0xFFFF0000));
+        user->getResult(0).replaceAllUsesWith(l.asFloat(wide));
+        user->erase();
+      }
+  if (apart->use_empty())
+    apart.erase();
+}
+
+/// The even and the odd elements' f32, narrowed and put together.
+void narrowPair(vector::InterleaveOp together, bool hasInstruction) {
+  auto even = together.getLhs().getDefiningOp<arith::TruncFOp>();
+  auto odd = together.getRhs().getDefiningOp<arith::TruncFOp>();
+  if (!even || !odd || !getElementTypeOrSelf(even.getIn()).isF32() ||
+      !getElementTypeOrSelf(odd.getIn()).isF32())
+    return;
+  OpBuilder b(together);
+  const Lanes l{b, together.getLoc(), even.getType()};
+  const auto type = cast<VectorType>(together.getType());
+  Value result;
+  if (hasInstruction) {
+    // One vector's elements after the other's, which one permutation puts between each other.
+    const int64_t lanes = type.getNumElements() / 2;
+    const std::string name = "llvm.x86.avx512bf16.cvtne2ps2bf16." + std::to_string(lanes * 32);
+    Value packed = LLVM::CallIntrinsicOp::create(b, l.loc, type, b.getStringAttr(name),
+                                                 ValueRange{odd.getIn(), even.getIn()})
+                       .getResult(0);
+    packed = asVector(b, l.loc, packed, b.getI16Type());
+    SmallVector<int64_t> order;
+    for (int64_t i = 0; i < 2 * lanes; ++i)
+      order.push_back(i / 2 + i % 2 * lanes);
+    Value mixed = vector::ShuffleOp::create(b, l.loc, packed, packed, order);
+    result = asVector(b, l.loc, mixed, type.getElementType());
+  } else {
+    Value low = l.right(roundToBf16(l, even.getIn()), 16);
+    Value high = l.both(roundToBf16(l, odd.getIn()), l.word(0xFFFF0000));
+    result = vector::BitCastOp::create(b, l.loc, type, l.either(low, high));
+  }
+  together.replaceAllUsesWith(result);
+  together.erase();
+  for (arith::TruncFOp narrowed : {even, odd})
+    if (narrowed->use_empty())
+      narrowed.erase();
+}
+
 } // namespace
+
+void convertPairedHalves(ModuleOp module, const TargetDescription &target) {
+  SmallVector<vector::DeinterleaveOp> apart;
+  SmallVector<vector::InterleaveOp> together;
+  module.walk([&](Operation *op) {
+    if (auto pair = dyn_cast<vector::DeinterleaveOp>(op);
+        pair && getElementTypeOrSelf(pair.getSource()).isBF16())
+      apart.push_back(pair);
+    else if (auto pair = dyn_cast<vector::InterleaveOp>(op);
+             pair && getElementTypeOrSelf(pair.getType()).isBF16())
+      together.push_back(pair);
+  });
+  for (vector::DeinterleaveOp pair : apart)
+    widenPair(pair);
+  for (vector::InterleaveOp pair : together)
+    narrowPair(pair, narrowsBf16(target));
+}
 
 void populateHalfPrecisionPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns,
                                    const TargetDescription &target) {
   Expanded expanded;
   expanded.widensBf16 = true; // a shift, everywhere
-  expanded.narrowsBf16 = !target.has(target.isX86() ? "avx512bf16" : "bf16");
+  expanded.narrowsBf16 = !narrowsBf16(target);
   expanded.f16 = target.isX86() && !target.has("f16c");
   patterns.add<Expand<arith::ExtFOp>, Expand<arith::TruncFOp>>(types, patterns.getContext(),
                                                                expanded);

@@ -4,6 +4,7 @@
 #include "compiler/machine/Machine.h"
 
 #include "mlir/Conversion/LLVMCommon/TypeConverter.h"
+#include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/PatternMatch.h"
 
 namespace normforge {
@@ -14,5 +15,11 @@ namespace normforge {
 void populateHalfPrecisionPatterns(mlir::LLVMTypeConverter &types,
                                    mlir::RewritePatternSet &patterns,
                                    const TargetDescription &target);
+
+/// Vectors of bf16 that are taken apart into even and odd elements and widened
+/// (vector.deinterleave, arith.extf), and such that are narrowed and put together (arith.truncf,
+/// vector.interleave): by a shift and masks of the 32 bits that two neighbors are, without moving
+/// lanes. To be run before the patterns.
+void convertPairedHalves(mlir::ModuleOp module, const TargetDescription &target);
 
 } // namespace normforge

@@ -26,6 +26,9 @@
 #include "mlir/Transforms/DialectConversion.h"
 
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/InlineAsm.h"
+#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/Module.h"
 #include "llvm/Passes/PassBuilder.h"
 #include "llvm/Target/TargetMachine.h"
@@ -73,11 +76,13 @@ struct ScalableMask : OpConversionPattern<vector::CreateMaskOp> {
 } // namespace
 
 struct LlvmConversion::State {
+  const TargetDescription &cpu;
   LLVMTypeConverter types;
   LLVMConversionTarget target;
   FrozenRewritePatternSet patterns;
 
-  State(MLIRContext &context, const TargetDescription &cpu) : types(&context), target(context) {
+  State(MLIRContext &context, const TargetDescription &cpu)
+      : cpu(cpu), types(&context), target(context) {
     RewritePatternSet set(&context);
     if (!cpu.fusedMultiplyAdd)
       set.add<ExpandFma>(types, &context, PatternBenefit(2));
@@ -107,6 +112,7 @@ LlvmConversion::LlvmConversion(MLIRContext &context, const TargetDescription &cp
 LlvmConversion::~LlvmConversion() = default;
 
 LogicalResult LlvmConversion::run(ModuleOp module) const {
+  convertPairedHalves(module, state_->cpu);
   if (failed(applyPartialConversion(module, state_->target, state_->patterns)))
     return failure();
   SmallVector<UnrealizedConversionCastOp> casts;
@@ -148,6 +154,27 @@ std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &cont
   return llvmModule;
 }
 
+/// LLVM 22's x86 backend has no non-temporal stores of bf16, and none of what has been narrowed on
+/// the way to them: it makes plain ones. So they store f32's of the same bits, which an empty piece
+/// of assembly hides the making of.
+static void hideStreamedHalves(llvm::Function &function) {
+  for (llvm::Instruction &instruction : llvm::instructions(function)) {
+    auto *store = llvm::dyn_cast<llvm::StoreInst>(&instruction);
+    if (!store || !store->getMetadata(llvm::LLVMContext::MD_nontemporal))
+      continue;
+    llvm::Value *value = store->getValueOperand();
+    auto *type = llvm::dyn_cast<llvm::FixedVectorType>(value->getType());
+    const auto bits = type ? type->getPrimitiveSizeInBits().getFixedValue() : 0;
+    if (bits < 128 || type->getScalarSizeInBits() != 16)
+      continue;
+    llvm::IRBuilder<> b(store);
+    auto *words = llvm::FixedVectorType::get(b.getFloatTy(), static_cast<unsigned>(bits / 32));
+    auto *hidden = llvm::InlineAsm::get(llvm::FunctionType::get(words, {words}, /*isVarArg=*/false),
+                                        "", "=v,0", /*hasSideEffects=*/false);
+    store->setOperand(0, b.CreateCall(hidden, {b.CreateBitCast(value, words)}));
+  }
+}
+
 void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
   llvm::LoopAnalysisManager loops;
   llvm::FunctionAnalysisManager functions;
@@ -166,8 +193,10 @@ void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
   pipeline.addPass(llvm::createFunctionToLoopPassAdaptor(llvm::LICMPass(llvm::LICMOptions()),
                                                          /*UseMemorySSA=*/true));
   for (llvm::Function &function : module)
-    if (!function.isDeclaration())
+    if (!function.isDeclaration()) {
       pipeline.run(function, functions);
+      hideStreamedHalves(function);
+    }
 }
 
 } // namespace normforge

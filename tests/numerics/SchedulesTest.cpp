@@ -276,6 +276,55 @@ TEST_CASE("rows shorter than a vector are several in one") {
   }
 }
 
+TEST_CASE("vectors of bf16 are paired") {
+  // Rows, columns, rows whose sums are carried, and beside bf16 what is f32; an odd number of
+  // vectors, and what they leave.
+  const char *shapes[] = {"input: {shape: [2, 5, 7, %], layout: nchw, dtype: bf16}\naxis: c\n",
+                          "input: {shape: [2, 3, 5, %], layout: nhwc, dtype: bf16}\naxis: c\n",
+                          "input: {shape: [13, %], layout: nc, dtype: bf16}\nmode: layer\n",
+                          "input: {shape: [11, %], layout: nc, dtype: bf16}\nmode: rms\n"
+                          "parameter_dtype: bf16\n",
+                          "input: {shape: [3, 40, 2, %], layout: nhcw, dtype: bf16}\naxis: c\n"};
+  const char *fusions[] = {"", "fuse: [add, relu]\n",
+                           "fuse: [{expr: x * sigmoid(f) + f, operands: {f: [c]}}]\n"};
+  size_t turn = testSeed() % 45;
+  for (const char *cpu : {"native", "haswell", "x86-64-v2", "skylake-avx512", "cooperlake"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    int paired = 0;
+    for (int64_t length : {32, 64, 83, 96, 111, 160})
+      for (std::string yaml : shapes) {
+        ++turn;
+        yaml.replace(yaml.find('%'), 1, std::to_string(length));
+        yaml += fusions[turn % 3];
+        yaml += "phases: [inference, training, backward]\n";
+        const Phase phase =
+            std::array{Phase::Inference, Phase::Training, Phase::Backward}[turn / 3 % 3];
+        const Spec spec = specOf(yaml);
+        const Operator op = makeOperator(spec, phase);
+        const oracle::Arrays inputs = oracle::drawInputs(spec, phase, {}, testSeed() + turn);
+        for (Schedule form : scheduleForms(op, session->target()))
+          for (int64_t unroll : {1, 3}) { // the heuristic's, and an odd one
+            CHECK(form.pairsHalves);
+            for (StagePlan &stage : form.stages)
+              stage.unroll = unroll == 1 ? stage.unroll : unroll;
+            if (llvm::Error error = checkSchedule(form, op, session->target())) {
+              llvm::consumeError(std::move(error));
+              continue;
+            }
+            ++paired;
+            INFO(repeatCommand("vectors of bf16*"), " cpu ", std::string(cpu), "\n", yaml, "\n",
+                 form.text(op));
+            const std::string wrong =
+                wrongResults(TestKernel(op, always(form), *session), spec, phase, {}, inputs);
+            CHECK_MESSAGE(wrong.empty(), wrong);
+          }
+      }
+    CHECK(paired > 0);
+  }
+}
+
 TEST_CASE("kept bits lie where their layout says") {
   // Blocks beside which other axes lie that everything indexes alike.
   for (const char *yaml :
@@ -578,6 +627,10 @@ TEST_CASE("what is wrong with a schedule is said in words") {
   CHECK(refused(*sve,
                 "tails=masked a(finalize + normalize; take=[1,4,all] tiled=c vector=4 tile=4 "
                 "unroll=1)") == "schedule is not legal: scalable=0: expected 2 for neoverse-v1");
+  CHECK(refused(*target, "tails=masked halves=paired a(finalize + normalize; take=[1,4,all] "
+                         "tiled=c vector=16 tile=4 unroll=1)") ==
+        "schedule is not legal: halves=paired: f32 for " + target->cpu +
+            ": expected vectors of x86 and data of bf16");
   // Every task would write the moving statistics.
   CHECK(refused(*target, "tails=masked a(finalize; take=[4] tiled=c vector=4 tile=4 "
                          "unroll=1) b(finalize + normalize; take=[1,4,all] tiled=c vector=16 "
