@@ -146,8 +146,9 @@ const char *formInWords(const Operator &op, const Schedule &schedule) {
 
 void printSchedule(const Operator &op, const Schedule &schedule) {
   const std::string written = fmt::format("{}", fmt::join(arraysWritten(op), ", "));
-  fmt::print("    vectors of {} {}, tails {}{}\n", schedule.stages.front().vector,
+  fmt::print("    vectors of {} {}, tails {}{}{}\n", schedule.stages.front().vector,
              toString(op.compute), schedule.maskedTails ? "under a mask" : "in narrower vectors",
+             schedule.pairsHalves ? ", those of bf16 in pairs where most data is bf16" : "",
              llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
                  ? fmt::format(", {} stored around the caches", withoutBits(op, arraysWritten(op)))
                  : "");

@@ -15,44 +15,49 @@ bool StepEmitter::pairsVectors() const {
   if (!step.getBlock()->getOps<linalg::IndexOp>().empty())
     return false;
   int halves = 0, others = 0;
-  auto count = [&](const Access &access, bool isOften) {
-    const OpFoldResult stride = access.base ? context_.laneStride(access) : OpFoldResult();
-    if (!stride)
-      return true;
-    if (access.isBits() || access.bound || getConstantIntValue(stride) != 1)
-      return false;
-    if (access.element().isBF16())
-      ++halves;
-    else
-      others += isOften;
-    return true;
-  };
-  // Carried sums are moved once for all rows.
-  const bool isOften = !context_.carries() || context_.slots.size() < 2;
-  return llvm::all_of(context_.inputs, [&](const Access &a) { return count(a, true); }) &&
-         llvm::all_of(context_.outputs, [&](const Access &a) { return count(a, isOften); }) &&
-         halves > others;
+  for (const auto *accesses : {&context_.inputs, &context_.outputs})
+    for (const Access &access : *accesses) {
+      const OpFoldResult stride = access.base ? context_.laneStride(access) : OpFoldResult();
+      if (!stride)
+        continue;
+      if (access.isBits() || access.bound || getConstantIntValue(stride) != 1)
+        return false;
+      // Carried sums go through memory once for all rows of a tile.
+      const bool isRare =
+          context_.carries() && accesses == &context_.outputs && context_.slots.size() > 1;
+      if (access.element().isBF16())
+        ++halves;
+      else if (!isRare)
+        ++others;
+    }
+  return halves > others;
 }
 
-bool StepEmitter::pairsSlot(ArrayRef<Slot> slots, size_t slot) const {
-  auto isWhole = [&](size_t i) {
-    return i < slots.size() && !slots[i].mask && slots[i].width == knobs_.width;
-  };
-  return pairs_ && context_.columns && isWhole(slot / 2 * 2) && isWhole(slot / 2 * 2 + 1);
+void StepEmitter::forSlotPairs(llvm::function_ref<void(size_t)> take) const {
+  if (!pairs_ || !context_.columns)
+    return;
+  for (size_t s = 0; s + 1 < context_.slots.size(); s += 2)
+    if (isWhole(context_.slots[s]) && isWhole(context_.slots[s + 1]))
+      take(s);
 }
 
-StepEmitter::InPair StepEmitter::placeInPair(const Cursor &at, const Spot &spot, size_t slot,
-                                             size_t iteration, size_t iterations) const {
-  size_t place = iteration;
-  if (context_.columns) {
-    if (!pairsSlot(at.slots, slot))
-      return InPair::Alone;
-    place = slot;
-  } else if (!pairs_ || spot.mask || spot.width != knobs_.width ||
-             iteration / 2 * 2 + 1 >= iterations) {
-    return InPair::Alone;
-  }
-  return place % 2 == 0 ? InPair::First : InPair::Second;
+void StepEmitter::pairUp(Points &points) const {
+  auto pair = [&](size_t first, size_t second) {
+    points.spots[first].pair = InPair::First;
+    points.spots[first].second = second;
+    points.spots[second].pair = InPair::Second;
+  };
+  const size_t iterations = points.iterations;
+  forSlotPairs([&](size_t s) {
+    for (size_t u = 0; u < iterations; ++u)
+      pair(s * iterations + u, (s + 1) * iterations + u);
+  });
+  if (!pairs_ || context_.columns)
+    return;
+  for (size_t slot = 0; slot < points.spots.size(); slot += iterations)
+    for (size_t u = 0; u + 1 < iterations; u += 2)
+      if (isWhole(points.spots[slot + u]) && isWhole(points.spots[slot + u + 1]))
+        pair(slot + u, slot + u + 1);
 }
 
 StepEmitter::Pair StepEmitter::deinterleaved(Value first, Value second) {

@@ -26,12 +26,12 @@ void StepEmitter::bindRegisters(Cursor &at, int64_t row) {
     if (context_.inputs[i].base)
       continue;
     at.arguments[i] = registers_[input];
-    for (size_t s = 0; s + 1 < at.arguments[i].size(); s += 2)
-      if (pairsSlot(at.slots, s)) {
-        const Pair pair = deinterleaved(at.arguments[i][s], at.arguments[i][s + 1]);
-        at.arguments[i][s] = pair.even;
-        at.arguments[i][s + 1] = pair.odd;
-      }
+    if (at.arguments[i].size() > 1) // not one for all
+      forSlotPairs([&, &values = at.arguments[i]](size_t s) {
+        const Pair pair = deinterleaved(values[s], values[s + 1]);
+        values[s] = pair.even;
+        values[s + 1] = pair.odd;
+      });
     if (!context_.isRows())
       continue;
     Value packed = registers_[input][0];
@@ -160,9 +160,9 @@ void StepEmitter::finishSums(const Sums &all) {
       next += inFlight;
       bySlot.push_back(combineAll(std::move(sums)));
     }
-    for (size_t s = 0; s + 1 < bySlot.size(); s += 2)
-      if (pairsSlot(context_.slots, s))
-        std::tie(bySlot[s], bySlot[s + 1]) = interleaved({bySlot[s], bySlot[s + 1]});
+    forSlotPairs([&](size_t s) {
+      std::tie(bySlot[s], bySlot[s + 1]) = interleaved({bySlot[s], bySlot[s + 1]});
+    });
     registers_[result] = context_.columns   ? bySlot
                          : context_.packs() ? SmallVector<Value>{reducePacked(std::move(bySlot))}
                                             : SmallVector<Value>{reduceRows(bySlot)};

@@ -1,8 +1,9 @@
 // Emits the loops and vectors of one step.
 //
 // Enters: a StepContext and the registers of the tile. Leaves: scf loops and vector operations, and
-// the values of accumulators. Access.cpp loads and stores single vectors, Bits.cpp those of bits,
-// PairedHalves.cpp two of bf16 at once; StepLoops.cpp emits loops, tails and sums in blocks;
+// the values of accumulators. StepPoints.cpp emits the step at one place; Access.cpp
+// loads and stores single vectors, Bits.cpp those of bits, PairedHalves.cpp two of bf16 at once;
+// StepLoops.cpp emits loops, tails and sums in blocks;
 // StreamRows.cpp rows that are written past the caches; PackedRows.cpp rows shorter than a vector.
 #pragma once
 
@@ -57,6 +58,29 @@ private:
   using Sums = SmallVector<Value>; ///< by result, slot and number in flight
   using RangeBody = llvm::function_ref<Sums(OpFoldResult, Sums)>;
 
+  enum class InPair : uint8_t { Alone, First, Second };
+  /// A single vector, at position `index + plus` of loop `loop` (-1: none is running) in a slot.
+  struct Spot {
+    int loop;
+    OpFoldResult index, plus;
+    Slot slot;
+    Width width;
+    Value mask;
+    bool shifted = false; ///< as Cursor's
+    InPair pair = InPair::Alone;
+    size_t second = 0; ///< of a first one: the number of the other in Points::spots
+  };
+  /// The step at several positions of a loop, for all slots.
+  struct Points {
+    const Cursor &at;
+    int loop;
+    OpFoldResult index;
+    size_t iterations;
+    SmallVector<Spot> spots{};    ///< by slot and iteration
+    SmallVector<Value> seconds{}; ///< by spot and input: what was loaded with the first of its pair
+    SmallVector<Value> results{}; ///< by spot and result: to be stored or carried
+  };
+
   // Steps.
   FailureOr<Sums> zeros();
   void finishSums(const Sums &sums);
@@ -96,6 +120,15 @@ private:
   Sums emitPoint(const Cursor &at, int loop, OpFoldResult index, int64_t count, Width distance,
                  Width width, Value mask, Sums sums);
 
+  // Points.
+  /// What the body takes of the inputs at spot `point`.
+  SmallVector<Value> loadInputs(Points &points, size_t point);
+  /// The index of the step's loop `dim`, of all lanes where it has them.
+  Value loopIndex(const Points &points, const Spot &spot, int dim);
+  void storeElements(const Points &points);
+  /// Adds the sums of the slots to what is in memory.
+  void carry(const Points &points);
+
   // Packed rows.
   /// The whole tile, at once.
   Sums emitPacked(Cursor at, Sums sums);
@@ -131,15 +164,6 @@ private:
   /// Whether the rows of a tile are one run of memory to everything that the step reads and writes.
   bool joinsRows() const;
 
-  // Single vectors, at position `index + plus` of loop `loop` (-1: none is running) in a slot.
-  struct Spot {
-    int loop;
-    OpFoldResult index, plus;
-    const Slot &slot;
-    Width width;
-    Value mask;
-    bool shifted = false; ///< as Cursor's
-  };
   Value load(const Access &access, const Place &place, const Spot &spot);
   /// The first `count` elements, one by one, and zeros.
   Value loadElements(const Access &access, const Place &place, Value at, Width width,
@@ -160,8 +184,6 @@ private:
   Value word(Value view, Value at);
   /// The sum of the terms of all slots at one place; neighbors are slots of one width.
   Value sumOf(ArrayRef<std::pair<Spot, Value>> terms);
-  /// Where the sum of the slots goes.
-  Spot carriedSpot(const Spot &spot) const;
   /// Adds to what is in memory, where that counts yet.
   void addTo(const Access &access, const Place &place, const Spot &spot, Value sum);
   /// Position of an element relative to an access' view.
@@ -175,16 +197,18 @@ private:
   }
 
   // Paired vectors: what is next to each other in memory, by even and odd elements.
-  enum class InPair : uint8_t { Alone, First, Second };
   struct Pair {
     Value even, odd;
   };
   /// Whether the step's vectors are paired where two are whole.
   bool pairsVectors() const;
-  /// Whether slots 2k and 2k+1 of columns, of which this is one, are paired.
-  bool pairsSlot(ArrayRef<Slot> slots, size_t slot) const;
-  InPair placeInPair(const Cursor &at, const Spot &spot, size_t slot, size_t iteration,
-                     size_t iterations) const;
+  template <typename Vector> bool isWhole(const Vector &vector) const {
+    return !vector.mask && vector.width == knobs_.width;
+  }
+  /// Slots of columns that are paired, by the first of each two.
+  void forSlotPairs(llvm::function_ref<void(size_t)> take) const;
+  /// Of columns two slots, of rows two iterations.
+  void pairUp(Points &points) const;
   Pair loadPair(const Access &access, const Place &place, const Spot &first, const Spot &second);
   void storePair(const Access &access, const Place &place, const Spot &first, const Spot &second,
                  Pair values, bool streams);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <fmt/format.h>
 
 namespace normforge {
@@ -20,10 +21,12 @@ const TunedRecords &TunedRecords::ofProject() {
 
 /// The string after a key of a line of JSON, as it stands there; empty: there is none.
 static llvm::StringRef stringOf(llvm::StringRef line, llvm::StringRef quotedKey) {
-  const size_t at = line.find(quotedKey);
-  if (at == llvm::StringRef::npos)
+  // Several times as fast as StringRef::find, on which the first kernel of a process would wait.
+  const void *found = memmem(line.data(), line.size(), quotedKey.data(), quotedKey.size());
+  if (!found)
     return {};
-  llvm::StringRef rest = line.substr(at + quotedKey.size()).ltrim();
+  const char *after = static_cast<const char *>(found) + quotedKey.size();
+  llvm::StringRef rest = llvm::StringRef(after, static_cast<size_t>(line.end() - after)).ltrim();
   if (!rest.consume_front(":"))
     return {};
   rest = rest.ltrim();

@@ -160,8 +160,8 @@ std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription 
 /// form, vectors, tiles, what is in flight and what tasks take. Some hundred at most.
 std::vector<Schedule> scheduleSpace(const Operator &op, const TargetDescription &target);
 
-/// Legal schedules that differ from this one in one knob of one stage. `isWide`: in more values of
-/// it, for who has time.
+/// Legal schedules that differ from this one in one knob, of one stage or of all. `isWide`: in more
+/// values of it, for who has time.
 std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator &op,
                                         const TargetDescription &target, bool isWide = false);
 
@@ -169,7 +169,7 @@ std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator
 /// a stage that reduces has the same vectors, of as many rows, iterations in flight, order of
 /// passes and parts of what it reduces over. What a task has of anything else, the rows or columns
 /// that are in flight, rows written together, the order of tasks, fetching ahead and streaming
-/// change none.
+/// change none, and paired halves change none of a stage that reduces nothing.
 bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op);
 
 } // namespace normforge

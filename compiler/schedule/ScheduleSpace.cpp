@@ -9,7 +9,7 @@ namespace normforge {
 
 namespace {
 
-/// Neighbors of a schedule in one knob of one stage.
+/// Neighbors of a schedule in one knob, of one stage or of all.
 class Neighbors {
 public:
   Neighbors(const Operator &op, const TargetDescription &target, bool isWide = false)
@@ -132,8 +132,7 @@ std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator
 
 bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
   if (a.maskedTails != b.maskedTails || a.maskedLoads != b.maskedLoads ||
-      a.scalable != b.scalable || a.pairsHalves != b.pairsHalves ||
-      a.stages.size() != b.stages.size())
+      a.scalable != b.scalable || a.stages.size() != b.stages.size())
     return false;
   for (size_t i = 0; i < a.stages.size(); ++i) {
     const StagePlan &one = a.stages[i], &other = b.stages[i];
@@ -145,8 +144,8 @@ bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
     if (!reduces)
       continue;
     const std::vector<StageLoop> loops = stageLoops(op, a, i), others = stageLoops(op, b, i);
-    if (one.vector != other.vector || one.unroll != other.unroll ||
-        (one.rows == Rows::Packed) != (other.rows == Rows::Packed) ||
+    if (a.pairsHalves != b.pairsHalves || one.vector != other.vector ||
+        one.unroll != other.unroll || (one.rows == Rows::Packed) != (other.rows == Rows::Packed) ||
         one.alternates != other.alternates || one.tiled != other.tiled ||
         loops.size() != others.size())
       return false;

@@ -189,7 +189,10 @@ bool StageSizes::hasWideRow() const { return rowVectors() >= kMediumRowLanes * v
 
 int64_t StageSizes::rowUnroll(int64_t tile) const {
   const int64_t vectors = std::max<int64_t>(1, sizeOr(op.rank() - 1, 1 << 20) / vector);
-  const int64_t least = mayPairHalves(op, target) ? 2 : 1;
+  // Two are paired, where the registers hold their sums.
+  const int64_t least =
+      mayPairHalves(op, target) && 2 * tile * sums <= target.vectorRegisters && mostSums > 1 ? 2
+                                                                                             : 1;
   return std::min<int64_t>(std::max(least, vectorsInFlight / tile), vectors);
 }
 

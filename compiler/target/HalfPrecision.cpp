@@ -202,11 +202,6 @@ struct BroadcastLane : OpConversionPattern<vector::BroadcastOp> {
   }
 };
 
-/// Whether there are instructions that do.
-bool narrowsBf16(const TargetDescription &target) {
-  return target.has(target.isX86() ? "avx512bf16" : "bf16");
-}
-
 /// Even and odd elements as f32.
 void widenPair(vector::DeinterleaveOp apart) {
   OpBuilder b(apart);
@@ -235,9 +230,9 @@ void narrowPair(vector::InterleaveOp together, bool hasInstruction) {
   const Lanes l{b, together.getLoc(), even.getType()};
   const auto type = cast<VectorType>(together.getType());
   Value result;
-  if (hasInstruction) {
+  const int64_t lanes = type.getNumElements() / 2;
+  if (hasInstruction && lanes >= 4) {
     // One vector's elements after the other's, which one permutation puts between each other.
-    const int64_t lanes = type.getNumElements() / 2;
     const std::string name = "llvm.x86.avx512bf16.cvtne2ps2bf16." + std::to_string(lanes * 32);
     Value packed = LLVM::CallIntrinsicOp::create(b, l.loc, type, b.getStringAttr(name),
                                                  ValueRange{odd.getIn(), even.getIn()})
@@ -255,14 +250,19 @@ void narrowPair(vector::InterleaveOp together, bool hasInstruction) {
   }
   together.replaceAllUsesWith(result);
   together.erase();
-  for (arith::TruncFOp narrowed : {even, odd})
-    if (narrowed->use_empty())
-      narrowed.erase();
+  if (even->use_empty())
+    even.erase();
+  if (odd != even && odd->use_empty())
+    odd.erase();
 }
 
 } // namespace
 
-void convertPairedHalves(ModuleOp module, const TargetDescription &target) {
+bool hasBf16Rounding(const TargetDescription &target) {
+  return target.isX86() ? target.has("avx512bf16") && target.has("avx512vl") : target.has("bf16");
+}
+
+void convertPairedHalves(ModuleOp module, bool hasInstruction) {
   SmallVector<vector::DeinterleaveOp> apart;
   SmallVector<vector::InterleaveOp> together;
   module.walk([&](Operation *op) {
@@ -276,14 +276,14 @@ void convertPairedHalves(ModuleOp module, const TargetDescription &target) {
   for (vector::DeinterleaveOp pair : apart)
     widenPair(pair);
   for (vector::InterleaveOp pair : together)
-    narrowPair(pair, narrowsBf16(target));
+    narrowPair(pair, hasInstruction);
 }
 
 void populateHalfPrecisionPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns,
                                    const TargetDescription &target) {
   Expanded expanded;
   expanded.widensBf16 = true; // a shift, everywhere
-  expanded.narrowsBf16 = !narrowsBf16(target);
+  expanded.narrowsBf16 = !hasBf16Rounding(target);
   expanded.f16 = target.isX86() && !target.has("f16c");
   patterns.add<Expand<arith::ExtFOp>, Expand<arith::TruncFOp>>(types, patterns.getContext(),
                                                                expanded);

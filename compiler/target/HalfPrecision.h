@@ -16,10 +16,13 @@ void populateHalfPrecisionPatterns(mlir::LLVMTypeConverter &types,
                                    mlir::RewritePatternSet &patterns,
                                    const TargetDescription &target);
 
+/// Whether the target has instructions that round f32 to bf16, of every width of its vectors.
+bool hasBf16Rounding(const TargetDescription &target);
+
 /// Vectors of bf16 that are taken apart into even and odd elements and widened
 /// (vector.deinterleave, arith.extf), and such that are narrowed and put together (arith.truncf,
 /// vector.interleave): by a shift and masks of the 32 bits that two neighbors are, without moving
-/// lanes. To be run before the patterns.
-void convertPairedHalves(mlir::ModuleOp module, const TargetDescription &target);
+/// lanes; to be run before the patterns. `hasInstruction`: as hasBf16Rounding.
+void convertPairedHalves(mlir::ModuleOp module, bool hasInstruction);
 
 } // namespace normforge

@@ -76,13 +76,13 @@ struct ScalableMask : OpConversionPattern<vector::CreateMaskOp> {
 } // namespace
 
 struct LlvmConversion::State {
-  const TargetDescription &cpu;
+  const bool roundsBf16;
   LLVMTypeConverter types;
   LLVMConversionTarget target;
   FrozenRewritePatternSet patterns;
 
   State(MLIRContext &context, const TargetDescription &cpu)
-      : cpu(cpu), types(&context), target(context) {
+      : roundsBf16(hasBf16Rounding(cpu)), types(&context), target(context) {
     RewritePatternSet set(&context);
     if (!cpu.fusedMultiplyAdd)
       set.add<ExpandFma>(types, &context, PatternBenefit(2));
@@ -112,7 +112,7 @@ LlvmConversion::LlvmConversion(MLIRContext &context, const TargetDescription &cp
 LlvmConversion::~LlvmConversion() = default;
 
 LogicalResult LlvmConversion::run(ModuleOp module) const {
-  convertPairedHalves(module, state_->cpu);
+  convertPairedHalves(module, state_->roundsBf16);
   if (failed(applyPartialConversion(module, state_->target, state_->patterns)))
     return failure();
   SmallVector<UnrealizedConversionCastOp> casts;
@@ -195,7 +195,8 @@ void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
   for (llvm::Function &function : module)
     if (!function.isDeclaration()) {
       pipeline.run(function, functions);
-      hideStreamedHalves(function);
+      if (machine.getTargetTriple().isX86())
+        hideStreamedHalves(function);
     }
 }
 

@@ -20,7 +20,7 @@ class TargetMachine;
 namespace normforge {
 
 /// One conversion with all patterns: some 30 % of the time that separate passes take. Built once a
-/// context, and not after `target` is gone; not thread-safe.
+/// context; not thread-safe.
 class LlvmConversion {
 public:
   LlvmConversion(mlir::MLIRContext &context, const TargetDescription &target);

@@ -413,7 +413,8 @@ std::vector<ResultRecord> latestResults(std::span<const Records> files) {
 }
 
 std::vector<std::string> differingKnobs(llvm::StringRef a, llvm::StringRef b) {
-  // "name(steps; knob=value knob=value)", a space between stages and between knobs.
+  // "name(steps; knob=value knob=value)", a space between stages and between knobs; before the
+  // first stage those of all.
   struct Stage {
     std::string head;
     std::map<std::string, std::string> knobs;
@@ -426,11 +427,16 @@ std::vector<std::string> differingKnobs(llvm::StringRef a, llvm::StringRef b) {
       auto [head, knobs] = stage.split(';');
       if (knobs.empty() && !stage.contains('('))
         break;
-      // Before the first stage: "tails=masked ".
       Stage &added = stages.emplace_back();
-      added.head = head.trim().str();
       llvm::SmallVector<llvm::StringRef> words;
       knobs.trim().split(words, ' ', -1, /*KeepEmpty=*/false);
+      head = head.trim();
+      for (auto [word, after] = head.split(' '); word.contains('=') && !word.contains('(');
+           std::tie(word, after) = head.split(' ')) {
+        words.push_back(word);
+        head = after;
+      }
+      added.head = head.str();
       for (llvm::StringRef word : words) {
         auto [name, value] = word.split('=');
         added.knobs[name.str()] = value.str();

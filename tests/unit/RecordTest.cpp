@@ -471,6 +471,8 @@ TEST_CASE("what schedules differ in is told by knob") {
   CHECK(tune::differingKnobs(replaced(one, "unroll=2", "unroll=4"),
                              replaced(one, "tile=1 unroll=1", "tile=2 unroll=1")) ==
         Names{"tile", "unroll"});
+  CHECK(tune::differingKnobs(one, replaced(one, "masked", "masked halves=paired")) ==
+        Names{"halves"});
   CHECK(tune::differingKnobs(one, replaced(one, "moments + b", "moments")) == Names{"stages"});
   CHECK(tune::differingKnobs(one, "tails=masked n(normalize; take=[1] vector=16)") ==
         Names{"stages"});

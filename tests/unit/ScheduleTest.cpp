@@ -327,6 +327,8 @@ TEST_CASE("the heuristic's schedules are legal and do not depend on the host's t
       "shape: [64, 512, 7, 7], layout: nchw",
       "shape: [N, 7, 7, C], layout: nhwc",
       "shape: [N, 9, 9, 200], layout: nhwc, dtype: bf16",
+      "shape: [64, 512, 7, 7], layout: nchw, dtype: bf16",
+      "shape: [N, 128, 28, 28], layout: nchw, dtype: bf16",
       "shape: [1, 1152921504606846975], layout: nc",
   };
   for (const char *cpu :

@@ -1,0 +1,204 @@
+// A step at one place of its loops: loads, the body, and what becomes of its results.
+#include "compiler/passes/StepBody.h"
+#include "compiler/passes/StepEmitter.h"
+
+namespace normforge::tile {
+
+StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResult index,
+                                         int64_t count, Width distance, Width lanes, Value mask,
+                                         Sums sums) {
+  Points points{at, loop, index, static_cast<size_t>(count)};
+  // Of rows as the loop has it; else each slot has its own.
+  const bool rows = context_.isRows() && !context_.packs();
+  for (const Slot &slot : at.slots)
+    for (int64_t u = 0; u < count; ++u)
+      points.spots.push_back({loop, index, u == 0 ? number(0) : sizes().lanes(distance * u), slot,
+                              rows ? lanes : slot.width, rows ? mask : slot.mask, at.shifted});
+  pairUp(points);
+  const size_t results = step_.getNumDpsInits();
+  for (size_t point = 0; point < points.spots.size(); ++point) {
+    const Spot &spot = points.spots[point];
+    const size_t s = point / points.iterations, u = point % points.iterations;
+    SmallVector<Value> arguments = loadInputs(points, point);
+    auto sumAt = [&](size_t r) -> Value & {
+      return sums[(r * at.slots.size() + s) * static_cast<size_t>(context_.inFlight) + u];
+    };
+    // An element by itself is added to its vector's first lane.
+    auto takesLane = [&](Value sum) {
+      return spot.width.isScalar() && isa<VectorType>(sum.getType());
+    };
+    for (size_t r = 0; context_.reduces() && r < results; ++r) {
+      Value sum = sumAt(r);
+      if (takesLane(sum))
+        sum = vector::ExtractOp::create(b_, loc_, sum, ArrayRef<int64_t>{0});
+      arguments.push_back(sum);
+    }
+    if (context_.carries())
+      for (Value init : step_.getDpsInits())
+        arguments.push_back(
+            constants_.zero(loc_, spot.width.type(getElementTypeOrSelf(init.getType()))));
+    SmallVector<Value> values =
+        emitStepBody(b_, constants_, *step_.getBlock(), arguments, spot.width,
+                     [&](unsigned dim) { return loopIndex(points, spot, static_cast<int>(dim)); });
+    for (size_t r = 0; r < results; ++r) {
+      if (context_.reduces()) {
+        Value &sum = sumAt(r);
+        // Lanes past the end keep what they have.
+        if (takesLane(sum))
+          sum = vector::InsertOp::create(b_, loc_, values[r], sum, ArrayRef<int64_t>{0});
+        else
+          sum = context_.isRows() && spot.mask
+                    ? Value(arith::SelectOp::create(b_, loc_, spot.mask, values[r], sum))
+                    : values[r];
+      } else if (context_.storesElements() || context_.carries()) {
+        points.results.push_back(values[r]);
+      } else {
+        registers_[step_.getResult(static_cast<unsigned>(r))].push_back(values[r]);
+      }
+    }
+  }
+  if (context_.carries())
+    carry(points);
+  else if (context_.storesElements())
+    storeElements(points);
+  return sums;
+}
+
+SmallVector<Value> StepEmitter::loadInputs(Points &points, size_t point) {
+  const Cursor &at = points.at;
+  const Spot &spot = points.spots[point];
+  const bool isWide = context_.isRows() && !context_.packs() && spot.width == knobs_.width;
+  if (spot.pair == InPair::First)
+    points.seconds.resize(context_.inputs.size() * points.spots.size());
+  SmallVector<Value> loaded;
+  for (size_t i = 0; i < context_.inputs.size(); ++i) {
+    const Access &input = context_.inputs[i];
+    if (!input.base) {
+      const auto &values = isWide ? at.wideArguments[i] : at.arguments[i];
+      loaded.push_back(values[values.size() == 1 ? 0 : point / points.iterations]);
+      continue;
+    }
+    auto secondOf = [&](size_t number) -> Value & {
+      return points.seconds[number * context_.inputs.size() + i];
+    };
+    if (spot.pair == InPair::First) {
+      const Pair pair = loadPair(input, at.inputs[i], spot, points.spots[spot.second]);
+      loaded.push_back(pair.even);
+      secondOf(spot.second) = pair.odd;
+    } else if (spot.pair == InPair::Second) {
+      loaded.push_back(secondOf(point));
+    } else {
+      loaded.push_back(context_.packs() ? loadPacked(input, at.inputs[i], spot.slot)
+                                        : load(input, at.inputs[i], spot));
+    }
+    // Two vectors of halves are a line, or less.
+    const bool isFetched = spot.pair == InPair::Second && input.element().isBF16();
+    if (knobs_.prefetch > 0 && context_.storesElements() && !spot.width.isScalar() && !isFetched)
+      prefetch(input, at.inputs[i], spot);
+  }
+  return loaded;
+}
+
+Value StepEmitter::loopIndex(const Points &points, const Spot &spot, int dim) {
+  if (context_.packs() && (dim == context_.slotLoop || dim == context_.laneLoop))
+    return packedIndex(spot.slot, dim == context_.slotLoop);
+  const OpFoldResult around = points.at.position[dim];
+  if (dim == context_.slotLoop || dim == context_.laneLoop) {
+    Value first = indexValue(dim == context_.laneLoop ? add(spot.index, spot.plus)
+                             : around                 ? add(around, offsetOf(spot.slot))
+                                                      : offsetOf(spot.slot));
+    if (dim != context_.lanesLoop() || spot.width.isScalar())
+      return first;
+    auto type = spot.width.vector(b_.getIndexType());
+    Value steps = vector::StepOp::create(b_, loc_, type);
+    return arith::AddIOp::create(b_, loc_, steps,
+                                 vector::BroadcastOp::create(b_, loc_, type, first));
+  }
+  if (dim == points.loop)
+    return indexValue(add(spot.index, spot.plus));
+  return around ? indexValue(around) : constant(0);
+}
+
+/// Stores come after all loads: an output may be an input's buffer.
+void StepEmitter::storeElements(const Points &points) {
+  const size_t results = step_.getNumDpsInits();
+  for (size_t point = 0; point < points.spots.size(); ++point)
+    for (size_t r = 0; r < results; ++r) {
+      const Spot &spot = points.spots[point];
+      const Access &output = context_.outputs[r];
+      const Place &place = points.at.outputs[r];
+      Value value = points.results[point * results + r];
+      if (spot.pair == InPair::First)
+        storePair(output, place, spot, points.spots[spot.second],
+                  {value, points.results[spot.second * results + r]}, points.at.streams);
+      else if (spot.pair == InPair::Alone)
+        store(output, place, spot, value, points.at.streams);
+    }
+}
+
+void StepEmitter::carry(const Points &points) {
+  const size_t results = step_.getNumDpsInits();
+  for (size_t r = 0; r < results; ++r) {
+    const Access &output = context_.outputs[r];
+    const Place &place = points.at.outputs[r];
+    auto sumAt = [&](size_t u) { // of the slots
+      SmallVector<std::pair<Spot, Value>> terms;
+      for (size_t point = u; point < points.spots.size(); point += points.iterations)
+        terms.emplace_back(points.spots[point], points.results[point * results + r]);
+      return sumOf(terms);
+    };
+    for (size_t u = 0; u < points.iterations; ++u) {
+      const Spot &spot = points.spots[u];
+      if (context_.packs()) { // to the elements of one row
+        addTo(output, place,
+              {context_.laneLoop, number(0), number(0), Slot(), Width{context_.rowLength}, Value()},
+              sumAt(u));
+      } else if (context_.columns || spot.pair == InPair::Alone) {
+        addTo(output, place, spot, sumAt(u));
+      } else if (spot.pair == InPair::First) {
+        auto [first, second] = interleaved({sumAt(u), sumAt(u + 1)});
+        addTo(output, place, spot, first);
+        addTo(output, place, points.spots[spot.second], second);
+      }
+    }
+  }
+}
+
+/// Rows: the slots have the same lanes of memory. Columns: they are lanes of one element in memory;
+/// those of one width are added first.
+Value StepEmitter::sumOf(ArrayRef<std::pair<Spot, Value>> terms) {
+  auto existing = [&](const std::pair<Spot, Value> &term) -> Value {
+    const auto &[spot, value] = term;
+    return spot.mask ? arith::SelectOp::create(b_, loc_, spot.mask, value,
+                                               constants_.zero(loc_, value.getType()))
+                     : value;
+  };
+  if (context_.packs()) {
+    SmallVector<Value> run;
+    for (const auto &term : terms)
+      run.push_back(existing(term));
+    return sumPackedRows(std::move(run));
+  }
+  Value sum;
+  for (size_t i = 0; i < terms.size();) {
+    Value part;
+    const Width width = terms[i].first.width;
+    for (; i < terms.size() && terms[i].first.width == width; ++i) {
+      Value term = context_.columns ? existing(terms[i]) : terms[i].second;
+      part = part ? combine(part, term) : term;
+    }
+    if (context_.columns)
+      part = reduceRows({part});
+    sum = sum ? combine(sum, part) : part;
+  }
+  return sum;
+}
+
+void StepEmitter::addTo(const Access &access, const Place &place, const Spot &spot, Value sum) {
+  Value before = load(access, place, spot);
+  before = arith::SelectOp::create(b_, loc_, access.fresh, constants_.zero(loc_, before.getType()),
+                                   before);
+  store(access, place, spot, combine(before, sum), /*streams=*/false);
+}
+
+} // namespace normforge::tile
