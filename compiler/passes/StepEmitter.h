@@ -74,7 +74,6 @@ private:
   struct Points {
     const Cursor &at;
     int loop;
-    OpFoldResult index;
     size_t iterations;
     SmallVector<Spot> spots{};    ///< by slot and iteration
     SmallVector<Value> seconds{}; ///< by spot and input: what was loaded with the first of its pair

@@ -7,7 +7,7 @@ namespace normforge::tile {
 StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResult index,
                                          int64_t count, Width distance, Width lanes, Value mask,
                                          Sums sums) {
-  Points points{at, loop, index, static_cast<size_t>(count)};
+  Points points{at, loop, static_cast<size_t>(count)};
   // Of rows as the loop has it; else each slot has its own.
   const bool rows = context_.isRows() && !context_.packs();
   for (const Slot &slot : at.slots)

@@ -2,8 +2,6 @@
 
 #include "runtime/cpu_info/CpuInfo.h"
 
-#include "llvm/Support/MemoryBuffer.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -15,7 +13,8 @@ const TunedRecords &TunedRecords::ofProject() {
   static constexpr const char *text =
 #include "compiler/records/ProjectRecords.inc"
       ;
-  static const TunedRecords *records = new TunedRecords(text, "normforge's own records");
+  static const TunedRecords *records =
+      new TunedRecords(llvm::MemoryBuffer::getMemBuffer(text), "normforge's own records");
   return *records;
 }
 
@@ -34,21 +33,20 @@ static llvm::StringRef stringOf(llvm::StringRef line, llvm::StringRef quotedKey)
                                   : llvm::StringRef();
 }
 
-TunedRecords::TunedRecords(std::string text, std::string source)
+TunedRecords::TunedRecords(std::unique_ptr<llvm::MemoryBuffer> text, std::string source)
     : text_(std::move(text)), source_(std::move(source)) {
-  forEachLine(text_, [&](size_t, llvm::StringRef line) {
-    const Range range{static_cast<size_t>(line.data() - text_.data()), line.size()};
+  forEachLine(text_->getBuffer(), [&](size_t, llvm::StringRef line) {
     for (const char *key : {"\"operator\"", "\"family\""})
       if (const llvm::StringRef digest = stringOf(line, key); !digest.empty())
-        lines_[digest].push_back(range);
+        lines_[digest].push_back(line);
   });
 }
 
 std::vector<ResultRecord> TunedRecords::find(llvm::StringRef field, llvm::StringRef digest,
                                              const TargetDescription &target) const {
   std::vector<ResultRecord> found;
-  for (const Range &range : lines_.lookup(digest)) {
-    auto line = parseLine(llvm::StringRef(text_).substr(range.begin, range.size));
+  for (llvm::StringRef text : lines_.lookup(digest)) {
+    auto line = parseLine(text);
     if (!line)
       llvm::consumeError(line.takeError());
     else if (line->result &&
@@ -71,7 +69,7 @@ llvm::Expected<TunedRecords> readTunedRecords(const std::string &path,
       warnings.push_back(fmt::format("{}:{}: warning: left out: {}", path, number,
                                      llvm::toString(parsed.takeError())));
   });
-  return TunedRecords(text.str(), path);
+  return TunedRecords(std::move(*buffer), path);
 }
 
 namespace {

@@ -5,6 +5,7 @@
 #include "compiler/records/Record.h"
 
 #include "llvm/ADT/StringMap.h"
+#include "llvm/Support/MemoryBuffer.h"
 
 #include <memory>
 
@@ -15,13 +16,13 @@ namespace normforge {
 class TunedRecords {
 public:
   /// `source` names them in reasons: a path.
-  TunedRecords(std::string text, std::string source);
+  TunedRecords(std::unique_ptr<llvm::MemoryBuffer> text, std::string source);
 
   /// Of this project, for machines that it was tuned on: specs/tuned.
   static const TunedRecords &ofProject();
 
   const std::string &source() const { return source_; }
-  const std::string &text() const { return text_; }
+  llvm::StringRef text() const { return text_->getBuffer(); }
   /// The results whose digest of the operator, or of its family, is this one and that are not stale
   /// here.
   /// Lines that cannot be read are passed over: those who read a file whole tell of them.
@@ -29,11 +30,9 @@ public:
                                  const TargetDescription &target) const;
 
 private:
-  struct Range {
-    size_t begin, size;
-  };
-  std::string text_, source_;
-  llvm::StringMap<std::vector<Range>> lines_; ///< by each digest that they have
+  std::unique_ptr<llvm::MemoryBuffer> text_;
+  std::string source_;
+  llvm::StringMap<std::vector<llvm::StringRef>> lines_; ///< of the text, by each digest they have
 };
 
 /// A file's records; errors as `path: error: ...`. Lines that are none are told of in `warnings`,

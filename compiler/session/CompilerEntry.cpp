@@ -44,7 +44,7 @@ llvm::Expected<Request> read(const nf_compiler_request &request) {
   const char *cpu = request.cpu && *request.cpu ? request.cpu : "native";
   Request result{std::move(*spec), Phase::Inference, {cpu, request.verify != 0}};
   if (request.tuned)
-    result.tuned.emplace(std::string(request.tuned, request.tuned_bytes),
+    result.tuned.emplace(llvm::MemoryBuffer::getMemBufferCopy({request.tuned, request.tuned_bytes}),
                          request.tuned_source ? request.tuned_source : "<records>");
   result.phase = result.spec.phases.front();
   if (request.phase) {

@@ -77,7 +77,7 @@ TunedRecords recordsOf(std::vector<ResultRecord> results) {
   std::string text;
   for (const ResultRecord &result : results)
     text += toLine(result) + "\n";
-  return {text, "r.jsonl"};
+  return {llvm::MemoryBuffer::getMemBufferCopy(text), "r.jsonl"};
 }
 
 std::string errorOf(const std::string &line) {

@@ -315,6 +315,25 @@ TEST_CASE("a schedule's text") {
         "stores=streaming)");
 }
 
+TEST_CASE("guards over one number ascend") {
+  const std::tuple<const char *, const char *, int> inputs[] = {
+      {"shape: [N, 512], layout: nc", "c", 1},
+      {"shape: [N, 64, 14, 14], layout: nchw", "c", 0},
+      {"shape: [N, 14, 14, 640], layout: nhwc", "c", 0},
+      {"shape: [N, 64, 2, 2], layout: nchw", "c", 0}};
+  for (const std::string &cpu : compilableCpus())
+    for (const auto &[input, axis, mode] : inputs)
+      for (Phase phase : {Phase::Inference, Phase::Training, Phase::Backward}) {
+        INFO(cpu, ": ", std::string(input), ", ", std::string(toString(phase)));
+        const auto variants =
+            selectSchedules(operatorOf(input, axis, mode, phase), targetOf(cpu.c_str()));
+        REQUIRE(!variants.empty());
+        for (size_t i = 1; i < variants.size(); ++i)
+          if (variants[i].guard.value == variants[i - 1].guard.value)
+            CHECK(variants[i].guard.limit > variants[i - 1].guard.limit);
+      }
+}
+
 TEST_CASE("the heuristic's schedules are legal and do not depend on the host's threads") {
   const char *const inputs[] = {
       "shape: [N, 64, 56, 56], layout: nchw",
