@@ -283,8 +283,8 @@ TEST_CASE("vectors of bf16 are paired") {
   const char *shapes[] = {"input: {shape: [2, 5, 7, %], layout: nchw, dtype: bf16}\naxis: c\n",
                           "input: {shape: [2, 3, 5, %], layout: nhwc, dtype: bf16}\naxis: c\n",
                           "input: {shape: [13, %], layout: nc, dtype: bf16}\nmode: layer\n",
-                          "input: {shape: [11, %], layout: nc, dtype: bf16}\nmode: rms\n"
-                          "parameter_dtype: bf16\n",
+                          ("input: {shape: [11, %], layout: nc, dtype: bf16}\n"
+                           "mode: rms\nparameter_dtype: bf16\n"),
                           "input: {shape: [3, 40, 2, %], layout: nhcw, dtype: bf16}\naxis: c\n",
                           "input: {shape: [2, 64, 1, %], layout: nchw, dtype: bf16}\naxis: c\n"};
   const char *fusions[] = {"", "fuse: [add, relu]\n",
