@@ -70,7 +70,7 @@ void takeNotes(const std::string &notes, std::vector<std::string> &all) {
 std::optional<std::string> noteOverflow(const CheckCase &check, const oracle::Arrays &inputs) {
   const Spec &spec = check.spec;
   if (spec.accumulate != DType::F32 || check.phase == Phase::Backward ||
-      (spec.hasMovingStatistics() && check.phase == Phase::Inference))
+      spec.takesMovingStatistics(check.phase))
     return std::nullopt;
   const HostArray variance =
       oracle::batchStatistics(spec, check.sizes, inputs, check.scalars).at("batch_variance");

@@ -177,18 +177,14 @@ std::string numberInWords(const Number &number, const char *argument) {
 
 /// What the semantics, and what the spec says beside them, come to.
 void printFormula(const Spec &spec, Phase phase) {
-  const char *denominator = "";
-  switch (spec.epsilonPosition) {
-  case EpsilonPosition::Inside:
-    denominator = "sqrt(variance + epsilon)";
-    break;
-  case EpsilonPosition::Outside:
-    denominator = "(sqrt(variance) + epsilon)";
-    break;
-  case EpsilonPosition::Both:
-    denominator = "(sqrt(variance + epsilon) + epsilon)";
-    break;
-  }
+  const EpsilonPosition position = spec.epsilonPosition;
+  const bool keepsDeviation = spec.movingSpread == MovingSpread::Deviation;
+  const std::string root =
+      position == EpsilonPosition::Outside ? "sqrt(variance)" : "sqrt(variance + epsilon)";
+  const std::string deviation =
+      keepsDeviation && spec.takesMovingStatistics(phase) ? "moving_stddev" : root;
+  const std::string denominator =
+      position == EpsilonPosition::Inside ? deviation : fmt::format("({} + epsilon)", deviation);
   fmt::print("\nFormula, by {}\n  y = {} / {}{}{}\n  epsilon {}\n", toString(spec.semantics),
              spec.hasMean() ? "(x - mean)" : "x", denominator, spec.scale ? " * gamma" : "",
              spec.center ? " + beta" : "", numberInWords(spec.epsilon, "epsilon"));
@@ -196,7 +192,10 @@ void printFormula(const Spec &spec, Phase phase) {
     fmt::print("  x stands for what the prologue makes of it\n");
   if (!spec.hasMean())
     fmt::print("  variance is the mean of x * x\n");
-  if (phase != Phase::Training || !spec.hasMovingStatistics())
+  if (spec.frozen != Frozen::Nothing)
+    fmt::print("  trainable: false keeps gamma and beta{} as they are\n",
+               spec.frozen == Frozen::ParametersAndStatistics ? " and the moving statistics" : "");
+  if (!spec.updatesMovingStatistics(phase))
     return;
   const Momentum &momentum = spec.momentum;
   if (momentum.cumulative)
@@ -223,7 +222,8 @@ void printFormula(const Spec &spec, Phase phase) {
     stored = "sum of squares / (N - 1 - epsilon)";
     break;
   }
-  fmt::print("  the batch's variance in moving_variance: {}\n", stored);
+  fmt::print("  the batch's variance in {}: {}{}\n", spec.movingSpreadName(), stored,
+             keepsDeviation ? fmt::format(", as {}", root) : "");
 }
 
 void printLoops(const Operator &op, const Values &values) {

@@ -67,6 +67,7 @@ struct Request {
         {"input_mean", "moving_mean"},
         {"mean", "moving_mean"},
         {"running_var", "moving_variance"},
+        {"running_std", "moving_stddev"},
         {"running_std", "moving_variance"},
         {"input_var", "moving_variance"},
         {"var", "moving_variance"},

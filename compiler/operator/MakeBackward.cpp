@@ -21,11 +21,8 @@ namespace normforge {
 void OperatorBuilder::makeBackward() {
   const DType data = spec_.dtype, parameter = spec_.parameterDType;
   const bool moving = spec_.backwardStatistics == BackwardStatistics::Moving;
-  const DType statistic = moving ? parameter : spec_.statisticDType();
+  const DType statistic = spec_.statisticDType();
   const bool hasMean = spec_.hasMean();
-  const std::string prefix = moving ? "moving_" : "batch_";
-  const std::string meanName = prefix + "mean", varianceName = prefix + "variance";
-  const Role role = moving ? Role::State : Role::Statistic;
   const Needs needs = needsOf(spec_.fuse, bits_ ? std::optional(bits_->step) : std::nullopt);
 
   // The prologue in runs of steps, each but the last ending with a value that is stored.
@@ -66,9 +63,13 @@ void OperatorBuilder::makeBackward() {
       });
   if (spec_.scale)
     addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
-  if (hasMean)
-    addOperand(meanName.c_str(), role, Values::Mean, statistic, statisticIndex(), false);
-  addOperand(varianceName.c_str(), role, Values::Variance, statistic, statisticIndex(), false);
+  if (moving)
+    addMovingOperands(/*written=*/false);
+  else if (hasMean)
+    addOperand("batch_mean", Role::Statistic, Values::Mean, statistic, statisticIndex(), false);
+  if (!moving)
+    addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
+               false);
   if (needs.value && spec_.center)
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
   if (bits_)
@@ -77,9 +78,9 @@ void OperatorBuilder::makeBackward() {
     return !needs.operands.contains(operand.name);
   });
   addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, {"dy"});
-  if (spec_.scale)
+  if (spec_.learnsGamma())
     addOperand("dgamma", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
-  if (spec_.center)
+  if (spec_.learnsBeta())
     addOperand("dbeta", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
   for (const std::vector<FuseStep> *steps : {&spec_.prologue, &spec_.fuse})
     for (const FuseStep &step : *steps)
@@ -101,13 +102,17 @@ void OperatorBuilder::makeBackward() {
                                   elementBeta = isKept ? none : beta;
 
   // What is known before the sums.
-  const Term variance = operand(varianceName);
-  const Term deviation = reciprocalDeviation(variance, number(spec_.epsilon, "epsilon"));
+  const Term epsilon = number(spec_.epsilon, "epsilon");
+  std::optional<Term> variance; // that x is in
+  if (!moving)
+    variance = operand("batch_variance");
+  const Term deviation =
+      moving ? reciprocalOfMoving(epsilon) : reciprocalDeviation(*variance, epsilon);
   std::vector<Named> known{{"deviation", deviation}};
   if (isKept && gamma)
     known.push_back({"scale", deviation * *gamma});
   if (hasMean)
-    known.push_back({"mean", operand(meanName)});
+    known.push_back({"mean", operand(moving ? "moving_mean" : "batch_mean")});
   if (needs.value && hasMean)
     known.push_back({"shift", isKept && beta ? *beta : constant(0)});
   const std::vector<int> ofChannels = ofStatistics(keptLoops());
@@ -147,8 +152,8 @@ void OperatorBuilder::makeBackward() {
   };
 
   // Sums of h where the statistics need them, of u where gamma and beta have the same loops.
-  const bool needsSum = (hasMean && !moving) || (spec_.center && isKept);
-  const bool needsProduct = !moving || (spec_.scale && isKept);
+  const bool needsSum = (hasMean && !moving) || (spec_.learnsBeta() && isKept);
+  const bool needsProduct = !moving || (spec_.learnsGamma() && isKept);
   const bool needsRest = hasMean && !moving;
   if (needsSum)
     sums.push_back({"gradient_sum", h});
@@ -212,7 +217,7 @@ void OperatorBuilder::makeBackward() {
     // Gamma is in the sums of groups.
     const bool lacksGamma = isKept && gamma && !op_.grouped;
     const Term seed = constant(2) / n * (lacksGamma ? *gamma * *product : *product);
-    const Expr by = variance.expr;
+    const Expr by = variance->expr;
     const auto slope = op_.exprs.gradients(deviation.expr, seed.expr, std::span(&by, 1));
     const Term ofX{&op_.exprs, slope[0].value()};
     made.push_back({"of_x", ofX});
@@ -228,9 +233,9 @@ void OperatorBuilder::makeBackward() {
     sum = channelSum;
     product = fma(-leaves[2], *channelSum, *channelProduct);
   }
-  if (isKept && spec_.scale)
+  if (isKept && spec_.learnsGamma())
     made.push_back({"dgamma", s * *product, sameLoops ? "dgamma" : ""});
-  if (isKept && spec_.center)
+  if (isKept && spec_.learnsBeta())
     made.push_back({"dbeta", *sum, sameLoops ? "dbeta" : ""});
   std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
   if (!made.empty()) {
@@ -244,15 +249,15 @@ void OperatorBuilder::makeBackward() {
       if (hasMean)
         ofOne = *next++;
     }
-    if (isKept && spec_.scale)
+    if (isKept && spec_.learnsGamma())
       ownGamma = *next++;
-    if (isKept && spec_.center)
+    if (isKept && spec_.learnsBeta())
       ownBeta = *next++;
   }
   if (!isKept) {
-    if (spec_.scale)
+    if (spec_.learnsGamma())
       addGradient("dgamma", parameters, u * ((rest ? centered - *rest : centered) * s), false);
-    if (spec_.center)
+    if (spec_.learnsBeta())
       addGradient("dbeta", parameters, u, false);
   }
 

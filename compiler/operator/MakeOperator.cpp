@@ -166,11 +166,11 @@ Operator OperatorBuilder::build() {
     return std::move(op_);
   }
   const bool training = op_.phase == Phase::Training;
-  const bool updates = training && spec_.hasMovingStatistics();
+  const bool updates = spec_.updatesMovingStatistics(op_.phase);
   makeOperands(training, updates);
   value_ = operand("x"); // steps read what was named first before the rest
   value_ = prologue();
-  if (spec_.hasMovingStatistics() && !training)
+  if (spec_.takesMovingStatistics(op_.phase))
     normalize(movingStatistics());
   else if (spec_.hasMean())
     normalize(batchStatistics(training, updates));
@@ -347,6 +347,16 @@ void OperatorBuilder::addBits(bool written) {
   operand.shape.push_back(run);
 }
 
+void OperatorBuilder::addMovingOperands(bool written) {
+  auto add = [&](const char *name, Values values) {
+    addOperand(name, Role::State, values, spec_.parameterDType, statisticIndex(), written,
+               written ? std::vector<std::string>{name} : std::vector<std::string>());
+  };
+  add("moving_mean", Values::Mean);
+  add(std::string(spec_.movingSpreadName()).c_str(),
+      spec_.movingSpread == MovingSpread::Deviation ? Values::Deviation : Values::Variance);
+}
+
 void OperatorBuilder::makeOperands(bool training, bool updates) {
   const DType data = spec_.dtype, parameter = spec_.parameterDType,
               statistic = spec_.statisticDType();
@@ -356,11 +366,8 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
     addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
   if (spec_.center)
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
-  if (spec_.hasMovingStatistics()) {
-    addOperand("moving_mean", Role::State, Values::Mean, parameter, statisticIndex(), false);
-    addOperand("moving_variance", Role::State, Values::Variance, parameter, statisticIndex(),
-               false);
-  }
+  if (spec_.hasMovingStatistics())
+    addMovingOperands(/*written=*/false);
   addStepOperands(spec_.fuse, [](const StepOperand &) { return false; });
   // Over what elements alone read, and no step before them.
   std::vector<std::string> over;
@@ -378,13 +385,9 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
         sources = {"x", step.operands[0].name};
       addOperand(step.store.c_str(), Role::Data, Values::Any, data, dataIndex(), true, sources);
     }
-  if (updates) {
-    addOperand("moving_mean", Role::State, Values::Mean, parameter, statisticIndex(), true,
-               {"moving_mean"});
-    addOperand("moving_variance", Role::State, Values::Variance, parameter, statisticIndex(), true,
-               {"moving_variance"});
-  }
-  if (training) {
+  if (updates)
+    addMovingOperands(/*written=*/true);
+  if (training && !spec_.takesMovingStatistics(op_.phase)) {
     if (spec_.hasMean())
       addOperand("batch_mean", Role::Statistic, Values::Mean, statistic, statisticIndex(), true);
     addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
@@ -410,15 +413,6 @@ std::vector<Term> OperatorBuilder::addStep(const char *name, Reduce reduce, std:
   }
   op_.steps.push_back(std::move(step));
   return leaves;
-}
-
-/// 1/sqrt(v+e) and its variants: the preset's epsilon_position.
-Term OperatorBuilder::reciprocalDeviation(Term variance, Term epsilon) {
-  const EpsilonPosition position = spec_.epsilonPosition;
-  Term deviation = sqrt(position == EpsilonPosition::Outside ? variance : variance + epsilon);
-  if (position != EpsilonPosition::Inside)
-    deviation = deviation + epsilon;
-  return constant(1) / deviation;
 }
 
 /// The weights of the old and of the batch's value. They are computed in f64 where they are known
@@ -487,14 +481,14 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
   const auto moments = this->moments();
   const Term n = size(op_.groupSize);
   const bool folds = parametersAreKept() && !op_.grouped; // those of groups are each channel's
-  std::optional<Term> gamma, beta, oldMean, oldVariance;
+  std::optional<Term> gamma, beta, oldMean, oldSpread;
   if (folds && spec_.scale)
     gamma = operand("gamma");
   if (folds && spec_.center)
     beta = operand("beta");
   if (updates) {
     oldMean = operand("moving_mean");
-    oldVariance = operand("moving_variance");
+    oldSpread = operand(spec_.movingSpreadName());
   }
   const Term epsilon = number(spec_.epsilon, "epsilon");
 
@@ -522,12 +516,15 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
   if (updates) {
     const MomentumWeights weights = momentumWeights();
     const auto factor = runningVarianceFactor(n, epsilon);
-    const Term kept = factor ? variance * *factor : variance;
+    const Term unbiased = factor ? variance * *factor : variance;
+    const Term spread =
+        spec_.movingSpread == MovingSpread::Deviation ? root(unbiased, epsilon) : unbiased;
+    const std::string spreadName(spec_.movingSpreadName());
     results.push_back(
         {"moving_mean", fma(weights.batchMean, mean, weights.oldMean * *oldMean), "moving_mean"});
-    results.push_back({"moving_variance",
-                       fma(weights.batchVariance, kept, weights.oldVariance * *oldVariance),
-                       "moving_variance"});
+    results.push_back({spreadName,
+                       fma(weights.batchVariance, spread, weights.oldVariance * *oldSpread),
+                       spreadName});
   }
   auto leaves = addStep("finalize", Reduce::None, groupLoops(), groupLoops(), results);
   if (op_.grouped) {
@@ -560,13 +557,13 @@ OperatorBuilder::Statistics OperatorBuilder::meanOfSquares(bool training) {
 
 /// Statistics as they are given.
 OperatorBuilder::Statistics OperatorBuilder::movingStatistics() {
-  const Term mean = operand("moving_mean"), variance = operand("moving_variance");
+  const Term mean = operand("moving_mean");
   std::optional<Term> gamma, beta;
   if (spec_.scale)
     gamma = operand("gamma");
   if (spec_.center)
     beta = operand("beta");
-  Term scale = reciprocalDeviation(variance, number(spec_.epsilon, "epsilon"));
+  Term scale = reciprocalOfMoving(number(spec_.epsilon, "epsilon"));
   if (gamma)
     scale = scale * *gamma;
   const auto leaves =

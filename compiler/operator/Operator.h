@@ -44,12 +44,13 @@ struct GroupedStatistics {
 
 /// Which values make sense in an operand, for those who draw some.
 enum class Values : uint8_t {
-  Sample,   ///< of the data that statistics are taken of
-  Any,      ///< of either sign, of the order of 1
-  Factor,   ///< of either sign, not near 0
-  Mean,     ///< near the data's
-  Variance, ///< near the data's, at least 0
-  Bit,      ///< 0 or 1
+  Sample,    ///< of the data that statistics are taken of
+  Any,       ///< of either sign, of the order of 1
+  Factor,    ///< of either sign, not near 0
+  Mean,      ///< near the data's
+  Variance,  ///< near the data's, at least 0
+  Deviation, ///< its root
+  Bit,       ///< 0 or 1
 };
 
 struct Operand {

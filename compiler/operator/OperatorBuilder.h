@@ -58,6 +58,7 @@ private:
       return false;
     return !(index.byGroup && spec_.isGrouped(raw.axes.back())) || raw.part == RawLoop::Groups;
   }
+  void addMovingOperands(bool written);
   void makeOperands(bool training, bool updates);
   void makeBackward();
   void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
@@ -173,7 +174,25 @@ private:
     const Term zero = constant(0);
     return select(less(x, zero), zero, x);
   }
-  Term reciprocalDeviation(Term variance, Term epsilon);
+  /// The deviation before an epsilon is added to it.
+  Term root(Term variance, Term epsilon) {
+    return sqrt(spec_.epsilonPosition == EpsilonPosition::Outside ? variance : variance + epsilon);
+  }
+  Term reciprocalOfRoot(Term root, Term epsilon) {
+    const bool adds = spec_.epsilonPosition != EpsilonPosition::Inside;
+    return constant(1) / (adds ? root + epsilon : root);
+  }
+  /// 1/sqrt(v+e) and its variants: the preset's epsilon_position.
+  Term reciprocalDeviation(Term variance, Term epsilon) {
+    return reciprocalOfRoot(root(variance, epsilon), epsilon);
+  }
+  /// The same of what the second moving vector holds.
+  Term reciprocalOfMoving(Term epsilon) {
+    const Term spread = operand(spec_.movingSpreadName());
+    return spec_.movingSpread == MovingSpread::Deviation ? reciprocalOfRoot(spread, epsilon)
+                                                         : reciprocalDeviation(spread, epsilon);
+  }
+
   struct MomentumWeights {
     Term oldMean, batchMean, oldVariance, batchVariance;
   };

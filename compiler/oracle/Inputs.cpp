@@ -125,6 +125,8 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
       const double deviation = distributions[group].deviation;
       return deviation * deviation * (0.75 + 0.5 * draw.uniform(stream, index));
     }
+    case Values::Deviation:
+      return distributions[group].deviation * (0.75 + 0.5 * draw.uniform(stream, index));
     }
     return draw.normal(stream, index);
   };

@@ -103,7 +103,7 @@ public:
     } else {
       addFusedSteps(next, data, inputs);
     }
-    if (phase_ == Phase::Training && spec_.hasMovingStatistics())
+    if (spec_.updatesMovingStatistics(phase_))
       notes_.push_back(
           fmt::format("moving_mean, moving_variance{}: not in oneDNN, checked "
                       "with the f64 reference alone",
@@ -189,7 +189,7 @@ private:
     if (phase_ == Phase::Training) {
       mean_ = memory(dense({at_.groups()}), engine_);
       variance_ = memory(dense({at_.groups()}), engine_);
-    } else if (spec_.mode == Mode::Feature) {
+    } else if (spec_.takesMovingStatistics(phase_)) {
       flags = flags | normalization_flags::use_global_stats;
       mean_ = copyOfVector(inputs.at("moving_mean"));
       variance_ = copyOfVector(inputs.at("moving_variance"));
@@ -324,6 +324,10 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
   if (spec.parameterDType != DType::F32 && (spec.scale || spec.center)) {
     whyNot = fmt::format("parameter_dtype {}: oneDNN is asked for f32 alone",
                          toString(spec.parameterDType));
+    return nullptr;
+  }
+  if (spec.takesMovingStatistics(phase) && spec.movingSpread == MovingSpread::Deviation) {
+    whyNot = "oneDNN takes a variance, not a deviation";
     return nullptr;
   }
   if (spec.epsilonPosition != EpsilonPosition::Inside) {

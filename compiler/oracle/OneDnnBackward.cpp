@@ -121,9 +121,9 @@ public:
       result.emplace(name, std::move(array));
     };
     take("dx", dx_, at_.memoryShape());
-    if (dgamma_)
+    if (dgamma_ && spec_.learnsGamma())
       take("dgamma", dgamma_, at_.parameterShape());
-    if (dbeta_)
+    if (dbeta_ && spec_.learnsBeta())
       take("dbeta", dbeta_, at_.parameterShape());
     return result;
   }

@@ -14,7 +14,7 @@ double resolve(const Number &number, const char *name, const Numbers &scalars) {
   return number.isArgument ? scalars.at(name) : number.value;
 }
 
-/// The divisor that the deviation from the mean is normalized with.
+/// The divisor that the difference from the mean is normalized with.
 template <typename T> T denominator(EpsilonPosition position, T variance, T epsilon) {
   switch (position) {
   case EpsilonPosition::Inside:
@@ -25,6 +25,11 @@ template <typename T> T denominator(EpsilonPosition position, T variance, T epsi
     return std::sqrt(variance + epsilon) + epsilon;
   }
   return NAN;
+}
+
+/// The same of a deviation before an epsilon is added to it.
+double denominatorOf(EpsilonPosition position, double deviation, double epsilon) {
+  return position == EpsilonPosition::Inside ? deviation : deviation + epsilon;
 }
 
 /// The batch's biased variance as the moving variance takes it.
@@ -450,13 +455,20 @@ double slopeOf(const FuseStep &step, bool isKept) {
 /// What the backward pass takes statistics from.
 struct Saved {
   const HostArray *mean; ///< null for rms
-  const HostArray &variance;
+  const HostArray &spread;
+  bool isDeviation; ///< what spread holds; else the variance
+
+  double divisor(const Spec &spec, int64_t group, double epsilon) const {
+    return isDeviation ? denominatorOf(spec.epsilonPosition, spread.get(group), epsilon)
+                       : denominator(spec.epsilonPosition, spread.get(group), epsilon);
+  }
 };
 Saved savedStatistics(const Spec &spec, const Arrays &inputs) {
-  const std::string prefix =
-      spec.backwardStatistics == BackwardStatistics::Moving ? "moving_" : "batch_";
-  return {spec.mode == Mode::Rms ? nullptr : &inputs.at(prefix + "mean"),
-          inputs.at(prefix + "variance")};
+  if (spec.backwardStatistics == BackwardStatistics::Moving)
+    return {&inputs.at("moving_mean"), inputs.at(std::string(spec.movingSpreadName())),
+            spec.movingSpread == MovingSpread::Deviation};
+  return {spec.mode == Mode::Rms ? nullptr : &inputs.at("batch_mean"), inputs.at("batch_variance"),
+          false};
 }
 
 } // namespace
@@ -480,8 +492,7 @@ EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const 
   size_t element = 0;
   at.forEach([&](Place p) {
     const double mean = saved.mean ? saved.mean->get(p.group) : 0;
-    double value = (x.get(p.offset) - mean) /
-                   denominator(spec.epsilonPosition, saved.variance.get(p.group), epsilon);
+    double value = (x.get(p.offset) - mean) / saved.divisor(spec, p.group, epsilon);
     if (gamma)
       value *= gamma->get(p.parameter);
     if (beta)
@@ -564,7 +575,6 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
   const bool moving = spec.backwardStatistics == BackwardStatistics::Moving;
   const bool isRms = spec.mode == Mode::Rms;
   const Saved saved = savedStatistics(spec, inputs);
-  const HostArray &variance = saved.variance;
   const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
   const EpilogueGradients before = epilogueGradients(spec, sizes, inputs, scalars);
 
@@ -577,7 +587,9 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
   // In extended precision: what dx is made of cancels.
   std::vector<long double> divisor;
   for (int64_t g = 0; g < at.groups(); ++g)
-    divisor.push_back(denominator<long double>(spec.epsilonPosition, variance.get(g), epsilon));
+    divisor.push_back(
+        moving ? saved.divisor(spec, g, epsilon)
+               : denominator<long double>(spec.epsilonPosition, saved.spread.get(g), epsilon));
 
   std::vector<long double> sums(at.groups(), 0), products(at.groups(), 0);
   std::vector<long double> dgamma(at.parameters(), 0), dbeta(at.parameters(), 0);
@@ -600,7 +612,7 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
     if (!moving) {
       const long double centered = x.get(p.offset) - mean[p.group];
       const long double ofVariance =
-          slope(spec.epsilonPosition, variance.get(p.group), epsilon) * products[p.group];
+          slope(spec.epsilonPosition, saved.spread.get(p.group), epsilon) * products[p.group];
       value += ofVariance * 2 * centered / n;
       if (!isRms)
         value -= sums[p.group] / divisor[p.group] / n;
@@ -612,9 +624,9 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
     return toArray(std::vector<double>(values.begin(), values.end()), at.parameterShape());
   };
   Arrays outputs = throughPrologue(spec, at, inputs, dt, scalars);
-  if (spec.scale)
+  if (spec.learnsGamma())
     outputs.emplace("dgamma", narrow(dgamma));
-  if (spec.center)
+  if (spec.learnsBeta())
     outputs.emplace("dbeta", narrow(dbeta));
   for (const auto &[name, array] : before.operands)
     outputs.emplace(name, array);
@@ -632,19 +644,26 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   const HostArray &x = prologue.value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
   const bool training = phase == Phase::Training;
-  const bool takesMoving = spec.mode == Mode::Feature && !training;
+  const bool takesMoving = spec.takesMovingStatistics(phase);
+  const bool keepsDeviation = spec.movingSpread == MovingSpread::Deviation;
+  const std::string spreadName(spec.movingSpreadName());
 
   Statistics used;
+  std::vector<double> divisors;
   if (takesMoving) {
     for (int64_t g = 0; g < at.groups(); ++g) {
       used.mean.push_back(inputs.at("moving_mean").get(g));
-      used.variance.push_back(inputs.at("moving_variance").get(g));
+      const double spread = inputs.at(spreadName).get(g);
+      divisors.push_back(keepsDeviation ? denominatorOf(spec.epsilonPosition, spread, epsilon)
+                                        : denominator(spec.epsilonPosition, spread, epsilon));
     }
   } else if (spec.mode == Mode::Rms) {
     used = meanOfSquares(at, x);
   } else {
     used = batchStatistics(at, x);
   }
+  for (double variance : used.variance)
+    divisors.push_back(denominator(spec.epsilonPosition, variance, epsilon));
 
   HostArray y(DType::F64, at.memoryShape()); // zero, and padding stays so
   const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
@@ -655,8 +674,7 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   HostArray mask(DType::Bit, bits ? at.shapeOf(*bits) : std::vector<int64_t>{0});
   size_t element = 0;
   at.forEach([&](Place p) {
-    const double divisor = denominator(spec.epsilonPosition, used.variance[p.group], epsilon);
-    double value = (x.get(p.offset) - used.mean[p.group]) / divisor;
+    double value = (x.get(p.offset) - used.mean[p.group]) / divisors[p.group];
     if (gamma)
       value *= gamma->get(p.parameter);
     if (beta)
@@ -672,21 +690,24 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
 
   Arrays outputs = std::move(prologue.stored);
   outputs.emplace("y", std::move(y));
-  if (!training)
+  if (!training || takesMoving)
     return outputs;
 
-  if (spec.hasMovingStatistics()) {
+  if (spec.updatesMovingStatistics(phase)) {
     const double n = static_cast<double>(at.groupSize());
-    std::vector<double> mean, variance;
+    std::vector<double> mean, spread;
     for (int64_t g = 0; g < at.groups(); ++g) {
-      const double batch = runningVariance(spec.runningVariance, used.variance[g], n, epsilon);
+      double batch = runningVariance(spec.runningVariance, used.variance[g], n, epsilon);
+      if (keepsDeviation)
+        batch =
+            std::sqrt(spec.epsilonPosition == EpsilonPosition::Outside ? batch : batch + epsilon);
       mean.push_back(update(spec.momentum, spec.momentum.mean, inputs.at("moving_mean").get(g),
                             used.mean[g], scalars));
-      variance.push_back(update(spec.momentum, spec.momentum.variance,
-                                inputs.at("moving_variance").get(g), batch, scalars));
+      spread.push_back(update(spec.momentum, spec.momentum.variance, inputs.at(spreadName).get(g),
+                              batch, scalars));
     }
     outputs.emplace("moving_mean", toArray(mean, at.groupShape()));
-    outputs.emplace("moving_variance", toArray(variance, at.groupShape()));
+    outputs.emplace(spreadName, toArray(spread, at.groupShape()));
   }
   if (spec.mode != Mode::Rms)
     outputs.emplace("batch_mean", toArray(used.mean, at.groupShape()));

@@ -12,8 +12,8 @@
 namespace normforge::spec {
 namespace {
 
-constexpr std::string_view letters = "nbctldhw"; // samples, channels, positions
-constexpr std::string_view expectedLetters = "n, b, c, t, l, d, h or w";
+constexpr std::string_view letters = "nbctldhwuvpqr"; // samples, channels, positions, others
+constexpr std::string_view expectedLetters = "n, b, c, t, l, d, h, w, or u, v, p, q, r of others";
 constexpr int64_t minBlock = 2, maxBlock = 64;
 
 bool isUpper(char c) { return c >= 'A' && c <= 'Z'; }
@@ -73,10 +73,34 @@ std::string parse(std::string_view text, Layout &layout) {
   return {};
 }
 
+/// The layout of MATLAB's labels, or what is wrong with them. S becomes w, h, d in their order, C
+/// c, B n, T t, U one of the letters of others.
+std::string parseLabels(std::string_view labels, Layout &layout) {
+  constexpr std::string_view spatial = "whd", others = "uvpqr";
+  size_t spatials = 0, free = 0;
+  for (char label : labels) {
+    char letter = 0;
+    if (label == 'S' && spatials < spatial.size())
+      letter = spatial[spatials++];
+    else if (label == 'U' && free < others.size())
+      letter = others[free++];
+    else if (label == 'S' || label == 'U')
+      return fmt::format("has more than {} labels {}",
+                         label == 'S' ? spatial.size() : others.size(), label);
+    else
+      letter = label == 'C' ? 'c' : label == 'B' ? 'n' : 't';
+    if (layout.axes.find(letter) != std::string::npos)
+      return fmt::format("has label {} twice", label);
+    layout.axes.insert(layout.axes.begin(), letter);
+  }
+  layout.text = layout.axes;
+  return {};
+}
+
 } // namespace
 
-std::optional<Layout> readLayout(const Value &value, std::string_view key,
-                                 Diagnostics &diagnostics) {
+std::optional<Layout> readLayout(const Value &value, std::string_view key, Diagnostics &diagnostics,
+                                 std::string &labels) {
   if (std::optional<std::string_view> word = asWord(value)) {
     if (*word == "channels_first" || *word == "channels_last") {
       diagnostics.error(value.offset,
@@ -84,15 +108,11 @@ std::optional<Layout> readLayout(const Value &value, std::string_view key,
                                     *word == "channels_first" ? "nchw" : "nhwc"));
       return std::nullopt;
     }
-    if (word->find_first_not_of("SCBTU") == std::string_view::npos) {
-      diagnostics.unbuilt(
-          value.offset,
-          fmt::format("{} {}: MATLAB's labels are not built yet; expected a layout such as 'nchw'",
-                      key, quoted(*word)));
-      return std::nullopt;
-    }
     Layout layout;
-    std::string problem = parse(*word, layout);
+    const bool isLabels = word->find_first_not_of("SCBTU") == std::string_view::npos;
+    std::string problem = isLabels ? parseLabels(*word, layout) : parse(*word, layout);
+    if (isLabels)
+      labels = *word;
     if (problem.empty())
       return layout;
     diagnostics.error(value.offset, fmt::format("{} {} {}", key, quoted(*word), problem));

@@ -64,8 +64,20 @@ void Parser::readAxis() {
 
 void Parser::useAxisDefault() {
   int rank = spec_.rank();
-  const bool takesLast = spec_.mode == Mode::Sample || spec_.mode == Mode::Rms;
+  const bool takesLast =
+      (spec_.mode == Mode::Sample || spec_.mode == Mode::Rms) && preset_->axis != kChannels;
   int axis = takesLast ? -1 : preset_->axis;
+  if (axis == kChannels) {
+    const size_t channels = spec_.layout.axes.find('c');
+    if (channels == std::string::npos) {
+      error(root_,
+            fmt::format("key 'axis' is missing; semantics {} takes the channels, axis c, and "
+                        "layout '{}' has none",
+                        toString(spec_.semantics), spec_.layout.text));
+      return;
+    }
+    axis = static_cast<int>(channels);
+  }
   spec_.axes = {axis < 0 ? axis + rank : std::min(axis, rank - 1)};
   axesKnown_ = true;
   const char last = spec_.layout.axes.back();
@@ -129,7 +141,9 @@ std::optional<int> Parser::readOneAxis(const Value &item) {
                               rank, -rank, rank - 1));
       return std::nullopt;
     }
-    return static_cast<int>(integer->value < 0 ? integer->value + rank : integer->value);
+    const auto index =
+        static_cast<int>(integer->value < 0 ? integer->value + rank : integer->value);
+    return labels_.empty() ? index : rank - 1 - index;
   }
   std::optional<std::string_view> word = asWord(item);
   if (!word) {
@@ -143,6 +157,8 @@ std::optional<int> Parser::readOneAxis(const Value &item) {
   size_t index = word->size() == 1 ? spec_.layout.axes.find(*word) : std::string::npos;
   if (index != std::string::npos)
     return static_cast<int>(index);
+  if (word->size() == 1 && std::count(labels_.begin(), labels_.end(), word->front()) == 1)
+    return rank - 1 - static_cast<int>(labels_.find(*word));
   std::string_view letters = spec_.layout.axes;
   bool several = word->size() > 1 && word->size() <= maxRank &&
                  word->find_first_not_of(letters) == std::string_view::npos;

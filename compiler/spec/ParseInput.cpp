@@ -53,7 +53,9 @@ void Parser::readInput() {
     refuseStrides(*strides, "input", spec_.rank(), diagnostics_);
   std::optional<Layout> layout;
   if (layoutEntry) {
-    layout = readLayout(layoutEntry->value, "input.layout", diagnostics_);
+    layout = readLayout(layoutEntry->value, "input.layout", diagnostics_, labels_);
+    if (!labels_.empty())
+      std::reverse(spec_.shape.begin(), spec_.shape.end());
   } else if (shapeKnown_) {
     layout = defaultLayout(spec_.rank());
     if (!layout)
@@ -153,7 +155,9 @@ void Parser::readOutput(const Value &value) {
   Keys keys(value, "output", outputKeys(), diagnostics_);
   for (const Entry *entry : keys.entries()) {
     if (entry->key == "layout") {
-      std::optional<Layout> layout = readLayout(entry->value, "output.layout", diagnostics_);
+      std::string labels;
+      std::optional<Layout> layout =
+          readLayout(entry->value, "output.layout", diagnostics_, labels);
       if (!layout || !layoutKnown_ || layout->text == spec_.layout.text)
         continue;
       std::string ours = spec_.layout.axes, theirs = layout->axes;

@@ -14,9 +14,9 @@ namespace normforge {
 namespace spec {
 namespace {
 
-constexpr Choice semanticsNames[] = {
-    {"keras-1.2"},       {"pytorch"},        {"onnx-15"},      {"keras-1.0.4", false},
-    {"tf-keras", false}, {"keras-3", false}, {"matlab", false}};
+/// In the order of Semantics.
+constexpr Choice semanticsNames[] = {{"keras-1.2"}, {"keras-1.0.4"}, {"tf-keras"}, {"keras-3"},
+                                     {"matlab"},    {"pytorch"},     {"onnx-15"}};
 constexpr Alias semanticsAliases[] = {{"keras", "keras-1.2"},     {"keras-1", "keras-1.2"},
                                       {"torch", "pytorch"},       {"onnx", "onnx-15"},
                                       {"tensorflow", "tf-keras"}, {"keras-2", "tf-keras"}};
@@ -31,6 +31,8 @@ constexpr Choice phaseNames[] = {{"inference"},     {"training"},          {"bac
 constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
                                   {"eval", "inference"},    {"predict", "inference"},
                                   {"forward", "inference"}, {"gradient", "backward"}};
+/// In the order of EpsilonPosition.
+constexpr Choice epsilonPositions[] = {{"inside"}, {"outside"}, {"both"}};
 /// In the order of BackwardStatistics.
 constexpr Choice backwardStatisticsNames[] = {{"batch"}, {"moving"}};
 constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
@@ -46,6 +48,9 @@ constexpr std::string_view builtKeys[] = {"name",
                                           "mode",
                                           "groups",
                                           "epsilon",
+                                          "epsilon_position",
+                                          "trainable",
+                                          "fused",
                                           "momentum",
                                           "running_variance",
                                           "center",
@@ -80,14 +85,12 @@ Spec Parser::parse(std::string_view sourceName) {
   checkGroups();
   readEpsilon();
   readMomentum();
-  if (const Entry *entry = keys_.find("running_variance"))
-    if (std::optional<size_t> index = choose(entry->value, "running_variance", runningVarianceNames,
-                                             diagnostics_, runningVarianceAliases))
-      spec_.runningVariance = static_cast<RunningVariance>(*index);
+  readRunningVariance();
   readFlag("center", spec_.center);
   readFlag("scale", spec_.scale);
   readPhases();
   readBackwardStatistics();
+  readTrainable();
   readSteps();
   noteKeysWithoutEffect();
   for (const Entry *entry : keys_.entries())
@@ -147,10 +150,10 @@ void Parser::readSemantics() {
       semanticsKnown_ = false;
   }
   preset_ = &presetOf(spec_.semantics);
-  spec_.epsilon.value = preset_->epsilon;
   spec_.momentum.weighs = preset_->momentumWeighs;
   spec_.momentum.mean.value = spec_.momentum.variance.value = preset_->momentum;
   spec_.runningVariance = preset_->runningVariance;
+  spec_.movingSpread = preset_->movingSpread;
 }
 
 void Parser::readMode() {
@@ -199,6 +202,11 @@ void Parser::readDTypes() {
 }
 
 void Parser::readEpsilon() {
+  if (const Entry *position = keys_.find("epsilon_position"))
+    if (const auto index =
+            choose(position->value, "epsilon_position", epsilonPositions, diagnostics_))
+      spec_.epsilonPosition = static_cast<EpsilonPosition>(*index);
+  spec_.epsilon.value = defaultEpsilon(*preset_, spec_.mode, spec_.accumulate);
   const Entry *entry = keys_.find("epsilon");
   if (!entry)
     return;
@@ -219,6 +227,96 @@ void Parser::readEpsilon() {
     return;
   }
   spec_.epsilon = {*number, false};
+  constexpr double leastOfCudnn = 1e-5;
+  const std::string_view refuses =
+      spec_.semantics == Semantics::Matlab ? "MATLAB"
+      : spec_.semantics == Semantics::Keras_1_2 || spec_.semantics == Semantics::Keras_1_0_4
+          ? "Theano with cuDNN"
+          : "";
+  if (*number < leastOfCudnn && !refuses.empty())
+    spec_.notes.push_back(fmt::format("epsilon {} is computed as it is written; {} refuses less "
+                                      "than 1e-5",
+                                      found(entry->value), refuses));
+}
+
+void Parser::readRunningVariance() {
+  if (const Entry *entry = keys_.find("running_variance")) {
+    const auto index = choose(entry->value, "running_variance", runningVarianceNames, diagnostics_,
+                              runningVarianceAliases);
+    if (index)
+      spec_.runningVariance = static_cast<RunningVariance>(*index);
+    if (index && modeKnown_ && spec_.hasMovingStatistics() &&
+        spec_.movingSpread == MovingSpread::Deviation)
+      diagnostics_.error(entry->offset,
+                         fmt::format("semantics {} keeps moving_stddev, an average of deviations; "
+                                     "running_variance belongs to those that keep a variance",
+                                     toString(spec_.semantics)));
+  }
+  readFused();
+}
+
+void Parser::readFused() {
+  const Entry *entry = keys_.find("fused");
+  const bool isTf = spec_.semantics == Semantics::TfKeras && semanticsKnown_;
+  std::optional<bool> fused;
+  if (entry) {
+    const char *const note = "steps after gamma and beta are written under 'fuse'";
+    fused = asBool(entry->value);
+    if (!fused && !isNull(entry->value)) {
+      error(entry->value,
+            fmt::format("fused must be null, true or false; found {}", found(entry->value)));
+      diagnostics_.note(entry->offset, note);
+      return;
+    }
+    if (semanticsKnown_ && !isTf) {
+      diagnostics_.error(entry->offset, fmt::format("'fused' belongs to semantics tf-keras; found "
+                                                    "{}",
+                                                    quoted(semanticsName_)));
+      diagnostics_.note(entry->offset, note);
+      return;
+    }
+  }
+  if (!isTf || !modeKnown_ || !layoutKnown_ || !axesKnown_)
+    return;
+  // As _raise_if_fused_cannot_be_used and _fused_can_be_used of its BatchNormalizationBase.
+  std::string whyNot;
+  const int rank = spec_.rank();
+  if (spec_.mode != Mode::Feature)
+    whyNot = fmt::format("mode 0; found {}", toString(spec_.mode));
+  else if (rank != 4 && rank != 5)
+    whyNot = fmt::format("rank 4 or 5; found {}", rank);
+  else if (spec_.axes.size() != 1)
+    whyNot = fmt::format("one axis; found {}", spec_.axes.size());
+  else if (spec_.axes[0] != 1 && spec_.axes[0] != rank - 1)
+    whyNot = fmt::format("axis 1 or {}; found {}", rank - 1, spec_.axes[0]);
+  else if (spec_.dtype == DType::F64)
+    whyNot = "dtype f32, bf16 or f16; found f64";
+  if (fused.value_or(false) && !whyNot.empty())
+    error(entry->value, fmt::format("fused: true needs {}", whyNot));
+  const bool fuses = fused.value_or(whyNot.empty()) && whyNot.empty();
+  if (fuses && !keys_.find("running_variance"))
+    spec_.runningVariance = RunningVariance::Bessel;
+  constexpr double leastOfKernel = 1.001e-5;
+  if (fuses && !spec_.epsilon.isArgument && spec_.epsilon.value < leastOfKernel)
+    spec_.notes.push_back(fmt::format("epsilon {} is computed as it is written; tf.keras's fused "
+                                      "kernel takes 1.001e-5 for less",
+                                      spec_.epsilon.value));
+}
+
+void Parser::readTrainable() {
+  const Entry *entry = keys_.find("trainable");
+  const auto trainable = entry ? readBool(entry->value, "trainable", diagnostics_) : std::nullopt;
+  if (!trainable || *trainable || !modeKnown_)
+    return;
+  spec_.frozen = spec_.hasMovingStatistics() ? preset_->frozen : Frozen::Parameters;
+  if (spec_.frozen != Frozen::ParametersAndStatistics)
+    return;
+  const Entry *statistics = keys_.find("backward_statistics");
+  if (statistics && spec_.backwardStatistics == BackwardStatistics::Batch)
+    error(statistics->value, fmt::format("backward_statistics: batch contradicts trainable: false, "
+                                         "with which {} takes the moving statistics",
+                                         toString(spec_.semantics)));
+  spec_.backwardStatistics = BackwardStatistics::Moving;
 }
 
 std::optional<double> Parser::readRatio(const Value &value) {
@@ -292,11 +390,16 @@ void Parser::noteKeysWithoutEffect() {
   const bool hasMoving = spec_.hasMovingStatistics();
   const std::string noMoving =
       fmt::format("mode {} keeps no moving statistics", toString(spec_.mode));
-  if (!hasMoving || !spec_.hasPhase(Phase::Training))
+  const bool keepsMoving = spec_.frozen == Frozen::ParametersAndStatistics;
+  if (!hasMoving || !spec_.hasPhase(Phase::Training) || keepsMoving)
     for (const char *key : {"momentum", "running_variance"})
-      note(key, hasMoving ? "training is none of the phases" : noMoving);
+      note(key, !hasMoving    ? noMoving
+                : keepsMoving ? "trainable: false keeps the moving statistics as they are"
+                              : "training is none of the phases");
   if (!spec_.hasPhase(Phase::Backward))
     note("backward_statistics", "backward is none of the phases");
+  if (!spec_.hasPhase(Phase::Backward) && spec_.frozen == Frozen::Parameters)
+    note("trainable", "it keeps gradients from gamma and beta, and backward is none of the phases");
   const bool hasBias =
       std::ranges::any_of(spec_.prologue, [](const FuseStep &step) { return step.name == "bias"; });
   if (!spec_.scale && !spec_.center && !hasMoving && !hasBias && spec_.parameterDType != DType::F64)

@@ -45,6 +45,10 @@ private:
   void checkGroups();
   void readDTypes();
   void readEpsilon();
+  void readRunningVariance();
+  /// Key `fused`: what tf.keras's own kernel does otherwise.
+  void readFused();
+  void readTrainable();
   std::optional<double> readRatio(const Value &value);
   void readMomentum();
   void readFlag(std::string_view key, bool &flag);
@@ -61,6 +65,9 @@ private:
   const Preset *preset_ = nullptr;
   /// As written, where that is not built too.
   std::string semanticsName_ = "keras-1.2", modeName_;
+  /// The layout in MATLAB's labels, where it is written so: the shape and indices of axes are in
+  /// their order then.
+  std::string labels_;
   /// False after an error: checks that would follow from it are left out.
   bool semanticsKnown_ = true, modeKnown_ = true;
   bool shapeKnown_ = false, layoutKnown_ = false, axesKnown_ = false;

@@ -17,6 +17,14 @@ std::string_view toString(Semantics semantics) {
   switch (semantics) {
   case Semantics::Keras_1_2:
     return "keras-1.2";
+  case Semantics::Keras_1_0_4:
+    return "keras-1.0.4";
+  case Semantics::TfKeras:
+    return "tf-keras";
+  case Semantics::Keras_3:
+    return "keras-3";
+  case Semantics::Matlab:
+    return "matlab";
   case Semantics::PyTorch:
     return "pytorch";
   case Semantics::Onnx_15:
@@ -163,6 +171,24 @@ bool Spec::hasPhase(Phase phase) const {
   return std::find(phases.begin(), phases.end(), phase) != phases.end();
 }
 
+bool Spec::takesMovingStatistics(Phase phase) const {
+  if (!hasMovingStatistics())
+    return false;
+  switch (phase) {
+  case Phase::Inference:
+    return true;
+  case Phase::Training:
+    return frozen == Frozen::ParametersAndStatistics;
+  case Phase::Backward:
+    return backwardStatistics == BackwardStatistics::Moving;
+  }
+  return false;
+}
+
+std::string_view Spec::movingSpreadName() const {
+  return movingSpread == MovingSpread::Deviation ? "moving_stddev" : "moving_variance";
+}
+
 std::vector<std::string> Spec::sizeNames() const {
   std::vector<std::string> names;
   for (const Size &size : shape)
@@ -177,7 +203,7 @@ std::vector<Scalar> Spec::scalars(Phase phase) const {
   std::vector<Scalar> scalars;
   if (epsilon.isArgument)
     scalars.push_back({"epsilon", type, 0, kInfinity, /*open=*/true});
-  if (phase == Phase::Training && hasMovingStatistics()) {
+  if (updatesMovingStatistics(phase)) {
     if (momentum.cumulative)
       scalars.push_back({"count", type, 1, kInfinity, /*open=*/false, /*whole=*/true});
     else if (momentum.mean.isArgument || momentum.variance.isArgument)
@@ -230,6 +256,10 @@ std::string canonicalText(const Spec &spec) {
     text += step.text() + ",";
   if (spec.backwardStatistics == BackwardStatistics::Moving)
     text += " backward_statistics=moving";
+  if (spec.frozen == Frozen::Parameters)
+    text += " frozen=parameters";
+  else if (spec.frozen == Frozen::ParametersAndStatistics)
+    text += " frozen=parameters,statistics";
   if (spec.accumulate != computeDType(spec.dtype))
     text += fmt::format(" accumulate={}", toString(spec.accumulate));
   text += " phases=";

@@ -42,7 +42,15 @@ constexpr Phase kPhases[] = {Phase::Inference, Phase::Training, Phase::Backward}
 std::string_view toString(Phase);
 std::optional<Phase> parsePhase(std::string_view text);
 
-enum class Semantics : uint8_t { Keras_1_2, PyTorch, Onnx_15 };
+enum class Semantics : uint8_t {
+  Keras_1_2,
+  Keras_1_0_4,
+  TfKeras,
+  Keras_3,
+  Matlab,
+  PyTorch,
+  Onnx_15
+};
 /// Which statistics are taken of which elements. Keras 1's modes 0, 1 and 2: of each index of
 /// `axes`, in inference the moving ones (Feature); of each index of the other axes (Sample, layer
 /// normalization); as Feature, but of the batch in inference too (Batch). Instance: of each index
@@ -51,6 +59,12 @@ enum class Semantics : uint8_t { Keras_1_2, PyTorch, Onnx_15 };
 enum class Mode : uint8_t { Feature, Sample, Batch, Instance, Rms, Group };
 /// sqrt(v+e), sqrt(v)+e, sqrt(v+e)+e.
 enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
+/// What the second moving vector averages: the variance, or the deviation before an epsilon is
+/// added to it, sqrt(v+e) or, with epsilon outside alone, sqrt(v).
+enum class MovingSpread : uint8_t { Variance, Deviation };
+/// What `trainable: false` keeps as it is: gamma and beta, which have no gradients, or the moving
+/// statistics too, which training then takes.
+enum class Frozen : uint8_t { Nothing, Parameters, ParametersAndStatistics };
 /// The moving variance takes v, v*N/(N-1), v*N/(N-(1+e)); N <= 1 (or N <= 1+e) takes v.
 enum class RunningVariance : uint8_t { Biased, Bessel, Keras2 };
 /// What momentum weighs: a*old + (1-a)*batch, or (1-a)*old + a*batch.
@@ -120,6 +134,8 @@ struct Spec {
   EpsilonPosition epsilonPosition = EpsilonPosition::Inside;
   Momentum momentum;
   RunningVariance runningVariance = RunningVariance::Biased;
+  MovingSpread movingSpread = MovingSpread::Variance;
+  Frozen frozen = Frozen::Nothing;
   bool center = true, scale = true;                                  ///< whether beta, gamma exist
   BackwardStatistics backwardStatistics = BackwardStatistics::Batch; ///< Moving: mode 0 alone
   std::vector<Phase> phases;                                         ///< as listed, without repeats
@@ -148,6 +164,17 @@ struct Spec {
   bool hasPhase(Phase phase) const;
   /// Mode 0 alone keeps moving statistics.
   bool hasMovingStatistics() const { return mode == Mode::Feature; }
+  /// Whether `phase` takes them, and not the batch's.
+  bool takesMovingStatistics(Phase phase) const;
+  /// Training alone writes them.
+  bool updatesMovingStatistics(Phase phase) const {
+    return phase == Phase::Training && hasMovingStatistics() && !takesMovingStatistics(phase);
+  }
+  /// The argument of the second moving vector: moving_variance or moving_stddev.
+  std::string_view movingSpreadName() const;
+  /// Whether gamma and beta, where they exist, have gradients.
+  bool learnsGamma() const { return scale && frozen == Frozen::Nothing; }
+  bool learnsBeta() const { return center && frozen == Frozen::Nothing; }
   /// Distinct names of named sizes in the order of their first appearance in the shape: the order
   /// of nf_call.sizes.
   std::vector<std::string> sizeNames() const;

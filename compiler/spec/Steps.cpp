@@ -20,14 +20,23 @@ constexpr Alias aliases[] = {
 constexpr std::string_view operandKeys[] = {"axes", "name", "store"};
 constexpr std::string_view expressionKeys[] = {"expr", "operands", "scalars"};
 /// Arguments that specs have anyway.
-constexpr std::string_view ownNames[] = {"x",           "y",
-                                         "dx",          "dy",
-                                         "gamma",       "beta",
-                                         "dgamma",      "dbeta",
-                                         "batch_mean",  "batch_variance",
-                                         "moving_mean", "moving_variance",
-                                         "relu_mask",   "epsilon",
-                                         "momentum",    "count"};
+constexpr std::string_view ownNames[] = {"x",
+                                         "y",
+                                         "dx",
+                                         "dy",
+                                         "gamma",
+                                         "beta",
+                                         "dgamma",
+                                         "dbeta",
+                                         "batch_mean",
+                                         "batch_variance",
+                                         "moving_mean",
+                                         "moving_variance",
+                                         "moving_stddev",
+                                         "relu_mask",
+                                         "epsilon",
+                                         "momentum",
+                                         "count"};
 
 /// The numbers after a function's name, or nothing where they are not as it takes them.
 std::optional<std::vector<double>> readParameters(const Function &function, const Value *value) {

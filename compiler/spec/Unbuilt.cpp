@@ -14,7 +14,6 @@ constexpr std::string_view affineKeys[] = {"value",      "initializer",       "r
 constexpr std::string_view movingKeys[] = {"value", "initializer"};
 constexpr std::string_view renormKeys[] = {"r_max", "r_min", "d_max", "momentum"};
 
-constexpr Choice positions[] = {{"inside"}, {"outside"}, {"both"}};
 constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
 constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
 
@@ -70,22 +69,6 @@ bool checkCount(const Entry &entry, Diagnostics &diagnostics) {
   diagnostics.error(entry.value.offset, fmt::format("{} must be a whole number of at least 1; "
                                                     "found {}",
                                                     entry.key, found(entry.value)));
-  return false;
-}
-
-bool checkFused(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
-  const char *const note = "steps after gamma and beta are written under 'fuse'";
-  if (!isNull(entry.value) && !asBool(entry.value)) {
-    diagnostics.error(entry.value.offset, fmt::format("fused must be null, true or false; found {}",
-                                                      found(entry.value)));
-    diagnostics.note(entry.offset, note);
-    return false;
-  }
-  if (semantics == "tf-keras")
-    return true;
-  diagnostics.error(entry.offset, fmt::format("'fused' belongs to semantics tf-keras; found {}",
-                                              quoted(semantics)));
-  diagnostics.note(entry.offset, note);
   return false;
 }
 
@@ -148,11 +131,9 @@ void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diag
     return choose(value, key, choices, diagnostics).has_value();
   };
   bool right = true;
-  if (key == "epsilon_position")
-    right = isOneOf(positions);
-  else if (key == "statistics")
+  if (key == "statistics")
     right = isOneOf(statisticsNames);
-  else if (key == "trainable" || key == "mask" || key == "adjustment")
+  else if (key == "mask" || key == "adjustment")
     right = readBool(value, key, diagnostics).has_value();
   else if (key == "parameters")
     right = checkParameters(entry, diagnostics);
@@ -162,8 +143,6 @@ void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diag
     right = checkRenorm(entry, diagnostics);
   else if (key == "virtual_batch_size")
     right = checkCount(entry, diagnostics);
-  else if (key == "fused")
-    right = checkFused(entry, semantics, diagnostics);
   else if (key == "weights")
     right = checkWeights(entry, semantics, diagnostics);
   if (right)

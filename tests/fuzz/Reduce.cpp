@@ -165,6 +165,12 @@ Candidates defaultMomentum(const Candidate &from) {
 Candidates defaultRunningVariance(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.runningVariance.reset(); });
 }
+Candidates defaultEpsilonPosition(const Candidate &from) {
+  return changed(from, [](DrawnSpec &spec) { spec.epsilonPosition.reset(); });
+}
+Candidates trainable(const Candidate &from) {
+  return changed(from, [](DrawnSpec &spec) { spec.trainable = true; });
+}
 /// The language's default, which takes no line.
 Candidates defaultSemantics(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.semantics = Semantics::Keras_1_2; });
@@ -175,11 +181,29 @@ Candidates defaultMode(const Candidate &from) {
 
 using Step = Candidates (*)(const Candidate &);
 constexpr Step kSteps[] = {
-    oneCpu,           onePhase,     fewerAxes,      smallerSizes,    fewerListed,
-    staticSizes,      plainLayout,  smallerBlock,   singlePrecision, lessFused,
-    defaultCenter,    defaultScale, defaultEpsilon, defaultMomentum, defaultRunningVariance,
-    defaultSemantics, defaultMode,  batchBackward,  lessPrologue,    fewerGroups,
+    oneCpu,
+    onePhase,
+    fewerAxes,
+    smallerSizes,
+    fewerListed,
+    staticSizes,
+    plainLayout,
+    smallerBlock,
+    singlePrecision,
+    lessFused,
+    defaultCenter,
+    defaultScale,
+    defaultEpsilon,
+    defaultMomentum,
+    defaultRunningVariance,
+    defaultSemantics,
+    defaultMode,
+    batchBackward,
+    lessPrologue,
+    fewerGroups,
     defaultDTypes,
+    defaultEpsilonPosition,
+    trainable,
 };
 
 bool isValid(const DrawnSpec &spec) {

@@ -65,6 +65,10 @@ std::string DrawnSpec::yaml() const {
   }
   if (runningVariance)
     text += fmt::format("running_variance: {}\n", toString(*runningVariance));
+  if (epsilonPosition)
+    text += fmt::format("epsilon_position: {}\n", toString(*epsilonPosition));
+  if (!trainable)
+    text += "trainable: false\n";
   if (movingBackward)
     text += "backward_statistics: moving\n";
   std::vector<std::string> steps;
@@ -106,7 +110,9 @@ DrawnSpec SpecDraw::draw() {
       spec.axes[i].letter = letters[i];
     spec.mode = static_cast<Mode>(pick({0, 0, 1, 2, 3, 4, 5, 5}));
     if (!chance(3))
-      spec.semantics = chance(2) ? Semantics::PyTorch : Semantics::Onnx_15;
+      spec.semantics =
+          pick({Semantics::PyTorch, Semantics::PyTorch, Semantics::Onnx_15, Semantics::Keras_1_0_4,
+                Semantics::TfKeras, Semantics::Keras_3, Semantics::Matlab});
     if (!listAxes(spec))
       continue;
     if (chance(4)) {
@@ -123,7 +129,9 @@ DrawnSpec SpecDraw::draw() {
 
 bool SpecDraw::listAxes(DrawnSpec &spec) {
   const bool sample = spec.mode == Mode::Sample;
-  if (sample && spec.semantics == Semantics::Keras_1_2) { // whatever axis says, it is the last one
+  const bool isKeras1 =
+      spec.semantics == Semantics::Keras_1_2 || spec.semantics == Semantics::Keras_1_0_4;
+  if (sample && isKeras1) { // whatever axis says, it is the last one
     spec.axes.back().listed = true;
     return true;
   }
@@ -193,7 +201,9 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
     spec.momentum = DrawnMomentum::Cumulative;
   else if (chance(6))
     spec.momentum = DrawnMomentum::Pair;
-  if (chance(4))
+  if (spec.semantics == Semantics::Keras_1_0_4 && spec.epsilon == DrawnEpsilon::Default)
+    spec.epsilon = DrawnEpsilon::Argument; // its 1e-6 is less than what a check sees
+  if (chance(4) && (spec.semantics != Semantics::Keras_1_0_4 || spec.mode != Mode::Feature))
     spec.runningVariance = chance(2) ? RunningVariance::Bessel : RunningVariance::Keras2;
   const FuseStep add{"add"}, relu{"relu"};
   spec.fuse = pick<std::vector<FuseStep>>({{add}, {relu}, {add, relu}, {relu, add}, {}});
@@ -207,6 +217,10 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
     // relu after relu is refused.
     spec.fuse.erase(std::unique(spec.fuse.begin(), spec.fuse.end()), spec.fuse.end());
   }
+  if (chance(6))
+    spec.epsilonPosition =
+        pick({EpsilonPosition::Inside, EpsilonPosition::Outside, EpsilonPosition::Both});
+  spec.trainable = !chance(6);
   spec.movingBackward = spec.mode == Mode::Feature && chance(4);
   if (chance(4))
     spec.fuse.insert(chance(2) ? spec.fuse.begin() : spec.fuse.end(), drawOperandStep(spec, "f"));

@@ -41,6 +41,8 @@ struct DrawnSpec {
   DrawnEpsilon epsilon = DrawnEpsilon::Default;
   DrawnMomentum momentum = DrawnMomentum::Default;
   std::optional<RunningVariance> runningVariance; ///< none: the preset's
+  std::optional<EpsilonPosition> epsilonPosition; ///< none: the preset's
+  bool trainable = true;
   std::vector<FuseStep> prologue, fuse;
 
   int rank() const { return static_cast<int>(axes.size()); }
