@@ -27,6 +27,8 @@ std::string plural(int64_t count, const char *noun) {
 
 /// "a task takes all of n, 1 of c and all of hw".
 std::string taskInWords(std::span<const StageLoop> loops, const StagePlan &stage) {
+  if (loops.empty())
+    return "one task takes everything";
   std::vector<std::string> parts;
   for (size_t i = 0; i < loops.size(); ++i)
     parts.push_back(stage.chunks[i] == 0 ? fmt::format("all of {}", loops[i].name)
@@ -39,6 +41,8 @@ std::string taskInWords(std::span<const StageLoop> loops, const StagePlan &stage
 
 /// What of a stage is in registers at once.
 std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &stage) {
+  if (loops.empty())
+    return "one value of each result";
   if (stage.rows == Rows::Packed)
     return fmt::format("{} of {} at once, several in a vector: {}", plural(stage.tile, "row"),
                        loops[stage.tiled].name,
@@ -192,6 +196,21 @@ void printFormula(const Spec &spec, Phase phase) {
     fmt::print("  x stands for what the prologue makes of it\n");
   if (!spec.hasMean())
     fmt::print("  variance is the mean of x * x\n");
+  if (spec.takesBatchStatistics(phase)) {
+    if (spec.renorm)
+      fmt::print("  then times r, plus d, before gamma and beta: t = max(renorm_stddev, "
+                 "sqrt(epsilon)),\n  r = {} / t in [{}, {}], d = (mean - renorm_mean) / t in "
+                 "[-{}, {}]\n",
+                 root, spec.renorm->rMin, spec.renorm->rMax, spec.renorm->dMax, spec.renorm->dMax);
+    if (spec.adjustment)
+      fmt::print("  then times adjust_scale, plus adjust_bias, before gamma and beta\n");
+    if (spec.mask)
+      fmt::print("  mean and variance are weighed by mask, their divisor sum(mask) + 1e-7\n");
+    if (spec.ghostBatch > 0)
+      fmt::print("  statistics are of ghost batches of {} samples, every (samples / {})-th; the "
+                 "moving ones\n  take the means of theirs\n",
+                 spec.ghostBatch, spec.ghostBatch);
+  }
   if (spec.frozen != Frozen::Nothing)
     fmt::print("  trainable: false keeps gamma and beta{} as they are\n",
                spec.frozen == Frozen::ParametersAndStatistics ? " and the moving statistics" : "");
@@ -262,8 +281,11 @@ void printSteps(const Operator &op) {
     fmt::print("  {} over {}\n", step.name,
                over.empty() ? "nothing" : fmt::format("{}", fmt::join(over, ", ")));
     if (step.reduce == Reduce::Moments) {
-      fmt::print("    mean of {}, sums of what remains and of its squares\n",
-                 op.exprs.text(step.results[0].value, names));
+      fmt::print("    mean of {}{}, sums of what remains and of its squares\n",
+                 op.exprs.text(step.results[0].value, names),
+                 step.results.size() > 3
+                     ? fmt::format(" weighed by {}", op.exprs.text(step.results[3].value, names))
+                     : "");
       continue;
     }
     const bool sums = step.reduce == Reduce::Sum;

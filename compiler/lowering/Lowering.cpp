@@ -42,6 +42,11 @@ struct NodeEmitter {
     return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UNO, x, x);
   }
   Value zeroIfNan(Value x) const { return select(isNan(x), constant(0), x); }
+  /// x/y, 0 where y is 0.
+  Value divOrZero(Value x, Value y) const {
+    Value isZero = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OEQ, y, constant(0));
+    return select(isZero, constant(0), div(x, y));
+  }
 
   /// A node that is no leaf but a constant; `in` are the values of what it is made of.
   Value emit(const Node &node, ArrayRef<Value> in) const {
@@ -530,40 +535,53 @@ void StageLowering::lowerMap(const Step &step) {
 
 /// The sum of a value, then that of what remains of it beside the mean, and of its squares, over
 /// what a task has. The mean is divided by, not multiplied with its inverse: a sum of n equal
-/// numbers gives that number back.
+/// numbers gives that number back. With weights all of these are weighed, n is their sum, and the
+/// mean of what weighs nothing is 0.
 void StageLowering::lowerMoments(const Step &step, bool partial) {
-  const Expr root = step.results[0].value;
-  const std::vector<Expr> leaves = leavesOf(root);
+  const bool isWeighted = step.results.size() > 3;
+  std::vector<Expr> roots{step.results[0].value};
+  if (isWeighted)
+    roots.push_back(step.results[3].value);
+  const std::vector<Expr> leaves = leavesOf(roots);
   llvm::SmallVector<Tensor> inputs = bindAll(leaves);
   const auto space = spaceOf(step, partial);
   const ChunkSizes sizes = partial ? chunkSizes(step) : ChunkSizes();
-  Value whole = partial ? Value() : s_.number(op_.terms(step), type_);
+  Value whole = partial || isWeighted ? Value() : s_.number(op_.terms(step), type_);
   auto count = [&](OpBuilder &b, Location loc, Index loop) -> Value {
     return partial ? chunkCount(b, loc, step, sizes, loop, type_) : whole;
   };
-  prepare(root);
+  prepare(roots);
   Value axisSize = reducesPadding(step) ? s_.size(op_.blocked->size) : Value();
   const size_t values = leaves.size();
-  const Tensor sum =
-      s_.sum(inputs, space, 1, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-        Value value = emit(b, loc, root, leaves, v)[0];
-        return Values{
-            NodeEmitter{b, loc, type_}.add(zeroPadding(b, loc, loop, axisSize, value), v[values])};
-      })[0];
+  const auto first = s_.sum(
+      inputs, space, roots.size(), type_,
+      [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+        const NodeEmitter e{b, loc, type_};
+        const Values value = emit(b, loc, roots, leaves, v);
+        if (!isWeighted)
+          return Values{e.add(zeroPadding(b, loc, loop, axisSize, value[0]), v[values])};
+        Value weight = zeroPadding(b, loc, loop, axisSize, value[1]);
+        return Values{e.fma(weight, zeroPadding(b, loc, loop, axisSize, value[0]), v[values]),
+                      e.add(weight, v[values + 1])};
+      });
   const Tensor mean =
-      s_.map({sum}, space, type_, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-        return Values{NodeEmitter{b, loc, type_}.div(v[0], count(b, loc, loop))};
+      s_.map(first, space, type_, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+        const NodeEmitter e{b, loc, type_};
+        return Values{isWeighted ? e.divOrZero(v[0], v[1]) : e.div(v[0], count(b, loc, loop))};
       })[0];
   inputs.push_back(mean);
   const auto second =
       s_.sum(inputs, space, 2, type_, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         const NodeEmitter e{b, loc, type_};
-        Value value = emit(b, loc, root, leaves, v)[0];
-        Value residual = zeroPadding(b, loc, loop, axisSize, e.sub(value, v[values]));
-        return Values{e.fma(residual, residual, v[values + 1]), e.add(residual, v[values + 2])};
+        const Values value = emit(b, loc, roots, leaves, v);
+        Value residual = zeroPadding(b, loc, loop, axisSize, e.sub(value[0], v[values]));
+        Value weighed = isWeighted ? e.mul(residual, value[1]) : residual;
+        return Values{e.fma(residual, weighed, v[values + 1]), e.add(weighed, v[values + 2])};
       });
-  const std::array results{mean, second[1], second[0]};
-  for (uint32_t i = 0; i < 3; ++i) {
+  llvm::SmallVector<Tensor> results{mean, second[1], second[0]};
+  if (isWeighted)
+    results.push_back(first[1]);
+  for (uint32_t i = 0; i < results.size(); ++i) {
     if (!partial)
       setLeaf(step, i, results[i]);
     else
@@ -579,47 +597,65 @@ void StageLowering::lowerMoments(const Step &step, bool partial) {
 /// last taken about m as rounded to the type of what follows.
 void StageLowering::mergeMoments(const Step &step) {
   const auto space = spaceOf(step);
-  const ChunkSizes sizes = chunkSizes(step);
-  llvm::SmallVector<Tensor> inputs =
-      bindPartials(step, {step.firstResult, step.firstResult + 1, step.firstResult + 2});
+  const bool isWeighted = step.results.size() > 3;
+  const ChunkSizes sizes = isWeighted ? ChunkSizes() : chunkSizes(step);
+  std::vector<uint32_t> numbers(step.results.size());
+  std::iota(numbers.begin(), numbers.end(), step.firstResult);
+  llvm::SmallVector<Tensor> inputs = bindPartials(step, numbers);
+  const auto partials = static_cast<unsigned>(inputs.size());
 
   // In f64: there may be hundreds of thousands of partials, and they are few beside the data.
   const Type wide = s_.typeOf(DType::F64);
-  auto count = [&](OpBuilder &b, Location loc, Index loop) {
-    return chunkCount(b, loc, step, sizes, loop, wide);
+  auto count = [&](OpBuilder &b, Location loc, Index loop, ValueRange v) {
+    return isWeighted ? v[3] : chunkCount(b, loc, step, sizes, loop, wide);
   };
-  const Tensor sum = s_.sum(
-      {inputs[0]}, space, 1, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
-        return Values{NodeEmitter{b, loc, wide}.fma(count(b, loc, loop), v[0], v[1])};
-      })[0];
-  Value n = s_.number(op_.terms(step), wide);
+  llvm::SmallVector<Tensor> means{inputs[0]};
+  if (isWeighted)
+    means.append({inputs[1], inputs[2], inputs[3]});
+  const auto first = s_.sum(means, space, isWeighted ? 2 : 1, wide,
+                            [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
+                              const NodeEmitter e{b, loc, wide};
+                              const size_t own = means.size();
+                              Values sums{e.fma(count(b, loc, loop, v), v[0], v[own])};
+                              if (isWeighted)
+                                sums.push_back(e.add(v[3], v[own + 1]));
+                              return sums;
+                            });
+  Value whole = isWeighted ? Value() : s_.number(op_.terms(step), wide);
   const Tensor near =
-      s_.map({sum}, space, wide, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
-        return Values{NodeEmitter{b, loc, wide}.div(v[0], n)};
+      s_.map(first, space, wide, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+        const NodeEmitter e{b, loc, wide};
+        return Values{isWeighted ? e.divOrZero(v[0], v[1]) : e.div(v[0], whole)};
       })[0];
   inputs.push_back(near);
   const auto second =
       s_.sum(inputs, space, 2, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index loop) {
         const NodeEmitter e{b, loc, wide};
         Value rest = e.zeroIfNan(v[1]);
-        Value difference = e.sub(v[0], v[3]);
-        Value together = e.fma(count(b, loc, loop), difference, rest);
+        Value difference = e.sub(v[0], v[partials]);
+        Value together = e.fma(count(b, loc, loop, v), difference, rest);
         Value squares = e.fma(difference, e.add(together, rest), v[2]);
-        return Values{e.add(squares, v[4]), e.add(together, v[5])};
+        return Values{e.add(squares, v[partials + 1]), e.add(together, v[partials + 2])};
       });
+  llvm::SmallVector<Tensor> merged{near, second[0], second[1]};
+  if (isWeighted)
+    merged.push_back(first[1]);
   const auto rounded =
-      s_.map({near, second[0], second[1]}, space, {type_, type_, type_}, wide,
+      s_.map(merged, space, llvm::SmallVector<Type>(merged.size(), type_), wide,
              [&](OpBuilder &b, Location loc, ValueRange v, Index) {
                const NodeEmitter e{b, loc, wide};
                const bool narrows = type_ != wide;
                Value mean = narrows ? Value(arith::TruncFOp::create(b, loc, type_, v[0])) : v[0];
                Value widened = narrows ? Value(arith::ExtFOp::create(b, loc, wide, mean)) : mean;
                Value rest = e.sub(v[0], widened);
-               Value residual = e.fma(rest, n, v[2]);
+               Value residual = e.fma(rest, isWeighted ? v[3] : whole, v[2]);
                Value m2 = e.fma(rest, e.add(residual, v[2]), v[1]);
-               return Values{mean, residual, m2};
+               Values results{mean, residual, m2};
+               if (isWeighted)
+                 results.push_back(v[3]);
+               return results;
              });
-  for (uint32_t i = 0; i < 3; ++i)
+  for (uint32_t i = 0; i < rounded.size(); ++i)
     setLeaf(step, i, rounded[i]);
 }
 

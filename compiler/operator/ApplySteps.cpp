@@ -115,7 +115,8 @@ std::optional<KeptBits> OperatorBuilder::keptBits() {
       continue;
     makeLoops(/*keepsBlocks=*/true);
     // The forward phases of groups have loops of their own over channels.
-    if (loops_.back().part == RawLoop::Within)
+    const RawLoop::Part last = loops_.back().part;
+    if (last == RawLoop::Within || last == RawLoop::Ghosts || last == RawLoop::OfGhost)
       return std::nullopt;
     // So may backward, whose sums over channels need a reduced loop, of size 1 if there is no
     // other.

@@ -70,6 +70,11 @@ void OperatorBuilder::makeBackward() {
   if (!moving)
     addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
                false);
+  if (usesRenorm()) {
+    addOperand("renorm_r", Role::Statistic, Values::Ratio, statistic, statisticIndex(), false);
+    addOperand("renorm_d", Role::Statistic, Values::Any, statistic, statisticIndex(), false);
+  }
+  addAdjustments();
   if (needs.value && spec_.center)
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
   if (bits_)
@@ -77,6 +82,7 @@ void OperatorBuilder::makeBackward() {
   addStepOperands(spec_.fuse, [&](const StepOperand &operand) {
     return !needs.operands.contains(operand.name);
   });
+  addMask();
   addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, {"dy"});
   if (spec_.learnsGamma())
     addOperand("dgamma", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
@@ -108,13 +114,25 @@ void OperatorBuilder::makeBackward() {
     variance = operand("batch_variance");
   const Term deviation =
       moving ? reciprocalOfMoving(epsilon) : reciprocalDeviation(*variance, epsilon);
-  std::vector<Named> known{{"deviation", deviation}};
+  Correction corrected;
+  if (usesRenorm())
+    corrected = correction(operand("renorm_r"), operand("renorm_d"));
+  else
+    corrected = correction({}, {});
+  const Term factored = corrected.factor ? deviation * *corrected.factor : deviation;
+  std::vector<Named> known{{"deviation", factored}};
   if (isKept && gamma)
-    known.push_back({"scale", deviation * *gamma});
+    known.push_back({"scale", factored * *gamma});
   if (hasMean)
     known.push_back({"mean", operand(moving ? "moving_mean" : "batch_mean")});
-  if (needs.value && hasMean)
-    known.push_back({"shift", isKept && beta ? *beta : constant(0)});
+  if (needs.value && hasMean) {
+    Term shift = isKept && beta ? *beta : constant(0);
+    if (corrected.addend) {
+      const Term added = gamma ? *corrected.addend * *gamma : *corrected.addend;
+      shift = beta ? *beta + added : added;
+    }
+    known.push_back({"shift", shift});
+  }
   const std::vector<int> ofChannels = ofStatistics(keptLoops());
   std::vector<Term> leaves = addStep("prepare", Reduce::None, ofChannels, ofChannels, known);
   auto take = [&, next = size_t(0)]() mutable { return leaves[next++]; };
@@ -134,7 +152,10 @@ void OperatorBuilder::makeBackward() {
   const Gradients ofFused = gradientsOf(spec_.fuse, value, dy, needs);
   const Term u = ofFused.value;
   const Term h = elementGamma ? u * *elementGamma : u;
-  const Term n = size(op_.groupSize);
+  Term n = size(op_.groupSize);
+  std::optional<Term> mask;
+  if (usesMask())
+    mask = operand("mask");
 
   // Sums over other loops than those of the statistics, each a pass of its own, by their loops.
   std::map<std::vector<int>, std::vector<Named>> others;
@@ -160,7 +181,9 @@ void OperatorBuilder::makeBackward() {
   if (needsProduct)
     sums.push_back({"product_sum", h * centered});
   if (needsRest)
-    sums.push_back({"residual_sum", centered});
+    sums.push_back({"residual_sum", mask ? *mask * centered : centered});
+  if (mask)
+    sums.push_back({"weight_sum", *mask});
   for (const auto &[one, gradient] : ofFused.operands)
     addGradient("d" + one->name, loopsOf(indexOf(*one)), gradient, /*isEarly=*/true);
   std::optional<Term> sum, product, rest;
@@ -176,6 +199,8 @@ void OperatorBuilder::makeBackward() {
       product = *next++;
     if (needsRest)
       rest = *next++;
+    if (mask)
+      n = *next++ + constant(kMaskEpsilon);
     for (const Named &one : sums)
       if (!one.operand.empty())
         made.push_back({one.name, *next++, one.operand});
@@ -201,7 +226,8 @@ void OperatorBuilder::makeBackward() {
     made.clear();
   }
   if (rest) {
-    rest = *rest / n;
+    // The mean of a mask's weights divides by a little more than they sum to.
+    rest = (mask ? fma(constant(-kMaskEpsilon), *mean, *rest) : *rest) / n;
     product = fma(-*rest, *sum, *product);
   }
 
@@ -216,13 +242,20 @@ void OperatorBuilder::makeBackward() {
   if (!moving) {
     // Gamma is in the sums of groups.
     const bool lacksGamma = isKept && gamma && !op_.grouped;
-    const Term seed = constant(2) / n * (lacksGamma ? *gamma * *product : *product);
+    Term weighed = lacksGamma ? *gamma * *product : *product;
+    if (corrected.factor)
+      weighed = *corrected.factor * weighed;
+    const Term seed = constant(2) / n * weighed;
     const Expr by = variance->expr;
     const auto slope = op_.exprs.gradients(deviation.expr, seed.expr, std::span(&by, 1));
     const Term ofX{&op_.exprs, slope[0].value()};
     made.push_back({"of_x", ofX});
-    if (hasMean)
-      made.push_back({"of_one", -fma(ofX, *rest, (op_.grouped ? deviation : scale) * (*sum / n))});
+    if (hasMean) {
+      Term ofOne = -fma(ofX, *rest, (op_.grouped ? deviation : scale) * (*sum / n));
+      if (mask) // of the weighted differences, which sum to this times the mean
+        ofOne = ofOne - ofX * (constant(kMaskEpsilon) * (*mean + *rest)) / n;
+      made.push_back({"of_one", ofOne});
+    }
   }
   if (op_.grouped) {
     made.push_back({"rest", *rest});
@@ -234,7 +267,9 @@ void OperatorBuilder::makeBackward() {
     product = fma(-leaves[2], *channelSum, *channelProduct);
   }
   if (isKept && spec_.learnsGamma())
-    made.push_back({"dgamma", s * *product, sameLoops ? "dgamma" : ""});
+    made.push_back({"dgamma",
+                    corrected.addend ? fma(s, *product, *corrected.addend * *sum) : s * *product,
+                    sameLoops ? "dgamma" : ""});
   if (isKept && spec_.learnsBeta())
     made.push_back({"dbeta", *sum, sameLoops ? "dbeta" : ""});
   std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
@@ -263,7 +298,9 @@ void OperatorBuilder::makeBackward() {
 
   // Through the prologue.
   Term gradient = scale * h;
-  if (ofOne)
+  if (ofOne && mask)
+    gradient = fma(scale, h, *mask * fma(*ofX, centered, *ofOne));
+  else if (ofOne)
     gradient = fma(scale, h, fma(*ofX, centered, *ofOne));
   else if (ofX)
     gradient = fma(scale, h, *ofX * centered);

@@ -36,6 +36,8 @@ const char *shortName(Mode mode) {
 
 /// Loops over the groups of a grouped axis, over what one has of it, and over samples in blocks.
 constexpr char kGroupsName = 'g', kWithinName = 'k', kSamplesName = 's';
+/// Loops over ghost batches, and over the samples of one.
+constexpr char kGhostsName = 'v', kOfGhostName = 'j';
 
 char upper(char letter) { return static_cast<char>(letter - 'a' + 'A'); }
 
@@ -49,14 +51,16 @@ std::vector<const StepOperand *> stepOperands(const Spec &spec) {
   return operands;
 }
 
-/// With `splits` a grouped axis is two loops, over groups and within one. A size of its own keeps
-/// sums over elements from having nothing to run over.
-std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes,
-                              bool splits) {
+/// With `splits` a grouped axis is two loops, over groups and within one. Ghost batches are
+/// strided: sample number s of ghost v is sample s*ghosts + v of all. A size of its own keeps sums
+/// over elements from having nothing to run over.
+std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axisSizes, bool splits,
+                              bool hasGhosts) {
   std::vector<RawLoop> raw;
   const auto operands = stepOperands(spec);
   auto add = [&](char letter, SizeExpr size, int axis, RawLoop::Part part) {
-    const bool kept = spec.indexesStatistics(axis) || spec.isGrouped(axis);
+    const bool kept =
+        spec.indexesStatistics(axis) || spec.isGrouped(axis) || part == RawLoop::Ghosts;
     raw.push_back({{std::string(1, letter), std::move(size)},
                    {axis},
                    part,
@@ -72,6 +76,9 @@ std::vector<RawLoop> rawLoops(const Spec &spec, const std::vector<SizeExpr> &axi
     } else if (splits && spec.isGrouped(i)) {
       add(kGroupsName, spec.groups, i, RawLoop::Groups);
       add(kWithinName, ceilDivide(axisSizes[i], spec.groups), i, RawLoop::Within);
+    } else if (hasGhosts && i == spec.samplesAxis()) {
+      add(kOfGhostName, spec.ghostBatch, i, RawLoop::OfGhost);
+      add(kGhostsName, ceilDivide(axisSizes[i], spec.ghostBatch), i, RawLoop::Ghosts);
     } else {
       add(layout.axes[i], axisSizes[i], i, RawLoop::Whole);
     }
@@ -152,8 +159,13 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(spec) {
   for (uint32_t i = 0; i < op_.sizes.size(); ++i) {
     const bool isGrouped = spec.mode == Mode::Group &&
                            spec.shape[static_cast<size_t>(spec.axes.front())].name == op_.sizes[i];
+    const bool hasGhosts = this->hasGhosts() &&
+                           spec.shape[static_cast<size_t>(spec.samplesAxis())].name == op_.sizes[i];
     if (least > 0 || isGrouped)
-      op_.constraints.push_back({i, least, isGrouped ? spec.groups : 1});
+      op_.constraints.push_back({i, least,
+                                 isGrouped   ? spec.groups
+                                 : hasGhosts ? spec.ghostBatch
+                                             : 1});
   }
 }
 
@@ -176,6 +188,7 @@ Operator OperatorBuilder::build() {
     normalize(batchStatistics(training, updates));
   else
     normalize(meanOfSquares(training));
+  finishMoving();
   return std::move(op_);
 }
 
@@ -183,7 +196,8 @@ void OperatorBuilder::makeLoops(bool keepsBlocks) {
   for (const Size &size : spec_.shape)
     axisSizes_.push_back(sizeOf(size, op_.sizes));
   const bool splits = splitsGroupedAxis();
-  loops_ = joinLoops(spec_, axisSizes_, keepsBlocks, rawLoops(spec_, axisSizes_, splits));
+  loops_ =
+      joinLoops(spec_, axisSizes_, keepsBlocks, rawLoops(spec_, axisSizes_, splits, hasGhosts()));
   for (const RawLoop &raw : loops_)
     op_.loops.push_back(raw.loop);
   const Layout &layout = spec_.layout;
@@ -192,7 +206,10 @@ void OperatorBuilder::makeLoops(bool keepsBlocks) {
     op_.elements = op_.elements * (i == layout.blockedAxis ? ceilDivide(axisSizes_[i], layout.block)
                                                            : axisSizes_[i]);
     if (!spec_.indexesStatistics(i))
-      op_.groupSize = op_.groupSize * (spec_.isGrouped(i) ? channelsOfGroup() : axisSizes_[i]);
+      op_.groupSize =
+          op_.groupSize * (spec_.isGrouped(i)                        ? channelsOfGroup()
+                           : hasGhosts() && i == spec_.samplesAxis() ? SizeExpr(spec_.ghostBatch)
+                                                                     : axisSizes_[i]);
   }
   if (layout.isBlocked())
     op_.elements = op_.elements * SizeExpr(layout.block);
@@ -275,8 +292,9 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
       continue;
     const SizeExpr size = blocks && i == spec_.layout.blockedAxis
                               ? ceilDivide(axisSizes_[i], spec_.layout.block)
-                          : index.byGroup && spec_.isGrouped(i) ? SizeExpr(spec_.groups)
-                                                                : axisSizes_[i];
+                          : index.byGroup && spec_.isGrouped(i)       ? SizeExpr(spec_.groups)
+                          : index.byGhost && i == spec_.samplesAxis() ? ghosts()
+                                                                      : axisSizes_[i];
     operand.shape.insert(operand.shape.begin(), size);
     axisStrides[i] = stride;
     stride = size * stride;
@@ -294,6 +312,8 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
       loopStride = SizeExpr(1); // of lanes, and of the whole axis where nothing lies between them
     else if (raw.part == RawLoop::Groups && !index.byGroup)
       loopStride = loopStride * channelsOfGroup();
+    else if (raw.part == RawLoop::OfGhost)
+      loopStride = loopStride * ghosts();
     operand.strides.push_back(loopStride);
   }
   for (size_t i = 0; op_.grouped && i < op_.grouped->axes.size(); ++i) {
@@ -349,12 +369,32 @@ void OperatorBuilder::addBits(bool written) {
 
 void OperatorBuilder::addMovingOperands(bool written) {
   auto add = [&](const char *name, Values values) {
-    addOperand(name, Role::State, values, spec_.parameterDType, statisticIndex(), written,
+    addOperand(name, Role::State, values, spec_.parameterDType, parameterIndex(), written,
                written ? std::vector<std::string>{name} : std::vector<std::string>());
   };
   add("moving_mean", Values::Mean);
-  add(std::string(spec_.movingSpreadName()).c_str(),
-      spec_.movingSpread == MovingSpread::Deviation ? Values::Deviation : Values::Variance);
+  if (spec_.movingSpread == MovingSpread::Deviation)
+    add("moving_stddev", Values::Deviation);
+  else if (written || !usesRenorm())
+    add("moving_variance", Values::Variance);
+  if (!usesRenorm())
+    return;
+  add("moving_stddev", Values::Deviation);
+  add("renorm_mean", Values::Mean);
+  add("renorm_stddev", Values::Deviation);
+}
+
+void OperatorBuilder::addAdjustments() {
+  if (!usesAdjustment())
+    return;
+  addOperand("adjust_scale", Role::Data, Values::Factor, spec_.parameterDType, parameterIndex(),
+             false);
+  addOperand("adjust_bias", Role::Data, Values::Any, spec_.parameterDType, parameterIndex(), false);
+}
+
+void OperatorBuilder::addMask() {
+  if (usesMask())
+    addOperand("mask", Role::Data, Values::Weight, spec_.dtype, maskIndex(), false);
 }
 
 void OperatorBuilder::makeOperands(bool training, bool updates) {
@@ -368,7 +408,9 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
   if (spec_.hasMovingStatistics())
     addMovingOperands(/*written=*/false);
+  addAdjustments();
   addStepOperands(spec_.fuse, [](const StepOperand &) { return false; });
+  addMask();
   // Over what elements alone read, and no step before them.
   std::vector<std::string> over;
   if (spec_.storedStep() < 0)
@@ -394,6 +436,9 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
                true);
     if (bits_)
       addBits(/*written=*/true);
+    if (usesRenorm() && spec_.hasPhase(Phase::Backward))
+      for (const char *name : {"renorm_r", "renorm_d"})
+        addOperand(name, Role::Statistic, Values::Any, statistic, statisticIndex(), true);
   }
 }
 
@@ -413,163 +458,6 @@ std::vector<Term> OperatorBuilder::addStep(const char *name, Reduce reduce, std:
   }
   op_.steps.push_back(std::move(step));
   return leaves;
-}
-
-/// The weights of the old and of the batch's value. They are computed in f64 where they are known
-/// now: 1 - 0.99 is not the f32 nearest to 0.01 when taken in f32.
-OperatorBuilder::MomentumWeights OperatorBuilder::momentumWeights() {
-  const Momentum &momentum = spec_.momentum;
-  if (momentum.cumulative) {
-    const Term batch = constant(1) / scalar("count");
-    const Term old = constant(1) - batch;
-    return {old, batch, old, batch};
-  }
-  auto pair = [&](const Number &number) {
-    const Term weighed = number.isArgument ? scalar("momentum") : constant(number.value);
-    const Term other =
-        number.isArgument ? constant(1) - scalar("momentum") : constant(1 - number.value);
-    return momentum.weighs == MomentumWeighs::Old ? std::pair(weighed, other)
-                                                  : std::pair(other, weighed);
-  };
-  const auto [oldMean, batchMean] = pair(momentum.mean);
-  const auto [oldVariance, batchVariance] = pair(momentum.variance);
-  return {oldMean, batchMean, oldVariance, batchVariance};
-}
-
-/// N/(N-1) and the like; nothing for the biased variance. A group of one element keeps its biased
-/// variance, 0, where the formula divides by zero.
-std::optional<Term> OperatorBuilder::runningVarianceFactor(Term n, Term epsilon) {
-  const RunningVariance kind = spec_.runningVariance;
-  if (kind == RunningVariance::Biased)
-    return std::nullopt;
-  const Term one = constant(1);
-  const Term denominator = n - (kind == RunningVariance::Keras2 ? one + epsilon : one);
-  return select(less(constant(0), denominator), n / denominator, one);
-}
-
-std::array<Term, 3> OperatorBuilder::moments() {
-  const Term x = value_;
-  const auto ofElements = addStep("moments", Reduce::Moments, allLoops(), keptLoops(),
-                                  {{"rounded_mean", x}, {"residual_sum", x}, {"square_sum", x}});
-  if (!op_.grouped)
-    return {ofElements[0], ofElements[1], ofElements[2]};
-  // Those of each channel, and of a group those of its channels' means, to which the channels' own
-  // are added (Chan, Golub, LeVeque 1983).
-  const Term count = size(op_.terms(op_.steps.back()));
-  const Term rest = zeroIfNan(ofElements[1] / count);
-  const Term mean = ofElements[0] + rest;
-  const auto channels = addStep("channels", Reduce::None, keptLoops(), keptLoops(),
-                                {{"channel_mean", mean},
-                                 {"channel_rest", rest - (mean - ofElements[0])},
-                                 {"channel_squares", fma(-ofElements[1], rest, ofElements[2])}});
-  const std::vector<int> loops = ofStatistics(keptLoops()), kept = groupLoops();
-  const auto ofMeans = addStep("groups", Reduce::Moments, loops, kept,
-                               {{"mean_of_means", channels[0]},
-                                {"mean_residual_sum", channels[0]},
-                                {"mean_square_sum", channels[0]}});
-  // A channel's mean is channels[0] + channels[1], whose square about the group's counts.
-  const Term left = channels[1], distance = channels[0] - ofMeans[0];
-  const Term more = count * (constant(2) * distance + left);
-  const auto sums =
-      addStep("channel_sums", Reduce::Sum, loops, kept,
-              {{"rest_sum", left}, {"channel_square_sum", fma(more, left, channels[2])}});
-  return {ofMeans[0], count * (ofMeans[1] + sums[0]), fma(count, ofMeans[2], sums[1])};
-}
-
-/// Statistics of the batch, and what is written of them.
-OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool updates) {
-  const auto moments = this->moments();
-  const Term n = size(op_.groupSize);
-  const bool folds = parametersAreKept() && !op_.grouped; // those of groups are each channel's
-  std::optional<Term> gamma, beta, oldMean, oldSpread;
-  if (folds && spec_.scale)
-    gamma = operand("gamma");
-  if (folds && spec_.center)
-    beta = operand("beta");
-  if (updates) {
-    oldMean = operand("moving_mean");
-    oldSpread = operand(spec_.movingSpreadName());
-  }
-  const Term epsilon = number(spec_.epsilon, "epsilon");
-
-  // What corrects an infinite mean is no number and no correction.
-  Term rest = zeroIfNan(moments[1] / n);
-  const Term squares = fma(-moments[1], rest, moments[2]);
-  // The mean and what its rounding leaves out, so that x - mean is 0 for a group of equal x.
-  const Term mean = moments[0] + rest;
-  rest = rest - (mean - moments[0]);
-  const Term variance = clampAtZero(squares / n);
-  Term scale = reciprocalDeviation(variance, epsilon);
-  if (gamma)
-    scale = scale * *gamma;
-  // 0 for an infinite gamma, as if there were no rest.
-  Term shift = zeroIfNan(-rest * scale);
-  if (beta)
-    shift = *beta + shift;
-  std::vector<Named> results{{op_.grouped ? "group_mean" : "mean", mean},
-                             {op_.grouped ? "group_scale" : "scale", scale},
-                             {op_.grouped ? "group_shift" : "shift", shift}};
-  if (training) {
-    results.push_back({"batch_mean", mean, "batch_mean"});
-    results.push_back({"batch_variance", variance, "batch_variance"});
-  }
-  if (updates) {
-    const MomentumWeights weights = momentumWeights();
-    const auto factor = runningVarianceFactor(n, epsilon);
-    const Term unbiased = factor ? variance * *factor : variance;
-    const Term spread =
-        spec_.movingSpread == MovingSpread::Deviation ? root(unbiased, epsilon) : unbiased;
-    const std::string spreadName(spec_.movingSpreadName());
-    results.push_back(
-        {"moving_mean", fma(weights.batchMean, mean, weights.oldMean * *oldMean), "moving_mean"});
-    results.push_back({spreadName,
-                       fma(weights.batchVariance, spread, weights.oldVariance * *oldSpread),
-                       spreadName});
-  }
-  auto leaves = addStep("finalize", Reduce::None, groupLoops(), groupLoops(), results);
-  if (op_.grouped) {
-    Term ofChannel = leaves[1], added = leaves[2];
-    if (spec_.scale) {
-      ofChannel = ofChannel * operand("gamma");
-      added = zeroIfNan(added * operand("gamma"));
-    }
-    if (spec_.center)
-      added = operand("beta") + added;
-    const std::vector<int> loops = ofStatistics(keptLoops());
-    leaves = addStep("per_channel", Reduce::None, loops, loops,
-                     {{"mean", leaves[0]}, {"scale", ofChannel}, {"shift", added}});
-  }
-  return {leaves[0], leaves[1], leaves[2]};
-}
-
-/// The mean of squares about 0 (Zhang and Sennrich 2019), and what is written of it.
-OperatorBuilder::Statistics OperatorBuilder::meanOfSquares(bool training) {
-  const Term x = value_;
-  const auto sums =
-      addStep("squares", Reduce::Sum, allLoops(), keptLoops(), {{"square_sum", x * x}});
-  const Term square = sums[0] / size(op_.groupSize);
-  const Term scale = reciprocalDeviation(square, number(spec_.epsilon, "epsilon"));
-  std::vector<Named> results{{"scale", scale}};
-  if (training)
-    results.push_back({"batch_variance", square, "batch_variance"});
-  return {{}, addStep("finalize", Reduce::None, keptLoops(), keptLoops(), results)[0], {}};
-}
-
-/// Statistics as they are given.
-OperatorBuilder::Statistics OperatorBuilder::movingStatistics() {
-  const Term mean = operand("moving_mean");
-  std::optional<Term> gamma, beta;
-  if (spec_.scale)
-    gamma = operand("gamma");
-  if (spec_.center)
-    beta = operand("beta");
-  Term scale = reciprocalOfMoving(number(spec_.epsilon, "epsilon"));
-  if (gamma)
-    scale = scale * *gamma;
-  const auto leaves =
-      addStep("finalize", Reduce::None, keptLoops(), keptLoops(),
-              {{"mean", mean}, {"scale", scale}, {"shift", beta ? *beta : constant(0)}});
-  return {leaves[0], leaves[1], leaves[2]};
 }
 
 Term OperatorBuilder::affine(const Statistics &statistics, std::optional<Term> gamma,

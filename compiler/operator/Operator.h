@@ -50,6 +50,8 @@ enum class Values : uint8_t {
   Mean,      ///< near the data's
   Variance,  ///< near the data's, at least 0
   Deviation, ///< its root
+  Ratio,     ///< above 0, of the order of 1
+  Weight,    ///< 0 to 1, both among them
   Bit,       ///< 0 or 1
 };
 
@@ -80,6 +82,8 @@ enum class Reduce : uint8_t {
   /// Three results of one value x, which each of them has as its `value`: the mean of x as first
   /// rounded, the sum of what remains, x - mean, and that of its squares. The second corrects what
   /// the first lost (Chan, Golub, LeVeque 1983, corrected two-pass). Reads the data twice.
+  /// A fourth result has a weight w as its value and is their sum; the others are then the mean of
+  /// w*x (0 where the weights sum to 0) and the sums of w*(x - mean) and w*(x - mean)^2.
   Moments,
   Sum, ///< results of their own, each the sum of its value
 };

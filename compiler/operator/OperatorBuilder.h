@@ -1,7 +1,8 @@
 // Makes the operator of one phase of a spec.
 //
-// Private to the room. MakeOperator.cpp has loops, operands and the forward phases, ApplySteps.cpp
-// the steps of `prologue` and `fuse` and their gradients, MakeBackward.cpp the backward phase.
+// Private to the room. MakeOperator.cpp has loops, operands and elements, MakeStatistics.cpp what
+// of the forward phases is over statistics, ApplySteps.cpp the steps of `prologue` and `fuse` and
+// their gradients, MakeBackward.cpp the backward phase.
 #pragma once
 
 #include "compiler/operator/Operator.h"
@@ -17,12 +18,22 @@ namespace normforge {
 
 /// The argument that has KeptBits.
 constexpr char kBitsName[] = "relu_mask";
+/// Beside the sum of a mask's weights, which may be 0.
+constexpr double kMaskEpsilon = 1e-7;
 
 /// A loop with the axes of the spec that it stands for.
 struct RawLoop {
   Loop loop;
   std::vector<int> axes; ///< of the spec, outermost first; none: one iteration of the data
-  enum Part { Whole, Blocks, Lanes, Groups, Within } part = Whole;
+  enum Part {
+    Whole,
+    Blocks,
+    Lanes,
+    Groups,
+    Within,
+    OfGhost, ///< the samples of a ghost batch
+    Ghosts,
+  } part = Whole;
   bool kept = false, parameter = false; ///< index statistics; gamma and beta
   std::vector<bool> operands{};         ///< index each of the steps' operands
 };
@@ -40,6 +51,7 @@ private:
     std::vector<bool> axes;
     bool isData = false;
     bool byGroup = false; ///< a grouped axis by its groups alone
+    bool byGhost = false; ///< the samples axis by its ghost batches alone
   };
 
   /// `keepsBlocks`: a blocked axis is two loops, whatever lies between them; rows of kept bits are.
@@ -50,12 +62,20 @@ private:
   SizeExpr channelsOfGroup() const {
     return ceilDivide(axisSizes_[static_cast<size_t>(spec_.axes.front())], SizeExpr(spec_.groups));
   }
+  /// Whether statistics of ghost batches are taken.
+  bool hasGhosts() const { return spec_.ghostBatch > 0 && spec_.takesBatchStatistics(op_.phase); }
+  SizeExpr ghosts() const {
+    return ceilDivide(axisSizes_[static_cast<size_t>(spec_.samplesAxis())],
+                      SizeExpr(spec_.ghostBatch));
+  }
   /// Whether an array has a loop.
   bool hasLoop(const Index &index, const RawLoop &raw) const {
     if (raw.axes.empty())
       return index.isData;
     if (!index.axes[static_cast<size_t>(raw.axes.back())])
       return false;
+    if (index.byGhost && raw.axes.back() == spec_.samplesAxis())
+      return raw.part == RawLoop::Ghosts;
     return !(index.byGroup && spec_.isGrouped(raw.axes.back())) || raw.part == RawLoop::Groups;
   }
   void addMovingOperands(bool written);
@@ -75,10 +95,17 @@ private:
     return indexOf([&](int axis) { return spec_.isAxis(axis); });
   }
   Index statisticIndex() const {
-    Index index =
-        indexOf([&](int axis) { return spec_.indexesStatistics(axis) || spec_.isGrouped(axis); });
+    Index index = indexOf([&](int axis) {
+      return spec_.indexesStatistics(axis) || spec_.isGrouped(axis) ||
+             (hasGhosts() && axis == spec_.samplesAxis());
+    });
     index.byGroup = spec_.mode == Mode::Group;
+    index.byGhost = hasGhosts();
     return index;
+  }
+  /// Weights are of positions: they have the axes that gamma and beta have not.
+  Index maskIndex() const {
+    return indexOf([&](int axis) { return !spec_.isAxis(axis); });
   }
   Index indexOf(const StepOperand &operand) const {
     if (operand.whole)
@@ -106,6 +133,13 @@ private:
     return loops;
   }
 
+  /// A result of a step to be.
+  struct Named {
+    std::string name;
+    Term value;
+    std::string operand{}; ///< that it is written to; none
+  };
+
   // Leaves of formulas.
   Term constant(double value) { return {&op_.exprs, op_.exprs.constant(value)}; }
   Term size(const SizeExpr &size) { return {&op_.exprs, op_.exprs.size(size)}; }
@@ -118,11 +152,6 @@ private:
   }
 
   // Steps.
-  struct Named {
-    std::string name;
-    Term value;
-    std::string operand{}; ///< that it is written to; none
-  };
   /// Adds a step; the results as leaves.
   std::vector<Term> addStep(const char *name, Reduce reduce, std::vector<int> loops,
                             const std::vector<int> &resultLoops, const std::vector<Named> &results);
@@ -198,8 +227,27 @@ private:
   };
   MomentumWeights momentumWeights();
   std::optional<Term> runningVarianceFactor(Term n, Term epsilon);
-  /// The mean of x as rounded, and the sums of what remains and of its squares.
-  std::array<Term, 3> moments();
+  /// The mean of x as rounded, the sums of what remains and of its squares, and of a mask's
+  /// weights.
+  struct Moments {
+    Term mean, rest, squares;
+    std::optional<Term> weights{};
+  };
+  Moments moments();
+  /// What xhat is before gamma and beta: xhat*factor + addend (renorm, adjustment).
+  struct Correction {
+    std::optional<Term> factor{}, addend{};
+  };
+  /// Of r and d, where there is a renorm.
+  Correction correction(std::optional<Term> r, std::optional<Term> d);
+  bool usesMask() const { return spec_.mask && spec_.takesBatchStatistics(op_.phase); }
+  bool usesRenorm() const { return spec_.renorm && spec_.takesBatchStatistics(op_.phase); }
+  bool usesAdjustment() const { return spec_.adjustment && spec_.takesBatchStatistics(op_.phase); }
+  void addAdjustments();
+  void addMask();
+  /// Appends what of the moving statistics training writes, made of these of the batch.
+  void addMoving(std::vector<Named> &results, Term mean, Term variance, Term n, Term epsilon);
+  void finishMoving();
   Statistics batchStatistics(bool training, bool updates);
   Statistics meanOfSquares(bool training);
   Statistics movingStatistics();
@@ -241,6 +289,8 @@ private:
   std::vector<RawLoop> loops_;
   Term value_{nullptr, 0}; ///< what statistics are taken of
   std::optional<KeptBits> bits_;
+  /// Of each ghost batch, for the moving statistics: the mean and the spread.
+  std::optional<std::array<Term, 2>> ofGhosts_;
 };
 
 } // namespace normforge

@@ -13,10 +13,11 @@
 // has where the lanes of a vector are different groups. 2.5 * sqrt(n) is four of them. Roundings do
 // have a common sign where one and the same number is added over and over to a sum that dwarfs it:
 // in a group that is constant up to a few roundings, and in one where a single element makes up the
-// variance. There the growth is the n/8 additions of one of eight lanes. oneDNN sums long groups
-// into one accumulator, which in the end dwarfs every term: n/8 for it too (2e5 terms and more show
-// it, 1e6 err by n/20). 8 more are for what does not grow: divisions, the merge of partial results,
-// the conversion to the result's dtype.
+// variance. There the growth is the n/8 additions of one of eight lanes; beside a single element
+// n/2, for rows of two elements have two lanes (244 such rows in one group: 100 roundings). oneDNN
+// sums long groups into one accumulator, which in the end dwarfs every term: n/8 for it too (2e5
+// terms and more show it, 1e6 err by n/20). 8 more are for what does not grow: divisions, the merge
+// of partial results, the conversion to the result's dtype.
 //
 // Moments. The mean that x is subtracted from is any number near the mean: what it lacks is in the
 // sum of residuals, whose error is what counts, u*growth*n*(s + f) with f = u*growth*(|m| + s) for
@@ -311,22 +312,28 @@ void Evaluator::evaluate(const std::vector<Expr> &nodes) {
 
 void Evaluator::takeMoments(const Step &step) {
   const Expr root = step.results[0].value;
-  const std::vector<Expr> nodes = nodesOf(std::span(&root, 1));
+  const bool isWeighted = step.results.size() > 3;
+  std::vector<Expr> roots{root};
+  if (isWeighted)
+    roots.push_back(step.results[3].value);
+  auto weight = [&] { return isWeighted ? values_[roots[1]].value : 1.0; };
+  const std::vector<Expr> nodes = nodesOf(roots);
   const Extent &kept = extentOfResult_[step.firstResult];
   struct Group {
-    long double sum = 0, residuals = 0, squares = 0;
+    long double sum = 0, residuals = 0, squares = 0, weights = 0;
     double n = 0, errors = 0, largest = 0, mean = 0;
   };
   std::vector<Group> groups(kept.elements);
   forEach(step.loops, [&] {
     evaluate(nodes);
     Group &g = groups[position(kept)];
-    g.sum += values_[root].value;
-    g.errors += values_[root].error;
+    g.sum += weight() * static_cast<long double>(values_[root].value);
+    g.weights += weight();
+    g.errors += weight() * values_[root].error;
     g.n += 1;
   });
   for (Group &g : groups) {
-    g.mean = static_cast<double>(g.sum / g.n);
+    g.mean = g.weights == 0 ? 0 : static_cast<double>(g.sum / g.weights);
     if (op_.compute == DType::F32)
       g.mean = static_cast<float>(g.mean);
   }
@@ -334,13 +341,13 @@ void Evaluator::takeMoments(const Step &step) {
     evaluate(nodes);
     Group &g = groups[position(kept)];
     const double residual = values_[root].value - g.mean;
-    g.residuals += residual;
-    g.squares += static_cast<long double>(residual) * residual;
+    g.residuals += weight() * static_cast<long double>(residual);
+    g.squares += weight() * static_cast<long double>(residual) * residual;
     if (const double size = std::abs(residual); size > g.largest || std::isnan(size))
       g.largest = size; // a NaN stays
   });
-  Array *arrays[3];
-  for (uint32_t i = 0; i < 3; ++i) {
+  Array *arrays[4];
+  for (uint32_t i = 0; i < step.results.size(); ++i) {
     arrays[i] = &results_[step.firstResult + i];
     arrays[i]->resize(groups.size());
   }
@@ -350,15 +357,21 @@ void Evaluator::takeMoments(const Step &step) {
     const double squares = static_cast<double>(g.squares), s = std::sqrt(squares / n);
     const bool isConstant = s <= 8 * u_ * m;
     const bool isOneElement = 4 * g.largest * g.largest >= squares;
-    const double growth =
-        8 + std::max(2.5 * std::sqrt(n), isConstant || isOneElement || !corrected_ ? n / 8 : 0);
-    const double grown = u_ * growth, first = grown * (m + s);
+    const double growth = 8 + std::max(2.5 * std::sqrt(n), isOneElement                ? n / 2
+                                                           : isConstant || !corrected_ ? n / 8
+                                                                                       : 0);
+    // A weighed term rounds once more. Few heavy ones have a larger s than n says.
+    const double grown = u_ * (growth + isWeighted), first = grown * (m + s);
     const double mean = corrected_ ? grown * (s + first) + 4 * u_ * m : first;
     (*arrays[0])[i] = {g.mean, 0};
     (*arrays[1])[i] = {static_cast<double>(g.residuals), g.errors + n * (mean + least_)};
     (*arrays[2])[i] = {squares, grown * (squares + n * first * first) +
                                     n * (4 * u_ * m * s + mean * mean + least_) +
                                     2 * (g.largest + first) * g.errors + lost(squares)};
+    if (isWeighted) {
+      const double weights = static_cast<double>(g.weights);
+      (*arrays[3])[i] = {weights, u_ * (8 + n / 8) * weights};
+    }
     terms_ = std::max(terms_, static_cast<int64_t>(n));
   }
 }
@@ -394,8 +407,9 @@ void Evaluator::takeSum(const Step &step) {
     // Of terms of one size roundings have one sign, as where a single one is all of the sum.
     const bool isEven = absolute >= 0.99 * total.n * total.largest;
     const bool isOneElement = 4 * total.largest >= absolute;
-    const double growth =
-        8 + std::max(2.5 * std::sqrt(total.n), isEven || isOneElement ? total.n / 8 : 0);
+    const double growth = 8 + std::max(2.5 * std::sqrt(total.n), isOneElement ? total.n / 2
+                                                                 : isEven     ? total.n / 8
+                                                                              : 0);
     results_[step.firstResult + i / count][i % count] = {static_cast<double>(total.sum),
                                                          total.errors + u_ * growth * absolute +
                                                              total.n * least_ + lost(absolute)};

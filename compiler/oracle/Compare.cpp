@@ -28,9 +28,8 @@ Comparison compare(const HostArray &actual, const HostArray &expected, const Tol
     if (a == b || (std::isnan(a) && std::isnan(b)) ||
         (tolerance.zeroForNaN && std::isnan(a) && b == 0)) {
       // Agrees; two equal infinities have no difference to speak of.
-    } else if (std::isinf(tolerance.allowed(i, b)) &&
-               ((std::isinf(a) && std::isfinite(b)) || (std::isfinite(a) && std::isinf(b)))) {
-      // It is more than the numbers of one side hold.
+    } else if (std::isinf(tolerance.allowed(i, b)) && (!std::isfinite(a) || std::isinf(b))) {
+      // It is more than the numbers of one side hold, or was made of such.
     } else if (!std::isfinite(a) || !std::isfinite(b)) {
       error = excess = infinite;
     } else {

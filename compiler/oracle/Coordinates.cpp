@@ -12,6 +12,15 @@ static int64_t product(const std::vector<int64_t> &shape) {
   return result;
 }
 
+Spec ofPhase(Spec spec, Phase phase) {
+  if (spec.takesMovingStatistics(phase)) {
+    spec.renorm.reset();
+    spec.ghostBatch = 0;
+    spec.adjustment = spec.mask = false;
+  }
+  return spec;
+}
+
 Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
   for (const Size &size : spec.shape) {
     assert((!size.isNamed() || sizes.count(size.name)) && "a named size has no value");
@@ -31,11 +40,13 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
   // Parameters are indexed by `axis` in every mode. Statistics are kept per index of `axis`; in
   // layer and RMS normalization per index of all other axes; in instance normalization per index of
   // `axis` and sample, whose axis is n, else b, else the first; in group normalization the same of
-  // `axis` cut into equal runs.
+  // `axis` cut into equal runs; of ghost batches per index of `axis` and ghost, which has every
+  // (number of ghosts)-th sample.
   const bool ofOthers = spec.mode == Mode::Sample || spec.mode == Mode::Rms;
   int samples = -1;
   const bool isGroup = spec.mode == Mode::Group;
-  if (spec.mode == Mode::Instance || isGroup) {
+  const int64_t perGhost = spec.ghostBatch;
+  if (spec.mode == Mode::Instance || isGroup || perGhost > 0) {
     samples = static_cast<int>(std::min(layout.axes.find('n'), layout.axes.size()));
     if (samples == rank)
       samples = static_cast<int>(std::min(layout.axes.find('b'), layout.axes.size()));
@@ -48,8 +59,12 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
     indexesGroup[axis] = axis == samples || ofOthers != spec.isAxis(axis);
     if (indexesParameter[axis])
       parameterShape_.push_back(shape_[axis]);
+    if (!spec.isAxis(axis))
+      masked_.push_back(axis);
     if (indexesGroup[axis])
-      groupShape_.push_back(isGroup && spec.isAxis(axis) ? spec.groups : shape_[axis]);
+      groupShape_.push_back(isGroup && spec.isAxis(axis)      ? spec.groups
+                            : perGhost > 0 && axis == samples ? shape_[axis] / perGhost
+                                                              : shape_[axis]);
   }
   elements_ = product(shape_);
   groups_ = product(groupShape_);
@@ -69,14 +84,17 @@ Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
         place.offset = (i / layout.block) * memoryStride[axis] + i % layout.block;
       else
         place.offset = i * memoryStride[axis];
-      const int64_t group = isGroup && spec.isAxis(axis) ? i / (shape_[axis] / spec.groups) : i;
+      const int64_t group = isGroup && spec.isAxis(axis)      ? i / (shape_[axis] / spec.groups)
+                            : perGhost > 0 && axis == samples ? i % (shape_[axis] / perGhost)
+                                                              : i;
       place.group = indexesGroup[axis] ? group * groupStride : 0;
       place.parameter = indexesParameter[axis] ? i * parameterStride : 0;
       steps_[axis].push_back(place);
     }
-    groupStride *= !indexesGroup[axis]            ? 1
-                   : isGroup && spec.isAxis(axis) ? spec.groups
-                                                  : shape_[axis];
+    groupStride *= !indexesGroup[axis]               ? 1
+                   : isGroup && spec.isAxis(axis)    ? spec.groups
+                   : perGhost > 0 && axis == samples ? shape_[axis] / perGhost
+                                                     : shape_[axis];
     parameterStride *= indexesParameter[axis] ? shape_[axis] : 1;
   }
 }
@@ -106,6 +124,10 @@ std::vector<int64_t> Coordinates::positionsIn(const StepOperand &operand) const 
       index[axis] = 0;
   }
   return positions;
+}
+
+std::vector<int64_t> Coordinates::positionsInMask() const {
+  return positionsIn({"mask", masked_, /*whole=*/false});
 }
 
 std::vector<int64_t> Coordinates::shapeOf(const KeptBits &bits) const {

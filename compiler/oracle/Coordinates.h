@@ -54,9 +54,14 @@ struct EpilogueGradients {
 EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                                     const Numbers &scalars);
 
+/// The spec without what `phase` does not see of it: what training does otherwise, where statistics
+/// are the moving ones.
+Spec ofPhase(Spec spec, Phase phase);
+
 class Coordinates {
 public:
-  /// Every named size of the spec must be in `sizes`.
+  /// Every named size of the spec must be in `sizes`. Statistics groups are those of the batch, of
+  /// ghost batches if there are any.
   Coordinates(const Spec &spec, const Sizes &sizes);
 
   const std::vector<int64_t> &shape() const { return shape_; } ///< logical
@@ -73,6 +78,8 @@ public:
   /// in the order of forEach; where it is `whole`, as the layout has it.
   std::vector<int64_t> shapeOf(const StepOperand &operand) const;
   std::vector<int64_t> positionsIn(const StepOperand &operand) const;
+  /// The position in a mask of every logical element in the order of forEach.
+  std::vector<int64_t> positionsInMask() const;
   /// The same of bits, which lie in runs that begin with words.
   std::vector<int64_t> shapeOf(const KeptBits &bits) const;
   std::vector<int64_t> positionsIn(const KeptBits &bits) const;
@@ -99,6 +106,7 @@ private:
 
   int64_t block_ = 0; ///< 0: the layout is not blocked
   std::vector<int64_t> shape_, memoryShape_, parameterShape_, groupShape_;
+  std::vector<int> masked_; ///< the axes of a mask
   int64_t elements_ = 1, groups_ = 1, parameters_ = 1;
   std::vector<std::vector<Place>> steps_; ///< [axis][coordinate]
 };

@@ -93,7 +93,7 @@ Distribution groupDistribution(const Draw &draw, Data data, DType dtype, int64_t
 
 Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t seed, Data data,
                   const Numbers &scalars) {
-  const Coordinates at(spec, sizes);
+  const Coordinates at(ofPhase(spec, phase), sizes);
   const Draw draw(seed);
   std::vector<Distribution> distributions;
   for (int64_t g = 0; g < at.groups(); ++g)
@@ -125,6 +125,13 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
       const double deviation = distributions[group].deviation;
       return deviation * deviation * (0.75 + 0.5 * draw.uniform(stream, index));
     }
+    case Values::Ratio:
+      return 0.5 + draw.uniform(stream, index);
+    case Values::Weight: { // most of what is masked is 0 or 1
+      const double weight = draw.uniform(stream, 2 * index);
+      const uint64_t kind = draw.bits(stream, 2 * index + 1) % 4;
+      return kind == 0 ? 0 : kind == 1 ? weight : 1;
+    }
     case Values::Deviation:
       return distributions[group].deviation * (0.75 + 0.5 * draw.uniform(stream, index));
     }
@@ -132,13 +139,16 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
   };
 
   Arrays inputs, saved;
-  for (const Operand &operand : makeOperator(spec, phase).operands) {
-    if (operand.written)
-      continue;
+  std::vector<Operand> operands = makeOperator(spec, phase).operands;
+  std::erase_if(operands, [](const Operand &operand) { return operand.written; });
+  // Saved statistics are made of the others.
+  std::ranges::stable_partition(
+      operands, [](const Operand &operand) { return operand.role != Role::Statistic; });
+  for (const Operand &operand : operands) {
     if (operand.role == Role::Statistic && saved.empty())
       saved = batchStatistics(spec, sizes, inputs, scalars);
     HostArray array(operand.dtype, argumentShape(spec, operand.name, sizes));
-    if (operand.role == Role::Statistic) { // as training has saved them
+    if (saved.contains(operand.name)) { // as training has saved them
       const HostArray &exact = saved.at(operand.name);
       for (int64_t i = 0, n = array.count(); i < n; ++i)
         array.set(i, exact.get(i));

@@ -63,32 +63,59 @@ struct Statistics {
   std::vector<long double> exactMean{}; ///< of a batch
 };
 
+/// What elements weigh in the batch's statistics.
+struct Weights {
+  static constexpr long double kBeside = 1e-7L; ///< what Keras 3 adds to the sum of a mask's
+  const HostArray *mask = nullptr;              ///< null: all weigh 1
+  std::vector<int64_t> positions{};
+
+  Weights(const Spec &spec, const Coordinates &at, const Arrays &inputs) {
+    if (!spec.mask)
+      return;
+    mask = &inputs.at("mask");
+    positions = at.positionsInMask();
+  }
+  long double operator()(size_t element) const { return mask ? mask->get(positions[element]) : 1; }
+  /// By group: what sums of weighed elements are divided by.
+  std::vector<long double> divisors(const Coordinates &at) const {
+    std::vector<long double> sums(at.groups(), mask ? kBeside : at.groupSize());
+    size_t element = 0;
+    if (mask)
+      at.forEach([&](Place p) { sums[p.group] += (*this)(element++); });
+    return sums;
+  }
+};
+
 /// Mean, then the mean of the squared deviations. Sums are in extended precision, and the mean is
 /// corrected by that of the deviations from it: a long sum of one number rounds the same way in
 /// every step, which even extended precision shows.
-Statistics batchStatistics(const Coordinates &at, const HostArray &x) {
-  const long double n = at.groupSize();
-  std::vector<long double> mean(at.groups(), 0);
-  at.forEach([&](Place p) { mean[p.group] += x.get(p.offset); });
-  for (long double &m : mean)
-    m /= n;
-
-  std::vector<long double> correction(at.groups(), 0);
-  at.forEach([&](Place p) { correction[p.group] += x.get(p.offset) - mean[p.group]; });
+Statistics batchStatistics(const Coordinates &at, const HostArray &x, const Weights &weights) {
+  const std::vector<long double> n = weights.divisors(at);
+  auto sums = [&](auto of) {
+    std::vector<long double> totals(at.groups(), 0);
+    size_t element = 0;
+    at.forEach([&](Place p) {
+      const long double weight = weights(element++);
+      totals[p.group] += weight * of(x.get(p.offset), p.group);
+    });
+    return totals;
+  };
+  std::vector<long double> mean = sums([](long double value, int64_t) { return value; });
+  for (size_t g = 0; g < mean.size(); ++g)
+    mean[g] /= n[g];
+  const auto correction =
+      sums([&](long double value, int64_t group) { return value - mean[group]; });
   for (size_t g = 0; g < mean.size(); ++g)
     if (std::isfinite(mean[g]))
-      mean[g] += correction[g] / n;
-
-  std::vector<long double> squares(at.groups(), 0);
-  at.forEach([&](Place p) {
-    const long double deviation = x.get(p.offset) - mean[p.group];
-    squares[p.group] += deviation * deviation;
+      mean[g] += (correction[g] - (weights.mask ? Weights::kBeside * mean[g] : 0)) / n[g];
+  const auto squares = sums([&](long double value, int64_t group) {
+    return (value - mean[group]) * (value - mean[group]);
   });
 
   Statistics result;
   result.mean.assign(mean.begin(), mean.end());
-  for (long double s : squares)
-    result.variance.push_back(static_cast<double>(s / n));
+  for (size_t g = 0; g < squares.size(); ++g)
+    result.variance.push_back(static_cast<double>(squares[g] / n[g]));
   result.exactMean = std::move(mean);
   return result;
 }
@@ -415,7 +442,8 @@ Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &input
   const Coordinates at(spec, sizes);
   const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const bool isRms = spec.mode == Mode::Rms;
-  const Statistics found = isRms ? meanOfSquares(at, x) : batchStatistics(at, x);
+  const Statistics found =
+      isRms ? meanOfSquares(at, x) : batchStatistics(at, x, Weights(spec, at, inputs));
   Arrays arrays;
   if (!isRms)
     arrays.emplace("batch_mean", toArray(found.mean, at.groupShape()));
@@ -452,6 +480,65 @@ double slopeOf(const FuseStep &step, bool isKept) {
   return !isKept ? 0 : step.name == "hard_sigmoid" ? 1.0 / 6 : 1;
 }
 
+/// What training does with xhat before gamma and beta: xhat*factor + addend, of an element.
+struct Corrections {
+  const HostArray *r = nullptr, *d = nullptr;        ///< of a renorm, by group
+  const HostArray *scale = nullptr, *bias = nullptr; ///< of an adjustment, by parameter
+
+  Corrections(const Spec &spec, const Arrays &arrays) {
+    if (spec.renorm) {
+      r = &arrays.at("renorm_r");
+      d = &arrays.at("renorm_d");
+    }
+    if (spec.adjustment) {
+      scale = &arrays.at("adjust_scale");
+      bias = &arrays.at("adjust_bias");
+    }
+  }
+  double factor(const Place &p) const {
+    return (r ? r->get(p.group) : 1) * (scale ? scale->get(p.parameter) : 1);
+  }
+  double addend(const Place &p) const {
+    return (d ? d->get(p.group) : 0) * (scale ? scale->get(p.parameter) : 1) +
+           (bias ? bias->get(p.parameter) : 0);
+  }
+};
+
+/// r and d of Ioffe 2017, by group, and what of the moving arrays is made with them.
+Arrays renormalize(const Spec &spec, const Coordinates &at, const Statistics &batch,
+                   const Arrays &inputs, double epsilon, const Numbers &scalars) {
+  const Renorm &renorm = *spec.renorm;
+  std::map<std::string, std::vector<double>> made;
+  auto old = [&](const char *name, int64_t g) { return inputs.at(name).get(g); };
+  auto average = [&](const char *name, double weightOfOld, int64_t g, double value) {
+    made[name].push_back(weightOfOld * old(name, g) + (1 - weightOfOld) * value);
+    return made[name].back();
+  };
+  const bool weighsOld = spec.momentum.weighs == MomentumWeighs::Old;
+  for (int64_t g = 0; g < at.groups(); ++g) {
+    const double variance = batch.variance[g];
+    const double deviation =
+        std::sqrt(spec.epsilonPosition == EpsilonPosition::Outside ? variance : variance + epsilon);
+    const double to = std::max(old("renorm_stddev", g), std::sqrt(epsilon));
+    made["renorm_r"].push_back(std::clamp(deviation / to, renorm.rMin, renorm.rMax));
+    made["renorm_d"].push_back(
+        std::clamp((batch.mean[g] - old("renorm_mean", g)) / to, -renorm.dMax, renorm.dMax));
+    const double ofOld = weighsOld ? renorm.momentum : 1 - renorm.momentum;
+    average("renorm_mean", ofOld, g, batch.mean[g]);
+    average("renorm_stddev", ofOld, g, deviation);
+    const double stddev =
+        update(spec.momentum, spec.momentum.variance, old("moving_stddev", g), deviation, scalars);
+    made["moving_stddev"].push_back(stddev);
+    made["moving_variance"].push_back(std::max(0.0, stddev * stddev - epsilon));
+    made["moving_mean"].push_back(
+        update(spec.momentum, spec.momentum.mean, old("moving_mean", g), batch.mean[g], scalars));
+  }
+  Arrays arrays;
+  for (const auto &[name, values] : made)
+    arrays.emplace(name, toArray(values, at.groupShape()));
+  return arrays;
+}
+
 /// What the backward pass takes statistics from.
 struct Saved {
   const HostArray *mean; ///< null for rms
@@ -473,9 +560,11 @@ Saved savedStatistics(const Spec &spec, const Arrays &inputs) {
 
 } // namespace
 
-EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+EpilogueGradients epilogueGradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
                                     const Numbers &scalars) {
+  const Spec spec = ofPhase(whole, Phase::Backward);
   const Coordinates at(spec, sizes);
+  const Corrections corrections(spec, inputs);
   const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const HostArray &dy = inputs.at("dy");
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
@@ -493,6 +582,7 @@ EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const 
   at.forEach([&](Place p) {
     const double mean = saved.mean ? saved.mean->get(p.group) : 0;
     double value = (x.get(p.offset) - mean) / saved.divisor(spec, p.group, epsilon);
+    value = value * corrections.factor(p) + corrections.addend(p);
     if (gamma)
       value *= gamma->get(p.parameter);
     if (beta)
@@ -527,7 +617,6 @@ namespace {
 Arrays throughPrologue(const Spec &spec, const Coordinates &at, const Arrays &inputs,
                        const HostArray &dt, const Numbers &scalars) {
   const auto steps = bindSteps(spec.prologue, at, inputs);
-  const int stored = spec.storedStep();
   const auto from = inputs.find("x");
   HostArray dx(DType::F64, at.memoryShape());
   OperandGradients ofOperands(spec.prologue, at);
@@ -542,9 +631,8 @@ Arrays throughPrologue(const Spec &spec, const Coordinates &at, const Arrays &in
       const std::string &store = spec.prologue[i].store;
       if (store.empty())
         continue;
-      value = static_cast<int>(i) == stored && inputs.contains(store)
-                  ? inputs.at(store).get(p.offset)
-                  : rounded(spec.dtype, value);
+      const auto given = inputs.find(store);
+      value = given != inputs.end() ? given->second.get(p.offset) : rounded(spec.dtype, value);
     }
     double gradient = dt.get(p.offset);
     auto times = [&](double slope) { return slope == 0 ? 0 : gradient * slope; };
@@ -567,9 +655,12 @@ Arrays throughPrologue(const Spec &spec, const Coordinates &at, const Arrays &in
 
 /// The chain rule along the formulas of the forward pass. In xhat it is the mean itself, not as it
 /// was saved.
-Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
+Arrays gradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
+  const Spec spec = ofPhase(whole, Phase::Backward);
   const Coordinates at(spec, sizes);
+  const Corrections corrections(spec, inputs);
+  const Weights weights(spec, at, inputs);
   const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
   const bool moving = spec.backwardStatistics == BackwardStatistics::Moving;
@@ -583,7 +674,7 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
     for (int64_t g = 0; g < at.groups(); ++g)
       mean[static_cast<size_t>(g)] = saved.mean->get(g);
   else if (!isRms)
-    mean = batchStatistics(at, x).exactMean;
+    mean = batchStatistics(at, x, weights).exactMean;
   // In extended precision: what dx is made of cancels.
   std::vector<long double> divisor;
   for (int64_t g = 0; g < at.groups(); ++g)
@@ -591,31 +682,44 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
         moving ? saved.divisor(spec, g, epsilon)
                : denominator<long double>(spec.epsilonPosition, saved.spread.get(g), epsilon));
 
-  std::vector<long double> sums(at.groups(), 0), products(at.groups(), 0);
+  std::vector<long double> sums(at.groups(), 0), products(at.groups(), 0), rests(at.groups(), 0);
   std::vector<long double> dgamma(at.parameters(), 0), dbeta(at.parameters(), 0);
+  // Of xhat.
+  auto gradientOfXhat = [&](const Place &p) {
+    const long double gradient = before.value.get(p.offset) * corrections.factor(p);
+    return gamma ? gradient * gamma->get(p.parameter) : gradient;
+  };
+  size_t element = 0;
   at.forEach([&](Place p) {
     const long double gradient = before.value.get(p.offset);
-    const long double h = gamma ? gradient * gamma->get(p.parameter) : gradient;
+    const long double h = gradientOfXhat(p);
     const long double centered = x.get(p.offset) - mean[p.group];
     sums[p.group] += h;
     products[p.group] += h * centered;
-    dgamma[p.parameter] += gradient * centered / divisor[p.group];
+    rests[p.group] += weights(element++) * centered;
+    dgamma[p.parameter] +=
+        gradient * (centered / divisor[p.group] * corrections.factor(p) + corrections.addend(p));
     dbeta[p.parameter] += gradient;
   });
 
   HostArray dt(DType::F64, at.memoryShape());
-  const long double n = at.groupSize();
+  const std::vector<long double> divisors = weights.divisors(at);
+  element = 0;
   at.forEach([&](Place p) {
-    const long double gradient = before.value.get(p.offset);
-    const long double h = gamma ? gradient * gamma->get(p.parameter) : gradient;
-    long double value = h / divisor[p.group];
-    if (!moving) {
+    long double value = gradientOfXhat(p) / divisor[p.group];
+    const long double weight = weights(element++);
+    if (!moving && weight != 0) {
+      const long double n = divisors[p.group];
       const long double centered = x.get(p.offset) - mean[p.group];
       const long double ofVariance =
           slope(spec.epsilonPosition, saved.spread.get(p.group), epsilon) * products[p.group];
-      value += ofVariance * 2 * centered / n;
-      if (!isRms)
-        value -= sums[p.group] / divisor[p.group] / n;
+      value += weight * ofVariance * 2 * centered / n;
+      if (!isRms) {
+        long double ofMean = -sums[p.group] / divisor[p.group];
+        if (weights.mask) // else these sum to 0
+          ofMean -= ofVariance * 2 / n * rests[p.group];
+        value += weight * ofMean / n;
+      }
     }
     dt.set(p.offset, static_cast<double>(value));
   });
@@ -635,10 +739,11 @@ Arrays gradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
 
 } // namespace
 
-Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
+Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
   if (phase == Phase::Backward)
-    return gradients(spec, sizes, inputs, scalars);
+    return gradients(whole, sizes, inputs, scalars);
+  const Spec spec = ofPhase(whole, phase);
   const Coordinates at(spec, sizes);
   Prologue prologue = prologueOf(spec, sizes, inputs, scalars);
   const HostArray &x = prologue.value;
@@ -660,8 +765,16 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   } else if (spec.mode == Mode::Rms) {
     used = meanOfSquares(at, x);
   } else {
-    used = batchStatistics(at, x);
+    used = batchStatistics(at, x, Weights(spec, at, inputs));
   }
+  Arrays made; // with a renorm
+  if (spec.renorm)
+    made = renormalize(spec, at, used, inputs, epsilon, scalars);
+  Arrays corrected = inputs;
+  for (const char *name : {"renorm_r", "renorm_d"})
+    if (made.contains(name))
+      corrected.insert_or_assign(name, made.at(name));
+  const Corrections corrections(spec, corrected);
   for (double variance : used.variance)
     divisors.push_back(denominator(spec.epsilonPosition, variance, epsilon));
 
@@ -675,6 +788,7 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   size_t element = 0;
   at.forEach([&](Place p) {
     double value = (x.get(p.offset) - used.mean[p.group]) / divisors[p.group];
+    value = value * corrections.factor(p) + corrections.addend(p);
     if (gamma)
       value *= gamma->get(p.parameter);
     if (beta)
@@ -693,21 +807,35 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
   if (!training || takesMoving)
     return outputs;
 
-  if (spec.updatesMovingStatistics(phase)) {
-    const double n = static_cast<double>(at.groupSize());
-    std::vector<double> mean, spread;
+  if (spec.renorm) {
+    if (!spec.hasPhase(Phase::Backward))
+      for (const char *name : {"renorm_r", "renorm_d"})
+        made.erase(name);
+    outputs.merge(made);
+  } else if (spec.updatesMovingStatistics(phase)) {
+    // Of ghost batches these are means over them.
+    std::vector<int64_t> parameterOf(at.groups());
+    at.forEach([&](Place p) { parameterOf[p.group] = p.parameter; });
+    const double ghosts = static_cast<double>(at.groups()) / static_cast<double>(at.parameters());
+    const std::vector<long double> n = Weights(spec, at, inputs).divisors(at);
+    std::vector<double> mean(at.parameters(), 0), spread(at.parameters(), 0);
     for (int64_t g = 0; g < at.groups(); ++g) {
-      double batch = runningVariance(spec.runningVariance, used.variance[g], n, epsilon);
+      double batch = runningVariance(spec.runningVariance, used.variance[g],
+                                     static_cast<double>(n[g]), epsilon);
       if (keepsDeviation)
         batch =
             std::sqrt(spec.epsilonPosition == EpsilonPosition::Outside ? batch : batch + epsilon);
-      mean.push_back(update(spec.momentum, spec.momentum.mean, inputs.at("moving_mean").get(g),
-                            used.mean[g], scalars));
-      spread.push_back(update(spec.momentum, spec.momentum.variance, inputs.at(spreadName).get(g),
-                              batch, scalars));
+      mean[parameterOf[g]] += used.mean[g] / ghosts;
+      spread[parameterOf[g]] += batch / ghosts;
     }
-    outputs.emplace("moving_mean", toArray(mean, at.groupShape()));
-    outputs.emplace(spreadName, toArray(spread, at.groupShape()));
+    for (int64_t i = 0; i < at.parameters(); ++i) {
+      mean[i] = update(spec.momentum, spec.momentum.mean, inputs.at("moving_mean").get(i), mean[i],
+                       scalars);
+      spread[i] = update(spec.momentum, spec.momentum.variance, inputs.at(spreadName).get(i),
+                         spread[i], scalars);
+    }
+    outputs.emplace("moving_mean", toArray(mean, at.parameterShape()));
+    outputs.emplace(spreadName, toArray(spread, at.parameterShape()));
   }
   if (spec.mode != Mode::Rms)
     outputs.emplace("batch_mean", toArray(used.mean, at.groupShape()));

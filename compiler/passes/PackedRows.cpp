@@ -33,7 +33,20 @@ Value StepEmitter::spread(Value values, const Slot &slot, bool isOverRows) {
   }
   if (slot.width.isScalar())
     return vector::ExtractOp::create(b_, loc_, values, ArrayRef<int64_t>{lanes[0]});
-  return vector::ShuffleOp::create(b_, loc_, values, values, lanes);
+  return pick(values, lanes);
+}
+
+/// These lanes of a vector. Halves are picked as integers: LLVM 22 ends the process over 9 bf16
+/// where the machine has instructions for bf16.
+Value StepEmitter::pick(Value values, ArrayRef<int64_t> lanes) {
+  auto type = cast<VectorType>(values.getType());
+  const Type element = type.getElementType();
+  if (!element.isBF16() && !element.isF16())
+    return vector::ShuffleOp::create(b_, loc_, values, values, lanes);
+  Value bits = arith::BitcastOp::create(b_, loc_, type.clone(b_.getI16Type()), values);
+  bits = vector::ShuffleOp::create(b_, loc_, bits, bits, lanes);
+  auto picked = VectorType::get({static_cast<int64_t>(lanes.size())}, element);
+  return arith::BitcastOp::create(b_, loc_, picked, bits);
 }
 
 Value StepEmitter::packedIndex(const Slot &slot, bool isOverRows) {
@@ -78,7 +91,7 @@ Value StepEmitter::loadPacked(const Access &access, const Place &place, const Sl
   SmallVector<int64_t> lanes;
   for (int64_t i = 0; i < slot.width.lanes; ++i)
     lanes.push_back(std::min((slot.offset + i) / context_.rowLength, to - 1) - from);
-  return vector::ShuffleOp::create(b_, loc_, all, all, lanes);
+  return pick(all, lanes);
 }
 
 /// Rows of a power of two are halved in place, several vectors into one as they shrink; of others,

@@ -136,6 +136,7 @@ private:
   Value loadPacked(const Access &access, const Place &place, const Slot &slot);
   /// A vector over the rows, or over a row's elements: each lane of a slot takes its own.
   Value spread(Value values, const Slot &slot, bool isOverRows);
+  Value pick(Value values, ArrayRef<int64_t> lanes);
   /// The index of a slot's lanes in the loop over rows, or in that of a row's elements.
   Value packedIndex(const Slot &slot, bool isOverRows);
   /// As reduceRows, of the sums of the run's vectors.

@@ -51,6 +51,10 @@ constexpr std::string_view builtKeys[] = {"name",
                                           "epsilon_position",
                                           "trainable",
                                           "fused",
+                                          "renorm",
+                                          "virtual_batch_size",
+                                          "adjustment",
+                                          "mask",
                                           "momentum",
                                           "running_variance",
                                           "center",
@@ -91,6 +95,7 @@ Spec Parser::parse(std::string_view sourceName) {
   readPhases();
   readBackwardStatistics();
   readTrainable();
+  readTraining();
   readSteps();
   noteKeysWithoutEffect();
   for (const Entry *entry : keys_.entries())
@@ -291,6 +296,9 @@ void Parser::readFused() {
     whyNot = fmt::format("axis 1 or {}; found {}", rank - 1, spec_.axes[0]);
   else if (spec_.dtype == DType::F64)
     whyNot = "dtype f32, bf16 or f16; found f64";
+  for (const char *key : {"renorm", "virtual_batch_size", "adjustment"})
+    if (const Entry *other = keys_.find(key); other && asBool(other->value) != false)
+      whyNot = fmt::format("a layer without {}", key);
   if (fused.value_or(false) && !whyNot.empty())
     error(entry->value, fmt::format("fused: true needs {}", whyNot));
   const bool fuses = fused.value_or(whyNot.empty()) && whyNot.empty();
@@ -398,6 +406,13 @@ void Parser::noteKeysWithoutEffect() {
                               : "training is none of the phases");
   if (!spec_.hasPhase(Phase::Backward))
     note("backward_statistics", "backward is none of the phases");
+  for (const char *key : {"renorm", "virtual_batch_size", "adjustment", "mask"})
+    if (keepsMoving)
+      note(key, "trainable: false takes the moving statistics in training too");
+    else if (hasMoving && !spec_.hasPhase(Phase::Training) &&
+             (!spec_.hasPhase(Phase::Backward) ||
+              spec_.backwardStatistics == BackwardStatistics::Moving))
+      note(key, "no phase takes the batch's statistics");
   if (!spec_.hasPhase(Phase::Backward) && spec_.frozen == Frozen::Parameters)
     note("trainable", "it keeps gradients from gamma and beta, and backward is none of the phases");
   const bool hasBias =

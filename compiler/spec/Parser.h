@@ -49,6 +49,10 @@ private:
   /// Key `fused`: what tf.keras's own kernel does otherwise.
   void readFused();
   void readTrainable();
+  /// Keys `renorm`, `virtual_batch_size`, `adjustment` and `mask` (ParseTraining.cpp).
+  void readTraining();
+  void readRenorm(const Entry &entry);
+  void readGhosts(const Entry &entry);
   std::optional<double> readRatio(const Value &value);
   void readMomentum();
   void readFlag(std::string_view key, bool &flag);

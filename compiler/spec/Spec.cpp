@@ -260,6 +260,15 @@ std::string canonicalText(const Spec &spec) {
     text += " frozen=parameters";
   else if (spec.frozen == Frozen::ParametersAndStatistics)
     text += " frozen=parameters,statistics";
+  if (spec.renorm)
+    text += fmt::format(" renorm={},{},{},{}", spec.renorm->rMin, spec.renorm->rMax,
+                        spec.renorm->dMax, spec.renorm->momentum);
+  if (spec.ghostBatch > 0)
+    text += fmt::format(" ghost_batch={}", spec.ghostBatch);
+  if (spec.adjustment)
+    text += " adjustment";
+  if (spec.mask)
+    text += " mask";
   if (spec.accumulate != computeDType(spec.dtype))
     text += fmt::format(" accumulate={}", toString(spec.accumulate));
   text += " phases=";

@@ -11,7 +11,9 @@
 #include "llvm/Support/Error.h"
 
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -116,6 +118,14 @@ struct Momentum {
   Number mean, variance;
 };
 
+/// Batch renormalization (Ioffe 2017): y = (xhat*r + d)*gamma + beta in training, with
+/// r = clip(s/t, rMin, rMax) and d = clip((m - renorm_mean)/t, -dMax, dMax), where s is the batch's
+/// deviation and t = max(renorm_stddev, sqrt(e)); no gradient goes through r and d.
+struct Renorm {
+  double rMin = 0, rMax = std::numeric_limits<double>::infinity(), dMax = rMax;
+  double momentum = 0.99; ///< of renorm_mean and renorm_stddev, on the side of Momentum::weighs
+};
+
 struct Spec {
   std::string name;  ///< a C identifier
   int64_t count = 1; ///< how often the layer stands in its network; documentation alone
@@ -136,6 +146,13 @@ struct Spec {
   RunningVariance runningVariance = RunningVariance::Biased;
   MovingSpread movingSpread = MovingSpread::Variance;
   Frozen frozen = Frozen::Nothing;
+  // Of training and its gradients in mode 0, where they take the batch's statistics.
+  std::optional<Renorm> renorm;
+  /// Samples whose statistics are taken together, every B/ghostBatch-th of the B samples; 0: all.
+  int64_t ghostBatch = 0;
+  bool adjustment = false; ///< arguments adjust_scale and adjust_bias of xhat before gamma and beta
+  /// Whether argument `mask` weighs what the batch's statistics are taken of; mode 2 too.
+  bool mask = false;
   bool center = true, scale = true;                                  ///< whether beta, gamma exist
   BackwardStatistics backwardStatistics = BackwardStatistics::Batch; ///< Moving: mode 0 alone
   std::vector<Phase> phases;                                         ///< as listed, without repeats
@@ -166,6 +183,7 @@ struct Spec {
   bool hasMovingStatistics() const { return mode == Mode::Feature; }
   /// Whether `phase` takes them, and not the batch's.
   bool takesMovingStatistics(Phase phase) const;
+  bool takesBatchStatistics(Phase phase) const { return !takesMovingStatistics(phase); }
   /// Training alone writes them.
   bool updatesMovingStatistics(Phase phase) const {
     return phase == Phase::Training && hasMovingStatistics() && !takesMovingStatistics(phase);

@@ -12,7 +12,6 @@ constexpr std::string_view parameterNames[] = {"gamma", "beta", "moving_mean", "
 constexpr std::string_view affineKeys[] = {"value",      "initializer",       "regularizer",
                                            "constraint", "learn_rate_factor", "l2_factor"};
 constexpr std::string_view movingKeys[] = {"value", "initializer"};
-constexpr std::string_view renormKeys[] = {"r_max", "r_min", "d_max", "momentum"};
 
 constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
 constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
@@ -40,36 +39,12 @@ bool checkParameters(const Entry &entry, Diagnostics &diagnostics) {
   return diagnostics.mark() == before;
 }
 
-bool checkRenorm(const Entry &entry, Diagnostics &diagnostics) {
-  if (!checkMapping(entry, diagnostics))
-    return false;
-  Diagnostics::Mark before = diagnostics.mark();
-  Keys keys(entry.value, "renorm", renormKeys, diagnostics);
-  for (const Entry *key : keys.entries()) {
-    bool infinite = key->value.isScalar() && key->value.text == ".inf";
-    if (!asNumber(key->value) && !infinite)
-      diagnostics.error(key->value.offset, fmt::format("renorm.{} must be a number; found {}",
-                                                       key->key, found(key->value)));
-  }
-  return diagnostics.mark() == before;
-}
-
 /// A word, or a mapping with the word as its key: {adam: {...}}, or with it under `kind`.
 bool checkOptimizer(const Entry &entry, Diagnostics &diagnostics) {
   const Value &value = entry.value;
   if (value.isMapping() && !value.entries.empty())
     return true;
   return choose(value, "optimizer", optimizers, diagnostics).has_value();
-}
-
-bool checkCount(const Entry &entry, Diagnostics &diagnostics) {
-  std::optional<Integer> integer = asInteger(entry.value);
-  if (integer && !integer->tooLarge && integer->value >= 1)
-    return true;
-  diagnostics.error(entry.value.offset, fmt::format("{} must be a whole number of at least 1; "
-                                                    "found {}",
-                                                    entry.key, found(entry.value)));
-  return false;
 }
 
 bool checkWeights(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
@@ -133,16 +108,10 @@ void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diag
   bool right = true;
   if (key == "statistics")
     right = isOneOf(statisticsNames);
-  else if (key == "mask" || key == "adjustment")
-    right = readBool(value, key, diagnostics).has_value();
   else if (key == "parameters")
     right = checkParameters(entry, diagnostics);
   else if (key == "optimizer")
     right = checkOptimizer(entry, diagnostics);
-  else if (key == "renorm")
-    right = checkRenorm(entry, diagnostics);
-  else if (key == "virtual_batch_size")
-    right = checkCount(entry, diagnostics);
   else if (key == "weights")
     right = checkWeights(entry, semantics, diagnostics);
   if (right)

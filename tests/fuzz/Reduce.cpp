@@ -171,6 +171,12 @@ Candidates defaultEpsilonPosition(const Candidate &from) {
 Candidates trainable(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.trainable = true; });
 }
+Candidates plainTraining(const Candidate &from) {
+  return changed(from, [](DrawnSpec &spec) {
+    spec.renorm = spec.adjustment = spec.mask = false;
+    spec.ghostBatch = 0;
+  });
+}
 /// The language's default, which takes no line.
 Candidates defaultSemantics(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) { spec.semantics = Semantics::Keras_1_2; });
@@ -204,6 +210,7 @@ constexpr Step kSteps[] = {
     defaultDTypes,
     defaultEpsilonPosition,
     trainable,
+    plainTraining,
 };
 
 bool isValid(const DrawnSpec &spec) {

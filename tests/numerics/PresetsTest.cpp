@@ -6,6 +6,7 @@
 #include "tests/numerics/KernelCase.h"
 
 #include <cfloat>
+#include <cmath>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -196,6 +197,90 @@ TEST_CASE("presets: trainable: false") {
     const Row dx = keepsStatistics ? Row{4.8, 24} : adds ? Row{-5, 5} : Row{-80.0 / 9, 80.0 / 9};
     checkRun(text, Phase::Backward, read, {{"dx", dx}}, *session);
   }
+}
+
+TEST_CASE("presets: Keras 3's mask") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  // x is 0, 4, 100 and 8, and weighs 1, 1, 0 and 0.5: the mean is 8/2.5 = 3.2 and the variance
+  // (3.2^2 + 0.8^2 + 0.5*4.8^2)/2.5 = 8.96. With epsilon 7.04 the root is 4. What weighs 0 is
+  // normalized too. 0.75*10 + 0.25*3.2 = 8.3; 0.75*20 + 0.25*8.96 = 17.24.
+  const std::string head = "semantics: keras-3\ninput: {shape: [2, 1, 2], layout: ncw}\naxis: c\n"
+                           "epsilon: 7.04\nmomentum: 0.75\nmask: true\nphases: [training]\n";
+  oracle::Arrays inputs = inputsOf("moving_variance");
+  inputs.at("x") = array({2, 1, 2}, {0, 4, 100, 8});
+  inputs.emplace("mask", array({2, 2}, {1, 1, 0, 0.5}));
+  checkRun(head, Phase::Training, inputs,
+           {{"y", {-0.8 * 24 + 1, 0.2 * 24 + 1, 24.2 * 24 + 1, 1.2 * 24 + 1}},
+            {"moving_mean", {8.3}},
+            {"moving_variance", {17.24}},
+            {"batch_mean", {3.2}},
+            {"batch_variance", {8.96}}},
+           *session);
+  // Where nothing weighs anything mean and variance are 0, as Keras 3 has it.
+  inputs.at("mask") = array({2, 2}, {0, 0, 0, 0});
+  const double root = std::sqrt(7.04);
+  checkRun(head, Phase::Training, inputs,
+           {{"y", {1, 4 / root * 24 + 1, 100 / root * 24 + 1, 8 / root * 24 + 1}},
+            {"moving_mean", {7.5}},
+            {"moving_variance", {15}},
+            {"batch_mean", {0}},
+            {"batch_variance", {0}}},
+           *session);
+}
+
+TEST_CASE("presets: renorm, adjustment and ghost batches of tf.keras") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  const std::string head = "semantics: tf-keras\ninput: {shape: [2, 1], layout: nc}\naxis: c\n"
+                           "epsilon: 5\nmomentum: 0.75\nphases: [training, backward]\n";
+  oracle::Arrays inputs = inputsOf("moving_variance");
+  inputs.erase("moving_variance");
+  inputs.emplace("moving_stddev", array({1}, {7}));
+  inputs.emplace("renorm_mean", array({1}, {8}));
+  inputs.emplace("renorm_stddev", array({1}, {6}));
+  // r = 3/6, d = (2-8)/6 = -1: ((0-2)/3*0.5 - 1)*24 + 1 = -31. 0.75*7 + 0.25*3 = 6, and 6^2-5 = 31;
+  // renorm's own momentum 0.5: 0.5*8 + 0.5*2 = 5, 0.5*6 + 0.5*3 = 4.5.
+  std::map<std::string, Row> expected{{"y", {-31, -15}},      {"moving_mean", {8}},
+                                      {"moving_stddev", {6}}, {"moving_variance", {31}},
+                                      {"renorm_mean", {5}},   {"renorm_stddev", {4.5}},
+                                      {"batch_mean", {2}},    {"batch_variance", {4}},
+                                      {"renorm_r", {0.5}},    {"renorm_d", {-1}}};
+  checkRun(head + "renorm: {momentum: 0.5}\n", Phase::Training, inputs, expected, *session);
+  // Clipped: ((0-2)/3*0.75 - 0.5)*24 + 1 = -23.
+  expected.at("y") = {-23, 1};
+  expected.at("renorm_r") = {0.75};
+  expected.at("renorm_d") = {-0.5};
+  checkRun(head + "renorm: {momentum: 0.5, r_min: 0.75, d_max: 0.5}\n", Phase::Training, inputs,
+           expected, *session);
+  // ((0-2)/3*3 + 0.5)*24 + 1 = -35.
+  inputs = inputsOf("moving_variance");
+  inputs.emplace("adjust_scale", array({1}, {3}));
+  inputs.emplace("adjust_bias", array({1}, {0.5}));
+  checkRun(head + "adjustment: true\n", Phase::Training, inputs,
+           {{"y", {-35, 61}},
+            {"moving_mean", {8}},
+            {"moving_variance", {16}},
+            {"batch_mean", {2}},
+            {"batch_variance", {4}}},
+           *session);
+  // Samples 0 and 2 are a ghost, 1 and 3 another: means 2 and 5, variances 4 and 11; with epsilon 5
+  // roots 3 and 4. Moving ones take 3.5 and 7.5: 0.75*10 + 0.25*3.5, 0.75*20 + 0.25*7.5.
+  const double more = std::sqrt(11.0);
+  inputs = inputsOf("moving_variance");
+  inputs.at("x") = array({4, 1}, {0, 5 - more, 4, 5 + more});
+  const std::string ghosts = "semantics: tf-keras\ninput: {shape: [4, 1], layout: nc}\naxis: c\n"
+                             "epsilon: 5\nmomentum: 0.75\nphases: [training]\n"
+                             "virtual_batch_size: 2\n";
+  checkRun(ghosts, Phase::Training, inputs,
+           {{"y", {-15, -more * 6 + 1, 17, more * 6 + 1}},
+            {"moving_mean", {8.375}},
+            {"moving_variance", {16.875}},
+            {"batch_mean", {2, 5}},
+            {"batch_variance", {4, 11}}},
+           *session);
 }
 
 TEST_CASE("MATLAB's labels are layouts, the innermost first") {

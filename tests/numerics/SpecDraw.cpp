@@ -69,6 +69,15 @@ std::string DrawnSpec::yaml() const {
     text += fmt::format("epsilon_position: {}\n", toString(*epsilonPosition));
   if (!trainable)
     text += "trainable: false\n";
+  if (renorm)
+    text += clips ? "renorm: {r_max: 1.25, r_min: 0.75, d_max: 0.25, momentum: 0.875}\n"
+                  : "renorm: true\n";
+  if (adjustment)
+    text += "adjustment: true\n";
+  if (mask)
+    text += "mask: true\n";
+  if (ghostBatch > 0)
+    text += fmt::format("virtual_batch_size: {}\n", ghostBatch);
   if (movingBackward)
     text += "backward_statistics: moving\n";
   std::vector<std::string> steps;
@@ -123,6 +132,7 @@ DrawnSpec SpecDraw::draw() {
     if (spec.mode == Mode::Group)
       drawGroups(spec);
     drawOptions(spec);
+    drawTraining(spec);
     return spec;
   }
 }
@@ -181,6 +191,28 @@ void SpecDraw::drawGroups(DrawnSpec &spec) {
     if (size % i == 0)
       divisors.push_back(i);
   spec.groups = divisors[random_() % divisors.size()];
+}
+
+void SpecDraw::drawTraining(DrawnSpec &spec) {
+  if ((spec.mode != Mode::Feature && spec.mode != Mode::Batch) || !chance(3))
+    return;
+  spec.mask = chance(3);
+  if (spec.mode == Mode::Batch)
+    return;
+  spec.adjustment = chance(3);
+  spec.renorm = spec.semantics != Semantics::Keras_1_0_4 && chance(2);
+  spec.clips = chance(2);
+  auto samples = std::ranges::find(spec.axes, 'n', &DrawnAxis::letter);
+  if (samples == spec.axes.end())
+    samples = spec.axes.begin();
+  const bool isBlocked = samples - spec.axes.begin() == spec.blockedAxis;
+  if (spec.mask || spec.adjustment || spec.renorm || samples->listed || isBlocked)
+    return;
+  std::vector<int64_t> divisors;
+  for (int64_t i = 1; i <= samples->size; ++i)
+    if (samples->size % i == 0)
+      divisors.push_back(i);
+  spec.ghostBatch = divisors[random_() % divisors.size()];
 }
 
 void SpecDraw::drawOptions(DrawnSpec &spec) {

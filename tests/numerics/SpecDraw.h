@@ -43,6 +43,8 @@ struct DrawnSpec {
   std::optional<RunningVariance> runningVariance; ///< none: the preset's
   std::optional<EpsilonPosition> epsilonPosition; ///< none: the preset's
   bool trainable = true;
+  bool renorm = false, clips = false, adjustment = false, mask = false;
+  int64_t ghostBatch = 0; ///< 0: none
   std::vector<FuseStep> prologue, fuse;
 
   int rank() const { return static_cast<int>(axes.size()); }
@@ -73,6 +75,8 @@ private:
   bool listAxes(DrawnSpec &spec);
   void drawSizes(DrawnSpec &spec);
   void drawGroups(DrawnSpec &spec);
+  /// What training does otherwise.
+  void drawTraining(DrawnSpec &spec);
   void drawOptions(DrawnSpec &spec);
   /// A step with operands of some of the axes, named with `name`.
   FuseStep drawOperandStep(const DrawnSpec &spec, const std::string &name);

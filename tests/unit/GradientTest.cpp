@@ -236,6 +236,28 @@ TEST_CASE("a kept bit gives the gradient that its argument does") {
   CHECK(withBits == 5);
 }
 
+TEST_CASE("the reference's gradients of a renorm are those of an adjustment by r and d") {
+  using namespace oracle;
+  auto specOf = [](const char *key) {
+    auto spec =
+        parseSpec("input: {shape: [5, 4, 3], layout: ncw, dtype: f64}\naxis: c\nfuse: [silu]\n"
+                  "phases: [training, backward]\n" +
+                      std::string(key),
+                  "spec.yaml");
+    REQUIRE(spec);
+    return std::move(*spec);
+  };
+  const Spec renorm = specOf("renorm: true\n"), adjustment = specOf("adjustment: true\n");
+  Arrays given = drawInputs(renorm, Phase::Backward, {}, 4);
+  const Arrays found = reference(renorm, Phase::Backward, {}, given);
+  given.emplace("adjust_scale", given.at("renorm_r"));
+  given.emplace("adjust_bias", given.at("renorm_d"));
+  const Arrays expected = reference(adjustment, Phase::Backward, {}, given);
+  REQUIRE(found.size() == expected.size());
+  for (const auto &[name, array] : expected)
+    CHECK(array.bytes == found.at(name).bytes);
+}
+
 TEST_CASE("the reference's gradients agree with central differences") {
   using namespace oracle;
   const char *const specs[] = {
@@ -258,6 +280,14 @@ TEST_CASE("the reference's gradients agree with central differences") {
       "fuse: [{mul: {axes: [n, c]}}]\n",
       "input: {shape: [3, 4, 2, 3], layout: nchw, dtype: f64}\naxis: c\n"
       "backward_statistics: moving\nfuse: [add, elu: 0.5]\n",
+      // With weights, some of them 0, and changes of xhat.
+      "input: {shape: [3, 4, 2, 3], layout: nchw, dtype: f64}\naxis: c\nmask: true\n",
+      "input: {shape: [3, 2, 3, 5], layout: nhwc, dtype: f64}\nmode: 2\nmask: true\nfuse: [silu]\n",
+      "input: {shape: [6, 4], layout: nc, dtype: f64}\nadjustment: true\nfuse: [tanh]\n",
+      "input: {shape: [5, 4], layout: nc, dtype: f64}\nadjustment: true\nmask: true\n",
+      "input: {shape: [6, 4, 2], layout: ncw, dtype: f64}\naxis: c\nvirtual_batch_size: 2\n"
+      "fuse: [gelu]\n",
+      "input: {shape: [4, 6], layout: cn, dtype: f64}\naxis: c\nvirtual_batch_size: 3\n",
       // By bits that training has kept.
       "input: {shape: [2, 3, 5, 4], layout: nhwc, dtype: f64}\naxis: c\n"
       "fuse: [add, {leaky_relu: 0.3}]\n",

@@ -1,0 +1,134 @@
+// Keys of what training does otherwise: `renorm`, `virtual_batch_size`, `adjustment`, `mask`.
+#include "compiler/spec/Parser.h"
+
+#include "compiler/spec/Values.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace normforge::spec {
+namespace {
+
+constexpr std::string_view renormKeys[] = {"r_max", "r_min", "d_max", "momentum"};
+
+} // namespace
+
+void Parser::readTraining() {
+  /// A key that belongs to modes with these statistics.
+  auto find = [&](const char *key, bool takesModeTwo) -> const Entry * {
+    const Entry *entry = keys_.find(key);
+    if (!entry || !modeKnown_ || spec_.mode == Mode::Feature ||
+        (takesModeTwo && spec_.mode == Mode::Batch))
+      return entry;
+    diagnostics_.error(entry->offset,
+                       fmt::format("'{}' belongs to mode{} 0 (feature){}; found mode {}", key,
+                                   takesModeTwo ? "s" : "", takesModeTwo ? " and 2 (batch)" : "",
+                                   toString(spec_.mode)));
+    return nullptr;
+  };
+  if (const Entry *entry = find("renorm", false))
+    readRenorm(*entry);
+  if (const Entry *entry = find("virtual_batch_size", false))
+    readGhosts(*entry);
+  if (find("adjustment", false))
+    readFlag("adjustment", spec_.adjustment);
+  if (find("mask", true))
+    readFlag("mask", spec_.mask);
+  const Entry *ghosts = keys_.find("virtual_batch_size");
+  if (spec_.ghostBatch == 0 || !ghosts)
+    return;
+  if (spec_.adjustment)
+    diagnostics_.error(keys_.find("adjustment")->offset,
+                       "adjustment and virtual_batch_size contradict each other: an adjustment is "
+                       "of a whole batch");
+  if (spec_.mask)
+    diagnostics_.error(keys_.find("mask")->offset,
+                       "mask and virtual_batch_size: no framework has both; expected one of them");
+  if (spec_.renorm)
+    diagnostics_.unbuilt(keys_.find("renorm")->offset,
+                         "renorm with virtual_batch_size is not built yet");
+}
+
+void Parser::readRenorm(const Entry &entry) {
+  const Value &value = entry.value;
+  if (isNull(value) || asBool(value) == false)
+    return;
+  Renorm renorm;
+  if (asBool(value) != true && !value.isMapping()) {
+    error(value, fmt::format("renorm must be true, false or a mapping {{r_max: ..., r_min: ..., "
+                             "d_max: ..., momentum: ...}}; found {}",
+                             found(value)));
+    return;
+  }
+  if (spec_.movingSpread == MovingSpread::Deviation) {
+    diagnostics_.error(entry.offset,
+                       fmt::format("renorm belongs to semantics that keep a moving variance; {} "
+                                   "keeps a deviation",
+                                   toString(spec_.semantics)));
+    return;
+  }
+  if (value.isMapping()) {
+    Keys keys(value, "renorm", renormKeys, diagnostics_);
+    for (const Entry *key : keys.entries()) {
+      const bool isInfinite = key->value.isScalar() && key->value.text == ".inf";
+      const std::optional<double> number =
+          isInfinite ? std::numeric_limits<double>::infinity() : asNumber(key->value);
+      const bool isMomentum = key->key == "momentum";
+      if (!number || *number < 0 || (isMomentum && *number > 1) ||
+          (key->key == "r_min" && isInfinite)) {
+        error(key->value, fmt::format("renorm.{} must be a number {}; found {}", key->key,
+                                      isMomentum            ? "from 0 to 1"
+                                      : key->key == "r_min" ? "of at least 0"
+                                                            : "of at least 0, or .inf",
+                                      found(key->value)));
+        continue;
+      }
+      (isMomentum            ? renorm.momentum
+       : key->key == "r_max" ? renorm.rMax
+       : key->key == "r_min" ? renorm.rMin
+                             : renorm.dMax) = *number;
+    }
+    if (renorm.rMax < renorm.rMin)
+      error(value, fmt::format("renorm.r_max {} is less than r_min {}", renorm.rMax, renorm.rMin));
+  }
+  spec_.renorm = renorm;
+}
+
+void Parser::readGhosts(const Entry &entry) {
+  const std::optional<Integer> size = asInteger(entry.value);
+  if (isNull(entry.value))
+    return;
+  if (!size || size->tooLarge || size->value < 1) {
+    error(entry.value, fmt::format("virtual_batch_size must be a whole number of at least 1; "
+                                   "found {}",
+                                   found(entry.value)));
+    return;
+  }
+  if (!layoutKnown_ || !axesKnown_)
+    return;
+  const int samples = spec_.samplesAxis();
+  const char letter = spec_.layout.axes[static_cast<size_t>(samples)];
+  if (spec_.isAxis(samples)) {
+    error(entry.value, fmt::format("virtual_batch_size cuts the samples axis '{}', of which axis "
+                                   "keeps every index",
+                                   letter));
+    return;
+  }
+  if (samples == spec_.layout.blockedAxis) {
+    diagnostics_.unbuilt(entry.value.offset, fmt::format("virtual_batch_size with blocks of the "
+                                                         "samples axis '{}' is not built yet",
+                                                         letter));
+    return;
+  }
+  const Size &batch =
+      spec_.shape[static_cast<size_t>(samples)]; // a named one is checked at the call
+  if (!batch.isNamed() && batch.value % size->value != 0) {
+    error(entry.value, fmt::format("virtual_batch_size {} does not divide {}, the size of axis {}",
+                                   size->value, batch.value, letter));
+    return;
+  }
+  if (batch.isNamed() || batch.value != size->value) // one ghost is the batch
+    spec_.ghostBatch = size->value;
+}
+
+} // namespace normforge::spec
