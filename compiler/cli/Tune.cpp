@@ -5,6 +5,7 @@
 #include "compiler/tune/Benchdnn.h"
 #include "compiler/tune/Export.h"
 #include "compiler/tune/Sweep.h"
+#include "runtime/cpu_info/CpuInfo.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/Path.h"
@@ -27,7 +28,7 @@ struct Options {
   std::vector<std::string> specs, lists, sizes, phases, layouts, caches{"warm"}, faults;
   std::string threads, bits = "any", effort = "quick", budget, shard, seed, output = "tuned.jsonl",
                        candidateSeconds, candidateBytes, cpu, candidates, exportPath;
-  bool json = false;
+  bool json = false, again = false;
 };
 
 volatile std::sig_atomic_t wasInterrupted = 0;
@@ -145,6 +146,11 @@ llvm::Expected<std::vector<tune::Case>> makeCases(const Options &options, const 
         variants.push_back(std::move(*other));
     if (options.layouts.empty())
       variants.push_back(problem.spec);
+    else if (problem.spec.rank() > 2 && !problem.spec.layout.axes.starts_with("nc"))
+      return badInput(
+          fmt::format("--layouts: {} has layout {}; it brings specs with channels first, "
+                      "such as nchw, into others",
+                      problem.path, problem.spec.layout.text));
     for (const Spec &spec : variants)
       for (Phase phase : problem.phases)
         for (const oracle::Sizes &of : *sizes)
@@ -241,6 +247,12 @@ llvm::Error run(const Options &options, int &status) {
   if (!bytes)
     return bytes.takeError();
   sweep.worker.bytes = bytes->value_or(0);
+  if (common->threads > usableProcessors())
+    llvm::errs() << fmt::format(
+        "warning: --threads {} on {} processor{}: they wait for each other, "
+        "and times say little\n",
+        common->threads, usableProcessors(), usableProcessors() == 1 ? "" : "s");
+  sweep.again = options.again;
   auto progress = options.json ? makeJsonProgress(own) : makeTextProgress(own);
   progress->begin(fmt::format("{}; {} thread{}, seed {}", target->summary(), common->threads,
                               common->threads == 1 ? "" : "s", sweep.seed),
@@ -386,6 +398,8 @@ void declareTune(CLI::App &app, int &status) {
   sub->add_option("-o", options->output,
                   "The file of records, added to where it is there (default: tuned.jsonl)")
       ->type_name("FILE");
+  sub->add_flag("--again", options->again,
+                "Measure again what is there but too noisy to choose by");
   sub->add_flag("--json", options->json, "One JSON object a line for all that happens");
   // For tests: what happens to candidates that have this text in their schedules, and how long one
   // may take to answer beyond its measurements, and of memory beyond its arrays.

@@ -86,6 +86,7 @@ public:
         tried += count;
       gains_.push_back(result.gain.value);
       worstNoise_ = std::max(worstNoise_, result.noise.fromOne());
+      noisy_ += result.isNoisy();
       fmt::print("{:<{}} {:>10.1f} {:>10.1f}  {:<18} {:>9} {:>6}\n", one.title(), width_,
                  result.standardMicroseconds, result.microseconds,
                  result.isTuned() ? ratioText(result.gain) : "default stays",
@@ -118,6 +119,11 @@ public:
                countsText(outcome.counts));
     if (gains_.empty())
       return;
+    if (noisy_ > 0)
+      fmt::print(
+          "{} of them {} too noisy to choose by: two copies of the default differ by more than "
+          "{:.0f} %.\nIs the machine doing something else? --again measures them again\n",
+          noisy_, noisy_ == 1 ? "is" : "are", 100 * ResultRecord::kMostNoise);
     fmt::print("gain {:.3f} in the geometric mean; noise at most {:.1f} %\nuse it: normforge "
                "check SPEC --tuned {}\n",
                geometricMean(gains_), 100 * worstNoise_, shellWord(path));
@@ -136,6 +142,7 @@ private:
   const bool isTerminal_;
   size_t width_ = 4;
   std::vector<double> gains_;
+  int noisy_ = 0;
   double worstNoise_ = 0;
 };
 

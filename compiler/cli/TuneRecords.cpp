@@ -3,6 +3,7 @@
 #include "compiler/cli/TuneProgress.h"
 #include "compiler/tune/Export.h"
 #include "compiler/tune/Report.h"
+#include "runtime/measure/SweepFile.h"
 
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/MemoryBuffer.h"
@@ -20,6 +21,20 @@ namespace normforge::cli {
 
 namespace {
 
+/// Tells of a file's lines that are no records; an error where it has nothing else.
+llvm::Error tellOf(const std::vector<std::string> &warnings, const std::string &path,
+                   bool hasRecords) {
+  constexpr size_t most = 10;
+  for (size_t i = 0; i < std::min(warnings.size(), most); ++i)
+    llvm::errs() << warnings[i] << '\n';
+  if (warnings.size() > most)
+    llvm::errs() << fmt::format("{}: warning: {} more lines are left out\n", path,
+                                warnings.size() - most);
+  if (hasRecords || warnings.empty())
+    return llvm::Error::success();
+  return located(llvm::createStringError(fmt::format("{}: error: has no records", path)));
+}
+
 /// The files' records; lines that are none are told of on stderr.
 llvm::Expected<std::vector<tune::Records>> readAll(const std::vector<std::string> &paths) {
   std::vector<tune::Records> all;
@@ -27,8 +42,9 @@ llvm::Expected<std::vector<tune::Records>> readAll(const std::vector<std::string
     auto records = tune::readRecords(path);
     if (!records)
       return located(records.takeError());
-    for (const std::string &warning : records->warnings)
-      llvm::errs() << warning << '\n';
+    if (llvm::Error error = tellOf(records->warnings, path,
+                                   !records->results.empty() || !records->candidates.empty()))
+      return error;
     all.push_back(std::move(*records));
   }
   return all;
@@ -77,14 +93,24 @@ llvm::Error importRuns(const ImportOptions &options) {
     if (!buffer)
       return located(llvm::createStringError(
           fmt::format("{}: error: cannot be read: {}", path, buffer.getError().message())));
-    forEachLine((*buffer)->getBuffer(), [&](size_t number, llvm::StringRef line) {
+    const llvm::StringRef all = (*buffer)->getBuffer();
+    if (isSweep({all.data(), all.size()}))
+      return located(llvm::createStringError(
+          fmt::format("{}: error: is a sweep to be run: normforge-tune-run {} -o FILE, and FILE is "
+                      "what is imported",
+                      path, shellWord(path))));
+    std::vector<std::string> warnings;
+    const size_t before = lines.size();
+    forEachLine(all, [&](size_t number, llvm::StringRef line) {
       auto text = tune::importLine(line);
       if (text)
         lines.push_back(std::move(*text));
       else
-        llvm::errs() << fmt::format("{}:{}: warning: left out: {}\n", path, number,
-                                    llvm::toString(text.takeError()));
+        warnings.push_back(fmt::format("{}:{}: warning: left out: {}", path, number,
+                                       llvm::toString(text.takeError())));
     });
+    if (llvm::Error error = tellOf(warnings, path, lines.size() > before))
+      return error;
   }
   tune::Records held;
   auto writer = tune::RecordWriter::open(options.output, held);
@@ -144,6 +170,22 @@ std::string sizesText(const ResultRecord &record) {
   return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, " "));
 }
 
+std::string shapeText(const ResultRecord &record) {
+  return fmt::format("{} {}", record.layout, record.shape);
+}
+
+/// What else is to be known of a record.
+std::string marksOf(const ResultRecord &record, const std::string &stale) {
+  std::vector<std::string> marks;
+  if (record.key.bits == BitsPolicy::Fixed)
+    marks.push_back("bits fixed");
+  if (record.isNoisy())
+    marks.push_back("not used: noise");
+  if (!stale.empty())
+    marks.push_back("stale: " + stale);
+  return fmt::format("{}", fmt::join(marks, "; "));
+}
+
 llvm::Error show(const ShowOptions &options) {
   auto files = readAll(options.paths);
   if (!files)
@@ -163,32 +205,37 @@ llvm::Error show(const ShowOptions &options) {
     }
     return llvm::Error::success();
   }
-  size_t width = 4;
-  for (const ResultRecord &record : results)
+  size_t width = 4, shapes = 13;
+  for (const ResultRecord &record : results) {
     width = std::max(width, record.name.size());
-  fmt::print("gain: the default's time over the tuned schedule's, 95 % interval; share: of what a "
-             "copy of as many bytes takes; noise: of two copies of the default\n");
-  fmt::print("{:<{}} {:<9} {:<12} {:>7} {:<5} {:>10} {:>10}  {:<18} {:>8} {:>5} {:>9}  {}\n",
-             "spec", width, "phase", "sizes", "threads", "cache", "default us", "us", "gain",
-             "noise", "share", "effort", "");
+    shapes = std::max(shapes, shapeText(record).size());
+  }
+  fmt::print("gain: the default's time over the tuned schedule's, 95 % interval; share: of the "
+             "speed of a copy of as many bytes; noise: of two copies of the default\n");
+  fmt::print("{:<{}} {:<9} {:<{}} {:<12} {:>7} {:<5} {:>10} {:>10}  {:<18} {:>8} {:>5} {:>9}  {}\n",
+             "spec", width, "phase", "layout, shape", shapes, "sizes", "threads", "cache",
+             "default us", "us", "gain", "noise", "share", "effort", "");
   std::vector<double> gains; // of those that are not stale
-  size_t tuned = 0;
+  size_t tuned = 0, noisy = 0;
   std::map<CandidateState, int> counts;
   for (const ResultRecord &record : results) {
     const std::string stale = stalenessOf(record, *target);
     fmt::print(
-        "{:<{}} {:<9} {:<12} {:>7} {:<5} {:>10.1f} {:>10.1f}  {:<18} {:>8} {:>5} {:>9}  {}\n",
-        record.name, width, record.key.phase, sizesText(record), record.key.threads,
-        toString(record.key.cache).str(), record.standardMicroseconds, record.microseconds,
-        record.isTuned() ? ratioText(record.gain) : "default stays", noiseText(record.noise),
+        "{:<{}} {:<9} {:<{}} {:<12} {:>7} {:<5} {:>10.1f} {:>10.1f}  {:<18} {:>8} {:>5} {:>9}  "
+        "{}\n",
+        record.name, width, record.key.phase, shapeText(record), shapes, sizesText(record),
+        record.key.threads, toString(record.key.cache).str(), record.standardMicroseconds,
+        record.microseconds, record.isTuned() ? ratioText(record.gain) : "default stays",
+        noiseText(record.noise),
         record.copyMicroseconds > 0
             ? fmt::format("{:.2f}", record.copyMicroseconds / record.microseconds)
             : "-",
-        toString(record.effort).str(), stale.empty() ? "" : "stale: " + stale);
+        toString(record.effort).str(), marksOf(record, stale));
     for (const auto &[state, count] : record.counts)
       counts[state] += count;
     if (!stale.empty())
       continue;
+    noisy += record.isNoisy();
     tuned += record.isTuned();
     gains.push_back(record.gain.value);
   }
@@ -199,6 +246,10 @@ llvm::Error show(const ShowOptions &options) {
              "geometric mean of these {}\ncandidates: {}\n",
              results.size(), gains.size(), tuned, geometricMean(gains), gains.size(),
              parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, ", ")));
+  if (noisy > 0)
+    fmt::print(
+        "{} of them are too noisy to choose by: normforge tune --again measures them again\n",
+        noisy);
   return llvm::Error::success();
 }
 

@@ -152,7 +152,7 @@ void Tuning::apply(const TunedRecords &records, std::optional<int> threads) {
   if (records.text().empty())
     return;
   auto ofOthers = [&](const ResultRecord &record) {
-    return threads && record.key.threads != *threads;
+    return record.isNoisy() || (threads && record.key.threads != *threads);
   };
   auto found = records.find("operator", digestOf(signatureOf(op_)), target_);
   std::erase_if(found, ofOthers);

@@ -480,8 +480,9 @@ std::string stalenessOf(const ResultRecord &record, const TargetDescription &tar
 
 bool isBetterSource(const ResultRecord &a, const ResultRecord &b) {
   auto rank = [](const ResultRecord &record) {
-    return std::tuple(record.key.threads, record.key.cache == CacheState::Warm, record.effort,
-                      std::string_view(record.date), std::string_view(record.schedule));
+    return std::tuple(!record.isNoisy(), record.key.threads, record.key.cache == CacheState::Warm,
+                      record.effort, std::string_view(record.date),
+                      std::string_view(record.schedule));
   };
   return rank(a) > rank(b);
 }

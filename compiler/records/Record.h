@@ -127,6 +127,10 @@ struct ResultRecord {
   std::string versions = compilerVersions();
 
   bool isTuned() const { return schedule != key.standard; }
+  /// Two copies of the default differed by more than this: the machine did something else, and no
+  /// schedule is chosen by the record.
+  static constexpr double kMostNoise = 0.25;
+  bool isNoisy() const { return noise.fromOne() > kMostNoise; }
 };
 
 /// A line, without its end.

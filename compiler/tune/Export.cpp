@@ -131,16 +131,22 @@ llvm::Expected<SweepFile> exportSweep(std::span<const Case> cases, const ExportO
     if (llvm::Error error = add(of.key.standard, of.standard))
       return error;
     Search search(of, options.target, Effort::Quick);
-    while (one.candidates.size() <= options.candidates) {
+    // Many a schedule has the code of another.
+    constexpr size_t triesEach = 8;
+    for (size_t tries = 0;
+         one.candidates.size() <= options.candidates && tries < triesEach * options.candidates;
+         ++tries) {
       const auto text = search.next();
       if (!text)
         break;
-      // Nothing is measured here: by the model alone, neighbors of the most promising too.
-      search.tell(*text, 1);
+      const size_t before = one.candidates.size();
       llvm::Error error = add(*text, llvm::cantFail(parseSchedule(*text, of.op)));
       error = llvm::handleErrors(std::move(error), [](const StackError &) {}); // costs itself
       if (error)
         return error;
+      // Nothing is measured here: by the model alone, neighbors of the most promising too.
+      const bool isNew = one.candidates.size() > before;
+      search.tell(*text, isNew ? 1 : 0);
     }
   }
   return sweep;

@@ -192,7 +192,7 @@ llvm::Expected<SweepOutcome> sweep(std::span<const Case> cases, const SweepOptio
         schedule ? checkSchedule(*schedule, op, options.worker.target) : schedule.takeError();
     const bool isLegal = !error;
     llvm::consumeError(std::move(error));
-    return isLegal && record.effort >= options.effort;
+    return isLegal && record.effort >= options.effort && !(options.again && record.isNoisy());
   };
   auto isKnown = [&](const Case &one) {
     const auto [begin, end] = results.equal_range(one.key.id());

@@ -20,6 +20,7 @@ namespace normforge::tune {
 struct SweepOptions {
   Effort effort = Effort::Quick;
   double seconds = 0; ///< for all; 0: no limit
+  bool again = false; ///< measures what is there and noisy once more
   uint64_t seed = 0;
   WorkerOptions worker;
 };

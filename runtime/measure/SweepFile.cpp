@@ -107,6 +107,8 @@ std::vector<std::byte> toBytes(const SweepFile &sweep) {
   return head;
 }
 
+bool isSweep(std::string_view bytes) { return bytes.starts_with(kMagic); }
+
 std::optional<SweepFile> sweepFromBytes(std::span<const std::byte> bytes, std::string &error) {
   if (bytes.size() < kHeadBytes || std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
     error = "expected a sweep that normforge tune export has written";

@@ -59,6 +59,8 @@ struct SweepFile {
 };
 
 std::vector<std::byte> toBytes(const SweepFile &sweep);
+/// Whether these are the first bytes of one, of whatever version.
+bool isSweep(std::string_view bytes);
 /// Empty with `error` set where the bytes are no whole file of this version. Each case has a
 /// default, and a number of threads from 1 to 1024.
 std::optional<SweepFile> sweepFromBytes(std::span<const std::byte> bytes, std::string &error);
