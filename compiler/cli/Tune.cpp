@@ -146,11 +146,11 @@ llvm::Expected<std::vector<tune::Case>> makeCases(const Options &options, const 
         variants.push_back(std::move(*other));
     if (options.layouts.empty())
       variants.push_back(problem.spec);
-    else if (problem.spec.rank() > 2 && !problem.spec.layout.axes.starts_with("nc"))
-      return badInput(
-          fmt::format("--layouts: {} has layout {}; it brings specs with channels first, "
-                      "such as nchw, into others",
-                      problem.path, problem.spec.layout.text));
+    if (!options.layouts.empty() && !problem.spec.layout.axes.starts_with("nc"))
+      llvm::errs() << fmt::format(
+          "{}: note: --layouts brings specs with channels first into others; "
+          "this one has layout {}\n",
+          problem.path, problem.spec.layout.text);
     for (const Spec &spec : variants)
       for (Phase phase : problem.phases)
         for (const oracle::Sizes &of : *sizes)

@@ -70,7 +70,7 @@ void OperatorBuilder::makeBackward() {
   if (!moving)
     addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
                false);
-  if (usesRenorm()) {
+  if (spec_.renorm) {
     addOperand("renorm_r", Role::Statistic, Values::Ratio, statistic, statisticIndex(), false);
     addOperand("renorm_d", Role::Statistic, Values::Any, statistic, statisticIndex(), false);
   }
@@ -114,11 +114,8 @@ void OperatorBuilder::makeBackward() {
     variance = operand("batch_variance");
   const Term deviation =
       moving ? reciprocalOfMoving(epsilon) : reciprocalDeviation(*variance, epsilon);
-  Correction corrected;
-  if (usesRenorm())
-    corrected = correction(operand("renorm_r"), operand("renorm_d"));
-  else
-    corrected = correction({}, {});
+  const Correction corrected =
+      spec_.renorm ? correction(operand("renorm_r"), operand("renorm_d")) : correction({}, {});
   const Term factored = corrected.factor ? deviation * *corrected.factor : deviation;
   std::vector<Named> known{{"deviation", factored}};
   if (isKept && gamma)
@@ -154,7 +151,7 @@ void OperatorBuilder::makeBackward() {
   const Term h = elementGamma ? u * *elementGamma : u;
   Term n = size(op_.groupSize);
   std::optional<Term> mask;
-  if (usesMask())
+  if (spec_.mask)
     mask = operand("mask");
 
   // Sums over other loops than those of the statistics, each a pass of its own, by their loops.

@@ -145,7 +145,7 @@ std::vector<RawLoop> joinLoops(const Spec &spec, const std::vector<SizeExpr> &ax
 
 } // namespace
 
-OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(spec) {
+OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(ofPhase(spec, phase)) {
   op_.name = spec.name;
   op_.phase = phase;
   op_.dtype = spec.dtype;
@@ -375,9 +375,9 @@ void OperatorBuilder::addMovingOperands(bool written) {
   add("moving_mean", Values::Mean);
   if (spec_.movingSpread == MovingSpread::Deviation)
     add("moving_stddev", Values::Deviation);
-  else if (written || !usesRenorm())
+  else if (written || !spec_.renorm)
     add("moving_variance", Values::Variance);
-  if (!usesRenorm())
+  if (!spec_.renorm)
     return;
   add("moving_stddev", Values::Deviation);
   add("renorm_mean", Values::Mean);
@@ -385,7 +385,7 @@ void OperatorBuilder::addMovingOperands(bool written) {
 }
 
 void OperatorBuilder::addAdjustments() {
-  if (!usesAdjustment())
+  if (!spec_.adjustment)
     return;
   addOperand("adjust_scale", Role::Data, Values::Factor, spec_.parameterDType, parameterIndex(),
              false);
@@ -393,7 +393,7 @@ void OperatorBuilder::addAdjustments() {
 }
 
 void OperatorBuilder::addMask() {
-  if (usesMask())
+  if (spec_.mask)
     addOperand("mask", Role::Data, Values::Weight, spec_.dtype, maskIndex(), false);
 }
 
@@ -436,7 +436,7 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
                true);
     if (bits_)
       addBits(/*written=*/true);
-    if (usesRenorm() && spec_.hasPhase(Phase::Backward))
+    if (spec_.renorm && spec_.hasPhase(Phase::Backward))
       for (const char *name : {"renorm_r", "renorm_d"})
         addOperand(name, Role::Statistic, Values::Any, statistic, statisticIndex(), true);
   }

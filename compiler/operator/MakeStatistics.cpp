@@ -40,10 +40,10 @@ std::optional<Term> OperatorBuilder::runningVarianceFactor(Term n, Term epsilon)
 OperatorBuilder::Moments OperatorBuilder::moments() {
   const Term x = value_;
   std::vector<Named> results{{"rounded_mean", x}, {"residual_sum", x}, {"square_sum", x}};
-  if (usesMask())
+  if (spec_.mask)
     results.push_back({"weight_sum", operand("mask")});
   const auto ofElements = addStep("moments", Reduce::Moments, allLoops(), keptLoops(), results);
-  if (usesMask())
+  if (spec_.mask)
     return {ofElements[0], ofElements[1], ofElements[2], ofElements[3]};
   if (!op_.grouped)
     return {ofElements[0], ofElements[1], ofElements[2]};
@@ -81,6 +81,7 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
     gamma = operand("gamma");
   if (folds && spec_.center)
     beta = operand("beta");
+  // Steps read what was named first before the rest.
   if (updates && !hasGhosts())
     for (const char *name : {"moving_mean", spec_.movingSpreadName().data()})
       if (op_.operand(name, false) >= 0)
@@ -99,7 +100,7 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
   rest = rest - (mean - moments.mean);
   const Term variance = clampAtZero(squares / n);
   std::optional<Term> r, d;
-  if (usesRenorm()) {
+  if (spec_.renorm) {
     auto clip = [&](Term value, double least, double most) {
       if (std::isfinite(most))
         value = select(less(constant(most), value), constant(most), value);
@@ -157,7 +158,7 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
 /// (xhat*r + d)*adjust_scale + adjust_bias.
 OperatorBuilder::Correction OperatorBuilder::correction(std::optional<Term> r,
                                                         std::optional<Term> d) {
-  if (!usesAdjustment())
+  if (!spec_.adjustment)
     return {r, d};
   const Term scale = operand("adjust_scale"), bias = operand("adjust_bias");
   return {r ? *r * scale : scale, d ? fma(*d, scale, bias) : bias};
@@ -181,7 +182,7 @@ void OperatorBuilder::addMoving(std::vector<Named> &results, Term mean, Term var
   };
   const MomentumWeights weights = momentumWeights();
   average("moving_mean", weights.oldMean, weights.batchMean, mean);
-  if (!usesRenorm()) {
+  if (!spec_.renorm) {
     average(std::string(spec_.movingSpreadName()), weights.oldVariance, weights.batchVariance,
             spread);
     return;

@@ -62,8 +62,7 @@ private:
   SizeExpr channelsOfGroup() const {
     return ceilDivide(axisSizes_[static_cast<size_t>(spec_.axes.front())], SizeExpr(spec_.groups));
   }
-  /// Whether statistics of ghost batches are taken.
-  bool hasGhosts() const { return spec_.ghostBatch > 0 && spec_.takesBatchStatistics(op_.phase); }
+  bool hasGhosts() const { return spec_.ghostBatch > 0; }
   SizeExpr ghosts() const {
     return ceilDivide(axisSizes_[static_cast<size_t>(spec_.samplesAxis())],
                       SizeExpr(spec_.ghostBatch));
@@ -240,9 +239,6 @@ private:
   };
   /// Of r and d, where there is a renorm.
   Correction correction(std::optional<Term> r, std::optional<Term> d);
-  bool usesMask() const { return spec_.mask && spec_.takesBatchStatistics(op_.phase); }
-  bool usesRenorm() const { return spec_.renorm && spec_.takesBatchStatistics(op_.phase); }
-  bool usesAdjustment() const { return spec_.adjustment && spec_.takesBatchStatistics(op_.phase); }
   void addAdjustments();
   void addMask();
   /// Appends what of the moving statistics training writes, made of these of the batch.
@@ -283,7 +279,7 @@ private:
   Gradients gradientsOf(std::span<const FuseStep> steps, std::optional<Term> value, Term seed,
                         const Needs &needs);
 
-  const Spec &spec_;
+  const Spec spec_; ///< as the phase sees it
   Operator op_;
   std::vector<SizeExpr> axisSizes_;
   std::vector<RawLoop> loops_;

@@ -354,13 +354,14 @@ void Evaluator::takeMoments(const Step &step) {
   for (size_t i = 0; i < groups.size(); ++i) {
     const Group &g = groups[i];
     const double n = g.n, m = std::abs(g.mean);
-    const double squares = static_cast<double>(g.squares), s = std::sqrt(squares / n);
+    const double squares = static_cast<double>(g.squares),
+                 s = g.weights == 0 ? 0 : std::sqrt(squares / static_cast<double>(g.weights));
     const bool isConstant = s <= 8 * u_ * m;
     const bool isOneElement = 4 * g.largest * g.largest >= squares;
     const double growth = 8 + std::max(2.5 * std::sqrt(n), isOneElement                ? n / 2
                                                            : isConstant || !corrected_ ? n / 8
                                                                                        : 0);
-    // A weighed term rounds once more. Few heavy ones have a larger s than n says.
+    // A weighed term rounds once more.
     const double grown = u_ * (growth + isWeighted), first = grown * (m + s);
     const double mean = corrected_ ? grown * (s + first) + 4 * u_ * m : first;
     (*arrays[0])[i] = {g.mean, 0};

@@ -12,15 +12,6 @@ static int64_t product(const std::vector<int64_t> &shape) {
   return result;
 }
 
-Spec ofPhase(Spec spec, Phase phase) {
-  if (spec.takesMovingStatistics(phase)) {
-    spec.renorm.reset();
-    spec.ghostBatch = 0;
-    spec.adjustment = spec.mask = false;
-  }
-  return spec;
-}
-
 Coordinates::Coordinates(const Spec &spec, const Sizes &sizes) {
   for (const Size &size : spec.shape) {
     assert((!size.isNamed() || sizes.count(size.name)) && "a named size has no value");

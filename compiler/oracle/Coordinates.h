@@ -54,10 +54,6 @@ struct EpilogueGradients {
 EpilogueGradients epilogueGradients(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                                     const Numbers &scalars);
 
-/// The spec without what `phase` does not see of it: what training does otherwise, where statistics
-/// are the moving ones.
-Spec ofPhase(Spec spec, Phase phase);
-
 class Coordinates {
 public:
   /// Every named size of the spec must be in `sizes`. Statistics groups are those of the batch, of

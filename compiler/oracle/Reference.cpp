@@ -14,22 +14,23 @@ double resolve(const Number &number, const char *name, const Numbers &scalars) {
   return number.isArgument ? scalars.at(name) : number.value;
 }
 
-/// The divisor that the difference from the mean is normalized with.
-template <typename T> T denominator(EpsilonPosition position, T variance, T epsilon) {
-  switch (position) {
-  case EpsilonPosition::Inside:
-    return std::sqrt(variance + epsilon);
-  case EpsilonPosition::Outside:
-    return std::sqrt(variance) + epsilon;
-  case EpsilonPosition::Both:
-    return std::sqrt(variance + epsilon) + epsilon;
-  }
-  return NAN;
+/// The deviation before an epsilon is added to it.
+template <typename T> T rootOf(EpsilonPosition position, T variance, T epsilon) {
+  return std::sqrt(position == EpsilonPosition::Outside ? variance : variance + epsilon);
 }
 
-/// The same of a deviation before an epsilon is added to it.
-double denominatorOf(EpsilonPosition position, double deviation, double epsilon) {
-  return position == EpsilonPosition::Inside ? deviation : deviation + epsilon;
+/// The divisor that the difference from the mean is normalized with, of that root.
+template <typename T> T denominatorOf(EpsilonPosition position, T root, T epsilon) {
+  return position == EpsilonPosition::Inside ? root : root + epsilon;
+}
+template <typename T> T denominator(EpsilonPosition position, T variance, T epsilon) {
+  return denominatorOf(position, rootOf(position, variance, epsilon), epsilon);
+}
+
+/// The divisor that statistics give which are a variance, or such a root.
+double divisorOf(const Spec &spec, double spread, bool isRoot, double epsilon) {
+  return isRoot ? denominatorOf(spec.epsilonPosition, spread, epsilon)
+                : denominator(spec.epsilonPosition, spread, epsilon);
 }
 
 /// The batch's biased variance as the moving variance takes it.
@@ -141,183 +142,6 @@ HostArray toArray(const std::vector<double> &values, const std::vector<int64_t> 
   return array;
 }
 
-/// 1 / (1 + exp(-x)), and its small values, too.
-double logistic(double x) {
-  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
-}
-
-/// A product that is 0 where the slope is: what does not depend on a number does not take its NaN.
-double scaled(double slope, double by) { return slope == 0 ? 0 : slope * by; }
-
-} // namespace
-
-double applyFunction(const FuseStep &step, double x) {
-  constexpr double rootOf2 = 1.41421356237309504880, rootOf2OverPi = 0.79788456080286535588;
-  auto clamp = [](double value, double low, double high) { // NaN passes
-    return value < low ? low : value > high ? high : value;
-  };
-  auto softplus = [](double value) {
-    return value > 0 ? value + std::log1p(std::exp(-value)) : std::log1p(std::exp(value));
-  };
-  const std::string &name = step.name;
-  if (name == "relu")
-    return x < 0 ? 0 : x;
-  if (name == "relu6")
-    return clamp(x, 0, 6);
-  if (name == "clamp")
-    return clamp(x, step.parameters[0], step.parameters[1]);
-  if (name == "leaky_relu")
-    return x < 0 ? step.parameters[0] * x : x;
-  if (name == "elu")
-    return x > 0 ? x : step.parameters[0] * std::expm1(x);
-  if (name == "gelu")
-    return 0.5 * x * std::erfc(-x / rootOf2);
-  if (name == "gelu_tanh")
-    return 0.5 * x * (1 + std::tanh(rootOf2OverPi * (x + 0.044715 * x * x * x)));
-  if (name == "sigmoid")
-    return logistic(x);
-  if (name == "silu")
-    return x * logistic(x);
-  if (name == "tanh")
-    return std::tanh(x);
-  if (name == "softplus")
-    return softplus(x);
-  if (name == "mish")
-    return x * std::tanh(softplus(x));
-  if (name == "hard_sigmoid")
-    return clamp(x / 6 + 0.5, 0, 1);
-  if (name == "hard_swish")
-    return x * clamp(x / 6 + 0.5, 0, 1);
-  throw std::logic_error("the reference has no function '" + name + "'");
-}
-
-double derivative(const FuseStep &step, double x) {
-  constexpr double rootOf2 = 1.41421356237309504880, rootOf2OverPi = 0.79788456080286535588;
-  constexpr double rootOf2Pi = 2.50662827463100050242;
-  auto within = [&](double low, double high, double inside, double above) {
-    return x <= low ? 0 : x >= high ? above : inside;
-  };
-  const std::string &name = step.name;
-  if (name == "relu")
-    return x <= 0 ? 0 : 1;
-  if (name == "relu6")
-    return within(0, 6, 1, 0);
-  if (name == "clamp")
-    return x < step.parameters[0] || x > step.parameters[1] ? 0 : 1;
-  if (name == "leaky_relu")
-    return x <= 0 ? step.parameters[0] : 1;
-  if (name == "elu")
-    return x > 0 ? 1 : step.parameters[0] * std::exp(x);
-  if (name == "gelu")
-    return 0.5 * std::erfc(-x / rootOf2) + x * std::exp(-x * x / 2) / rootOf2Pi;
-  if (name == "gelu_tanh") {
-    const double t = std::tanh(rootOf2OverPi * (x + 0.044715 * x * x * x));
-    if (std::abs(x) > 20) // the tangent is flat, and the cube may overflow
-      return x < 0 ? 0 : 1;
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * rootOf2OverPi * (1 + 3 * 0.044715 * x * x);
-  }
-  if (name == "sigmoid")
-    return logistic(x) * logistic(-x);
-  if (name == "silu")
-    return logistic(x) * (1 + x * logistic(-x));
-  if (name == "tanh") {
-    const double e = std::exp(-2 * std::abs(x));
-    return 4 * e / ((1 + e) * (1 + e));
-  }
-  if (name == "softplus")
-    return logistic(x);
-  if (name == "mish") {
-    const double t = std::tanh(std::log1p(std::exp(-std::abs(x))) + std::max(x, 0.0));
-    return t + x * (1 - t * t) * logistic(x);
-  }
-  if (name == "hard_sigmoid")
-    return within(-3, 3, 1.0 / 6, 0);
-  if (name == "hard_swish")
-    return within(-3, 3, x / 3 + 0.5, 1);
-  throw std::logic_error("the reference has no function '" + name + "'");
-}
-
-namespace {
-
-/// A number with its derivatives (forward differentiation): what expressions are evaluated in.
-struct Dual {
-  double value;
-  std::vector<double> slopes;
-};
-
-/// f(x) of value `value` and derivative `slope`.
-Dual chain(const Dual &x, double value, double slope) {
-  Dual result{value, x.slopes};
-  for (double &s : result.slopes)
-    s = scaled(slope, s);
-  return result;
-}
-
-Dual evaluate(const Formula &formula, const std::vector<Dual> &operands,
-              const std::vector<double> &scalars) {
-  const size_t count = operands.size();
-  auto constant = [&](double value) { return Dual{value, std::vector<double>(count, 0)}; };
-  switch (formula.kind) {
-  case Formula::Kind::Number:
-    return constant(formula.number);
-  case Formula::Kind::Operand:
-    return operands[formula.index];
-  case Formula::Kind::Scalar:
-    return constant(scalars[formula.index]);
-  case Formula::Kind::Call:
-    break;
-  }
-  const std::string &call = formula.call;
-  if (call == "where") {
-    const Formula &comparison = formula.arguments[0];
-    const double a = evaluate(comparison.arguments[0], operands, scalars).value,
-                 b = evaluate(comparison.arguments[1], operands, scalars).value;
-    const bool holds = comparison.call == "<"    ? a < b
-                       : comparison.call == "<=" ? a <= b
-                       : comparison.call == ">"  ? a > b
-                                                 : a >= b;
-    return evaluate(formula.arguments[holds ? 1 : 2], operands, scalars);
-  }
-  const Dual a = evaluate(formula.arguments[0], operands, scalars);
-  if (formula.arguments.size() == 2) {
-    const Dual b = evaluate(formula.arguments[1], operands, scalars);
-    if (call == "min")
-      return std::isnan(a.value) || a.value < b.value ? a : b;
-    if (call == "max")
-      return std::isnan(a.value) || a.value > b.value ? a : b;
-    Dual result = constant(call == "+"   ? a.value + b.value
-                           : call == "-" ? a.value - b.value
-                           : call == "*" ? a.value * b.value
-                                         : a.value / b.value);
-    for (size_t i = 0; i < count; ++i)
-      result.slopes[i] = call == "+"   ? a.slopes[i] + b.slopes[i]
-                         : call == "-" ? a.slopes[i] - b.slopes[i]
-                         : call == "*"
-                             ? scaled(a.slopes[i], b.value) + scaled(b.slopes[i], a.value)
-                             : scaled(a.slopes[i] - scaled(b.slopes[i], result.value), 1 / b.value);
-    return result;
-  }
-  const double v = a.value;
-  if (call == "neg")
-    return chain(a, -v, -1);
-  if (call == "abs")
-    return chain(a, std::abs(v), v < 0 ? -1 : 1);
-  if (call == "sqrt")
-    return chain(a, std::sqrt(v), 0.5 / std::sqrt(v));
-  if (call == "exp")
-    return chain(a, std::exp(v), std::exp(v));
-  if (call == "log")
-    return chain(a, std::log(v), 1 / v);
-  if (call == "erf")
-    return chain(a, std::erf(v), 1.12837916709551257390 * std::exp(-v * v));
-  if (call == "floor")
-    return chain(a, std::floor(v), 0);
-  if (call == "round")
-    return chain(a, std::nearbyint(v), 0);
-  const FuseStep step{call}; // tanh, sigmoid, softplus, relu
-  return chain(a, applyFunction(step, v), derivative(step, v));
-}
-
 double rounded(DType dtype, double value) {
   HostArray one(dtype, {1});
   one.set(0, value);
@@ -379,27 +203,6 @@ struct OperandGradients {
 
 } // namespace
 
-StepValue applyStep(const FuseStep &step, double x, const std::vector<double> &operands,
-                    const Numbers &scalars) {
-  if (step.isAdd())
-    return {x + operands[0], {1, 1}};
-  if (step.isMul())
-    return {x * operands[0], {operands[0], x}};
-  if (!step.formula)
-    return {applyFunction(step, x), {derivative(step, x)}};
-  std::vector<Dual> values;
-  const size_t count = operands.size() + 1;
-  for (size_t i = 0; i < count; ++i) {
-    values.push_back({i == 0 ? x : operands[i - 1], std::vector<double>(count, 0)});
-    values.back().slopes[i] = 1;
-  }
-  std::vector<double> numbers;
-  for (const std::string &name : step.scalars)
-    numbers.push_back(scalars.at(name));
-  Dual result = evaluate(*step.formula, values, numbers);
-  return {result.value, std::move(result.slopes)};
-}
-
 Prologue prologueOf(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                     const Numbers &scalars) {
   const Coordinates at(spec, sizes);
@@ -456,8 +259,7 @@ namespace {
 /// The derivative of 1/denominator by the variance.
 long double slope(EpsilonPosition position, long double variance, long double epsilon) {
   const long double divisor = denominator(position, variance, epsilon);
-  const long double root =
-      std::sqrt(position == EpsilonPosition::Outside ? variance : variance + epsilon);
+  const long double root = rootOf(position, variance, epsilon);
   return -1 / (2 * root * divisor * divisor);
 }
 
@@ -485,14 +287,15 @@ struct Corrections {
   const HostArray *r = nullptr, *d = nullptr;        ///< of a renorm, by group
   const HostArray *scale = nullptr, *bias = nullptr; ///< of an adjustment, by parameter
 
-  Corrections(const Spec &spec, const Arrays &arrays) {
+  /// `renorm` has r and d: what training makes, what backward reads.
+  Corrections(const Spec &spec, const Arrays &inputs, const Arrays &renorm) {
     if (spec.renorm) {
-      r = &arrays.at("renorm_r");
-      d = &arrays.at("renorm_d");
+      r = &renorm.at("renorm_r");
+      d = &renorm.at("renorm_d");
     }
     if (spec.adjustment) {
-      scale = &arrays.at("adjust_scale");
-      bias = &arrays.at("adjust_bias");
+      scale = &inputs.at("adjust_scale");
+      bias = &inputs.at("adjust_bias");
     }
   }
   double factor(const Place &p) const {
@@ -516,9 +319,7 @@ Arrays renormalize(const Spec &spec, const Coordinates &at, const Statistics &ba
   };
   const bool weighsOld = spec.momentum.weighs == MomentumWeighs::Old;
   for (int64_t g = 0; g < at.groups(); ++g) {
-    const double variance = batch.variance[g];
-    const double deviation =
-        std::sqrt(spec.epsilonPosition == EpsilonPosition::Outside ? variance : variance + epsilon);
+    const double deviation = rootOf(spec.epsilonPosition, batch.variance[g], epsilon);
     const double to = std::max(old("renorm_stddev", g), std::sqrt(epsilon));
     made["renorm_r"].push_back(std::clamp(deviation / to, renorm.rMin, renorm.rMax));
     made["renorm_d"].push_back(
@@ -546,8 +347,7 @@ struct Saved {
   bool isDeviation; ///< what spread holds; else the variance
 
   double divisor(const Spec &spec, int64_t group, double epsilon) const {
-    return isDeviation ? denominatorOf(spec.epsilonPosition, spread.get(group), epsilon)
-                       : denominator(spec.epsilonPosition, spread.get(group), epsilon);
+    return divisorOf(spec, spread.get(group), isDeviation, epsilon);
   }
 };
 Saved savedStatistics(const Spec &spec, const Arrays &inputs) {
@@ -564,7 +364,7 @@ EpilogueGradients epilogueGradients(const Spec &whole, const Sizes &sizes, const
                                     const Numbers &scalars) {
   const Spec spec = ofPhase(whole, Phase::Backward);
   const Coordinates at(spec, sizes);
-  const Corrections corrections(spec, inputs);
+  const Corrections corrections(spec, inputs, inputs);
   const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const HostArray &dy = inputs.at("dy");
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
@@ -659,7 +459,7 @@ Arrays gradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
   const Spec spec = ofPhase(whole, Phase::Backward);
   const Coordinates at(spec, sizes);
-  const Corrections corrections(spec, inputs);
+  const Corrections corrections(spec, inputs, inputs);
   const Weights weights(spec, at, inputs);
   const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
@@ -758,9 +558,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   if (takesMoving) {
     for (int64_t g = 0; g < at.groups(); ++g) {
       used.mean.push_back(inputs.at("moving_mean").get(g));
-      const double spread = inputs.at(spreadName).get(g);
-      divisors.push_back(keepsDeviation ? denominatorOf(spec.epsilonPosition, spread, epsilon)
-                                        : denominator(spec.epsilonPosition, spread, epsilon));
+      divisors.push_back(divisorOf(spec, inputs.at(spreadName).get(g), keepsDeviation, epsilon));
     }
   } else if (spec.mode == Mode::Rms) {
     used = meanOfSquares(at, x);
@@ -770,11 +568,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   Arrays made; // with a renorm
   if (spec.renorm)
     made = renormalize(spec, at, used, inputs, epsilon, scalars);
-  Arrays corrected = inputs;
-  for (const char *name : {"renorm_r", "renorm_d"})
-    if (made.contains(name))
-      corrected.insert_or_assign(name, made.at(name));
-  const Corrections corrections(spec, corrected);
+  const Corrections corrections(spec, inputs, made);
   for (double variance : used.variance)
     divisors.push_back(denominator(spec.epsilonPosition, variance, epsilon));
 
@@ -823,8 +617,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
       double batch = runningVariance(spec.runningVariance, used.variance[g],
                                      static_cast<double>(n[g]), epsilon);
       if (keepsDeviation)
-        batch =
-            std::sqrt(spec.epsilonPosition == EpsilonPosition::Outside ? batch : batch + epsilon);
+        batch = rootOf(spec.epsilonPosition, batch, epsilon);
       mean[parameterOf[g]] += used.mean[g] / ghosts;
       spread[parameterOf[g]] += batch / ghosts;
     }

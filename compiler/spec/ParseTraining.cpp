@@ -30,7 +30,7 @@ void Parser::readTraining() {
     readRenorm(*entry);
   if (const Entry *entry = find("virtual_batch_size", false))
     readGhosts(*entry);
-  if (find("adjustment", false))
+  if (const Entry *entry = find("adjustment", false); entry && !isNull(entry->value))
     readFlag("adjustment", spec_.adjustment);
   if (find("mask", true))
     readFlag("mask", spec_.mask);

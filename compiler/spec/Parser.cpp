@@ -297,7 +297,8 @@ void Parser::readFused() {
   else if (spec_.dtype == DType::F64)
     whyNot = "dtype f32, bf16 or f16; found f64";
   for (const char *key : {"renorm", "virtual_batch_size", "adjustment"})
-    if (const Entry *other = keys_.find(key); other && asBool(other->value) != false)
+    if (const Entry *other = keys_.find(key);
+        other && !isNull(other->value) && asBool(other->value) != false)
       whyNot = fmt::format("a layer without {}", key);
   if (fused.value_or(false) && !whyNot.empty())
     error(entry->value, fmt::format("fused: true needs {}", whyNot));

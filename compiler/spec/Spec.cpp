@@ -223,6 +223,15 @@ std::vector<std::string> Spec::scalarNames(Phase phase) const {
   return names;
 }
 
+Spec ofPhase(Spec spec, Phase phase) {
+  if (spec.takesMovingStatistics(phase)) {
+    spec.renorm.reset();
+    spec.ghostBatch = 0;
+    spec.adjustment = spec.mask = false;
+  }
+  return spec;
+}
+
 std::string canonicalText(const Spec &spec) {
   auto number = [](const Number &n) {
     // All digits: two numbers that differ are never one.

@@ -219,6 +219,10 @@ private:
 /// The phases are in it, in any order one text: what one phase keeps for another depends on both.
 std::string canonicalText(const Spec &spec);
 
+/// The spec without what `phase` does not see of it: renorm, ghost batches, adjustment and mask
+/// where it takes the moving statistics.
+Spec ofPhase(Spec spec, Phase phase);
+
 /// The spec in another layout of its axes, nothing where its rank has none: "nchw" stands
 /// for channels first, "nhwc" for channels last, "nChw16c" for blocks of channels.
 std::optional<Spec> inLayout(const Spec &spec, const std::string &layout);

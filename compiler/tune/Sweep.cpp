@@ -201,6 +201,10 @@ llvm::Expected<SweepOutcome> sweep(std::span<const Case> cases, const SweepOptio
   std::map<std::string, Known> known;
   for (const CandidateRecord &record : held.candidates)
     known[record.caseId].emplace(record.schedule, record);
+  if (options.again) // they were measured beside the same noise
+    for (const ResultRecord &record : held.results)
+      if (record.isNoisy())
+        known.erase(record.key.id());
 
   SweepOutcome outcome;
   std::vector<size_t> open;

@@ -361,6 +361,7 @@ TEST_CASE("a pack names the records that its kernels come from") {
   REQUIRE(!other.empty());
   planted->schedule = other;
   planted->gain = {1.5, 1.4, 1.6};
+  planted->noise = {1, 0.99, 1.01};
   folder.write("planted.jsonl", toLine(*planted) + "\n");
   outcome = folder.run({"pack", "bn.yaml", "--tuned", "planted.jsonl", "-o", "bn.nfpack"});
   CHECK_MESSAGE(outcome.status == 0, outcome.err);
@@ -368,6 +369,33 @@ TEST_CASE("a pack names the records that its kernels come from") {
   CHECK_MESSAGE(outcome.status == 0, outcome.err);
   CHECK_MESSAGE(contains(outcome.out, "tuned: 1.50"), outcome.out);
   CHECK_MESSAGE(contains(outcome.out, "planted.jsonl"), outcome.out);
+  // Beside much noise nothing is chosen by it, and it is measured again where that is asked for.
+  planted->noise = {1, 0.7, 1.6};
+  folder.write("r.jsonl", toLine(*planted) + "\n");
+  outcome = folder.run({"explain", "bn.yaml", "--phase", "inference", "--tuned", "r.jsonl"});
+  CHECK_MESSAGE(outcome.status == 0, outcome.err);
+  CHECK_FALSE(contains(outcome.out, "r.jsonl"));
+  outcome = folder.run({"tune", "show", "r.jsonl"});
+  CHECK_MESSAGE(contains(outcome.out, "not used: noise"), outcome.out);
+  std::vector<std::string> again = with(sweep, {"--phase", "inference"});
+  outcome = folder.run(again);
+  CHECK_MESSAGE(contains(outcome.out, "0 tuned, 1 were there"), outcome.out);
+  again.push_back("--again");
+  outcome = folder.run(again);
+  CHECK_MESSAGE(contains(outcome.out, "1 tuned, 0 were there"), outcome.out);
+}
+
+TEST_CASE("files that have no records are answered") {
+  const Folder folder;
+  folder.write("text.jsonl", "one\ntwo\n");
+  folder.write("sweep.nfs", "NFSWEEP\n and more");
+  Outcome outcome = folder.run({"tune", "merge", "text.jsonl", "-o", "out.jsonl"});
+  CHECK(outcome.status == 2);
+  CHECK_MESSAGE(contains(outcome.err, "text.jsonl: error: has no records"), outcome.err);
+  CHECK(!std::filesystem::exists(folder.path() / "out.jsonl"));
+  outcome = folder.run({"tune", "import", "sweep.nfs", "-o", "out.jsonl"});
+  CHECK(outcome.status == 2);
+  CHECK_MESSAGE(contains(outcome.err, "normforge-tune-run"), outcome.err);
 }
 
 TEST_CASE("events are JSON, one a line") {

@@ -143,11 +143,15 @@ TEST_CASE("presets: what tf.keras's fused kernel stores") {
   inputs.at("x") = array({2, 1, 2, 1}, {0, 4, 0, 4});
   const std::string head = "semantics: tf-keras\ninput: {shape: [2, 1, 2, 1], layout: nhwc}\n"
                            "epsilon: 5\nmomentum: 0.75\nphases: [training]\n";
-  for (auto [key, stored] : {std::pair<const char *, double>{"", 15 + 4.0 * kThird},
-                             {"fused: null\n", 15 + 4.0 * kThird},
-                             {"fused: true\n", 15 + 4.0 * kThird},
-                             {"fused: false\n", 16},
-                             {"running_variance: biased\n", 16}}) {
+  for (auto [key, stored] :
+       {std::pair<const char *, double>{"", 15 + 4.0 * kThird},
+        {"fused: null\n", 15 + 4.0 * kThird},
+        {"fused: true\n", 15 + 4.0 * kThird},
+        {"fused: false\n", 16},
+        {"renorm: null\nvirtual_batch_size: null\nadjustment: null\n", 15 + 4.0 * kThird},
+        {"renorm: false\nadjustment: false\n", 15 + 4.0 * kThird},
+        {"virtual_batch_size: 2\n", 16}, // not its fused kernel
+        {"running_variance: biased\n", 16}}) {
     INFO(key);
     checkRun(head + key, Phase::Training, inputs,
              {{"y", {-15, 17, -15, 17}},

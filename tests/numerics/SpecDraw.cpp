@@ -233,8 +233,6 @@ void SpecDraw::drawOptions(DrawnSpec &spec) {
     spec.momentum = DrawnMomentum::Cumulative;
   else if (chance(6))
     spec.momentum = DrawnMomentum::Pair;
-  if (spec.semantics == Semantics::Keras_1_0_4 && spec.epsilon == DrawnEpsilon::Default)
-    spec.epsilon = DrawnEpsilon::Argument; // its 1e-6 is less than what a check sees
   if (chance(4) && (spec.semantics != Semantics::Keras_1_0_4 || spec.mode != Mode::Feature))
     spec.runningVariance = chance(2) ? RunningVariance::Bessel : RunningVariance::Keras2;
   const FuseStep add{"add"}, relu{"relu"};
