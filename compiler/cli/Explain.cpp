@@ -404,11 +404,15 @@ llvm::Error run(Options &options) {
   auto chosen = chooseVariants(op, *target, options.schedule);
   if (!chosen)
     return chosen.takeError();
-  const std::vector<ScheduleVariant> &variants = *chosen;
+  std::vector<ScheduleVariant> &variants = *chosen;
   Session session(*target, environmentVerifies());
   auto artifact = session.compile(op, variants);
   if (!artifact)
     return internalError(artifact.takeError());
+  for (size_t i = 0; i < variants.size(); ++i) { // as they came to be
+    variants[i].schedule = llvm::cantFail(parseSchedule(artifact->variants[i].schedule, op));
+    variants[i].reason = artifact->variants[i].reason;
+  }
   if (std::string problem = values ? problemOf(*artifact, *values) : ""; !problem.empty())
     return badInput(fmt::format("{}: {}", options.spec, problem));
 

@@ -266,7 +266,7 @@ chooseSchedules(const Operator &op, const TargetDescription &target, const Sched
       return schedule.takeError();
     if (llvm::Error error = checkSchedule(*schedule, op, target))
       return error;
-    return std::vector<ScheduleVariant>{{std::move(*schedule), Guard{}, "given"}};
+    return std::vector<ScheduleVariant>{{std::move(*schedule), Guard{}, "given", true}};
   }
   std::vector<ScheduleVariant> variants = selectSchedules(op, target);
   if (source.heuristicAlone)

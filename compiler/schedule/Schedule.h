@@ -8,6 +8,7 @@
 #include "compiler/machine/Machine.h"
 #include "compiler/operator/Operator.h"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -103,7 +104,8 @@ llvm::Error checkSchedule(const Schedule &schedule, const Operator &op,
 struct ScheduleVariant {
   Schedule schedule;
   Guard guard;
-  std::string reason; ///< in words, for `explain`
+  std::string reason;   ///< in words, for `explain`
+  bool isGiven = false; ///< a user's own: it is made as it is, or not at all
 };
 
 /// The machine as schedules of an operator see it: bits ask for vectors of a fixed length.
@@ -164,6 +166,11 @@ std::vector<Schedule> scheduleSpace(const Operator &op, const TargetDescription 
 /// values of it, for who has time.
 std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator &op,
                                         const TargetDescription &target, bool isWide = false);
+
+/// The legal schedule with half as much in flight in every stage: iterations, else rows or columns,
+/// else lanes. None where nothing is left to halve.
+std::optional<Schedule> withLessInFlight(const Schedule &schedule, const Operator &op,
+                                         const TargetDescription &target);
 
 /// Whether kernels by these two give the same bits: they do the same steps in the same stages, and
 /// a stage that reduces has the same vectors, of as many rows, iterations in flight, order of

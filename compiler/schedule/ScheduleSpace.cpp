@@ -2,12 +2,21 @@
 #include "compiler/schedule/Schedule.h"
 
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <numeric>
 #include <set>
 
 namespace normforge {
 
 namespace {
+
+/// A task takes whole tiles.
+void setTile(StagePlan &stage, int64_t tile) {
+  stage.tile = tile;
+  if (stage.tiled >= 0 && stage.chunks[stage.tiled] > 0)
+    stage.chunks[stage.tiled] = std::max(tile, stage.chunks[stage.tiled] / tile * tile);
+}
 
 /// Neighbors of a schedule in one knob, of one stage or of all.
 class Neighbors {
@@ -53,12 +62,6 @@ void Neighbors::addAround(const Schedule &schedule) {
   for (size_t i = 0; i < schedule.stages.size(); ++i) {
     const StagePlan &stage = schedule.stages[i];
     const bool columns = stage.tiled == static_cast<int>(stage.chunks.size()) - 1;
-    // A task takes whole tiles.
-    auto setTile = [](StagePlan &s, int64_t tile) {
-      s.tile = tile;
-      if (s.tiled >= 0 && s.chunks[s.tiled] > 0)
-        s.chunks[s.tiled] = std::max(tile, s.chunks[s.tiled] / tile * tile);
-    };
     for (int64_t vector = stage.vector / 2; vector >= 4; vector /= 2)
       vary(schedule, i, [&](StagePlan &s) { s.vector = vector; });
     if (isWide_) // and back
@@ -128,6 +131,39 @@ std::vector<Schedule> neighborSchedules(const Schedule &schedule, const Operator
   Neighbors neighbors(op, target, isWide);
   neighbors.addAround(schedule);
   return neighbors.take();
+}
+
+std::optional<Schedule> withLessInFlight(const Schedule &schedule, const Operator &op,
+                                         const TargetDescription &target) {
+  Schedule less = schedule;
+  for (size_t i = 0; i < less.stages.size(); ++i) {
+    StagePlan &stage = less.stages[i];
+    const StagePlan before = stage;
+    const int64_t unit =
+        stage.tiled == static_cast<int>(stage.chunks.size()) - 1 ? stage.vector : 1;
+    const std::array<std::function<void()>, 4> ways = {
+        [&] { stage.unroll = std::max<int64_t>(1, stage.unroll / 2); },
+        [&] { setTile(stage, std::max(unit, stage.tile / 2 / unit * unit)); },
+        [&] {
+          stage.rows = Rows::OneByOne;
+          setTile(stage, unit);
+        },
+        [&] {
+          stage.vector = std::max<int64_t>(1, stage.vector / 2);
+          if (unit > 1)
+            setTile(stage, stage.vector);
+        }};
+    for (const auto &way : ways) {
+      way();
+      if (llvm::Error error = checkSchedule(less, op, target)) {
+        llvm::consumeError(std::move(error));
+        stage = before;
+      }
+      if (!(stage == before))
+        break;
+    }
+  }
+  return less == schedule ? std::nullopt : std::optional(less);
 }
 
 bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {

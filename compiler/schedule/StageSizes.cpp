@@ -37,6 +37,8 @@ constexpr int64_t kRowRunBytes = 8 * 1024;
 /// Instructions of elements' formulas that are in flight at once: what costs much fills the machine
 /// by itself, and is code each time.
 constexpr int64_t kInstructionsInFlight = 96;
+/// Rows in flight for each formula of sums that may be: their sums of lanes wait, too.
+constexpr int64_t kDearRows = 2;
 /// Bytes that a task takes where all of the data is past the caches, and tasks are many: fewer
 /// partials, and longer runs.
 constexpr int64_t kPastMomentsTaskBytes = 256 * 1024, kPastElementwiseTaskBytes = 128 * 1024;
@@ -169,12 +171,14 @@ int64_t StageSizes::rowTile() const {
   const int64_t vectors = rowVectors();
   // Of four vectors, or less, the sums of lanes are as much as the rest: as many rows as lanes.
   const bool isTiny = vectors <= 4 && target.vectorRegisters >= 32;
-  const int64_t most = isTiny ? std::min<int64_t>(target.vectorRegisters / 2, vector)
-                       : vectors < kShortRowVectors
-                           ? std::min<int64_t>(target.vectorRegisters / 4, vector)
-                       : vectors < kMediumRowLanes * vector ? 4
-                       : vectors < kLongRowVectors          ? 2
-                                                            : 1;
+  const int64_t wanted = isTiny ? std::min<int64_t>(target.vectorRegisters / 2, vector)
+                         : vectors < kShortRowVectors
+                             ? std::min<int64_t>(target.vectorRegisters / 4, vector)
+                         : vectors < kMediumRowLanes * vector ? 4
+                         : vectors < kLongRowVectors          ? 2
+                                                              : 1;
+  // What costs much hides the sums of lanes by itself, and the registers hold few of it.
+  const int64_t most = std::min(wanted, kDearRows * mostSums);
   const int64_t rows = sizeOr(tiled, most);
   for (int64_t tile = most; tile > 1; tile /= 2)
     if (rows % tile == 0)

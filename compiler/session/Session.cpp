@@ -163,7 +163,13 @@ struct Session::State {
   /// Runs the steps up to `stage`, at most to an optimized llvm::Module.
   llvm::Expected<Compiled> run(const Operator &op, const Schedule &schedule,
                                const std::string &symbol, EmitStage stage, CompileTimes &times);
+  /// Compiles a variant; one that is nobody's own, and whose code takes more stack than a kernel
+  /// may, with less in flight.
+  llvm::Expected<Variant> compileFitting(const Operator &op, ScheduleVariant &variant,
+                                         CompileTimes &times);
 };
+
+constexpr std::string_view kLessInFlight = "; with less in flight, which the stack holds";
 
 /// What is no fault of the schedule is one of the compiler.
 static llvm::Error linkFailure(llvm::Error error) {
@@ -290,30 +296,49 @@ llvm::Expected<Artifact> Session::compile(const Operator &op,
   State &current = state();
   CompileTimes ignored;
   CompileTimes &spent = times ? *times : ignored;
-  for (const ScheduleVariant &variant : variants) {
-    auto compiled = current.run(op, variant.schedule, op.symbol, EmitStage::Assembly, spent);
-    if (!compiled)
-      return compiled.takeError();
-    llvm::SmallVector<char, 0> object;
-    {
-      Stopwatch watch(spent.codegen);
-      object = current.objects.emit(*compiled->module);
-    }
-    Stopwatch watch(spent.image);
-    auto linked = linkImage(object);
-    if (!linked)
-      return linkFailure(linked.takeError());
-    auto out = describe(op, variant, *compiled, linked->functions);
+  for (ScheduleVariant variant : variants) {
+    auto out = current.compileFitting(op, variant, spent);
     if (!out)
       return out.takeError();
-    out->image = std::move(linked->image);
     artifact.variants.push_back(std::move(*out));
   }
   return artifact;
 }
 
+llvm::Expected<Variant> Session::State::compileFitting(const Operator &op, ScheduleVariant &variant,
+                                                       CompileTimes &times) {
+  while (true) {
+    auto compiled = run(op, variant.schedule, op.symbol, EmitStage::Assembly, times);
+    if (!compiled)
+      return compiled.takeError();
+    llvm::SmallVector<char, 0> object;
+    {
+      Stopwatch watch(times.codegen);
+      object = objects.emit(*compiled->module);
+    }
+    Stopwatch watch(times.image);
+    auto linked = linkImage(object);
+    if (linked) {
+      auto out = describe(op, variant, *compiled, linked->functions);
+      if (out)
+        out->image = std::move(linked->image);
+      return out;
+    }
+    llvm::Error error = linked.takeError();
+    const std::optional<Schedule> less = error.isA<StackError>() && !variant.isGiven
+                                             ? withLessInFlight(variant.schedule, op, target)
+                                             : std::nullopt;
+    if (!less)
+      return linkFailure(std::move(error));
+    llvm::consumeError(std::move(error));
+    variant.schedule = *less;
+    if (!variant.reason.ends_with(kLessInFlight))
+      variant.reason += kLessInFlight;
+  }
+}
+
 llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel> kernels,
-                                                    bool withAssembly) {
+                                                    bool withAssembly, bool isFitting) {
   State &current = state();
   CompileTimes times;
   std::vector<std::vector<Compiled>> compiled;
@@ -342,8 +367,19 @@ llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel>
   const llvm::SmallVector<char, 0> object = ObjectEmitter(*current.machine).emit(*all);
   result.object.assign(object.begin(), object.end());
   auto linked = linkImage(object);
-  if (!linked)
-    return linkFailure(linked.takeError());
+  if (!linked) {
+    llvm::Error error = linked.takeError();
+    if (!error.isA<StackError>() || isFitting)
+      return linkFailure(std::move(error));
+    llvm::consumeError(std::move(error));
+    // Which of the variants they are is told by each alone.
+    std::vector<ObjectKernel> fitting(kernels.begin(), kernels.end());
+    for (ObjectKernel &kernel : fitting)
+      for (ScheduleVariant &variant : kernel.variants)
+        if (auto fits = current.compileFitting(kernel.op, variant, times); !fits)
+          return fits.takeError();
+    return compileObject(fitting, withAssembly, /*isFitting=*/true);
+  }
   for (size_t k = 0; k < kernels.size(); ++k) {
     Artifact &artifact = result.kernels.emplace_back(manifestOf(kernels[k].op, target_));
     for (size_t v = 0; v < compiled[k].size(); ++v) {

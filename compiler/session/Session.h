@@ -59,9 +59,9 @@ public:
 
   const TargetDescription &target() const { return target_; }
 
-  /// Compiles one phase of a spec with all variants of its schedule. Errors of this and the
-  /// following are InternalErrors, or a StackError of CodeGen.h where a schedule takes more stack
-  /// than a kernel may.
+  /// Compiles one phase of a spec with all variants of its schedule. Where a schedule takes more
+  /// stack than a kernel may, one with less in flight takes its place, and the artifact says so; of
+  /// one that is given, that is a StackError of CodeGen.h. Other errors are InternalErrors.
   llvm::Expected<Artifact> compile(const Spec &spec, Phase phase, CompileTimes *times = nullptr);
   /// The same for schedules chosen by the caller, the guard of the last one always holding.
   llvm::Expected<Artifact> compile(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
@@ -71,11 +71,16 @@ public:
   emit(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants, EmitStage stage);
   /// Kernels as one object, all their variants in it, and as assembly too.
   llvm::Expected<KernelObject> compileObject(llvm::ArrayRef<ObjectKernel> kernels,
-                                             bool withAssembly);
+                                             bool withAssembly) {
+    return compileObject(kernels, withAssembly, /*isFitting=*/false);
+  }
 
 private:
   struct State;
   State &state();
+  /// `isFitting`: the variants are those that the stack was found to hold.
+  llvm::Expected<KernelObject> compileObject(llvm::ArrayRef<ObjectKernel> kernels,
+                                             bool withAssembly, bool isFitting);
 
   TargetDescription target_;
   bool verify_;

@@ -103,7 +103,7 @@ namespace {
 /// A kernel of one schedule, for all sizes.
 llvm::Expected<std::shared_ptr<const Kernel>>
 compileOne(Session &session, const Operator &op, const Schedule &schedule, std::string &code) {
-  auto artifact = session.compile(op, ScheduleVariant{schedule, Guard{}, ""});
+  auto artifact = session.compile(op, ScheduleVariant{schedule, Guard{}, "", true});
   if (!artifact)
     return artifact.takeError();
   const Variant &variant = artifact->variants.front();

@@ -69,8 +69,10 @@ TestKernel::TestKernel(const Spec &spec, Phase phase, Session &session) {
 
 TestKernel::TestKernel(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
                        Session &session) {
-  // Whatever schedule a test makes is legal, and its text gives it back.
-  for (const ScheduleVariant &variant : variants) {
+  // Whatever schedule a test makes is legal, its text gives it back, and it is compiled as it is.
+  std::vector<ScheduleVariant> given(variants.begin(), variants.end());
+  for (ScheduleVariant &variant : given) {
+    variant.isGiven = true;
     const std::string text = variant.schedule.text(op);
     auto parsed = parseSchedule(text, op);
     if (!parsed)
@@ -80,7 +82,7 @@ TestKernel::TestKernel(const Operator &op, llvm::ArrayRef<ScheduleVariant> varia
     if (llvm::Error error = checkSchedule(variant.schedule, op, session.target()))
       throw std::runtime_error(llvm::toString(std::move(error)) + ": " + text);
   }
-  load(session.compile(op, variants));
+  load(session.compile(op, given));
 }
 
 std::shared_ptr<const Plan> TestKernel::plan(const oracle::Sizes &sizes) const {
