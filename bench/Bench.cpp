@@ -31,6 +31,7 @@ struct Options {
   int threads = std::min(2, usableProcessors());
   double seconds = 0.3; ///< a case
   std::string json, schedule, tuned;
+  bool besideHeuristic = false;
   bool quick = false;
 };
 
@@ -153,6 +154,7 @@ public:
     if (spreads_.empty())
       throw std::runtime_error("none of the specs has such a layout and phase");
     printGroups();
+    printHeuristic();
     printCompileTimes();
     printCallOverhead();
     if (const double spread = median(spreads_); spread > mostSteady)
@@ -206,6 +208,14 @@ private:
     problem.inputs = oracle::drawInputs(spec, phase, problem.sizes, 1);
 
     Normforge ours(session_, problem);
+    std::unique_ptr<Normforge> untuned; // where records chose
+    if (options_.besideHeuristic) {
+      Case other = problem;
+      other.heuristicAlone = true;
+      untuned = std::make_unique<Normforge>(session_, other);
+      if (untuned->schedule() == ours.schedule())
+        untuned.reset();
+    }
     std::string whyNot, ignored;
     auto same = OneDnnContender::create(problem, whyNot);
     std::unique_ptr<OneDnnContender> best;
@@ -244,6 +254,7 @@ private:
     problem.inputs.clear();
 
     const std::pair<const char *, Contender *> all[] = {{"normforge", &ours},
+                                                        {"heuristic", untuned.get()},
                                                         {"onednn", same.get()},
                                                         {"onednn-16c", best.get()},
                                                         {"by-hand", hand.get()},
@@ -269,6 +280,14 @@ private:
         groups_[fmt::format("{:17} {:8} {:9} {:9} {}", file.list, layout, toString(phase),
                             fmt::format("N = {}", batch), inCache ? "in L2" : "beyond")];
     group.share.push_back(share);
+    std::string notes = !agrees ? "DISAGREES" : same ? "" : "oneDNN: " + whyNot;
+    if (untuned) {
+      const Ratio r = pairedRatio(us.blocks, timing["heuristic"].blocks);
+      overHeuristic_.push_back(r.value);
+      behindHeuristic_ += r.high < 1 / 1.03;
+      notes += fmt::format("{}heuristic {:.2f} ({:.2f}-{:.2f})", notes.empty() ? "" : "; ", r.value,
+                           r.low, r.high);
+    }
     auto ratio = [&](const char *name, std::vector<double> &ratios, int &behind) {
       if (!timing.count(name))
         return std::pair<std::string, std::string>("-", "");
@@ -284,10 +303,7 @@ private:
     const std::string shape = shapeText(spec, problem.sizes);
     fmt::print("{:36} {:9} {:8} {:15} {:9.1f} {:5.1f} {:5.2f} {:>7} {:>13} {:>7} {:>7}  {}\n",
                file.name, toString(phase), spec.layout.text, shape, us.us, us.spread * 100, share,
-               sameText, interval, bestText, handText,
-               !agrees ? "DISAGREES"
-               : same  ? ""
-                       : "oneDNN: " + whyNot);
+               sameText, interval, bestText, handText, notes);
     std::fflush(stdout);
     if (!json_.is_open())
       return;
@@ -318,6 +334,19 @@ private:
       fmt::print("{:55} {:5}  {:>11}  {:>15}  {:>15}  {:>15}\n", name, g.share.size(),
                  summary(g.share, 0), summary(g.same, g.behindSame), summary(g.best, g.behindBest),
                  summary(g.hand, g.behindHand));
+  }
+
+  void printHeuristic() const {
+    if (!options_.besideHeuristic)
+      return;
+    fmt::print("\nrecords chose another schedule than the heuristic in {} of {} cases",
+               overHeuristic_.size(), spreads_.size());
+    if (!overHeuristic_.empty())
+      fmt::print(": its time over ours {:.2f} in the geometric mean, {:.2f} at least, {:.2f} at "
+                 "most; behind it {}",
+                 geometricMean(overHeuristic_), std::ranges::min(overHeuristic_),
+                 std::ranges::max(overHeuristic_), behindHeuristic_);
+    fmt::print("\n");
   }
 
   /// Milliseconds for every variant of each spec: the median of a few compilations one after the
@@ -387,7 +416,8 @@ private:
   std::ofstream json_;
   std::map<std::string, Group> groups_;
   std::map<std::string, std::vector<double>> compileMs_;
-  std::vector<double> spreads_;
+  std::vector<double> spreads_, overHeuristic_;
+  int behindHeuristic_ = 0; ///< as Group's
   int wrong_ = 0;
 };
 
@@ -430,6 +460,8 @@ int main(int argc, char **argv) {
       ->type_name("TEXT");
   app.add_option("--tuned", options.tuned, "Take schedules from these records of `normforge tune`")
       ->type_name("FILE");
+  app.add_flag("--beside-heuristic", options.besideHeuristic,
+               "Where records chose, also measure the schedule that the heuristic alone chooses");
   app.add_option("--json", options.json,
                  "Also write one JSON object a line and contender to this file");
   app.add_flag("--quick", options.quick, "A few specs of each list, and a third of the time");

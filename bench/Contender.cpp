@@ -121,8 +121,10 @@ Normforge::Normforge(Session &session, const Case &problem) : state_(std::make_u
   State &s = *state_;
   s.executor = nf_openmp_executor(problem.threads);
   const Operator op = makeOperator(problem.spec, problem.phase);
-  auto variants =
-      chooseSchedules(op, session.target(), {.forced = problem.schedule, .tuned = problem.tuned});
+  auto variants = chooseSchedules(op, session.target(),
+                                  {.forced = problem.schedule,
+                                   .tuned = problem.tuned,
+                                   .heuristicAlone = problem.heuristicAlone});
   if (!variants)
     throw std::runtime_error("--schedule: " + llvm::toString(variants.takeError()));
   auto artifact = session.compile(op, *variants);
@@ -186,7 +188,8 @@ std::unique_ptr<OneDnnContender> OneDnnContender::create(const Case &problem, st
 std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64_t streamingBytes) {
   const Spec &spec = problem.spec;
   const bool channelsFirst = spec.axes[0] == 1 && !isLast(spec);
-  const bool fits = canRunHandWritten() && problem.phase != Phase::Backward &&
+  const bool fits = canRunHandWritten() &&
+                    (problem.phase == Phase::Inference || problem.phase == Phase::Training) &&
                     (spec.mode == Mode::Feature || spec.mode == Mode::Batch) &&
                     spec.axes.size() == 1 && spec.dtype == DType::F32 && !isBlocked(spec) &&
                     (channelsFirst || isLast(spec)) &&

@@ -20,6 +20,7 @@ struct Case {
   int threads = 1;
   std::string schedule{};              ///< a forced one's text; empty: what is chosen
   const TunedRecords *tuned = nullptr; ///< that schedules are chosen from
+  bool heuristicAlone = false;         ///< no records, the project's neither
 };
 
 class Contender {

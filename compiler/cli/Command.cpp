@@ -222,8 +222,10 @@ std::optional<int64_t> defaultSize(llvm::StringRef name) {
 double scalarFor(const Spec &spec, llvm::StringRef name) {
   if (name == "epsilon")
     return 1e-3;
-  if (name == "count")
+  if (name == "count" || name == "step")
     return 4;
+  if (name == "learning_rate")
+    return 0.01;
   return spec.momentum.weighs == MomentumWeighs::Old ? 0.9 : 0.1;
 }
 

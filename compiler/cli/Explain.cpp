@@ -145,7 +145,8 @@ const char *formInWords(const Operator &op, const Schedule &schedule) {
       return plan.part != Part::Merge && op.isWhole(op.steps[plan.step]);
     });
   };
-  return llvm::count_if(schedule.stages, goesThrough) == 1 ? "fused" : "split";
+  const bool merges = schedule.stages.size() > 1 && arraysWritten(op).empty();
+  return llvm::count_if(schedule.stages, goesThrough) == 1 && !merges ? "fused" : "split";
 }
 
 void printSchedule(const Operator &op, const Schedule &schedule) {
@@ -156,8 +157,10 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
              llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
                  ? fmt::format(", {} stored around the caches", withoutBits(op, arraysWritten(op)))
                  : "");
-  fmt::print("    moved      {}; {} {} written once\n", trafficInWords(op, schedule), written,
-             arraysWritten(op).size() == 1 ? "is" : "are");
+  fmt::print("    moved      {}{}\n", trafficInWords(op, schedule),
+             written.empty() ? ""
+                             : fmt::format("; {} {} written once", written,
+                                           arraysWritten(op).size() == 1 ? "is" : "are"));
   for (size_t i = 0; i < schedule.stages.size(); ++i) {
     const StagePlan &stage = schedule.stages[i];
     const std::vector<StageLoop> loops = stageLoops(op, schedule, i);
@@ -179,12 +182,48 @@ std::string numberInWords(const Number &number, const char *argument) {
                            : fmt::format("{}", number.value);
 }
 
+std::string_view rootInWords(const Spec &spec) {
+  return spec.epsilonPosition == EpsilonPosition::Outside ? "sqrt(variance)"
+                                                          : "sqrt(variance + epsilon)";
+}
+
+/// What the second moving vector takes of a sum of squares over n values.
+void printStored(const Spec &spec, std::string_view squares, std::string_view n) {
+  std::string divisor(n);
+  if (spec.runningVariance == RunningVariance::Bessel)
+    divisor = fmt::format("({} - 1)", n);
+  else if (spec.runningVariance == RunningVariance::Keras2)
+    divisor = fmt::format("({} - 1 - epsilon)", n);
+  fmt::print("  the variance in {}: {} / {}{}\n", spec.movingSpreadName(), squares, divisor,
+             spec.movingSpread == MovingSpread::Deviation
+                 ? fmt::format(", as {}", rootInWords(spec))
+                 : "");
+}
+
 /// What the semantics, and what the spec says beside them, come to.
-void printFormula(const Spec &spec, Phase phase) {
+void printFormula(const Spec &whole, Phase phase) {
+  const Spec spec = ofPhase(whole, phase);
+  if (phase == Phase::Update) {
+    fmt::print("\nOptimizer, by {}\n  {}\n", toString(spec.semantics), textOf(*spec.optimizer));
+    if (spec.learnsGamma())
+      fmt::print("  gamma  {}\n", textOf(spec.gammaLearned));
+    if (spec.learnsBeta())
+      fmt::print("  beta   {}\n", textOf(spec.betaLearned));
+    return;
+  }
+  if (phase == Phase::Population) {
+    fmt::print("\nFormula (Chan, Golub, LeVeque 1983), in f64\n"
+               "  count' = count + n, mean' = mean + (batch_mean - mean) * n / count',\n"
+               "  m2' = m2 + batch_m2 + (batch_mean - mean)^2 * n * count / count'\n"
+               "  of n values{}{}; moving_mean' = mean'\n",
+               spec.prologue.empty() ? "" : " that the prologue makes of x",
+               spec.mask ? ", weighed by mask, n their sum" : "");
+    printStored(spec, "m2'", "count'");
+    return;
+  }
   const EpsilonPosition position = spec.epsilonPosition;
   const bool keepsDeviation = spec.movingSpread == MovingSpread::Deviation;
-  const std::string root =
-      position == EpsilonPosition::Outside ? "sqrt(variance)" : "sqrt(variance + epsilon)";
+  const std::string root(rootInWords(spec));
   const std::string deviation =
       keepsDeviation && spec.takesMovingStatistics(phase) ? "moving_stddev" : root;
   const std::string denominator =
@@ -229,20 +268,7 @@ void printFormula(const Spec &spec, Phase phase) {
         mean == variance ? mean
                          : fmt::format("{} for the mean, {} for the variance", mean, variance));
   }
-  const char *stored = "";
-  switch (spec.runningVariance) {
-  case RunningVariance::Biased:
-    stored = "sum of squares / N";
-    break;
-  case RunningVariance::Bessel:
-    stored = "sum of squares / (N - 1)";
-    break;
-  case RunningVariance::Keras2:
-    stored = "sum of squares / (N - 1 - epsilon)";
-    break;
-  }
-  fmt::print("  the batch's variance in {}: {}{}\n", spec.movingSpreadName(), stored,
-             keepsDeviation ? fmt::format(", as {}", root) : "");
+  printStored(spec, "sum of squares", "N");
 }
 
 void printLoops(const Operator &op, const Values &values) {

@@ -148,33 +148,39 @@ std::vector<RawLoop> joinLoops(const Spec &spec, const std::vector<SizeExpr> &ax
 OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(ofPhase(spec, phase)) {
   op_.name = spec.name;
   op_.phase = phase;
-  op_.dtype = spec.dtype;
-  op_.compute = spec.accumulate;
+  op_.dtype = spec_.dtype;
+  op_.compute = spec_.accumulate;
   op_.symbol = fmt::format("nf_{}_{}_{}_{}", shortName(spec.mode), toString(phase),
-                           toString(spec.dtype), spec.layout.text);
-  op_.sizes = spec.sizeNames();
+                           toString(spec_.dtype), spec_.layout.text);
+  op_.sizes = spec_.sizeNames();
   op_.scalars = spec.scalars(phase);
   // Nothing has no statistics.
   const int64_t least = phase == Phase::Inference ? 0 : 1;
   for (uint32_t i = 0; i < op_.sizes.size(); ++i) {
-    const bool isGrouped = spec.mode == Mode::Group &&
-                           spec.shape[static_cast<size_t>(spec.axes.front())].name == op_.sizes[i];
-    const bool hasGhosts = this->hasGhosts() &&
-                           spec.shape[static_cast<size_t>(spec.samplesAxis())].name == op_.sizes[i];
+    const bool isGrouped =
+        spec_.mode == Mode::Group &&
+        spec_.shape[static_cast<size_t>(spec_.axes.front())].name == op_.sizes[i];
+    const bool hasGhosts =
+        this->hasGhosts() &&
+        spec_.shape[static_cast<size_t>(spec_.samplesAxis())].name == op_.sizes[i];
     if (least > 0 || isGrouped)
       op_.constraints.push_back({i, least,
-                                 isGrouped   ? spec.groups
-                                 : hasGhosts ? spec.ghostBatch
+                                 isGrouped   ? spec_.groups
+                                 : hasGhosts ? spec_.ghostBatch
                                              : 1});
   }
 }
 
 Operator OperatorBuilder::build() {
-  if (op_.phase != Phase::Inference)
+  if (op_.phase == Phase::Training || op_.phase == Phase::Backward)
     bits_ = OperatorBuilder(spec_, Phase::Training).keptBits();
   makeLoops(/*keepsBlocks=*/bits_.has_value());
   if (op_.phase == Phase::Backward) {
     makeBackward();
+    return std::move(op_);
+  }
+  if (op_.phase == Phase::Update) {
+    makeUpdate();
     return std::move(op_);
   }
   const bool training = op_.phase == Phase::Training;
@@ -182,6 +188,10 @@ Operator OperatorBuilder::build() {
   makeOperands(training, updates);
   value_ = operand("x"); // steps read what was named first before the rest
   value_ = prologue();
+  if (op_.phase == Phase::Population) {
+    makePopulation();
+    return std::move(op_);
+  }
   if (spec_.takesMovingStatistics(op_.phase))
     normalize(movingStatistics());
   else if (spec_.hasMean())
@@ -384,6 +394,14 @@ void OperatorBuilder::addMovingOperands(bool written) {
   add("renorm_stddev", Values::Deviation);
 }
 
+void OperatorBuilder::addPopulationOperands(bool written) {
+  for (auto [name, values] :
+       {std::pair("population_count", Values::Count), std::pair("population_mean", Values::Mean),
+        std::pair("population_m2", Values::Variance)})
+    addOperand(name, Role::State, values, DType::F64, parameterIndex(), written,
+               written ? std::vector<std::string>{name} : std::vector<std::string>());
+}
+
 void OperatorBuilder::addAdjustments() {
   if (!spec_.adjustment)
     return;
@@ -406,8 +424,10 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
     addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
   if (spec_.center)
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
-  if (spec_.hasMovingStatistics())
+  if (spec_.takesMovingStatistics(op_.phase) || updates)
     addMovingOperands(/*written=*/false);
+  if (op_.phase == Phase::Population)
+    addPopulationOperands(/*written=*/false);
   addAdjustments();
   addStepOperands(spec_.fuse, [](const StepOperand &) { return false; });
   addMask();
@@ -419,7 +439,8 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
     for (const StepOperand &operand : step.operands)
       if (operand.whole)
         over.push_back(operand.name);
-  addOperand("y", Role::Data, Values::Any, data, dataIndex(), true, over);
+  if (op_.phase != Phase::Population)
+    addOperand("y", Role::Data, Values::Any, data, dataIndex(), true, over);
   for (const FuseStep &step : spec_.prologue)
     if (!step.store.empty()) {
       std::vector<std::string> sources;
@@ -427,7 +448,9 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
         sources = {"x", step.operands[0].name};
       addOperand(step.store.c_str(), Role::Data, Values::Any, data, dataIndex(), true, sources);
     }
-  if (updates)
+  if (op_.phase == Phase::Population)
+    addPopulationOperands(/*written=*/true);
+  if (updates || op_.phase == Phase::Population)
     addMovingOperands(/*written=*/true);
   if (training && !spec_.takesMovingStatistics(op_.phase)) {
     if (spec_.hasMean())

@@ -164,12 +164,15 @@ OperatorBuilder::Correction OperatorBuilder::correction(std::optional<Term> r,
   return {r ? *r * scale : scale, d ? fma(*d, scale, bias) : bias};
 }
 
-void OperatorBuilder::addMoving(std::vector<Named> &results, Term mean, Term variance, Term n,
-                                Term epsilon) {
+Term OperatorBuilder::spreadOf(Term variance, Term n, Term epsilon) {
   const auto factor = runningVarianceFactor(n, epsilon);
   const Term unbiased = factor ? variance * *factor : variance;
-  const bool isDeviation = spec_.movingSpread == MovingSpread::Deviation;
-  const Term spread = isDeviation ? root(unbiased, epsilon) : unbiased;
+  return spec_.movingSpread == MovingSpread::Deviation ? root(unbiased, epsilon) : unbiased;
+}
+
+void OperatorBuilder::addMoving(std::vector<Named> &results, Term mean, Term variance, Term n,
+                                Term epsilon) {
+  const Term spread = spreadOf(variance, n, epsilon);
   if (hasGhosts()) { // averages are of all ghosts: finishMoving
     results.push_back({"spread", spread});
     ofGhosts_ = {mean, spread};
@@ -216,6 +219,33 @@ void OperatorBuilder::finishMoving() {
   addStep("moving", Reduce::None, parameterLoops(), parameterLoops(),
           {average(weights.oldMean, weights.batchMean, sums[0], "moving_mean"),
            average(weights.oldVariance, weights.batchVariance, sums[1], spreadName)});
+}
+
+/// Chan, Golub, LeVeque 1983, (2.1): of n elements with mean m and squares S about it, and n', m',
+/// S' before them, the mean m' + (m - m')*n/(n + n') and squares S' + S + (m - m')^2*n*n'/(n + n').
+/// They are exact but for f64's roundings, so that all cuts into batches come to the same.
+void OperatorBuilder::makePopulation() {
+  const Moments moments = this->moments();
+  const Term zero = constant(0);
+  const Term n = moments.weights ? *moments.weights : size(op_.groupSize);
+  // What corrects an infinite mean, or a mean of nothing, is no number and no correction.
+  const Term rest = zeroIfNan(moments.rest / n);
+  const Term batch = moments.mean + rest;
+  const Term squares = clampAtZero(fma(-moments.rest, rest, moments.squares));
+  const Term before = operand("population_count"), old = operand("population_mean");
+  const Term count = before + n, hasAny = less(zero, count);
+  const Term share = select(hasAny, n / count, zero), distance = batch - old;
+  const Term mean = fma(distance, share, old);
+  const Term between = distance * distance * (before * share);
+  const Term all = operand("population_m2") + (squares + between);
+  const Term variance = select(hasAny, all / count, zero);
+  const std::string spread(spec_.movingSpreadName());
+  addStep("population", Reduce::None, keptLoops(), keptLoops(),
+          {{"population_count", count, "population_count"},
+           {"population_mean", mean, "population_mean"},
+           {"population_m2", all, "population_m2"},
+           {"moving_mean", mean, "moving_mean"},
+           {spread, spreadOf(variance, count, number(spec_.epsilon, "epsilon")), spread}});
 }
 
 /// The mean of squares about 0 (Zhang and Sennrich 2019), and what is written of it.

@@ -52,6 +52,8 @@ enum class Values : uint8_t {
   Deviation, ///< its root
   Ratio,     ///< above 0, of the order of 1
   Weight,    ///< 0 to 1, both among them
+  Count,     ///< a whole number of at least 0
+  Fraction,  ///< of either sign, its square below every Ratio's
   Bit,       ///< 0 or 1
 };
 

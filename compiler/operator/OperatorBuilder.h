@@ -2,7 +2,7 @@
 //
 // Private to the room. MakeOperator.cpp has loops, operands and elements, MakeStatistics.cpp what
 // of the forward phases is over statistics, ApplySteps.cpp the steps of `prologue` and `fuse` and
-// their gradients, MakeBackward.cpp the backward phase.
+// their gradients, MakeBackward.cpp the backward phase, MakeUpdate.cpp the update phase.
 #pragma once
 
 #include "compiler/operator/Operator.h"
@@ -78,6 +78,7 @@ private:
     return !(index.byGroup && spec_.isGrouped(raw.axes.back())) || raw.part == RawLoop::Groups;
   }
   void addMovingOperands(bool written);
+  void addPopulationOperands(bool written);
   void makeOperands(bool training, bool updates);
   void makeBackward();
   void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
@@ -241,9 +242,21 @@ private:
   Correction correction(std::optional<Term> r, std::optional<Term> d);
   void addAdjustments();
   void addMask();
+  /// What the second moving vector has of a variance over n elements.
+  Term spreadOf(Term variance, Term n, Term epsilon);
   /// Appends what of the moving statistics training writes, made of these of the batch.
   void addMoving(std::vector<Named> &results, Term mean, Term variance, Term n, Term epsilon);
   void finishMoving();
+  /// Statistics of a batch into those of all before it.
+  void makePopulation();
+  struct LearnedParameter {
+    std::string name;
+    Values values;
+    Learned learned;
+  };
+  std::vector<LearnedParameter> learnedParameters() const;
+  void makeUpdateOperands();
+  void makeUpdate();
   Statistics batchStatistics(bool training, bool updates);
   Statistics meanOfSquares(bool training);
   Statistics movingStatistics();

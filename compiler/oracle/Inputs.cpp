@@ -12,6 +12,9 @@ namespace normforge::oracle {
 
 std::vector<int64_t> argumentShape(const Spec &spec, const std::string &name, const Sizes &sizes) {
   for (Phase phase : kPhases) {
+    if ((phase == Phase::Population && !spec.hasMovingStatistics()) ||
+        (phase == Phase::Update && !spec.hasPhase(phase)))
+      continue;
     const Operator op = makeOperator(spec, phase);
     std::vector<int64_t> values;
     for (const std::string &size : op.sizes)
@@ -125,6 +128,10 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
       const double deviation = distributions[group].deviation;
       return deviation * deviation * (0.75 + 0.5 * draw.uniform(stream, index));
     }
+    case Values::Count: // of batches before this one, or of none
+      return static_cast<double>(draw.bits(stream, index) % 1000);
+    case Values::Fraction:
+      return draw.uniform(stream, index) - 0.5;
     case Values::Ratio:
       return 0.5 + draw.uniform(stream, index);
     case Values::Weight: { // most of what is masked is 0 or 1

@@ -326,6 +326,11 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
                          toString(spec.parameterDType));
     return nullptr;
   }
+  if (phase == Phase::Population || phase == Phase::Update) {
+    whyNot = phase == Phase::Update ? "oneDNN has no optimizers"
+                                    : "oneDNN takes no statistics of many batches";
+    return nullptr;
+  }
   if (spec.takesBatchStatistics(phase) &&
       (spec.renorm || spec.ghostBatch > 0 || spec.adjustment || spec.mask)) {
     whyNot = "oneDNN has no renorm, ghost batches, adjustment or mask";

@@ -537,6 +537,52 @@ Arrays gradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
   return outputs;
 }
 
+/// All elements as one batch: those before are known by their count, mean and squares.
+Arrays population(const Spec &spec, const Coordinates &at, const Arrays &inputs, Prologue prologue,
+                  double epsilon) {
+  const HostArray *mask = spec.mask ? &inputs.at("mask") : nullptr;
+  const std::vector<int64_t> positions = mask ? at.positionsInMask() : std::vector<int64_t>();
+  const auto groups = static_cast<size_t>(at.groups());
+  std::vector<long double> n(groups, 0), mean(groups, 0), squares(groups, 0);
+  auto add = [&](std::vector<long double> &sums, auto of) {
+    size_t element = 0;
+    at.forEach([&](Place p) {
+      const long double weight = mask ? mask->get(positions[element]) : 1;
+      ++element;
+      sums[p.group] += weight * of(static_cast<long double>(prologue.value.get(p.offset)), p.group);
+    });
+  };
+  add(n, [](long double, int64_t) { return 1; });
+  add(mean, [](long double x, int64_t) { return x; });
+  std::vector<double> count, total, variance, spread;
+  for (size_t g = 0; g < groups; ++g) {
+    const auto i = static_cast<int64_t>(g);
+    const long double before = inputs.at("population_count").get(i);
+    const long double old = inputs.at("population_mean").get(i);
+    count.push_back(static_cast<double>(before + n[g]));
+    mean[g] = before + n[g] > 0 ? (before * old + mean[g]) / (before + n[g]) : old;
+    squares[g] = inputs.at("population_m2").get(i) + before * (old - mean[g]) * (old - mean[g]);
+  }
+  add(squares, [&](long double x, int64_t group) { return (x - mean[group]) * (x - mean[group]); });
+  for (size_t g = 0; g < groups; ++g) {
+    const double biased = count[g] > 0 ? static_cast<double>(squares[g] / count[g]) : 0;
+    const double v = runningVariance(spec.runningVariance, biased, count[g], epsilon);
+    spread.push_back(spec.movingSpread == MovingSpread::Deviation
+                         ? rootOf(spec.epsilonPosition, v, epsilon)
+                         : v);
+  }
+  auto narrow = [&](const std::vector<long double> &values) {
+    return toArray(std::vector<double>(values.begin(), values.end()), at.parameterShape());
+  };
+  Arrays outputs = std::move(prologue.stored);
+  outputs.emplace("population_count", toArray(count, at.parameterShape()));
+  outputs.emplace("population_mean", narrow(mean));
+  outputs.emplace("population_m2", narrow(squares));
+  outputs.emplace("moving_mean", narrow(mean));
+  outputs.emplace(spec.movingSpreadName(), toArray(spread, at.parameterShape()));
+  return outputs;
+}
+
 } // namespace
 
 Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Arrays &inputs,
@@ -544,10 +590,14 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   if (phase == Phase::Backward)
     return gradients(whole, sizes, inputs, scalars);
   const Spec spec = ofPhase(whole, phase);
+  if (phase == Phase::Update)
+    return updated(spec, inputs, scalars);
   const Coordinates at(spec, sizes);
   Prologue prologue = prologueOf(spec, sizes, inputs, scalars);
   const HostArray &x = prologue.value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
+  if (phase == Phase::Population)
+    return population(spec, at, inputs, std::move(prologue), epsilon);
   const bool training = phase == Phase::Training;
   const bool takesMoving = spec.takesMovingStatistics(phase);
   const bool keepsDeviation = spec.movingSpread == MovingSpread::Deviation;

@@ -67,6 +67,11 @@ void Parser::readRenorm(const Entry &entry) {
                                    toString(spec_.semantics)));
     return;
   }
+  if (spec_.takesPopulation) {
+    diagnostics_.error(entry.offset, "renorm corrects towards averages that training keeps; "
+                                     "statistics: population keeps none");
+    return;
+  }
   if (value.isMapping()) {
     Keys keys(value, "renorm", renormKeys, diagnostics_);
     for (const Entry *key : keys.entries()) {

@@ -26,13 +26,15 @@ constexpr Choice modeNames[] = {{"feature"},  {"sample"}, {"batch"},
 constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance, rms or group";
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
-constexpr Choice phaseNames[] = {{"inference"},     {"training"},          {"backward"},
-                                 {"update", false}, {"initialize", false}, {"population", false}};
+/// Those that are built in the order of Phase.
+constexpr Choice phaseNames[] = {{"inference"},  {"training"}, {"backward"},
+                                 {"population"}, {"update"},   {"initialize", false}};
 constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
                                   {"eval", "inference"},    {"predict", "inference"},
                                   {"forward", "inference"}, {"gradient", "backward"}};
 /// In the order of EpsilonPosition.
 constexpr Choice epsilonPositions[] = {{"inside"}, {"outside"}, {"both"}};
+constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
 /// In the order of BackwardStatistics.
 constexpr Choice backwardStatisticsNames[] = {{"batch"}, {"moving"}};
 constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
@@ -57,6 +59,7 @@ constexpr std::string_view builtKeys[] = {"name",
                                           "mask",
                                           "momentum",
                                           "running_variance",
+                                          "statistics",
                                           "center",
                                           "scale",
                                           "phases",
@@ -64,7 +67,9 @@ constexpr std::string_view builtKeys[] = {"name",
                                           "prologue",
                                           "backward_statistics",
                                           "parameter_dtype",
-                                          "accumulate"};
+                                          "accumulate",
+                                          "optimizer",
+                                          "parameters"};
 
 /// Anything longer is refused by the reader of documents; a device that never ends must not be read
 /// to its end.
@@ -93,9 +98,11 @@ Spec Parser::parse(std::string_view sourceName) {
   readFlag("center", spec_.center);
   readFlag("scale", spec_.scale);
   readPhases();
+  readPopulation();
   readBackwardStatistics();
   readTrainable();
   readTraining();
+  readUpdate();
   readSteps();
   noteKeysWithoutEffect();
   for (const Entry *entry : keys_.entries())
@@ -312,6 +319,20 @@ void Parser::readFused() {
                                       spec_.epsilon.value));
 }
 
+void Parser::readPopulation() {
+  if (const Entry *entry = keys_.find("statistics"))
+    if (const auto index = choose(entry->value, "statistics", statisticsNames, diagnostics_))
+      spec_.takesPopulation = *index == 1;
+  if (!modeKnown_ || spec_.hasMovingStatistics())
+    return;
+  const std::string why = fmt::format(
+      "belongs to mode 0 (feature); mode {} keeps no moving statistics", toString(spec_.mode));
+  if (spec_.takesPopulation)
+    error(keys_.find("statistics")->value, "statistics: population " + why);
+  if (spec_.hasPhase(Phase::Population))
+    error(keys_.find("phases")->value, "phase population " + why);
+}
+
 void Parser::readTrainable() {
   const Entry *entry = keys_.find("trainable");
   const auto trainable = entry ? readBool(entry->value, "trainable", diagnostics_) : std::nullopt;
@@ -400,11 +421,15 @@ void Parser::noteKeysWithoutEffect() {
   const std::string noMoving =
       fmt::format("mode {} keeps no moving statistics", toString(spec_.mode));
   const bool keepsMoving = spec_.frozen == Frozen::ParametersAndStatistics;
-  if (!hasMoving || !spec_.hasPhase(Phase::Training) || keepsMoving)
-    for (const char *key : {"momentum", "running_variance"})
-      note(key, !hasMoving    ? noMoving
-                : keepsMoving ? "trainable: false keeps the moving statistics as they are"
-                              : "training is none of the phases");
+  const bool isUpdated = hasMoving && spec_.updatesMovingStatistics(Phase::Training) &&
+                         spec_.hasPhase(Phase::Training);
+  for (const char *key : {"momentum", "running_variance"})
+    if (!isUpdated &&
+        !(key == std::string_view("running_variance") && spec_.hasPhase(Phase::Population)))
+      note(key, !hasMoving              ? noMoving
+                : keepsMoving           ? "trainable: false keeps the moving statistics as they are"
+                : spec_.takesPopulation ? "statistics: population leaves nothing to average"
+                                        : "training is none of the phases");
   if (!spec_.hasPhase(Phase::Backward))
     note("backward_statistics", "backward is none of the phases");
   for (const char *key : {"renorm", "virtual_batch_size", "adjustment", "mask"})

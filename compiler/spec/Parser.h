@@ -48,6 +48,14 @@ private:
   void readRunningVariance();
   /// Key `fused`: what tf.keras's own kernel does otherwise.
   void readFused();
+  void readPopulation();
+  /// Keys `optimizer` and `parameters` (ParseUpdate.cpp).
+  void readUpdate();
+  void readOptimizer(const Entry &entry);
+  void readParameters(const Entry &entry);
+  void readAtLeastZero(const Value &value, const std::string &path, double &into);
+  void readRegularizer(const Value &value, const std::string &path, Learned &learned);
+  void readConstraint(const Value &value, const std::string &path, Learned &learned);
   void readTrainable();
   /// Keys `renorm`, `virtual_batch_size`, `adjustment` and `mask` (ParseTraining.cpp).
   void readTraining();

@@ -51,4 +51,60 @@ double defaultEpsilon(const Preset &preset, Mode mode, DType compute) {
   return preset.rmsEpsilon.value_or(compute == DType::F64 ? DBL_EPSILON : FLT_EPSILON);
 }
 
+namespace {
+
+/// An optimizer's numbers where its framework's layer says none.
+struct OptimizerPreset {
+  Semantics semantics;
+  double sgdRate, sgdMomentum;   ///< of `sgd`
+  double rmspropRate, rho;       ///< of `rmsprop`
+  double adamRate, beta1, beta2; ///< of `adam`
+  double epsilon;                ///< of both
+  double weightDecay;            ///< of all
+  bool ratesMomentum, epsilonInRoot, correctsRoot;
+};
+// keras-1.*: keras/optimizers.py of 1.2.2. tf-keras: optimizer_v2; with a momentum its rmsprop adds
+// epsilon in the root (readOptimizer). keras-3: epsilon of rmsprop in the root always. matlab:
+// trainingOptions, its momentum 0.9 and L2Regularization 1e-4. pytorch: torch.optim; sgd's rate is
+// that of 2.x. onnx-15: ai.onnx.preview.training, whose rate is an input (0.001 here without one)
+// and which has no rmsprop: it is Keras's.
+constexpr OptimizerPreset optimizerPresets[] = {
+    {Semantics::Keras_1_2, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 0, true, false, false},
+    {Semantics::Keras_1_0_4, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 0, true, false, false},
+    {Semantics::TfKeras, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-7, 0, true, false, false},
+    {Semantics::Keras_3, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-7, 0, true, true, false},
+    {Semantics::Matlab, 0.01, 0.9, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 1e-4, true, false, false},
+    {Semantics::PyTorch, 0.001, 0, 0.01, 0.99, 0.001, 0.9, 0.999, 1e-8, 0, false, false, true},
+    {Semantics::Onnx_15, 0.001, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-6, 0, false, false, false},
+};
+
+} // namespace
+
+Optimizer defaultOptimizer(Semantics semantics, std::string_view name) {
+  const OptimizerPreset *preset = optimizerPresets;
+  while (preset->semantics != semantics)
+    ++preset;
+  Optimizer optimizer;
+  optimizer.weightDecay = preset->weightDecay;
+  optimizer.ratesMomentum = preset->ratesMomentum;
+  optimizer.epsilon = preset->epsilon;
+  if (name == "adam") {
+    optimizer.kind = Optimizer::Kind::Adam;
+    optimizer.learningRate.value = preset->adamRate;
+    optimizer.beta1 = preset->beta1;
+    optimizer.beta2 = preset->beta2;
+    optimizer.correctsRoot = preset->correctsRoot;
+  } else if (name == "rmsprop") {
+    optimizer.kind = Optimizer::Kind::Rmsprop;
+    optimizer.learningRate.value = preset->rmspropRate;
+    optimizer.rho = preset->rho;
+    optimizer.epsilonInRoot = preset->epsilonInRoot;
+  } else {
+    constexpr double usual = 0.9; // of an optimizer that is named after it
+    optimizer.learningRate.value = preset->sgdRate;
+    optimizer.momentum = name == "momentum" ? usual : preset->sgdMomentum;
+  }
+  return optimizer;
+}
+
 } // namespace normforge::spec

@@ -31,4 +31,7 @@ const Preset &presetOf(Semantics semantics);
 /// Of a layer that computes in `compute`.
 double defaultEpsilon(const Preset &preset, Mode mode, DType compute);
 
+/// Of `sgd`, `momentum`, `rmsprop` or `adam`, with what the framework does otherwise.
+Optimizer defaultOptimizer(Semantics semantics, std::string_view name);
+
 } // namespace normforge::spec

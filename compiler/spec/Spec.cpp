@@ -41,6 +41,10 @@ std::string_view toString(Phase phase) {
     return "training";
   case Phase::Backward:
     return "backward";
+  case Phase::Population:
+    return "population";
+  case Phase::Update:
+    return "update";
   }
   return "";
 }
@@ -181,12 +185,20 @@ bool Spec::takesMovingStatistics(Phase phase) const {
     return frozen == Frozen::ParametersAndStatistics;
   case Phase::Backward:
     return backwardStatistics == BackwardStatistics::Moving;
+  case Phase::Population:
+  case Phase::Update:
+    return false;
   }
   return false;
 }
 
 std::string_view Spec::movingSpreadName() const {
   return movingSpread == MovingSpread::Deviation ? "moving_stddev" : "moving_variance";
+}
+
+bool Spec::spreadTakesEpsilon() const {
+  return runningVariance == RunningVariance::Keras2 ||
+         (movingSpread == MovingSpread::Deviation && epsilonPosition != EpsilonPosition::Outside);
 }
 
 std::vector<std::string> Spec::sizeNames() const {
@@ -199,9 +211,17 @@ std::vector<std::string> Spec::sizeNames() const {
 
 std::vector<Scalar> Spec::scalars(Phase phase) const {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const DType type = accumulate;
+  const Spec seen = ofPhase(*this, phase);
+  const DType type = seen.accumulate;
   std::vector<Scalar> scalars;
-  if (epsilon.isArgument)
+  if (phase == Phase::Update) {
+    if (optimizer && optimizer->learningRate.isArgument)
+      scalars.push_back({"learning_rate", type, 0, kInfinity});
+    if (optimizer && optimizer->takesStep())
+      scalars.push_back({"step", type, 1, kInfinity, /*open=*/false, /*whole=*/true});
+    return scalars;
+  }
+  if (epsilon.isArgument && (phase != Phase::Population || spreadTakesEpsilon()))
     scalars.push_back({"epsilon", type, 0, kInfinity, /*open=*/true});
   if (updatesMovingStatistics(phase)) {
     if (momentum.cumulative)
@@ -209,7 +229,7 @@ std::vector<Scalar> Spec::scalars(Phase phase) const {
     else if (momentum.mean.isArgument || momentum.variance.isArgument)
       scalars.push_back({"momentum", type, 0, 1});
   }
-  for (const std::vector<FuseStep> *steps : {&prologue, &fuse})
+  for (const std::vector<FuseStep> *steps : {&seen.prologue, &seen.fuse})
     for (const FuseStep &step : *steps)
       for (const std::string &name : step.scalars)
         scalars.push_back({name, type, -kInfinity, kInfinity});
@@ -228,6 +248,33 @@ Spec ofPhase(Spec spec, Phase phase) {
     spec.renorm.reset();
     spec.ghostBatch = 0;
     spec.adjustment = spec.mask = false;
+  }
+  if (phase == Phase::Population) {
+    spec.renorm.reset();
+    spec.ghostBatch = 0;
+    spec.adjustment = spec.center = spec.scale = false;
+    spec.fuse.clear();
+    spec.accumulate = DType::F64;
+  }
+  if (phase == Phase::Update) {
+    Layout layout;
+    std::vector<Size> shape;
+    for (const int axis : spec.axes) {
+      layout.axes += spec.layout.axes[static_cast<size_t>(axis)];
+      shape.push_back(spec.shape[static_cast<size_t>(axis)]);
+    }
+    layout.text = layout.axes;
+    spec.layout = std::move(layout);
+    spec.shape = std::move(shape);
+    for (size_t i = 0; i < spec.axes.size(); ++i)
+      spec.axes[i] = static_cast<int>(i);
+    spec.mode = Mode::Sample;
+    spec.groups = 0;
+    spec.dtype = spec.parameterDType;
+    spec.prologue.clear();
+    spec.fuse.clear();
+    if (spec.parameterDType == DType::F64)
+      spec.accumulate = DType::F64;
   }
   return spec;
 }
@@ -265,6 +312,8 @@ std::string canonicalText(const Spec &spec) {
     text += step.text() + ",";
   if (spec.backwardStatistics == BackwardStatistics::Moving)
     text += " backward_statistics=moving";
+  if (spec.takesPopulation)
+    text += " statistics=population";
   if (spec.frozen == Frozen::Parameters)
     text += " frozen=parameters";
   else if (spec.frozen == Frozen::ParametersAndStatistics)
@@ -280,6 +329,9 @@ std::string canonicalText(const Spec &spec) {
     text += " mask";
   if (spec.accumulate != computeDType(spec.dtype))
     text += fmt::format(" accumulate={}", toString(spec.accumulate));
+  if (spec.optimizer)
+    text += fmt::format(" optimizer={} gamma {} beta {}", textOf(*spec.optimizer),
+                        textOf(spec.gammaLearned), textOf(spec.betaLearned));
   text += " phases=";
   for (Phase phase : kPhases)
     if (spec.hasPhase(phase))

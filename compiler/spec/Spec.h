@@ -5,6 +5,7 @@
 #pragma once
 
 #include "compiler/spec/Formula.h"
+#include "compiler/spec/Optimizer.h"
 #include "runtime/artifact/Artifact.h"
 
 #include "llvm/ADT/StringRef.h"
@@ -38,9 +39,12 @@ struct Layout {
   bool isBlocked() const { return blockedAxis >= 0; }
 };
 
-/// What of a normalization a kernel does.
-enum class Phase : uint8_t { Inference, Training, Backward };
-constexpr Phase kPhases[] = {Phase::Inference, Phase::Training, Phase::Backward};
+/// What of a normalization a kernel does. Population takes statistics of a batch into those of all
+/// batches before it.
+/// Update makes the next gamma and beta of their gradients.
+enum class Phase : uint8_t { Inference, Training, Backward, Population, Update };
+constexpr Phase kPhases[] = {Phase::Inference, Phase::Training, Phase::Backward, Phase::Population,
+                             Phase::Update};
 std::string_view toString(Phase);
 std::optional<Phase> parsePhase(std::string_view text);
 
@@ -104,12 +108,6 @@ std::string_view toString(Mode);
 std::string_view toString(EpsilonPosition);
 std::string_view toString(RunningVariance);
 
-/// A number in the spec, or a scalar given at the call.
-struct Number {
-  double value = 0;
-  bool isArgument = false;
-};
-
 struct Momentum {
   MomentumWeighs weighs = MomentumWeighs::Old;
   /// The new value weighs 1/count, count given at the call; mean and variance are unused.
@@ -145,6 +143,8 @@ struct Spec {
   Momentum momentum;
   RunningVariance runningVariance = RunningVariance::Biased;
   MovingSpread movingSpread = MovingSpread::Variance;
+  /// Whether the moving statistics are those of Phase::Population, and training leaves them alone.
+  bool takesPopulation = false;
   Frozen frozen = Frozen::Nothing;
   // Of training and its gradients in mode 0, where they take the batch's statistics.
   std::optional<Renorm> renorm;
@@ -155,7 +155,9 @@ struct Spec {
   bool mask = false;
   bool center = true, scale = true;                                  ///< whether beta, gamma exist
   BackwardStatistics backwardStatistics = BackwardStatistics::Batch; ///< Moving: mode 0 alone
-  std::vector<Phase> phases;                                         ///< as listed, without repeats
+  std::optional<Optimizer> optimizer{};                              ///< of Phase::Update
+  Learned gammaLearned{}, betaLearned{};
+  std::vector<Phase> phases;      ///< as listed, without repeats
   std::vector<FuseStep> prologue; ///< before the statistics, in order
   std::vector<FuseStep> fuse;     ///< after gamma and beta, in order
   /// What is in the text that does nothing, or does what its writer may not expect; for people.
@@ -184,12 +186,15 @@ struct Spec {
   /// Whether `phase` takes them, and not the batch's.
   bool takesMovingStatistics(Phase phase) const;
   bool takesBatchStatistics(Phase phase) const { return !takesMovingStatistics(phase); }
-  /// Training alone writes them.
+  /// Whether training averages the batch's into them.
   bool updatesMovingStatistics(Phase phase) const {
-    return phase == Phase::Training && hasMovingStatistics() && !takesMovingStatistics(phase);
+    return phase == Phase::Training && hasMovingStatistics() && !takesPopulation &&
+           !takesMovingStatistics(phase);
   }
   /// The argument of the second moving vector: moving_variance or moving_stddev.
   std::string_view movingSpreadName() const;
+  /// Whether what it stores of a batch's variance depends on epsilon.
+  bool spreadTakesEpsilon() const;
   /// Whether gamma and beta, where they exist, have gradients.
   bool learnsGamma() const { return scale && frozen == Frozen::Nothing; }
   bool learnsBeta() const { return center && frozen == Frozen::Nothing; }
@@ -197,7 +202,7 @@ struct Spec {
   /// of nf_call.sizes.
   std::vector<std::string> sizeNames() const;
   /// The run-time numbers that `phase` takes, in the order of nf_call.scalars: epsilon, momentum,
-  /// count. Inference takes epsilon alone.
+  /// count, those of expressions. Inference takes no momentum and no count.
   std::vector<Scalar> scalars(Phase phase) const;
   std::vector<std::string> scalarNames(Phase phase) const;
 };
@@ -219,8 +224,9 @@ private:
 /// The phases are in it, in any order one text: what one phase keeps for another depends on both.
 std::string canonicalText(const Spec &spec);
 
-/// The spec without what `phase` does not see of it: renorm, ghost batches, adjustment and mask
-/// where it takes the moving statistics.
+/// The spec as `phase` sees it: without renorm, ghost batches, adjustment and mask where it takes
+/// the moving statistics; of Phase::Population what its statistics depend on, and in f64; of
+/// Phase::Update as if gamma were x, all of it one group.
 Spec ofPhase(Spec spec, Phase phase);
 
 /// The spec in another layout of its axes, nothing where its rank has none: "nchw" stands

@@ -1,51 +1,11 @@
 #include "compiler/spec/Unbuilt.h"
 
-#include "compiler/spec/Keys.h"
 #include "compiler/spec/Values.h"
 
 #include <string>
 
 namespace normforge::spec {
 namespace {
-
-constexpr std::string_view parameterNames[] = {"gamma", "beta", "moving_mean", "moving_variance"};
-constexpr std::string_view affineKeys[] = {"value",      "initializer",       "regularizer",
-                                           "constraint", "learn_rate_factor", "l2_factor"};
-constexpr std::string_view movingKeys[] = {"value", "initializer"};
-
-constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
-constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
-
-bool checkMapping(const Entry &entry, Diagnostics &diagnostics) {
-  if (entry.value.isMapping())
-    return true;
-  diagnostics.error(entry.value.offset,
-                    fmt::format("{} must be a mapping; found {}", entry.key, found(entry.value)));
-  return false;
-}
-
-bool checkParameters(const Entry &entry, Diagnostics &diagnostics) {
-  if (!checkMapping(entry, diagnostics))
-    return false;
-  Diagnostics::Mark before = diagnostics.mark();
-  Keys parameters(entry.value, "parameters", parameterNames, diagnostics);
-  for (const Entry *parameter : parameters.entries()) {
-    if (!checkMapping(*parameter, diagnostics))
-      continue;
-    bool affine = parameter->key == "gamma" || parameter->key == "beta";
-    Keys(parameter->value, "parameters." + parameter->key,
-         affine ? std::span<const std::string_view>(affineKeys) : movingKeys, diagnostics);
-  }
-  return diagnostics.mark() == before;
-}
-
-/// A word, or a mapping with the word as its key: {adam: {...}}, or with it under `kind`.
-bool checkOptimizer(const Entry &entry, Diagnostics &diagnostics) {
-  const Value &value = entry.value;
-  if (value.isMapping() && !value.entries.empty())
-    return true;
-  return choose(value, "optimizer", optimizers, diagnostics).has_value();
-}
 
 bool checkWeights(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
   if (!semantics.starts_with("keras-1.")) {
@@ -100,19 +60,9 @@ void refuseStrides(const Entry &entry, std::string_view path, int rank, Diagnost
 }
 
 void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
-  const Value &value = entry.value;
   const std::string &key = entry.key;
-  auto isOneOf = [&](std::span<const Choice> choices) {
-    return choose(value, key, choices, diagnostics).has_value();
-  };
   bool right = true;
-  if (key == "statistics")
-    right = isOneOf(statisticsNames);
-  else if (key == "parameters")
-    right = checkParameters(entry, diagnostics);
-  else if (key == "optimizer")
-    right = checkOptimizer(entry, diagnostics);
-  else if (key == "weights")
+  if (key == "weights")
     right = checkWeights(entry, semantics, diagnostics);
   if (right)
     refuse(entry, "", diagnostics);

@@ -218,7 +218,9 @@ typedef enum nf_phase {
   NF_OTHER_PHASE = -1,
   NF_INFERENCE = 0,
   NF_TRAINING = 1,
-  NF_BACKWARD = 2
+  NF_BACKWARD = 2,
+  NF_POPULATION = 3,
+  NF_UPDATE = 4
 } nf_phase;
 /* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, a
  * state that is kept from call to call, the gradient of a loss by one of these, or bits that

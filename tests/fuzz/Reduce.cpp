@@ -173,7 +173,8 @@ Candidates trainable(const Candidate &from) {
 }
 Candidates plainTraining(const Candidate &from) {
   return changed(from, [](DrawnSpec &spec) {
-    spec.renorm = spec.adjustment = spec.mask = false;
+    spec.renorm = spec.adjustment = spec.mask = spec.takesPopulation = false;
+    spec.parameters.clear();
     spec.ghostBatch = 0;
   });
 }

@@ -78,6 +78,12 @@ std::string DrawnSpec::yaml() const {
     text += "mask: true\n";
   if (ghostBatch > 0)
     text += fmt::format("virtual_batch_size: {}\n", ghostBatch);
+  if (!optimizer.empty())
+    text += fmt::format("optimizer: {}\n", optimizer);
+  if (!parameters.empty())
+    text += fmt::format("parameters: {}\n", parameters);
+  if (takesPopulation)
+    text += "statistics: population\n";
   if (movingBackward)
     text += "backward_statistics: moving\n";
   std::vector<std::string> steps;
@@ -103,7 +109,8 @@ oracle::Sizes DrawnSpec::sizes() const {
 
 const oracle::Numbers &drawnScalars() {
   static const oracle::Numbers scalars{
-      {"epsilon", 1e-3}, {"momentum", 0.8125}, {"count", 3}, {"alpha", 0.75}, {"alpha2", -1.25}};
+      {"epsilon", 1e-3},         {"momentum", 0.8125}, {"count", 3},     {"step", 5},
+      {"learning_rate", 0.0625}, {"alpha", 0.75},      {"alpha2", -1.25}};
   return scalars;
 }
 
@@ -133,6 +140,7 @@ DrawnSpec SpecDraw::draw() {
       drawGroups(spec);
     drawOptions(spec);
     drawTraining(spec);
+    drawUpdate(spec);
     return spec;
   }
 }
@@ -193,7 +201,25 @@ void SpecDraw::drawGroups(DrawnSpec &spec) {
   spec.groups = divisors[random_() % divisors.size()];
 }
 
+void SpecDraw::drawUpdate(DrawnSpec &spec) {
+  if (!chance(5) || !spec.trainable || !(spec.center || spec.scale))
+    return;
+  spec.phases.push_back(Phase::Update);
+  spec.optimizer = pick({"sgd", "{sgd: {momentum: 0.5, nesterov: true, decay: 0.25}}",
+                         "{momentum: {weight_decay: 0.125, learning_rate: argument}}", "rmsprop",
+                         "{rmsprop: {centered: true, momentum: 0.75}}", "adam",
+                         "{adam: {amsgrad: true, weight_decay: 0.125}}"});
+  if (!chance(2))
+    return;
+  const char *beside = pick({"{regularizer: l1_l2}", "{constraint: {max_norm: 2}}",
+                             "{constraint: non_neg, learn_rate_factor: 2}",
+                             "{constraint: unit_norm, regularizer: {l2: 0.25}}"});
+  spec.parameters = fmt::format("{{{}: {}}}", spec.scale && !chance(3) ? "gamma" : "beta", beside);
+}
+
 void SpecDraw::drawTraining(DrawnSpec &spec) {
+  if (spec.mode == Mode::Feature && chance(3))
+    spec.phases.push_back(Phase::Population);
   if ((spec.mode != Mode::Feature && spec.mode != Mode::Batch) || !chance(3))
     return;
   spec.mask = chance(3);
@@ -202,6 +228,7 @@ void SpecDraw::drawTraining(DrawnSpec &spec) {
   spec.adjustment = chance(3);
   spec.renorm = spec.semantics != Semantics::Keras_1_0_4 && chance(2);
   spec.clips = chance(2);
+  spec.takesPopulation = !spec.renorm && chance(2);
   auto samples = std::ranges::find(spec.axes, 'n', &DrawnAxis::letter);
   if (samples == spec.axes.end())
     samples = spec.axes.begin();

@@ -36,7 +36,9 @@ struct DrawnSpec {
   std::optional<DType> parameterDType; ///< none: the dtype's
   bool accumulatesF64 = false;
   std::vector<Phase> phases{Phase::Inference, Phase::Training, Phase::Backward};
-  bool movingBackward = false; ///< backward_statistics: moving
+  bool movingBackward = false;       ///< backward_statistics: moving
+  bool takesPopulation = false;      ///< statistics: population
+  std::string optimizer, parameters; ///< as written; empty: no such key
   bool center = true, scale = true;
   DrawnEpsilon epsilon = DrawnEpsilon::Default;
   DrawnMomentum momentum = DrawnMomentum::Default;
@@ -76,6 +78,7 @@ private:
   void drawSizes(DrawnSpec &spec);
   void drawGroups(DrawnSpec &spec);
   /// What training does otherwise.
+  void drawUpdate(DrawnSpec &spec);
   void drawTraining(DrawnSpec &spec);
   void drawOptions(DrawnSpec &spec);
   /// A step with operands of some of the axes, named with `name`.

@@ -226,7 +226,8 @@ TEST_CASE("packs: the C API") {
     CHECK(nf_status_code(status) == NF_INVALID_ARGUMENT);
     CHECK(std::string(nf_status_message(status)) ==
           "phase " + std::to_string(phase) +
-              " is none: expected NF_INFERENCE, NF_TRAINING or NF_BACKWARD");
+              " is none: expected NF_INFERENCE, NF_TRAINING, NF_BACKWARD, NF_POPULATION or "
+              "NF_UPDATE");
     nf_status_free(status);
   }
   if (!hostHasFeature("sse4.2")) {

@@ -1,0 +1,280 @@
+// Keys of what update does: `optimizer`, and `parameters`.
+#include "compiler/spec/Parser.h"
+#include "compiler/spec/Presets.h"
+#include "compiler/spec/Unbuilt.h"
+#include "compiler/spec/Values.h"
+
+#include <algorithm>
+
+namespace normforge::spec {
+namespace {
+
+constexpr std::string_view parameterNames[] = {"gamma", "beta", "moving_mean", "moving_variance"};
+constexpr std::string_view learnedKeys[] = {"value",      "initializer",       "regularizer",
+                                            "constraint", "learn_rate_factor", "l2_factor"};
+constexpr std::string_view movingKeys[] = {"value", "initializer"};
+constexpr std::string_view regularizerKeys[] = {"l1", "l2"};
+constexpr std::string_view minMaxKeys[] = {"min", "max", "rate"};
+
+/// Momentum is SGD with it.
+constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
+constexpr Alias optimizerAliases[] = {{"sgdm", "momentum"}, {"rms_prop", "rmsprop"}};
+/// In the order of WeightConstraint, None left out.
+constexpr Choice constraints[] = {{"max_norm"}, {"unit_norm"}, {"min_max_norm"}, {"non_neg"}};
+constexpr Alias constraintAliases[] = {
+    {"maxnorm", "max_norm"}, {"unitnorm", "unit_norm"}, {"nonneg", "non_neg"}};
+
+/// A number of an optimizer, and what it may be.
+struct OptimizerKey {
+  std::string_view name;
+  double Optimizer::*number;
+  bool belowOne; ///< at least 0 and below 1; else at least 0
+};
+constexpr OptimizerKey commonKeys[] = {{"decay", &Optimizer::decay, false},
+                                       {"weight_decay", &Optimizer::weightDecay, false}};
+constexpr OptimizerKey momentumKey = {"momentum", &Optimizer::momentum, true};
+constexpr OptimizerKey epsilonKey = {"epsilon", &Optimizer::epsilon, false};
+constexpr OptimizerKey rhoKey = {"rho", &Optimizer::rho, true};
+constexpr OptimizerKey betaKeys[] = {{"beta_1", &Optimizer::beta1, true},
+                                     {"beta_2", &Optimizer::beta2, true}};
+
+struct OptimizerFlag {
+  std::string_view name;
+  bool Optimizer::*flag;
+};
+
+} // namespace
+
+void Parser::readUpdate() {
+  if (const Entry *entry = keys_.find("optimizer"))
+    readOptimizer(*entry);
+  else if (spec_.hasPhase(Phase::Update))
+    error(keys_.find("phases")->value,
+          "phase update needs the key 'optimizer', such as optimizer: sgd");
+  if (const Entry *entry = keys_.find("parameters"))
+    readParameters(*entry);
+  if (!spec_.hasPhase(Phase::Update)) {
+    for (const char *key : {"optimizer", "parameters"})
+      if (keys_.find(key))
+        spec_.notes.push_back(fmt::format("{} has no effect: update is none of the phases", key));
+    return;
+  }
+  for (const auto &[name, learns] :
+       {std::pair("gamma", spec_.learnsGamma()), std::pair("beta", spec_.learnsBeta())})
+    if (const Entry *entry = keys_.find("parameters"); entry && !learns)
+      if (std::ranges::any_of(entry->value.entries,
+                              [&](const Entry &of) { return of.key == name; }))
+        spec_.notes.push_back(
+            fmt::format("parameters.{} has no effect: there is none to be learned", name));
+  if (!spec_.learnsGamma() && !spec_.learnsBeta())
+    error(keys_.find("phases")->value, "phase update has nothing to learn: the layer has no gamma "
+                                       "and beta, or trainable: false keeps them");
+}
+
+void Parser::readOptimizer(const Entry &entry) {
+  const Value &value = entry.value;
+  const Value *keys = nullptr;
+  Value word = value;
+  if (value.isMapping()) {
+    if (value.entries.size() != 1) {
+      error(value, fmt::format("optimizer must be a word, or a mapping of it alone to its numbers, "
+                               "such as {{adam: {{learning_rate: 1e-3}}}}; found {} keys",
+                               value.entries.size()));
+      return;
+    }
+    const Entry &only = value.entries.front();
+    word = Value{};
+    word.kind = Value::Kind::Scalar;
+    word.text = only.key;
+    word.offset = only.offset;
+    if (!isNull(only.value)) {
+      if (!only.value.isMapping()) {
+        error(only.value, fmt::format("optimizer.{} must be a mapping of its numbers; found {}",
+                                      only.key, found(only.value)));
+        return;
+      }
+      keys = &only.value;
+    }
+  }
+  const auto index = choose(word, "optimizer", optimizers, diagnostics_, optimizerAliases);
+  if (!index)
+    return;
+  const std::string name(optimizers[*index].name);
+  Optimizer optimizer = defaultOptimizer(spec_.semantics, name);
+
+  std::vector<OptimizerKey> numbers(std::begin(commonKeys), std::end(commonKeys));
+  std::vector<OptimizerFlag> flags;
+  switch (optimizer.kind) {
+  case Optimizer::Kind::Sgd:
+    numbers.push_back(momentumKey);
+    flags = {{"nesterov", &Optimizer::nesterov}};
+    break;
+  case Optimizer::Kind::Rmsprop:
+    numbers.insert(numbers.end(), {momentumKey, rhoKey, epsilonKey});
+    flags = {{"centered", &Optimizer::centered}};
+    break;
+  case Optimizer::Kind::Adam:
+    numbers.insert(numbers.end(), {betaKeys[0], betaKeys[1], epsilonKey});
+    flags = {{"amsgrad", &Optimizer::amsgrad}};
+    break;
+  }
+  std::vector<std::string_view> known{"learning_rate"};
+  for (const OptimizerKey &key : numbers)
+    known.push_back(key.name);
+  for (const OptimizerFlag &flag : flags)
+    known.push_back(flag.name);
+  if (keys) {
+    const std::string path = "optimizer." + name;
+    const Keys written(*keys, path, known, diagnostics_);
+    for (const Entry *key : written.entries()) {
+      const auto isKey = [&](const auto &other) { return other.name == key->key; };
+      if (key->key == "learning_rate") {
+        const auto rate = asNumber(key->value);
+        if (key->value.isScalar() && key->value.text == "argument")
+          optimizer.learningRate = {0, true};
+        else if (rate && *rate >= 0)
+          optimizer.learningRate = {*rate, false};
+        else
+          error(key->value, fmt::format("{}.learning_rate must be a number of at least 0, or "
+                                        "'argument'; found {}",
+                                        path, found(key->value)));
+      } else if (const auto flag = std::ranges::find_if(flags, isKey); flag != flags.end()) {
+        if (const auto is = readBool(key->value, path + "." + key->key, diagnostics_))
+          optimizer.*flag->flag = *is;
+      } else {
+        const OptimizerKey &of = *std::ranges::find_if(numbers, isKey);
+        const auto number = asNumber(key->value);
+        if (number && *number >= 0 && (!of.belowOne || *number < 1))
+          optimizer.*of.number = *number;
+        else
+          error(key->value,
+                fmt::format("{}.{} must be a number of at least 0{}; found {}", path, key->key,
+                            of.belowOne ? " and below 1" : "", found(key->value)));
+      }
+    }
+  }
+  if (optimizer.nesterov && optimizer.momentum == 0)
+    error(entry.value, "nesterov needs a momentum above 0");
+  // As TensorFlow's kernel of a momentum has it.
+  if (spec_.semantics == Semantics::TfKeras && optimizer.kind == Optimizer::Kind::Rmsprop &&
+      optimizer.momentum > 0)
+    optimizer.epsilonInRoot = true;
+  spec_.optimizer = optimizer;
+}
+
+void Parser::readParameters(const Entry &entry) {
+  auto isMapping = [&](const Value &value, const std::string &path) {
+    if (!value.isMapping())
+      error(value, fmt::format("{} must be a mapping; found {}", path, found(value)));
+    return value.isMapping();
+  };
+  if (!isMapping(entry.value, "parameters"))
+    return;
+  const Keys parameters(entry.value, "parameters", parameterNames, diagnostics_);
+  for (const Entry *of : parameters.entries()) {
+    const std::string path = "parameters." + of->key;
+    if (!isMapping(of->value, path))
+      continue;
+    const bool isLearned = of->key == "gamma" || of->key == "beta";
+    const auto known = isLearned ? std::span<const std::string_view>(learnedKeys) : movingKeys;
+    Learned &learned = of->key == "gamma" ? spec_.gammaLearned : spec_.betaLearned;
+    const Keys keys(of->value, path, known, diagnostics_);
+    for (const Entry *key : keys.entries()) {
+      if (key->key == "value" || key->key == "initializer")
+        refuse(*key, path, diagnostics_);
+      else if (key->key == "regularizer")
+        readRegularizer(key->value, path + ".regularizer", learned);
+      else if (key->key == "constraint")
+        readConstraint(key->value, path + ".constraint", learned);
+      else
+        readAtLeastZero(key->value, path + "." + key->key,
+                        key->key == "l2_factor" ? learned.l2Factor : learned.rateFactor);
+    }
+  }
+}
+
+void Parser::readAtLeastZero(const Value &value, const std::string &path, double &into) {
+  const auto number = asNumber(value);
+  if (number && *number >= 0)
+    into = *number;
+  else
+    error(value, fmt::format("{} must be a number of at least 0; found {}", path, found(value)));
+}
+
+void Parser::readRegularizer(const Value &value, const std::string &path, Learned &learned) {
+  constexpr double kKeras = 0.01; // of a regularizer without a number
+  if (isNull(value))
+    return;
+  const auto word = asWord(value);
+  if (word == "l1" || word == "l1l2" || word == "l1_l2")
+    learned.l1 = kKeras;
+  if (word == "l2" || word == "l1l2" || word == "l1_l2")
+    learned.l2 = kKeras;
+  if (learned.hasPenalty())
+    return;
+  if (!value.isMapping()) {
+    error(value, fmt::format("{} must be l1, l2, l1_l2 or a mapping such as {{l2: 0.01}}; found {}",
+                             path, found(value)));
+    return;
+  }
+  const Keys keys(value, path, regularizerKeys, diagnostics_);
+  for (const Entry *key : keys.entries())
+    readAtLeastZero(key->value, path + "." + key->key, key->key == "l1" ? learned.l1 : learned.l2);
+}
+
+void Parser::readConstraint(const Value &value, const std::string &path, Learned &learned) {
+  if (isNull(value))
+    return;
+  const Value *of = nullptr;
+  Value word = value;
+  if (value.isMapping() && value.entries.size() == 1) {
+    word = Value{};
+    word.kind = Value::Kind::Scalar;
+    word.text = value.entries.front().key;
+    word.offset = value.entries.front().offset;
+    of = &value.entries.front().value;
+  } else if (!value.isScalar()) {
+    error(value, fmt::format("{} must be a word or a mapping of one, such as {{max_norm: 2}}; "
+                             "found {}",
+                             path, found(value)));
+    return;
+  }
+  const auto index = choose(word, path, constraints, diagnostics_, constraintAliases);
+  if (!index)
+    return;
+  const auto constraint = static_cast<WeightConstraint>(*index + 1);
+  if (constraint == WeightConstraint::MaxNorm) {
+    if (!of || isNull(*of)) {
+      error(value, path + ": max_norm needs its number, such as {max_norm: 2}");
+      return;
+    }
+    readAtLeastZero(*of, path + ".max_norm", learned.most);
+  } else if (constraint == WeightConstraint::MinMaxNorm) {
+    if (of && !isNull(*of)) {
+      if (!of->isMapping()) {
+        error(*of, fmt::format("{}.min_max_norm must be a mapping {{min: ..., max: ..., rate: "
+                               "...}}; found {}",
+                               path, found(*of)));
+        return;
+      }
+      const Keys keys(*of, path + ".min_max_norm", minMaxKeys, diagnostics_);
+      for (const Entry *key : keys.entries())
+        readAtLeastZero(key->value, path + ".min_max_norm." + key->key,
+                        key->key == "min"   ? learned.least
+                        : key->key == "max" ? learned.most
+                                            : learned.rate);
+      if (learned.rate > 1)
+        error(*of, fmt::format("{}.min_max_norm.rate must be from 0 to 1; found {}", path,
+                               learned.rate));
+      if (learned.most < learned.least)
+        error(*of, fmt::format("{}.min_max_norm.max {} is less than min {}", path, learned.most,
+                               learned.least));
+    }
+  } else if (of && !isNull(*of)) {
+    error(*of, fmt::format("{}.{} takes no number; found {}", path, word.text, found(*of)));
+    return;
+  }
+  learned.constraint = constraint;
+}
+
+} // namespace normforge::spec
