@@ -474,11 +474,11 @@ int main(int argc, char **argv) {
     return 2;
   }
   for (const std::string &phase : options.phases)
-    if (!parsePhase(phase)) {
-      fmt::print(
-          stderr,
-          "normforge-bench: error: unknown phase '{}'; expected inference, training or backward\n",
-          phase);
+    if (const auto known = parsePhase(phase); !known || *known > Phase::Backward) {
+      fmt::print(stderr,
+                 "normforge-bench: error: phase '{}' is {}; expected inference, training or "
+                 "backward\n",
+                 phase, known ? "not measured here" : "unknown");
       return 2;
     }
   if (options.quick)

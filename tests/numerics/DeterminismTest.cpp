@@ -114,7 +114,7 @@ void checkAll(const char *cpu, const std::string &repeat) {
     return;
   int fused = 0, split = 0;
   for (const Problem &problem : problems)
-    for (Phase phase : kPhases) {
+    for (Phase phase : {Phase::Inference, Phase::Training, Phase::Backward}) {
       const std::string text = yaml(problem, phase);
       INFO(repeat, " cpu ", std::string(cpu), " ", describeSizes(problem.sizes), "\n", text);
       try {

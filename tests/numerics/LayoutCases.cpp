@@ -47,7 +47,7 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
   std::vector<Kind> all;
   for (Mode mode :
        {Mode::Feature, Mode::Sample, Mode::Batch, Mode::Instance, Mode::Rms, Mode::Group})
-    for (Phase phase : kPhases)
+    for (Phase phase : {Phase::Inference, Phase::Training, Phase::Backward, Phase::Population})
       for (const char *dtype : {"f32", "f64", "bf16", "f16"})
         for (const char *cpu : cpus) {
           const bool isHalf = std::string_view(dtype).find("16") != std::string_view::npos;
@@ -58,11 +58,14 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
           // of mode 1; f64 differs from f32 in the length of vectors alone, as the CPUs do, and
           // mode 1 has all that gradients need.
           const bool isFirst = cpu == cpus.front(), isSingle = std::string_view(dtype) == "f32";
-          const bool isOwn = phase == Phase::Backward ? mode != Mode::Batch && isSingle &&
-                                                            (isFirst || mode == Mode::Sample)
-                             : mode == Mode::Group ? phase == Phase::Training && isSingle
-                                                   : mode <= Mode::Batch;
-          if (isHalf ? mode == ofHalf : isOwn && std::string_view(cpu) != "skylake-avx512")
+          const bool isOwn =
+              phase == Phase::Backward
+                  ? mode != Mode::Batch && isSingle && (isFirst || mode == Mode::Sample)
+              : phase == Phase::Population ? mode == Mode::Feature && isFirst && isSingle
+              : mode == Mode::Group        ? phase == Phase::Training && isSingle
+                                           : mode <= Mode::Batch;
+          if (isHalf ? mode == ofHalf && phase != Phase::Population
+                     : isOwn && std::string_view(cpu) != "skylake-avx512")
             all.push_back({mode, phase, dtype, cpu});
         }
   return all;
