@@ -240,12 +240,13 @@ void OperatorBuilder::makePopulation() {
   const Term all = operand("population_m2") + (squares + between);
   const Term variance = select(hasAny, all / count, zero);
   const std::string spread(spec_.movingSpreadName());
+  const Term epsilon = spec_.spreadTakesEpsilon() ? number(spec_.epsilon, "epsilon") : zero;
   addStep("population", Reduce::None, keptLoops(), keptLoops(),
           {{"population_count", count, "population_count"},
            {"population_mean", mean, "population_mean"},
            {"population_m2", all, "population_m2"},
            {"moving_mean", mean, "moving_mean"},
-           {spread, spreadOf(variance, count, number(spec_.epsilon, "epsilon")), spread}});
+           {spread, spreadOf(variance, count, epsilon), spread}});
 }
 
 /// The mean of squares about 0 (Zhang and Sennrich 2019), and what is written of it.

@@ -227,7 +227,9 @@ Bounded Evaluator::evaluate(Expr expr) {
     return rounded(value, least > 0 ? (a.error + std::abs(value) * b.error) / least : kInfinity);
   }
   case ExprOp::Fma:
-    return rounded(std::fma(a.value, b.value, in(2).value), product(a, b) + in(2).error);
+    // CPUs without the instruction round the product, too.
+    return rounded(std::fma(a.value, b.value, in(2).value),
+                   product(a, b) + u_ * std::abs(a.value * b.value) + in(2).error);
   case ExprOp::Neg:
     return {-a.value, a.error};
   case ExprOp::Abs:

@@ -12,8 +12,7 @@ namespace normforge::oracle {
 
 std::vector<int64_t> argumentShape(const Spec &spec, const std::string &name, const Sizes &sizes) {
   for (Phase phase : kPhases) {
-    if ((phase == Phase::Population && !spec.hasMovingStatistics()) ||
-        (phase == Phase::Update && !spec.hasPhase(phase)))
+    if (!spec.canHavePhase(phase))
       continue;
     const Operator op = makeOperator(spec, phase);
     std::vector<int64_t> values;

@@ -181,6 +181,12 @@ struct Spec {
   /// The number of the last step of the prologue whose value is stored; -1: none is.
   int storedStep() const;
   bool hasPhase(Phase phase) const;
+  /// Whether there is such an operator, listed or not: of population moving statistics are made, of
+  /// update an optimizer says what it does.
+  bool canHavePhase(Phase phase) const {
+    return phase == Phase::Population ? hasMovingStatistics()
+                                      : phase != Phase::Update || optimizer.has_value();
+  }
   /// Mode 0 alone keeps moving statistics.
   bool hasMovingStatistics() const { return mode == Mode::Feature; }
   /// Whether `phase` takes them, and not the batch's.
