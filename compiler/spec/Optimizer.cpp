@@ -45,8 +45,14 @@ std::string textOf(const Optimizer &o) {
 }
 
 std::string textOf(const Learned &l) {
-  return fmt::format("l1={} l2={} factors={},{} {}={},{},{}", l.l1, l.l2, l.rateFactor, l.l2Factor,
-                     toString(l.constraint).str(), l.least, l.most, l.rate);
+  std::string text = fmt::format("l1={} l2={} factors={},{}", l.l1, l.l2, l.rateFactor, l.l2Factor);
+  if (l.constraint != WeightConstraint::None)
+    text += fmt::format(" {}", toString(l.constraint).str());
+  if (l.constraint == WeightConstraint::MaxNorm)
+    text += fmt::format("={}", l.most);
+  else if (l.constraint == WeightConstraint::MinMaxNorm)
+    text += fmt::format("={},{},{}", l.least, l.most, l.rate);
+  return text;
 }
 
 } // namespace normforge

@@ -43,6 +43,23 @@ struct OptimizerFlag {
   bool Optimizer::*flag;
 };
 
+/// What a key chooses: a word, or a mapping of it alone to more.
+struct Chosen {
+  Value word;
+  const Value *more = nullptr; ///< none, or null in the text: nothing
+};
+std::optional<Chosen> chosenBy(const Value &value) {
+  if (value.isMapping() && value.entries.size() == 1) {
+    const Entry &only = value.entries.front();
+    Value word;
+    word.kind = Value::Kind::Scalar;
+    word.text = only.key;
+    word.offset = only.offset;
+    return Chosen{std::move(word), isNull(only.value) ? nullptr : &only.value};
+  }
+  return value.isMapping() ? std::nullopt : std::optional(Chosen{value});
+}
+
 } // namespace
 
 void Parser::readUpdate() {
@@ -72,29 +89,19 @@ void Parser::readUpdate() {
 }
 
 void Parser::readOptimizer(const Entry &entry) {
-  const Value &value = entry.value;
-  const Value *keys = nullptr;
-  Value word = value;
-  if (value.isMapping()) {
-    if (value.entries.size() != 1) {
-      error(value, fmt::format("optimizer must be a word, or a mapping of it alone to its numbers, "
-                               "such as {{adam: {{learning_rate: 1e-3}}}}; found {} keys",
-                               value.entries.size()));
-      return;
-    }
-    const Entry &only = value.entries.front();
-    word = Value{};
-    word.kind = Value::Kind::Scalar;
-    word.text = only.key;
-    word.offset = only.offset;
-    if (!isNull(only.value)) {
-      if (!only.value.isMapping()) {
-        error(only.value, fmt::format("optimizer.{} must be a mapping of its numbers; found {}",
-                                      only.key, found(only.value)));
-        return;
-      }
-      keys = &only.value;
-    }
+  const auto chosen = chosenBy(entry.value);
+  if (!chosen) {
+    error(entry.value,
+          fmt::format("optimizer must be a word, or a mapping of it alone to its numbers, "
+                      "such as {{adam: {{learning_rate: 1e-3}}}}; found {} keys",
+                      entry.value.entries.size()));
+    return;
+  }
+  const auto &[word, keys] = *chosen;
+  if (keys && !keys->isMapping()) {
+    error(*keys, fmt::format("optimizer.{} must be a mapping of its numbers; found {}", word.text,
+                             found(*keys)));
+    return;
   }
   const auto index = choose(word, "optimizer", optimizers, diagnostics_, optimizerAliases);
   if (!index)
@@ -225,32 +232,26 @@ void Parser::readRegularizer(const Value &value, const std::string &path, Learne
 void Parser::readConstraint(const Value &value, const std::string &path, Learned &learned) {
   if (isNull(value))
     return;
-  const Value *of = nullptr;
-  Value word = value;
-  if (value.isMapping() && value.entries.size() == 1) {
-    word = Value{};
-    word.kind = Value::Kind::Scalar;
-    word.text = value.entries.front().key;
-    word.offset = value.entries.front().offset;
-    of = &value.entries.front().value;
-  } else if (!value.isScalar()) {
+  const auto chosen = chosenBy(value);
+  if (!chosen || value.isList()) {
     error(value, fmt::format("{} must be a word or a mapping of one, such as {{max_norm: 2}}; "
                              "found {}",
                              path, found(value)));
     return;
   }
+  const auto &[word, of] = *chosen;
   const auto index = choose(word, path, constraints, diagnostics_, constraintAliases);
   if (!index)
     return;
   const auto constraint = static_cast<WeightConstraint>(*index + 1);
   if (constraint == WeightConstraint::MaxNorm) {
-    if (!of || isNull(*of)) {
+    if (!of) {
       error(value, path + ": max_norm needs its number, such as {max_norm: 2}");
       return;
     }
     readAtLeastZero(*of, path + ".max_norm", learned.most);
   } else if (constraint == WeightConstraint::MinMaxNorm) {
-    if (of && !isNull(*of)) {
+    if (of) {
       if (!of->isMapping()) {
         error(*of, fmt::format("{}.min_max_norm must be a mapping {{min: ..., max: ..., rate: "
                                "...}}; found {}",
@@ -270,7 +271,7 @@ void Parser::readConstraint(const Value &value, const std::string &path, Learned
         error(*of, fmt::format("{}.min_max_norm.max {} is less than min {}", path, learned.most,
                                learned.least));
     }
-  } else if (of && !isNull(*of)) {
+  } else if (of) {
     error(*of, fmt::format("{}.{} takes no number; found {}", path, word.text, found(*of)));
     return;
   }

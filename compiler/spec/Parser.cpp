@@ -421,8 +421,8 @@ void Parser::noteKeysWithoutEffect() {
   const std::string noMoving =
       fmt::format("mode {} keeps no moving statistics", toString(spec_.mode));
   const bool keepsMoving = spec_.frozen == Frozen::ParametersAndStatistics;
-  const bool isUpdated = hasMoving && spec_.updatesMovingStatistics(Phase::Training) &&
-                         spec_.hasPhase(Phase::Training);
+  const bool isUpdated =
+      spec_.updatesMovingStatistics(Phase::Training) && spec_.hasPhase(Phase::Training);
   for (const char *key : {"momentum", "running_variance"})
     if (!isUpdated &&
         !(key == std::string_view("running_variance") && spec_.hasPhase(Phase::Population)))

@@ -1,4 +1,5 @@
-// A named batch: the sizes choose between a kernel's variants, and both are right.
+// A named batch: the sizes choose between a kernel's variants, and both are right. What takes too
+// much stack is made with less.
 #include "tests/numerics/KernelCase.h"
 
 #include <doctest/doctest.h>
@@ -128,4 +129,50 @@ TEST_CASE("static sizes have one variant") {
     REQUIRE(kernel.artifact().variants.size() == 1);
     CHECK(kernel.artifact().variants[0].schedule.find(form) != std::string::npos);
   }
+}
+
+TEST_CASE("what is chosen and takes too much stack is made with less in flight") {
+  Session *session = sessionOrSkip("x86-64-v4");
+  if (!session)
+    return;
+  const char *yaml = "input: {shape: [D, 31], layout: dw, dtype: f16}\n"
+                     "axis: [0]\n"
+                     "phases: [backward]\n"
+                     "prologue: [bias, {expr: \"log(1.5 + x * x) - erf(p) * sqrt(0.5 + abs(x))\",\n"
+                     "  operands: {p: [0]}}, silu, tanh]\n"
+                     "fuse: [relu, add]\n";
+  auto spec = parseSpec(yaml, "dear.yaml");
+  if (!spec)
+    FAIL(llvm::toString(spec.takeError()));
+  const Operator op = makeOperator(*spec, Phase::Backward);
+  std::vector<ScheduleVariant> variants = selectSchedules(op, session->target());
+  StagePlan &stage = variants.front().schedule.stages.front();
+  stage.tile = stage.chunks[0] = 16; // some 17 KB
+  REQUIRE(llvm::toString(checkSchedule(variants.front().schedule, op, session->target())) == "");
+
+  variants.front().isGiven = true;
+  CHECK(llvm::toString(session->compile(op, variants).takeError()).find("bytes of stack") !=
+        std::string::npos);
+  variants.front().isGiven = false;
+  auto artifact = session->compile(op, variants);
+  if (!artifact)
+    FAIL(llvm::toString(artifact.takeError()));
+  CHECK(artifact->variants.front().schedule != variants.front().schedule.text(op));
+  CHECK(artifact->variants.front().reason.find("less in flight") != std::string::npos);
+  auto object = session->compileObject({{op, variants, "dear"}}, /*withAssembly=*/false);
+  if (!object)
+    FAIL(llvm::toString(object.takeError()));
+  for (size_t i = 0; i < variants.size(); ++i)
+    CHECK(object->kernels.front().variants[i].schedule == artifact->variants[i].schedule);
+
+  // Everything can be halved, down to nothing.
+  Schedule schedule = variants.front().schedule;
+  int halvings = 0;
+  while (const auto less = withLessInFlight(schedule, op, session->target())) {
+    schedule = *less;
+    REQUIRE(llvm::toString(checkSchedule(schedule, op, session->target())) == "");
+    REQUIRE(++halvings < 64);
+  }
+  for (const StagePlan &last : schedule.stages)
+    CHECK(last.vector * last.tile * last.unroll == 1);
 }
