@@ -30,7 +30,7 @@ struct Options {
   std::vector<std::string> phases{"inference", "training"};
   int threads = std::min(2, usableProcessors());
   double seconds = 0.3; ///< a case
-  std::string json, schedule, tuned;
+  std::string json, schedule, tuned, against;
   bool besideHeuristic = false;
   bool quick = false;
 };
@@ -120,6 +120,12 @@ public:
         throw std::runtime_error(llvm::toString(records.takeError()));
       tuned_ = std::move(*records);
     }
+    if (!options.against.empty()) {
+      auto spec = readSpec(options.against);
+      if (!spec)
+        throw std::runtime_error(llvm::toString(spec.takeError()));
+      against_ = std::move(*spec);
+    }
     if (options.json.empty())
       return;
     json_.open(unfinished());
@@ -155,6 +161,7 @@ public:
       throw std::runtime_error("none of the specs has such a layout and phase");
     printGroups();
     printHeuristic();
+    printAgainst();
     printCompileTimes();
     printCallOverhead();
     if (const double spread = median(spreads_); spread > mostSteady)
@@ -188,8 +195,14 @@ private:
 
   void measureCase(const SpecFile &file, const Spec &spec, const std::string &layout, int64_t batch,
                    Phase phase) {
-    Case problem{
-        spec, phase, {}, {}, options_.threads, options_.schedule, tuned_ ? &*tuned_ : nullptr};
+    Case problem{spec,
+                 phase,
+                 {},
+                 oracle::usualNumbers(spec, phase),
+                 {},
+                 options_.threads,
+                 options_.schedule,
+                 tuned_ ? &*tuned_ : nullptr};
     int64_t tokens = 128;
     for (const List &l : kLists)
       if (l.folder == file.list && l.tokens)
@@ -216,12 +229,19 @@ private:
       if (untuned->schedule() == ours.schedule())
         untuned.reset();
     }
+    std::unique_ptr<Normforge> other = makeAgainst(problem, layout);
+    std::unique_ptr<Contender> apart; // what a fused phase is of
+    if (phase == Phase::BackwardUpdate) {
+      std::vector<std::unique_ptr<Contender>> parts;
+      for (const Phase part : {Phase::Backward, Phase::Update})
+        parts.push_back(std::make_unique<Normforge>(session_, caseOf(spec, part, problem.sizes)));
+      apart = std::make_unique<Sequence>(std::move(parts));
+    }
     std::string whyNot, ignored;
     auto same = OneDnnContender::create(problem, whyNot);
     std::unique_ptr<OneDnnContender> best;
     if (const auto blocked = inLayout(spec, "nChw16c"); blocked && !spec.layout.isBlocked()) {
-      Case other{*blocked, phase, problem.sizes, {}, options_.threads};
-      other.inputs = oracle::drawInputs(*blocked, phase, problem.sizes, 1);
+      const Case other = caseOf(*blocked, phase, problem.sizes);
       best = OneDnnContender::create(other, ignored);
     }
     auto hand = makeHandWritten(problem, target_.streamingBytes.value_or(INT64_MAX));
@@ -250,11 +270,13 @@ private:
       agrees = agrees && oracle::compare(y, expected.at("y"), tolerance).agrees();
     }
     wrong_ += !agrees;
-    const int64_t bytes = bytesMoved(problem);
+    const int64_t bytes = bytesMoved(problem).all();
     problem.inputs.clear();
 
     const std::pair<const char *, Contender *> all[] = {{"normforge", &ours},
                                                         {"heuristic", untuned.get()},
+                                                        {"against", other.get()},
+                                                        {"apart", apart.get()},
                                                         {"onednn", same.get()},
                                                         {"onednn-16c", best.get()},
                                                         {"by-hand", hand.get()},
@@ -281,13 +303,22 @@ private:
                             fmt::format("N = {}", batch), inCache ? "in L2" : "beyond")];
     group.share.push_back(share);
     std::string notes = !agrees ? "DISAGREES" : same ? "" : "oneDNN: " + whyNot;
+    /// Beside what oneDNN has to do with it.
+    auto noteRatio = [&](const char *name, const std::string &text) {
+      const Ratio r = pairedRatio(us.blocks, timing[name].blocks);
+      notes += fmt::format("{}{} {:.2f} ({:.2f}-{:.2f})", notes.empty() ? "" : "; ", text, r.value,
+                           r.low, r.high);
+      return r;
+    };
     if (untuned) {
-      const Ratio r = pairedRatio(us.blocks, timing["heuristic"].blocks);
+      const Ratio r = noteRatio("heuristic", "heuristic");
       overHeuristic_.push_back(r.value);
       behindHeuristic_ += r.high < 1 / 1.03;
-      notes += fmt::format("{}heuristic {:.2f} ({:.2f}-{:.2f})", notes.empty() ? "" : "; ", r.value,
-                           r.low, r.high);
     }
+    if (other)
+      overAgainst_.push_back(noteRatio("against", "against").value);
+    if (apart)
+      noteRatio("apart", "one after the other");
     auto ratio = [&](const char *name, std::vector<double> &ratios, int &behind) {
       if (!timing.count(name))
         return std::pair<std::string, std::string>("-", "");
@@ -316,6 +347,26 @@ private:
           t.spread, roofline / t.us,
           name == "normforge" ? fmt::format(",\"schedule\":\"{}\"", ours.schedule()) : "");
     json_.flush();
+  }
+
+  /// The kernel of the other spec for the same phase, layout and sizes.
+  std::unique_ptr<Normforge> makeAgainst(const Case &problem, const std::string &layout) {
+    if (!against_)
+      return nullptr;
+    const auto spec = inLayout(*against_, layout);
+    if (!spec || !spec->hasPhase(problem.phase) || spec->sizeNames() != problem.spec.sizeNames() ||
+        oracle::argumentShape(*spec, "x", problem.sizes) !=
+            oracle::argumentShape(problem.spec, "x", problem.sizes))
+      throw std::runtime_error(fmt::format("--against {}: no {} of x as large in layout {}",
+                                           options_.against, toString(problem.phase), layout));
+    return std::make_unique<Normforge>(session_, caseOf(*spec, problem.phase, problem.sizes));
+  }
+
+  /// A problem of the same sizes, with data of its own.
+  Case caseOf(const Spec &spec, Phase phase, const oracle::Sizes &sizes) const {
+    Case of{spec, phase, sizes, oracle::usualNumbers(spec, phase), {}, options_.threads};
+    of.inputs = oracle::drawInputs(spec, phase, sizes, 1);
+    return of;
   }
 
   void printGroups() const {
@@ -347,6 +398,15 @@ private:
                  geometricMean(overHeuristic_), std::ranges::min(overHeuristic_),
                  std::ranges::max(overHeuristic_), behindHeuristic_);
     fmt::print("\n");
+  }
+
+  void printAgainst() const {
+    if (!overAgainst_.empty())
+      fmt::print(
+          "\n{}: its time over ours {:.2f} in the geometric mean, {:.2f} at least, {:.2f} at "
+          "most\n",
+          options_.against, geometricMean(overAgainst_), std::ranges::min(overAgainst_),
+          std::ranges::max(overAgainst_));
   }
 
   /// Milliseconds for every variant of each spec: the median of a few compilations one after the
@@ -401,7 +461,7 @@ private:
         parseSpec("semantics: pytorch\ninput: {shape: [1, 16], layout: nc}\naxis: c\n", "smallest");
     if (!spec)
       throw std::runtime_error(llvm::toString(spec.takeError()));
-    Case problem{*spec, Phase::Inference, {}, {}, 1};
+    Case problem{*spec, Phase::Inference, {}, {}, {}, 1};
     problem.inputs = oracle::drawInputs(*spec, Phase::Inference, {}, 1);
     Normforge smallest(session_, problem);
     Contender *contenders[] = {&smallest};
@@ -411,12 +471,13 @@ private:
 
   const Options &options_;
   std::optional<TunedRecords> tuned_;
+  std::optional<Spec> against_;
   const TargetDescription &target_;
   Session session_;
   std::ofstream json_;
   std::map<std::string, Group> groups_;
   std::map<std::string, std::vector<double>> compileMs_;
-  std::vector<double> spreads_, overHeuristic_;
+  std::vector<double> spreads_, overHeuristic_, overAgainst_;
   int behindHeuristic_ = 0; ///< as Group's
   int wrong_ = 0;
 };
@@ -445,7 +506,8 @@ int main(int argc, char **argv) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"nchw", "nhwc", "nChw16c", "nChw8c"}));
-  app.add_option("--phases", options.phases, "inference,training,backward (default: the first two)")
+  app.add_option("--phases", options.phases,
+                 "Such as training,backward (default: inference,training)")
       ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("--threads", options.threads,
@@ -462,6 +524,9 @@ int main(int argc, char **argv) {
       ->type_name("FILE");
   app.add_flag("--beside-heuristic", options.besideHeuristic,
                "Where records chose, also measure the schedule that the heuristic alone chooses");
+  app.add_option("--against", options.against,
+                 "Also measure this spec, of the same shape, in the same phases")
+      ->type_name("FILE");
   app.add_option("--json", options.json,
                  "Also write one JSON object a line and contender to this file");
   app.add_flag("--quick", options.quick, "A few specs of each list, and a third of the time");
@@ -474,11 +539,12 @@ int main(int argc, char **argv) {
     return 2;
   }
   for (const std::string &phase : options.phases)
-    if (const auto known = parsePhase(phase); !known || *known > Phase::Backward) {
-      fmt::print(stderr,
-                 "normforge-bench: error: phase '{}' is {}; expected inference, training or "
-                 "backward\n",
-                 phase, known ? "not measured here" : "unknown");
+    if (!parsePhase(phase)) {
+      std::vector<std::string_view> known;
+      for (Phase each : kPhases)
+        known.push_back(toString(each));
+      fmt::print(stderr, "normforge-bench: error: phase '{}' is unknown; expected one of {}\n",
+                 phase, fmt::join(known, ", "));
       return 2;
     }
   if (options.quick)

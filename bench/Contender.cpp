@@ -2,7 +2,6 @@
 
 #include "bench/HandWritten.h"
 #include "normforge/openmp.h"
-#include "runtime/kernel/Plan.h"
 #include "runtime/measure/Copy.h"
 
 #include <algorithm>
@@ -65,7 +64,7 @@ public:
     p_.variance = find("moving_variance");
     p_.epsilon = static_cast<float>(spec.epsilon.value);
     p_.relu = !spec.fuse.empty();
-    p_.streams = bytesMoved(problem) > streamingBytes;
+    p_.streams = bytesMoved(problem).all() > streamingBytes;
     p_.threads = problem.threads;
     workspace_.resize(static_cast<size_t>((problem.threads + 3) * p_.channels));
   }
@@ -84,25 +83,19 @@ private:
   std::vector<float> workspace_;
 };
 
-/// Bytes of an array of x's shape.
-int64_t bytesOfData(const Case &problem) {
-  // Gradients may be computed from what has been made of x.
-  const auto dy = problem.inputs.find("dy");
-  const HostArray &data = dy == problem.inputs.end() ? problem.inputs.at("x") : dy->second;
-  return static_cast<int64_t>(data.bytes.size());
-}
-
 class Roofline : public Contender {
 public:
   Roofline(const Case &problem, bool streams)
       : streams_(streams), executor_(nf_openmp_executor(problem.threads)),
-        copy_(static_cast<uint64_t>(bytesMoved(problem) - bytesOfData(problem)),
-              static_cast<uint64_t>(bytesOfData(problem))) {}
+        bytes_(bytesMoved(problem)),
+        copy_(static_cast<uint64_t>(bytes_.read), static_cast<uint64_t>(bytes_.written)) {}
   void run() override { copy_.run(streams_, executor_); }
+  double scale() const override { return copy_.scale(); }
 
 private:
   bool streams_;
   nf_executor executor_;
+  Bytes bytes_;
   MemoryCopy copy_;
 };
 
@@ -110,11 +103,7 @@ private:
 
 struct Normforge::State {
   nf_executor executor;
-  std::shared_ptr<const Kernel> kernel;
-  std::shared_ptr<const Plan> plan;
-  std::vector<Buffer> buffers;
-  std::vector<void *> pointers;
-  std::unique_ptr<void, void (*)(void *)> workspace{nullptr, std::free};
+  std::unique_ptr<KernelCall> call;
 };
 
 Normforge::Normforge(Session &session, const Case &problem) : state_(std::make_unique<State>()) {
@@ -131,76 +120,75 @@ Normforge::Normforge(Session &session, const Case &problem) : state_(std::make_u
   if (!artifact)
     throw std::runtime_error(llvm::toString(artifact.takeError()));
   Failure failure;
-  s.kernel = Kernel::load(std::move(*artifact), {}, failure);
+  std::shared_ptr<const Kernel> kernel = Kernel::load(std::move(*artifact), {}, failure);
   std::vector<int64_t> sizes;
-  if (s.kernel) {
-    if (!s.kernel->artifact().scalars.empty())
-      throw std::runtime_error("specs with run-time numbers are not measured");
-    for (const std::string &name : s.kernel->artifact().sizes)
+  if (kernel) {
+    for (const std::string &name : kernel->artifact().sizes)
       sizes.push_back(problem.sizes.at(name));
-    s.plan = Plan::make(s.kernel, sizes, failure);
+    s.call = KernelCall::make(kernel, sizes, failure);
   }
-  if (!s.plan)
+  if (!s.call)
     throw std::runtime_error(failure.message);
-  const auto &arguments = s.kernel->artifact().arguments;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i].written)
-      s.buffers.emplace_back(s.plan->arrays()[i].bytes);
-    else
-      s.buffers.emplace_back(problem.inputs.at(arguments[i].name));
-    s.pointers.push_back(s.buffers.back().get());
-  }
-  s.workspace.reset(std::aligned_alloc(64, (s.plan->workspaceBytes() + 64) / 64 * 64));
-  if (!s.workspace)
-    throw std::bad_alloc();
+  s.call->allocate();
+  for (const auto &[name, array] : problem.inputs)
+    s.call->set(name, std::as_bytes(std::span(array.bytes)));
+  std::vector<nf_scalar> scalars;
+  for (const Scalar &scalar : kernel->artifact().scalars)
+    scalars.push_back(problem.scalars.at(scalar.name));
+  s.call->setScalars(std::move(scalars));
 }
 Normforge::~Normforge() = default;
 
 void Normforge::run() {
   Failure failure;
-  if (!state_->plan->run({state_->pointers, {}, state_->workspace.get()}, &state_->executor,
-                         failure))
+  if (!state_->call->run(state_->executor, failure))
     throw std::runtime_error(failure.message);
 }
 
 HostArray Normforge::output(const std::string &name) const {
-  const auto &arguments = state_->kernel->artifact().arguments;
+  const auto &arguments = state_->call->plan().kernel().artifact().arguments;
   for (size_t i = 0; i < arguments.size(); ++i)
-    if (arguments[i].written && arguments[i].name == name) {
-      HostArray array(arguments[i].dtype, state_->plan->arrays()[i].shape);
-      std::memcpy(array.bytes.data(), state_->pointers[i], array.bytes.size());
-      return array;
-    }
+    if (arguments[i].written && arguments[i].name == name)
+      return oracle::outputOf(*state_->call, i);
   throw std::runtime_error("no output " + name);
 }
 
 std::string Normforge::schedule() const {
-  return state_->kernel->artifact().variants[state_->plan->variant()].schedule;
+  const Plan &plan = state_->call->plan();
+  return plan.kernel().artifact().variants[plan.variant()].schedule;
 }
 
 std::unique_ptr<OneDnnContender> OneDnnContender::create(const Case &problem, std::string &whyNot) {
   auto made = std::make_unique<OneDnnContender>();
-  made->primitive_ = oracle::OneDnn::create(problem.spec, problem.phase, problem.sizes,
-                                            problem.inputs, {}, problem.threads, whyNot);
+  made->primitive_ =
+      oracle::OneDnn::create(problem.spec, problem.phase, problem.sizes, problem.inputs,
+                             problem.scalars, problem.threads, whyNot);
   return made->primitive_ ? std::move(made) : nullptr;
 }
 
 std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64_t streamingBytes) {
-  const Spec &spec = problem.spec;
+  const Spec spec = ofPhase(problem.spec, problem.phase);
   const bool channelsFirst = spec.axes[0] == 1 && !isLast(spec);
   const bool fits = canRunHandWritten() &&
                     (problem.phase == Phase::Inference || problem.phase == Phase::Training) &&
                     (spec.mode == Mode::Feature || spec.mode == Mode::Batch) &&
                     spec.axes.size() == 1 && spec.dtype == DType::F32 && !isBlocked(spec) &&
-                    (channelsFirst || isLast(spec)) &&
+                    (channelsFirst || isLast(spec)) && !spec.renorm && spec.ghostBatch == 0 &&
+                    !spec.adjustment && !spec.mask &&
                     (spec.fuse.empty() || spec.fuse == std::vector<FuseStep>{{"relu"}});
   return fits ? std::make_unique<HandWritten>(problem, streamingBytes) : nullptr;
 }
 
-int64_t bytesMoved(const Case &problem) {
-  const int64_t x = bytesOfData(problem);
-  const bool readsTwo = problem.inputs.contains("addend") || problem.inputs.contains("dy");
-  return (readsTwo ? 3 : 2) * x;
+Bytes bytesMoved(const Case &problem) {
+  const Operator op = makeOperator(problem.spec, problem.phase);
+  std::vector<int64_t> sizes;
+  for (const std::string &name : op.sizes)
+    sizes.push_back(problem.sizes.at(name));
+  Bytes bytes;
+  for (const Operand &operand : op.operands)
+    if (op.isWhole(operand))
+      (operand.written ? bytes.written : bytes.read) += operand.bytes().evaluate(sizes).value();
+  return bytes;
 }
 
 std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams) {

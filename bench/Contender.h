@@ -16,6 +16,7 @@ struct Case {
   Spec spec;
   Phase phase = Phase::Inference;
   oracle::Sizes sizes;
+  oracle::Numbers scalars; ///< of the call
   oracle::Arrays inputs;
   int threads = 1;
   std::string schedule{};              ///< a forced one's text; empty: what is chosen
@@ -27,6 +28,8 @@ class Contender {
 public:
   virtual ~Contender() = default;
   virtual void run() = 0;
+  /// The time of run() times this is that of what it stands for.
+  virtual double scale() const { return 1; }
 };
 
 /// Our kernel. Compiles; throws std::runtime_error.
@@ -41,6 +44,19 @@ public:
 private:
   struct State;
   std::unique_ptr<State> state_;
+};
+
+/// Kernels one after the other, each on buffers of its own.
+class Sequence : public Contender {
+public:
+  explicit Sequence(std::vector<std::unique_ptr<Contender>> parts) : parts_(std::move(parts)) {}
+  void run() override {
+    for (const auto &part : parts_)
+      part->run();
+  }
+
+private:
+  std::vector<std::unique_ptr<Contender>> parts_;
 };
 
 /// oneDNN, with nothing where it does not compute this; `whyNot` says so.
@@ -64,10 +80,14 @@ public:
 /// elsewhere. `streamingBytes`: y goes past the caches where x and y are larger.
 std::unique_ptr<HandWrittenContender> makeHandWritten(const Case &problem, int64_t streamingBytes);
 
-/// Bytes of x and a fused addend, read once, and y, written once.
-int64_t bytesMoved(const Case &problem);
+/// Bytes of the arrays of the data's shape, each read or written once.
+struct Bytes {
+  int64_t read = 0, written = 0;
+  int64_t all() const { return read + written; }
+};
+Bytes bytesMoved(const Case &problem);
 
-/// Moves as many bytes with a scale and an addition.
+/// Moves as many bytes: a MemoryCopy.
 std::unique_ptr<Contender> makeRoofline(const Case &problem, bool streams);
 
 } // namespace normforge::bench

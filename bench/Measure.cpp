@@ -30,7 +30,7 @@ std::vector<Timing> measure(std::span<Contender *const> contenders, double secon
     for (size_t c = 0; c < contenders.size(); ++c) {
       // Not counted: it pays for what the one before left in the caches.
       contenders[c]->run();
-      timings[c].blocks.push_back(timed(*contenders[c], calls[c]) * 1e6);
+      timings[c].blocks.push_back(timed(*contenders[c], calls[c]) * 1e6 * contenders[c]->scale());
     }
   for (Timing &timing : timings) {
     std::vector<double> sorted = timing.blocks;

@@ -67,9 +67,7 @@ public:
                                   fmt::join(spec.sizeNames(), ", ")));
     for (Phase phase : phases) {
       check.phase = phase;
-      check.scalars.clear();
-      for (const std::string &name : spec.scalarNames(phase))
-        check.scalars[name] = scalarFor(spec, name);
+      check.scalars = oracle::usualNumbers(spec, phase);
       cases.push_back(check);
     }
     return llvm::Error::success();

@@ -59,6 +59,7 @@ public:
         verbose_(verbose), colour_(wantsColour()), progress_(isTerminal(stderr)) {
     for (const CheckCase &check : cases) {
       specWidth_ = std::max(specWidth_, check.path.size());
+      phaseWidth_ = std::max(phaseWidth_, toString(check.phase).size());
       sizesWidth_ = std::max(sizesWidth_, sizesText(check).size());
     }
     cpuWidth_ = std::max(cpuWidth_, targetCpu.size());
@@ -134,8 +135,8 @@ private:
   template <typename... Ts>
   void row(std::string_view spec, std::string_view phase, std::string_view sizes,
            std::string_view target, Ts &&...rest) {
-    fmt::print("{:<{}}  {:<9}  {:<{}}  {:<{}}", spec, specWidth_, phase, sizes, sizesWidth_, target,
-               cpuWidth_);
+    fmt::print("{:<{}}  {:<{}}  {:<{}}  {:<{}}", spec, specWidth_, phase, phaseWidth_, sizes,
+               sizesWidth_, target, cpuWidth_);
     numbers(std::string_view(rest)...);
   }
   void numbers(std::string_view compile, std::string_view oneDnn, std::string_view oneDnnAllowed,
@@ -188,7 +189,7 @@ private:
   const std::string targetCpu_;
   const std::vector<std::string> defaults_;
   const bool verbose_, colour_, progress_;
-  size_t specWidth_ = 4, sizesWidth_ = 5, cpuWidth_ = 6;
+  size_t specWidth_ = 4, phaseWidth_ = 9, sizesWidth_ = 5, cpuWidth_ = 6;
   size_t finished_ = 0, disagreements_ = 0;
   std::vector<std::string> notes_;
 };

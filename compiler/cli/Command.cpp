@@ -219,16 +219,6 @@ std::optional<int64_t> defaultSize(llvm::StringRef name) {
                        : std::nullopt;
 }
 
-double scalarFor(const Spec &spec, llvm::StringRef name) {
-  if (name == "epsilon")
-    return 1e-3;
-  if (name == "count" || name == "step")
-    return 4;
-  if (name == "learning_rate")
-    return 0.01;
-  return spec.momentum.weighs == MomentumWeighs::Old ? 0.9 : 0.1;
-}
-
 // ---- Specs --------------------------------------------------------------------------------------
 
 llvm::Error ScheduleOptions::read() {

@@ -109,8 +109,6 @@ llvm::Error checkDistinctNames(const std::vector<std::string> &paths,
 
 /// A value for a named size that nobody gave, by the names that the specs of this project have.
 std::optional<int64_t> defaultSize(llvm::StringRef name);
-/// One for a number that a spec leaves to the call.
-double scalarFor(const Spec &spec, llvm::StringRef name);
 /// Values of the kernel's sizes in its order. `missing` gets the names that have none.
 std::vector<int64_t> orderSizes(const std::vector<std::string> &names, const NamedSizes &sizes,
                                 std::vector<std::string> &missing);

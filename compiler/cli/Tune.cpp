@@ -163,8 +163,7 @@ llvm::Expected<std::vector<tune::Case>> makeCases(const Options &options, const 
             one.threads = common.threads;
             one.cache = cache;
             one.bits = common.bits;
-            for (const std::string &name : spec.scalarNames(phase))
-              one.scalars[name] = scalarFor(spec, name);
+            one.scalars = oracle::usualNumbers(spec, phase);
             complete(one, target);
             cases.push_back(std::move(one));
           }

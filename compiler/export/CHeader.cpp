@@ -302,7 +302,7 @@ private:
 } // namespace
 
 std::string exportedSymbol(const std::string &name, std::string_view phase) {
-  return fmt::format("{}_{}", name, phase);
+  return identifierOf(fmt::format("{}_{}", name, phase));
 }
 
 std::string identifierOf(std::string_view text) {

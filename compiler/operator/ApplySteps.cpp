@@ -98,7 +98,7 @@ Term OperatorBuilder::prologue() {
 }
 
 std::optional<KeptBits> OperatorBuilder::keptBits() {
-  if (!spec_.hasPhase(Phase::Training) || !spec_.hasPhase(Phase::Backward) ||
+  if (!spec_.hasPhase(Phase::Training) || !spec_.hasBackward() ||
       spec_.backwardStatistics != BackwardStatistics::Batch)
     return std::nullopt;
   auto wholeOf = [&](const Needs &needs) {

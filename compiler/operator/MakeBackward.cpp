@@ -23,6 +23,7 @@ void OperatorBuilder::makeBackward() {
   const bool moving = spec_.backwardStatistics == BackwardStatistics::Moving;
   const DType statistic = spec_.statisticDType();
   const bool hasMean = spec_.hasMean();
+  const bool updates = isUpdate(op_.phase);
   const Needs needs = needsOf(spec_.fuse, bits_ ? std::optional(bits_->step) : std::nullopt);
 
   // The prologue in runs of steps, each but the last ending with a value that is stored.
@@ -83,17 +84,24 @@ void OperatorBuilder::makeBackward() {
     return !needs.operands.contains(operand.name);
   });
   addMask();
-  addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, {"dy"});
-  if (spec_.learnsGamma())
-    addOperand("dgamma", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
-  if (spec_.learnsBeta())
-    addOperand("dbeta", Role::Gradient, Values::Any, parameter, parameterIndex(), true);
+  if (updates)
+    addLearnedOperands(/*written=*/false);
+  // An update of elements is made after dx, and of dy once more.
+  std::vector<std::string> overDy;
+  if (!updates || loopsOf(parameterIndex()) != allLoops())
+    overDy.push_back("dy");
+  addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, overDy);
+  for (const LearnedParameter &of : learnedParameters())
+    if (!updates)
+      addOperand(("d" + of.name).c_str(), Role::Gradient, Values::Any, parameter, parameterIndex(),
+                 true);
   for (const std::vector<FuseStep> *steps : {&spec_.prologue, &spec_.fuse})
     for (const FuseStep &step : *steps)
       for (const StepOperand &operand : step.operands)
         addOperand(("d" + operand.name).c_str(), Role::Gradient, Values::Any, dtypeOf(step),
-                   indexOf(operand), true,
-                   operand.whole ? std::vector<std::string>{"dy"} : std::vector<std::string>());
+                   indexOf(operand), true, operand.whole ? overDy : std::vector<std::string>());
+  if (updates)
+    addLearnedOperands(/*written=*/true);
 
   const Term start = operand(runs.back().from);
   const Term dy = operand("dy");
@@ -157,11 +165,16 @@ void OperatorBuilder::makeBackward() {
   // Sums over other loops than those of the statistics, each a pass of its own, by their loops.
   std::map<std::vector<int>, std::vector<Named>> others;
   std::vector<Named> sums, made, elements;
+  // By the parameters' names: gradients that are not written, but that a step is taken by.
+  std::map<std::string, Term> ofLearned;
+  auto isLearned = [](std::string_view name) { return name == "dgamma" || name == "dbeta"; };
   auto addGradient = [&](const std::string &name, std::vector<int> loops, Term of, bool isEarly) {
     // Of what nothing depends on it is 0, and a sum has to have something to run over.
     if (op_.exprs[of.expr].op == ExprOp::Constant)
       of = select(isNan(dy), of, of);
-    if (loops == allLoops())
+    if (loops == allLoops() && updates && isLearned(name))
+      ofLearned.emplace(name.substr(1), of);
+    else if (loops == allLoops())
       elements.push_back({name, of, name});
     else if (isEarly && loops == keptLoops())
       sums.push_back({name, of, name});
@@ -231,7 +244,7 @@ void OperatorBuilder::makeBackward() {
   // What dt is made of, and gradients of parameters that have the statistics' loops, or more of
   // them.
   const std::vector<int> parameters = ofStatistics(parameterLoops());
-  const bool sameLoops = parameters == ofChannels;
+  const bool sameLoops = parameters == ofChannels, storesSame = sameLoops && !updates;
   const bool readsRest = rest && !isKept;
   const size_t written = made.size();
   if (readsRest)
@@ -266,9 +279,9 @@ void OperatorBuilder::makeBackward() {
   if (isKept && spec_.learnsGamma())
     made.push_back({"dgamma",
                     corrected.addend ? fma(s, *product, *corrected.addend * *sum) : s * *product,
-                    sameLoops ? "dgamma" : ""});
+                    storesSame ? "dgamma" : ""});
   if (isKept && spec_.learnsBeta())
-    made.push_back({"dbeta", *sum, sameLoops ? "dbeta" : ""});
+    made.push_back({"dbeta", *sum, storesSame ? "dbeta" : ""});
   std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
   if (!made.empty()) {
     leaves = addStep(op_.grouped ? "per_channel" : "finalize", Reduce::None, ofChannels, ofChannels,
@@ -285,6 +298,15 @@ void OperatorBuilder::makeBackward() {
       ownGamma = *next++;
     if (isKept && spec_.learnsBeta())
       ownBeta = *next++;
+  }
+  if (updates && sameLoops) {
+    if (ownGamma)
+      ofLearned.emplace("gamma", *ownGamma);
+    if (ownBeta)
+      ofLearned.emplace("beta", *ownBeta);
+    // No step after this one reads gamma or beta, which may be written in place.
+    if (isKept)
+      addUpdate(ofLearned, parameters);
   }
   if (!isKept) {
     if (spec_.learnsGamma())
@@ -324,7 +346,13 @@ void OperatorBuilder::makeBackward() {
     leaves = addStep(("parameters" + suffix).c_str(), Reduce::Sum, std::move(over), loops, summed);
     for (size_t i = 0; i < stored.size(); ++i)
       stored[i].value = leaves[i];
-    addStep(("store" + suffix).c_str(), Reduce::None, loops, loops, stored);
+    for (Named &one : stored)
+      if (updates && isLearned(one.name))
+        one.operand = {};
+    leaves = addStep(("store" + suffix).c_str(), Reduce::None, loops, loops, stored);
+    for (size_t i = 0; i < stored.size(); ++i)
+      if (updates && isLearned(stored[i].name))
+        ofLearned.emplace(stored[i].name.substr(1), leaves[i]);
   };
   std::string suffix;
   int count = 1;
@@ -340,6 +368,8 @@ void OperatorBuilder::makeBackward() {
     own.push_back({"dbeta", *ownBeta, "dbeta"});
   if (!own.empty())
     addSums(ofChannels, parameters, own, suffix);
+  if (updates && !(isKept && sameLoops))
+    addUpdate(ofLearned, parameters);
 }
 
 } // namespace normforge

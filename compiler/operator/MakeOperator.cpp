@@ -152,6 +152,7 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(ofPhase(
   op_.compute = spec_.accumulate;
   op_.symbol = fmt::format("nf_{}_{}_{}_{}", shortName(spec.mode), toString(phase),
                            toString(spec_.dtype), spec_.layout.text);
+  llvm::replace(op_.symbol, '+', '_');
   op_.sizes = spec_.sizeNames();
   op_.scalars = spec.scalars(phase);
   // Nothing has no statistics.
@@ -172,10 +173,10 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(ofPhase(
 }
 
 Operator OperatorBuilder::build() {
-  if (op_.phase == Phase::Training || op_.phase == Phase::Backward)
+  if (op_.phase == Phase::Training || isBackward(op_.phase))
     bits_ = OperatorBuilder(spec_, Phase::Training).keptBits();
   makeLoops(/*keepsBlocks=*/bits_.has_value());
-  if (op_.phase == Phase::Backward) {
+  if (isBackward(op_.phase)) {
     makeBackward();
     return std::move(op_);
   }
@@ -234,7 +235,7 @@ void OperatorBuilder::makeLoops(bool keepsBlocks) {
 /// innermost or in blocks, so that their sums are columns whatever the groups are, and in the
 /// backward phase, which needs the sums of channels for dgamma and dbeta.
 bool OperatorBuilder::splitsGroupedAxis() const {
-  if (spec_.mode != Mode::Group || op_.phase == Phase::Backward || spec_.layout.isBlocked())
+  if (spec_.mode != Mode::Group || isBackward(op_.phase) || spec_.layout.isBlocked())
     return false;
   bool hasOthers = false;
   for (int i = 0; i < spec_.rank(); ++i) {
@@ -459,7 +460,7 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
                true);
     if (bits_)
       addBits(/*written=*/true);
-    if (spec_.renorm && spec_.hasPhase(Phase::Backward))
+    if (spec_.renorm && spec_.hasBackward())
       for (const char *name : {"renorm_r", "renorm_d"})
         addOperand(name, Role::Statistic, Values::Any, statistic, statisticIndex(), true);
   }

@@ -1,4 +1,5 @@
-// The update phase: what an optimizer does with the gradients of gamma and beta.
+// What an optimizer does with the gradients of gamma and beta: phase update, and the end of
+// backward+update.
 #include "compiler/operator/OperatorBuilder.h"
 
 #include <cmath>
@@ -41,43 +42,53 @@ std::vector<OperatorBuilder::LearnedParameter> OperatorBuilder::learnedParameter
   return all;
 }
 
-void OperatorBuilder::makeUpdateOperands() {
+void OperatorBuilder::addLearnedOperands(bool written) {
   const DType parameter = spec_.parameterDType, state = spec_.statisticDType();
   const std::vector<LearnedParameter> all = learnedParameters();
-  auto addStates = [&](bool written) {
-    for (const LearnedParameter &of : all)
-      for (const auto &[end, values] : statesOf(*spec_.optimizer)) {
-        const std::string name = of.name + end;
-        addOperand(name.c_str(), Role::State, values, state, dataIndex(), written,
-                   written ? std::vector{name} : std::vector<std::string>());
-      }
-  };
-  for (const LearnedParameter &of : all)
-    addOperand(("d" + of.name).c_str(), Role::Gradient, Values::Any, parameter, dataIndex(), false);
-  for (const LearnedParameter &of : all)
-    addOperand(of.name.c_str(), Role::Parameter, of.values, parameter, dataIndex(), false);
-  addStates(/*written=*/false);
   for (const LearnedParameter &of : all) {
-    addOperand(of.name.c_str(), Role::Parameter, of.values, parameter, dataIndex(), true,
-               {of.name});
-    op_.operands.back().old = op_.operand(of.name, false);
+    const int read = op_.operand(of.name, false);
+    if (!written && read >= 0) // by backward, too
+      continue;
+    addOperand(of.name.c_str(), Role::Parameter, of.values, parameter, parameterIndex(), written,
+               written ? std::vector{of.name} : std::vector<std::string>());
+    if (written)
+      op_.operands.back().old = read;
   }
-  addStates(/*written=*/true);
-  if (llvm::any_of(all, [](const LearnedParameter &of) { return of.learned.hasPenalty(); }))
-    addOperand("penalty", Role::Statistic, Values::Any, state, statisticIndex(), true);
+  for (const LearnedParameter &of : all)
+    for (const auto &[end, values] : statesOf(*spec_.optimizer)) {
+      const std::string name = of.name + end;
+      addOperand(name.c_str(), Role::State, values, state, parameterIndex(), written,
+                 written ? std::vector{name} : std::vector<std::string>());
+    }
+  if (written &&
+      llvm::any_of(all, [](const LearnedParameter &of) { return of.learned.hasPenalty(); }))
+    addOperand("penalty", Role::Statistic, Values::Any, state, indexOf([](int) { return false; }),
+               true);
 }
 
 /// Elements are those of a parameter, all of them one statistics group: what norms and penalties
-/// are sums over. The formulas are those of compiler/spec/Optimizer.h.
+/// are sums over.
 void OperatorBuilder::makeUpdate() {
-  makeUpdateOperands();
+  for (const LearnedParameter &of : learnedParameters())
+    addOperand(("d" + of.name).c_str(), Role::Gradient, Values::Any, spec_.parameterDType,
+               parameterIndex(), false);
+  addLearnedOperands(/*written=*/false);
+  addLearnedOperands(/*written=*/true);
+  std::map<std::string, Term> gradients;
+  for (const LearnedParameter &of : learnedParameters())
+    gradients.emplace(of.name, operand("d" + of.name));
+  addUpdate(gradients, allLoops());
+}
+
+/// The formulas are those of compiler/spec/Optimizer.h.
+void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
+                                const std::vector<int> &loops) {
   const Optimizer &optimizer = *spec_.optimizer;
   const std::vector<LearnedParameter> all = learnedParameters();
   const Term one = constant(1), zero = constant(0);
 
-  // What of the step has one value for all elements: the rate and how far sums of weights are from
+  // What of the step has one value for all elements: the rate, and how far sums of weights are from
   // 1, 1 - b^t = -expm1(t*ln b).
-  std::vector<Named> common;
   std::optional<Term> step;
   if (optimizer.takesStep())
     step = scalar("step");
@@ -96,12 +107,6 @@ void OperatorBuilder::makeUpdate() {
     else
       rate = rate * root;
   }
-  common.push_back({"rate", rate});
-  if (ofRoot)
-    common.push_back({"root_of_weights", *ofRoot});
-  const std::vector<Term> ofStep =
-      addStep("prepare", Reduce::None, keptLoops(), keptLoops(), common);
-  rate = ofStep[0];
 
   // New values before constraints, and states.
   std::vector<Named> results, states, sums;
@@ -110,7 +115,7 @@ void OperatorBuilder::makeUpdate() {
   for (const LearnedParameter &of : all) {
     const Learned &learned = of.learned;
     const Term w = operand(of.name);
-    Term g = operand("d" + of.name);
+    Term g = gradients.at(of.name);
     const double decay = optimizer.weightDecay * learned.l2Factor + 2 * learned.l2;
     if (decay > 0)
       g = fma(constant(decay), w, g);
@@ -143,7 +148,7 @@ void OperatorBuilder::makeUpdate() {
         square = clampAtZero(fma(-*mean, *mean, square));
       Term root = sqrt(optimizer.epsilonInRoot ? square + epsilon : square);
       if (ofRoot)
-        root = root / ofStep[1];
+        root = root / *ofRoot;
       to = (isAdam ? *mean : g) / (optimizer.epsilonInRoot ? root : root + epsilon);
     }
     Term next = w;
@@ -176,7 +181,7 @@ void OperatorBuilder::makeUpdate() {
 
   std::vector<Term> factors;
   if (!sums.empty()) {
-    const std::vector<Term> ofAll = addStep("sums", Reduce::Sum, allLoops(), keptLoops(), sums);
+    const std::vector<Term> ofAll = addStep("norm_sums", Reduce::Sum, loops, {}, sums);
     std::vector<Named> ofSums;
     size_t next = 0;
     for (const LearnedParameter &of : all)
@@ -197,7 +202,7 @@ void OperatorBuilder::makeUpdate() {
       }
     if (penalty)
       ofSums.push_back({"penalty", ofAll.back(), "penalty"});
-    factors = addStep("norms", Reduce::None, keptLoops(), keptLoops(), ofSums);
+    factors = addStep("norms", Reduce::None, {}, {}, ofSums);
   }
   size_t next = 0;
   for (size_t i = 0; i < all.size(); ++i)
@@ -205,7 +210,7 @@ void OperatorBuilder::makeUpdate() {
                        all[i].learned.takesNorm() ? weights[i] * factors[next++] : weights[i],
                        all[i].name});
   llvm::append_range(results, states);
-  addStep("update", Reduce::None, allLoops(), allLoops(), results);
+  addStep("update", Reduce::None, loops, loops, results);
 }
 
 } // namespace normforge

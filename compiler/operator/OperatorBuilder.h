@@ -10,6 +10,7 @@
 #include "llvm/ADT/STLExtras.h"
 
 #include <array>
+#include <map>
 #include <numeric>
 #include <set>
 #include <span>
@@ -255,8 +256,11 @@ private:
     Learned learned;
   };
   std::vector<LearnedParameter> learnedParameters() const;
-  void makeUpdateOperands();
+  /// gamma, beta and what the optimizer keeps of them; written, the penalty too.
+  void addLearnedOperands(bool written);
   void makeUpdate();
+  /// The steps of the optimizer over parameters with these gradients and loops.
+  void addUpdate(const std::map<std::string, Term> &gradients, const std::vector<int> &loops);
   Statistics batchStatistics(bool training, bool updates);
   Statistics meanOfSquares(bool training);
   Statistics movingStatistics();

@@ -326,9 +326,9 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
                          toString(spec.parameterDType));
     return nullptr;
   }
-  if (phase == Phase::Population || phase == Phase::Update) {
-    whyNot = phase == Phase::Update ? "oneDNN has no optimizers"
-                                    : "oneDNN takes no statistics of many batches";
+  if (phase == Phase::Population || isUpdate(phase)) {
+    whyNot =
+        isUpdate(phase) ? "oneDNN has no optimizers" : "oneDNN takes no statistics of many batches";
     return nullptr;
   }
   if (spec.takesBatchStatistics(phase) &&

@@ -39,6 +39,8 @@ enum class Data {
 };
 std::optional<Data> parseData(std::string_view text);
 std::string_view toString(Data data);
+/// A value for every number that the spec leaves to a call of `phase`.
+Numbers usualNumbers(const Spec &spec, Phase phase);
 /// Inputs of `phase`, drawn with `seed`: the same on every machine. Saved statistics are those of
 /// the data, which a prologue may make with numbers of `scalars`. A blocked layout's padding in x
 /// and addend holds NaN (it must not matter).

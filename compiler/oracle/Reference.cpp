@@ -587,10 +587,19 @@ Arrays population(const Spec &spec, const Coordinates &at, const Arrays &inputs,
 
 Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
-  if (phase == Phase::Backward)
-    return gradients(whole, sizes, inputs, scalars);
   const Spec spec = ofPhase(whole, phase);
-  if (phase == Phase::Update)
+  if (isBackward(phase)) {
+    Arrays outputs = gradients(whole, sizes, inputs, scalars);
+    if (!isUpdate(phase))
+      return outputs;
+    Arrays ofParameters = inputs; // and their gradients
+    for (const char *name : {"dgamma", "dbeta"})
+      if (auto gradient = outputs.extract(name))
+        ofParameters.insert(std::move(gradient));
+    outputs.merge(updated(spec, ofParameters, scalars));
+    return outputs;
+  }
+  if (isUpdate(phase))
     return updated(spec, inputs, scalars);
   const Coordinates at(spec, sizes);
   Prologue prologue = prologueOf(spec, sizes, inputs, scalars);
@@ -652,7 +661,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
     return outputs;
 
   if (spec.renorm) {
-    if (!spec.hasPhase(Phase::Backward))
+    if (!spec.hasBackward())
       for (const char *name : {"renorm_r", "renorm_d"})
         made.erase(name);
     outputs.merge(made);

@@ -100,11 +100,24 @@ struct Selection : StageSizes {
 
   // The forms of a schedule.
 
+  /// By step: whether elements are made of its results, or of what is made of them.
+  std::vector<bool> awaitedByElements() const {
+    std::vector<bool> awaited(op.steps.size());
+    for (uint32_t i = static_cast<uint32_t>(op.steps.size()); i-- > 0;)
+      for (uint32_t later = i + 1; later < op.steps.size(); ++later) {
+        const StepPlan maker{i, Part::Whole};
+        awaited[i] = awaited[i] || ((awaited[later] || op.isWhole(op.steps[later])) &&
+                                    reads(later, std::span(&maker, 1)));
+      }
+    return awaited;
+  }
+
   /// One stage goes through the data and does all that is done with it; what it carries is merged
   /// after it, and what is smaller than the statistics follows.
   Schedule single(const Schedule &base, StagePlan stage, const std::string &name) const {
     stage.name = name;
     std::vector<std::vector<StepPlan>> after;
+    const std::vector<bool> awaited = awaitedByElements();
     for (uint32_t i = 0; i < op.steps.size(); ++i) {
       const Step &step = op.steps[i];
       if (op.isWhole(step)) {
@@ -117,6 +130,8 @@ struct Selection : StageSizes {
                                       [&](const auto &steps) { return reads(i, steps); });
       if (step.reduce != Reduce::None)
         after.push_back({{i, Part::Whole}});
+      else if (!awaited[i] && !after.empty()) // it may write over what those before it read
+        after.back().push_back({i, Part::Whole});
       else if (maker != after.end())
         maker->push_back({i, Part::Whole});
       else
@@ -206,6 +221,7 @@ struct Selection : StageSizes {
       pending.clear();
       schedule.stages.push_back(std::move(elements));
     }
+    addPending();
     return inWords(std::move(schedule));
   }
   /// Whether a row of a step's elements is columns of more vectors than a tile has: tiles that go

@@ -65,12 +65,12 @@ std::optional<Chosen> chosenBy(const Value &value) {
 void Parser::readUpdate() {
   if (const Entry *entry = keys_.find("optimizer"))
     readOptimizer(*entry);
-  else if (spec_.hasPhase(Phase::Update))
+  else if (spec_.hasUpdate())
     error(keys_.find("phases")->value,
           "phase update needs the key 'optimizer', such as optimizer: sgd");
   if (const Entry *entry = keys_.find("parameters"))
     readParameters(*entry);
-  if (!spec_.hasPhase(Phase::Update)) {
+  if (!spec_.hasUpdate()) {
     for (const char *key : {"optimizer", "parameters"})
       if (keys_.find(key))
         spec_.notes.push_back(fmt::format("{} has no effect: update is none of the phases", key));

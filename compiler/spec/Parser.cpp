@@ -27,8 +27,9 @@ constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance, 
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
 /// Those that are built in the order of Phase.
-constexpr Choice phaseNames[] = {{"inference"},  {"training"}, {"backward"},
-                                 {"population"}, {"update"},   {"initialize", false}};
+constexpr Choice phaseNames[] = {{"inference"},        {"training"}, {"backward"},
+                                 {"population"},       {"update"},   {"backward+update"},
+                                 {"initialize", false}};
 constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
                                   {"eval", "inference"},    {"predict", "inference"},
                                   {"forward", "inference"}, {"gradient", "backward"}};
@@ -430,16 +431,15 @@ void Parser::noteKeysWithoutEffect() {
                 : keepsMoving           ? "trainable: false keeps the moving statistics as they are"
                 : spec_.takesPopulation ? "statistics: population leaves nothing to average"
                                         : "training is none of the phases");
-  if (!spec_.hasPhase(Phase::Backward))
+  if (!spec_.hasBackward())
     note("backward_statistics", "backward is none of the phases");
   for (const char *key : {"renorm", "virtual_batch_size", "adjustment", "mask"})
     if (keepsMoving)
       note(key, "trainable: false takes the moving statistics in training too");
     else if (hasMoving && !spec_.hasPhase(Phase::Training) &&
-             (!spec_.hasPhase(Phase::Backward) ||
-              spec_.backwardStatistics == BackwardStatistics::Moving))
+             (!spec_.hasBackward() || spec_.backwardStatistics == BackwardStatistics::Moving))
       note(key, "no phase takes the batch's statistics");
-  if (!spec_.hasPhase(Phase::Backward) && spec_.frozen == Frozen::Parameters)
+  if (!spec_.hasBackward() && spec_.frozen == Frozen::Parameters)
     note("trainable", "it keeps gradients from gamma and beta, and backward is none of the phases");
   const bool hasBias =
       std::ranges::any_of(spec_.prologue, [](const FuseStep &step) { return step.name == "bias"; });

@@ -45,6 +45,8 @@ std::string_view toString(Phase phase) {
     return "population";
   case Phase::Update:
     return "update";
+  case Phase::BackwardUpdate:
+    return "backward+update";
   }
   return "";
 }
@@ -184,6 +186,7 @@ bool Spec::takesMovingStatistics(Phase phase) const {
   case Phase::Training:
     return frozen == Frozen::ParametersAndStatistics;
   case Phase::Backward:
+  case Phase::BackwardUpdate:
     return backwardStatistics == BackwardStatistics::Moving;
   case Phase::Population:
   case Phase::Update:
@@ -214,14 +217,8 @@ std::vector<Scalar> Spec::scalars(Phase phase) const {
   const Spec seen = ofPhase(*this, phase);
   const DType type = seen.accumulate;
   std::vector<Scalar> scalars;
-  if (phase == Phase::Update) {
-    if (optimizer && optimizer->learningRate.isArgument)
-      scalars.push_back({"learning_rate", type, 0, kInfinity});
-    if (optimizer && optimizer->takesStep())
-      scalars.push_back({"step", type, 1, kInfinity, /*open=*/false, /*whole=*/true});
-    return scalars;
-  }
-  if (epsilon.isArgument && (phase != Phase::Population || spreadTakesEpsilon()))
+  if (epsilon.isArgument && phase != Phase::Update &&
+      (phase != Phase::Population || spreadTakesEpsilon()))
     scalars.push_back({"epsilon", type, 0, kInfinity, /*open=*/true});
   if (updatesMovingStatistics(phase)) {
     if (momentum.cumulative)
@@ -233,6 +230,12 @@ std::vector<Scalar> Spec::scalars(Phase phase) const {
     for (const FuseStep &step : *steps)
       for (const std::string &name : step.scalars)
         scalars.push_back({name, type, -kInfinity, kInfinity});
+  if (isUpdate(phase) && optimizer) {
+    if (optimizer->learningRate.isArgument)
+      scalars.push_back({"learning_rate", type, 0, kInfinity});
+    if (optimizer->takesStep())
+      scalars.push_back({"step", type, 1, kInfinity, /*open=*/false, /*whole=*/true});
+  }
   return scalars;
 }
 
@@ -273,9 +276,9 @@ Spec ofPhase(Spec spec, Phase phase) {
     spec.dtype = spec.parameterDType;
     spec.prologue.clear();
     spec.fuse.clear();
-    if (spec.parameterDType == DType::F64)
-      spec.accumulate = DType::F64;
   }
+  if (isUpdate(phase) && spec.parameterDType == DType::F64)
+    spec.accumulate = DType::F64;
   return spec;
 }
 

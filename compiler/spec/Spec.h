@@ -11,6 +11,7 @@
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -40,11 +41,19 @@ struct Layout {
 };
 
 /// What of a normalization a kernel does. Population takes statistics of a batch into those of all
-/// batches before it.
-/// Update makes the next gamma and beta of their gradients.
-enum class Phase : uint8_t { Inference, Training, Backward, Population, Update };
-constexpr Phase kPhases[] = {Phase::Inference, Phase::Training, Phase::Backward, Phase::Population,
-                             Phase::Update};
+/// batches before it. Update makes the next gamma and beta of their gradients; BackwardUpdate makes
+/// them of gradients that it computes and does not write.
+enum class Phase : uint8_t { Inference, Training, Backward, Population, Update, BackwardUpdate };
+constexpr Phase kPhases[] = {Phase::Inference,  Phase::Training, Phase::Backward,
+                             Phase::Population, Phase::Update,   Phase::BackwardUpdate};
+/// Whether a phase takes the gradient of y.
+constexpr bool isBackward(Phase phase) {
+  return phase == Phase::Backward || phase == Phase::BackwardUpdate;
+}
+/// Whether it takes a step of the optimizer.
+constexpr bool isUpdate(Phase phase) {
+  return phase == Phase::Update || phase == Phase::BackwardUpdate;
+}
 std::string_view toString(Phase);
 std::optional<Phase> parsePhase(std::string_view text);
 
@@ -181,11 +190,13 @@ struct Spec {
   /// The number of the last step of the prologue whose value is stored; -1: none is.
   int storedStep() const;
   bool hasPhase(Phase phase) const;
+  bool hasBackward() const { return std::ranges::any_of(phases, isBackward); }
+  bool hasUpdate() const { return std::ranges::any_of(phases, isUpdate); }
   /// Whether there is such an operator, listed or not: of population moving statistics are made, of
   /// update an optimizer says what it does.
   bool canHavePhase(Phase phase) const {
     return phase == Phase::Population ? hasMovingStatistics()
-                                      : phase != Phase::Update || optimizer.has_value();
+                                      : !isUpdate(phase) || optimizer.has_value();
   }
   /// Mode 0 alone keeps moving statistics.
   bool hasMovingStatistics() const { return mode == Mode::Feature; }
@@ -208,7 +219,7 @@ struct Spec {
   /// of nf_call.sizes.
   std::vector<std::string> sizeNames() const;
   /// The run-time numbers that `phase` takes, in the order of nf_call.scalars: epsilon, momentum,
-  /// count, those of expressions. Inference takes no momentum and no count.
+  /// count, those of expressions, learning_rate, step. Inference takes no momentum and no count.
   std::vector<Scalar> scalars(Phase phase) const;
   std::vector<std::string> scalarNames(Phase phase) const;
 };

@@ -27,7 +27,7 @@ void describe(ResultRecord &record, const Case &of) {
   record.name = of.spec.name;
   record.layout = of.spec.layout.text;
   record.count = of.spec.count;
-  const char *data = of.phase == Phase::Backward ? "dx" : "x";
+  const char *data = isBackward(of.phase) ? "dx" : "x";
   record.shape = fmt::format("{}", fmt::join(oracle::argumentShape(of.spec, data, of.sizes), "x"));
   record.elements = of.op.elements.evaluate(of.sizeValues).value_or(0);
   record.bytes = of.op.minimumBytes().evaluate(of.sizeValues).value_or(0);

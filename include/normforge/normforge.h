@@ -220,7 +220,8 @@ typedef enum nf_phase {
   NF_TRAINING = 1,
   NF_BACKWARD = 2,
   NF_POPULATION = 3,
-  NF_UPDATE = 4
+  NF_UPDATE = 4,
+  NF_BACKWARD_UPDATE = 5
 } nf_phase;
 /* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, a
  * state that is kept from call to call, the gradient of a loss by one of these, or bits that

@@ -305,10 +305,10 @@ bool openPack(nf_engine *engine, std::shared_ptr<const Pack> pack, nf_pack **han
 }
 
 /// The phases by their numbers in the C API.
-constexpr std::string_view kPhases[] = {"inference", "training", "backward", "population",
-                                        "update"};
+constexpr std::string_view kPhases[] = {"inference",  "training", "backward",
+                                        "population", "update",   "backward+update"};
 static_assert(NF_INFERENCE == 0 && NF_TRAINING == 1 && NF_BACKWARD == 2 && NF_POPULATION == 3 &&
-              NF_UPDATE == 4);
+              NF_UPDATE == 4 && NF_BACKWARD_UPDATE == 5);
 
 nf_phase phaseOf(std::string_view text) {
   const auto found = std::find(std::begin(kPhases), std::end(kPhases), text);
@@ -483,7 +483,8 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
     if (number < 0 || static_cast<size_t>(number) >= std::size(kPhases))
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE, NF_TRAINING, "
-                                                  "NF_BACKWARD, NF_POPULATION or NF_UPDATE");
+                                                  "NF_BACKWARD, NF_POPULATION, NF_UPDATE or "
+                                                  "NF_BACKWARD_UPDATE");
     const ForkGate gate; // of the lock below
     const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], failure);
     if (!entry)

@@ -8,7 +8,8 @@
 namespace normforge {
 
 /// y = a*x + b, or y = a*x + z, over arrays of its own: as many bytes written as asked for, and as
-/// many read, or twice as many where those are nearer. Shared out and joined as kernels are.
+/// many read, or twice as many where those are nearer. Where next to nothing is written, the sum of
+/// as many bytes as are read. Shared out and joined as kernels are.
 class MemoryCopy {
 public:
   MemoryCopy(uint64_t read, uint64_t written);
@@ -24,8 +25,9 @@ private:
   using Buffer = std::unique_ptr<float, Free>;
   static Buffer make(int64_t count);
 
-  int64_t count_; ///< of floats in each array
-  Buffer x_, z_, y_;
+  bool onlyReads_;
+  int64_t count_;    ///< of floats in each array
+  Buffer x_, z_, y_; ///< y: a task's sum each where it only reads
   double scale_ = 1;
 };
 

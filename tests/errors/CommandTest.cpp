@@ -174,9 +174,10 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
                  "normforge: error: bn.yaml: sizes are too large: the bytes of 'x' do not fit in "
                  "63 bits");
 
-  folder.refuses({"check", "bn.yaml", "--phase", "initialize"},
-                 "normforge: error: --phase: expected inference, training, backward, population or "
-                 "update, found 'initialize'");
+  folder.refuses(
+      {"check", "bn.yaml", "--phase", "initialize"},
+      "normforge: error: --phase: expected inference, training, backward, population, update or "
+      "backward+update, found 'initialize'");
   folder.refuses({"check", "sized.yaml", "--phase", "training"},
                  "normforge: error: --phase: no spec given has phase training");
   folder.refuses(runWords({"-o", "y=y.npy", "--phase", "backward"}),

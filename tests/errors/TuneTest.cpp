@@ -70,7 +70,7 @@ TEST_CASE("tune refuses what it cannot do, and writes nothing") {
                  "normforge: error: --bits: expected any or fixed, found 'few'");
   folder.refuses(with(sweep, {"--phase", "initialize"}),
                  "normforge: error: --phase: expected inference, training, backward, "
-                 "population or update, found 'initialize'");
+                 "population, update or backward+update, found 'initialize'");
   folder.refuses({"tune", "bn.yaml", "--size", "M=2"},
                  "normforge: error: --size: no spec given has a size 'M'");
   folder.refuses({"tune", "bn.yaml", "--size", "N=2,x"},

@@ -202,9 +202,11 @@ void SpecDraw::drawGroups(DrawnSpec &spec) {
 }
 
 void SpecDraw::drawUpdate(DrawnSpec &spec) {
-  if (!chance(5) || !spec.trainable || !(spec.center || spec.scale))
+  if (!chance(4) || !spec.trainable || !(spec.center || spec.scale))
     return;
   spec.phases.push_back(Phase::Update);
+  if (chance(2) && std::ranges::find(spec.phases, Phase::Backward) != spec.phases.end())
+    spec.phases.push_back(Phase::BackwardUpdate);
   spec.optimizer = pick({"sgd", "{sgd: {momentum: 0.5, nesterov: true, decay: 0.25}}",
                          "{momentum: {weight_decay: 0.125, learning_rate: argument}}", "rmsprop",
                          "{rmsprop: {centered: true, momentum: 0.75}}", "adam",

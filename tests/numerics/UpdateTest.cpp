@@ -262,3 +262,54 @@ TEST_CASE("what a step reads and writes") {
   CHECK(spec.scalarNames(Phase::Update) == Names{"step"});
   CHECK(spec.scalarNames(Phase::Inference).empty());
 }
+
+TEST_CASE("backward and update in one are one after the other") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  // Where gamma and beta have the statistics' axes, others, all of the data's, and groups.
+  for (const char *layer :
+       {"input: {shape: [6, 20, 3, 3], layout: nchw, dtype: f64}\naxis: c\n",
+        "input: {shape: [6, 3, 3, 20], layout: nhwc, dtype: f64}\naxis: c\nfuse: [relu]\n",
+        "input: {shape: [6, 20, 3, 3], layout: nChw16c, dtype: f64}\naxis: c\n",
+        "input: {shape: [37, 40], layout: nc, dtype: f64}\naxis: c\nmode: sample\nfuse: [silu]\n",
+        "input: {shape: [7, 40], layout: hc, dtype: f64}\naxis: [h, c]\nmode: sample\n",
+        "input: {shape: [6, 20, 3, 3], layout: nchw, dtype: f64}\naxis: c\nmode: instance\n",
+        "input: {shape: [6, 20, 3, 3], layout: nchw, dtype: f64}\naxis: c\nmode: group\ngroups: "
+        "5\n"})
+    for (const char *optimizer :
+         {"optimizer: {sgd: {learning_rate: 0.25}}\nparameters: {beta: {regularizer: l1}}\n",
+          "optimizer: {adam: {amsgrad: true}}\nparameters: {gamma: {constraint: {max_norm: 2}, "
+          "regularizer: l2}}\n"}) {
+      const std::string text = std::string("semantics: tf-keras\nparameter_dtype: f64\n") + layer +
+                               optimizer +
+                               "phases: [training, backward, update, backward+update]\n";
+      INFO(text);
+      const Spec spec = specOf(text);
+      const oracle::Numbers scalars = oracle::usualNumbers(spec, Phase::BackwardUpdate);
+      const oracle::Arrays inputs = oracle::drawInputs(spec, Phase::BackwardUpdate, {}, testSeed());
+      const TestKernel fused(spec, Phase::BackwardUpdate, *session);
+      const oracle::Arrays made = fused.run({}, inputs, scalars);
+      CHECK_FALSE(made.contains("dgamma"));
+
+      oracle::Arrays between = inputs;
+      oracle::Arrays expected = TestKernel(spec, Phase::Backward, *session).run({}, inputs);
+      for (const char *name : {"dgamma", "dbeta"})
+        between.insert(expected.extract(name));
+      expected.merge(TestKernel(spec, Phase::Update, *session).run({}, between, scalars));
+      CHECK(made.size() == expected.size());
+      for (const auto &[name, array] : expected) {
+        INFO(name);
+        REQUIRE(made.contains(name));
+        for (int64_t i = 0; i < array.count(); ++i)
+          CHECK(made.at(name).get(i) == doctest::Approx(array.get(i)).epsilon(1e-12));
+      }
+      for (size_t i = 0; i < 4; ++i) {
+        INFO("in the buffer of input " << i);
+        RunOptions options;
+        options.inPlace = i;
+        options.threads = 2;
+        CHECK(sameBits(made, fused.run({}, inputs, scalars, options)));
+      }
+    }
+}
