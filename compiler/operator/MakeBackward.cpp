@@ -304,10 +304,12 @@ void OperatorBuilder::makeBackward() {
       ofLearned.emplace("gamma", *ownGamma);
     if (ownBeta)
       ofLearned.emplace("beta", *ownBeta);
-    // No step after this one reads gamma or beta, which may be written in place.
-    if (isKept)
-      addUpdate(ofLearned, parameters);
   }
+  // Before dx where no step after it reads gamma or beta, which may be written in place. Of groups
+  // the gradients are stored first.
+  const bool isUpdatedEarly = updates && sameLoops && isKept && !op_.grouped;
+  if (isUpdatedEarly)
+    addUpdate(ofLearned, parameters);
   if (!isKept) {
     if (spec_.learnsGamma())
       addGradient("dgamma", parameters, u * ((rest ? centered - *rest : centered) * s), false);
@@ -368,7 +370,7 @@ void OperatorBuilder::makeBackward() {
     own.push_back({"dbeta", *ownBeta, "dbeta"});
   if (!own.empty())
     addSums(ofChannels, parameters, own, suffix);
-  if (updates && !(isKept && sameLoops))
+  if (updates && !isUpdatedEarly)
     addUpdate(ofLearned, parameters);
 }
 

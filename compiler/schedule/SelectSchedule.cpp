@@ -117,6 +117,7 @@ struct Selection : StageSizes {
   Schedule single(const Schedule &base, StagePlan stage, const std::string &name) const {
     stage.name = name;
     std::vector<std::vector<StepPlan>> after;
+    std::vector<StepPlan> staying; // sums that the stage alone has
     const std::vector<bool> awaited = awaitedByElements();
     for (uint32_t i = 0; i < op.steps.size(); ++i) {
       const Step &step = op.steps[i];
@@ -124,13 +125,15 @@ struct Selection : StageSizes {
         stage.steps.push_back({i, isCarriedBy(i) ? Part::Partial : Part::Whole});
         if (isCarriedBy(i))
           after.push_back({{i, Part::Merge}});
+        else if (step.reduce != Reduce::None)
+          staying.push_back(stage.steps.back());
         continue;
       }
       const auto maker = std::find_if(after.begin(), after.end(),
                                       [&](const auto &steps) { return reads(i, steps); });
       if (step.reduce != Reduce::None)
         after.push_back({{i, Part::Whole}});
-      else if (!awaited[i] && !after.empty()) // it may write over what those before it read
+      else if (!after.empty() && !awaited[i] && !reads(i, staying)) // it may write over inputs
         after.back().push_back({i, Part::Whole});
       else if (maker != after.end())
         maker->push_back({i, Part::Whole});
