@@ -97,13 +97,14 @@ llvm::Expected<NamedSizes> parseSizes(const std::vector<std::string> &words) {
   return sizes;
 }
 
-llvm::Error checkSizeNames(const Operator &op, const std::string &path, const NamedSizes &sizes) {
+llvm::Error checkSizeNames(const std::vector<std::string> &names, const std::string &path,
+                           const NamedSizes &sizes) {
   for (const auto &[name, value] : sizes)
-    if (!llvm::is_contained(op.sizes, name))
+    if (!llvm::is_contained(names, name))
       return badInput(fmt::format("--size: {} has no size '{}'; {}", path, name,
-                                  op.sizes.empty()
+                                  names.empty()
                                       ? "all of its sizes are numbers"
-                                      : fmt::format("it has {}", fmt::join(op.sizes, ", "))));
+                                      : fmt::format("it has {}", fmt::join(names, ", "))));
   return llvm::Error::success();
 }
 
@@ -162,6 +163,10 @@ llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::
   std::vector<std::string_view> listed;
   for (Phase p : spec.phases)
     listed.push_back(toString(p));
+  if (word == "initialize" && spec.initializes)
+    return badInput("--phase: initialize has no kernel; `normforge run` does it");
+  if (spec.initializes)
+    listed.push_back("initialize");
   return badInput(fmt::format("--phase: '{}' is none of the phases of {}: {}", word.str(),
                               path.str(), fmt::join(listed, ", ")));
 }

@@ -56,7 +56,8 @@ int report(llvm::Error error);
 using NamedSizes = std::map<std::string, int64_t>;
 llvm::Expected<NamedSizes> parseSizes(const std::vector<std::string> &words);
 /// That the spec of `op`, read from `path`, has all of these sizes.
-llvm::Error checkSizeNames(const Operator &op, const std::string &path, const NamedSizes &sizes);
+llvm::Error checkSizeNames(const std::vector<std::string> &names, const std::string &path,
+                           const NamedSizes &sizes);
 /// A number from `least` to `most`; nothing where `word` is empty.
 llvm::Expected<std::optional<uint64_t>> parseNumber(llvm::StringRef option, llvm::StringRef word,
                                                     uint64_t least, uint64_t most);

@@ -1,19 +1,21 @@
-// `normforge run`: computes one phase of a spec from NumPy files into NumPy files.
+// `normforge run`: computes one phase of a spec from NumPy files into NumPy files, or what a layer
+// begins with.
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
 #include "compiler/cli/MatchShapes.h"
 #include "compiler/cli/Npy.h"
 #include "compiler/oracle/Oracle.h"
+#include "compiler/spec/Initialize.h"
 #include "normforge/openmp.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Path.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <deque>
 #include <memory>
 #include <set>
 
@@ -21,11 +23,39 @@ namespace normforge::cli {
 
 namespace {
 
+constexpr llvm::StringLiteral kInitialize = "initialize";
+
 struct Options {
-  std::string spec, cpu, phase, threads;
+  std::string spec, cpu, phase, threads, seed;
   ScheduleOptions schedule;
   std::vector<std::string> inputs, outputs, sizes;
 };
+
+/// Files by the outputs that -o names: each one that there is, one at least, none twice.
+llvm::Expected<std::map<std::string, std::string>>
+readOutputs(const std::vector<std::string> &words, const std::string &subject,
+            const std::string &writes, llvm::function_ref<bool(const std::string &)> isOutput) {
+  std::map<std::string, std::string> outputs;
+  std::set<std::string> files;
+  for (const std::string &word : words) {
+    auto pair = parseNamedText(word, "FILE.npy");
+    if (!pair)
+      return pair.takeError();
+    if (!isOutput(pair->name))
+      return badInput(fmt::format("-o: {} has no output '{}'; {}", subject, pair->name, writes));
+    if (!outputs.emplace(pair->name, pair->text).second)
+      return badInput(fmt::format("-o: output {} is given twice", pair->name));
+    if (!files.insert(fileOf(pair->text)).second)
+      return badInput(fmt::format("-o: {} is named for two outputs", pair->text));
+    if (llvm::sys::fs::exists(pair->text) && !llvm::sys::fs::is_regular_file(pair->text))
+      return located(llvm::createStringError(fmt::format(
+          "{}: error: expected a file to write, found {}", pair->text,
+          llvm::sys::fs::is_directory(pair->text) ? "a directory" : "a device or pipe")));
+  }
+  if (outputs.empty())
+    return badInput(fmt::format("no output is named with -o NAME=FILE.npy; {}", writes));
+  return outputs;
+}
 
 /// What a phase takes and gives, and the words of the command line for it.
 struct Request {
@@ -111,25 +141,11 @@ struct Request {
 
 private:
   llvm::Error takeOutputs(const Options &options) {
-    std::set<std::string> files;
-    for (const std::string &word : options.outputs) {
-      auto pair = parseNamedText(word, "FILE.npy");
-      if (!pair)
-        return pair.takeError();
-      if (op.operand(pair->name, true) < 0)
-        return badInput(
-            fmt::format("-o: {} has no output '{}'; {}", subject(), pair->name, writes()));
-      if (!outputs.emplace(pair->name, pair->text).second)
-        return badInput(fmt::format("-o: output {} is given twice", pair->name));
-      if (!files.insert(fileOf(pair->text)).second)
-        return badInput(fmt::format("-o: {} is named for two outputs", pair->text));
-      if (llvm::sys::fs::exists(pair->text) && !llvm::sys::fs::is_regular_file(pair->text))
-        return located(llvm::createStringError(fmt::format(
-            "{}: error: expected a file to write, found {}", pair->text,
-            llvm::sys::fs::is_directory(pair->text) ? "a directory" : "a device or pipe")));
-    }
-    if (outputs.empty())
-      return badInput(fmt::format("no output is named with -o NAME=FILE.npy; {}", writes()));
+    auto named = readOutputs(options.outputs, subject(), writes(),
+                             [&](const std::string &name) { return op.operand(name, true) >= 0; });
+    if (!named)
+      return named.takeError();
+    outputs = std::move(*named);
     return llvm::Error::success();
   }
 };
@@ -176,12 +192,10 @@ llvm::Expected<std::map<std::string, HostArray>> readArrays(const Request &reque
   return arrays;
 }
 
-llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
+/// Writes each array to its file, all of them or none.
+llvm::Error writeArrays(const std::vector<std::pair<std::string, HostArray>> &arrays) {
   std::vector<FileToWrite> files;
-  std::deque<HostArray> arrays; // what the files' bodies refer to
-  for (const auto &[name, path] : request.outputs) {
-    const HostArray &array = arrays.emplace_back(
-        oracle::outputOf(call, static_cast<size_t>(request.op.operand(name, true))));
+  for (const auto &[path, array] : arrays) {
     auto head = npyHead(array);
     if (!head)
       return located(head.takeError());
@@ -189,6 +203,51 @@ llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
   }
   llvm::Error error = writeFiles(files);
   return error ? located(std::move(error)) : llvm::Error::success();
+}
+
+llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
+  std::vector<std::pair<std::string, HostArray>> arrays;
+  for (const auto &[name, path] : request.outputs)
+    arrays.emplace_back(
+        path, oracle::outputOf(call, static_cast<size_t>(request.op.operand(name, true))));
+  return writeArrays(arrays);
+}
+
+/// Phase initialize: no kernel, no input but the spec.
+llvm::Error initialize(const Spec &spec, const Options &options, const NamedSizes &sizes,
+                       uint64_t seed) {
+  const std::string subject = fmt::format("phase {} of {}", kInitialize, options.spec);
+  if (!options.inputs.empty())
+    return badInput(
+        fmt::format("{} takes no arrays and numbers; found {}", subject, options.inputs.front()));
+  const std::vector<std::string> names = initialNames(spec);
+  if (names.empty())
+    return badInput(fmt::format("{} has nothing to make: the layer has no parameters and no "
+                                "moving statistics",
+                                subject));
+  auto outputs =
+      readOutputs(options.outputs, subject, fmt::format("it writes {}", fmt::join(names, ", ")),
+                  [&](const std::string &name) { return llvm::is_contained(names, name); });
+  if (!outputs)
+    return outputs.takeError();
+  bool isOfFile = false; // an error
+  const auto readFile = [&](const std::string &path) {
+    llvm::SmallString<128> file(llvm::sys::path::parent_path(options.spec));
+    llvm::sys::path::append(file, path);
+    auto array = readNpy(file);
+    isOfFile = !array;
+    return array;
+  };
+  std::vector<std::pair<std::string, HostArray>> arrays;
+  for (const auto &[name, path] : *outputs) {
+    auto array = initialValue(spec, name, sizes, seed, readFile);
+    if (!array && isOfFile)
+      return located(array.takeError());
+    if (!array)
+      return badInput(llvm::toString(array.takeError()));
+    arrays.emplace_back(path, std::move(*array));
+  }
+  return writeArrays(arrays);
 }
 
 llvm::Error run(Options &options) {
@@ -200,17 +259,27 @@ llvm::Error run(Options &options) {
   auto given = parseSizes(options.sizes);
   if (!given)
     return given.takeError();
+  auto seed = parseNumber("--seed", options.seed, 0, UINT64_MAX);
+  if (!seed)
+    return seed.takeError();
   auto target = chooseTarget(options.cpu);
   if (!target)
     return target.takeError();
   auto spec = readSpec(options.spec);
   if (!spec)
     return spec.takeError();
+  if (options.phase == kInitialize && spec->initializes) {
+    if (llvm::Error error = checkSizeNames(spec->sizeNames(), options.spec, *given))
+      return error;
+    return initialize(*spec, options, *given, seed->value_or(0));
+  }
+  if (*seed)
+    return badInput(fmt::format("--seed belongs to --phase {}", kInitialize));
   auto phase = choosePhase(*spec, options.spec, options.phase);
   if (!phase)
     return phase.takeError();
   const Operator op = makeOperator(*spec, *phase);
-  if (llvm::Error error = checkSizeNames(op, options.spec, *given))
+  if (llvm::Error error = checkSizeNames(op.sizes, options.spec, *given))
     return error;
 
   Request request{op, options.spec, {}, {}};
@@ -270,8 +339,11 @@ void declareRun(CLI::App &app, int &status) {
   sub->add_option("--size", options->sizes, "a size that the arrays do not tell")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
-  sub->add_option("--phase", options->phase, phaseChoices() + " (default: the spec's first)")
+  sub->add_option("--phase", options->phase,
+                  phaseChoices() + " (default: the spec's first), or initialize")
       ->type_name("PHASE");
+  sub->add_option("--seed", options->seed, "What initialize draws numbers with (default: 0)")
+      ->type_name("NUMBER");
   sub->add_option("--cpu", options->cpu, "Compile for this CPU (default: native)")
       ->type_name("CPU");
   sub->add_option("--threads", options->threads,

@@ -1,7 +1,6 @@
-// Keys of what update does: `optimizer`, and `parameters`.
+// Keys of what update does, `optimizer`, and of arrays, `parameters`.
 #include "compiler/spec/Parser.h"
 #include "compiler/spec/Presets.h"
-#include "compiler/spec/Unbuilt.h"
 #include "compiler/spec/Values.h"
 
 #include <algorithm>
@@ -9,7 +8,8 @@
 namespace normforge::spec {
 namespace {
 
-constexpr std::string_view parameterNames[] = {"gamma", "beta", "moving_mean", "moving_variance"};
+constexpr std::string_view parameterNames[] = {"gamma", "beta", "moving_mean", "moving_variance",
+                                               "moving_stddev"};
 constexpr std::string_view learnedKeys[] = {"value",      "initializer",       "regularizer",
                                             "constraint", "learn_rate_factor", "l2_factor"};
 constexpr std::string_view movingKeys[] = {"value", "initializer"};
@@ -43,23 +43,6 @@ struct OptimizerFlag {
   bool Optimizer::*flag;
 };
 
-/// What a key chooses: a word, or a mapping of it alone to more.
-struct Chosen {
-  Value word;
-  const Value *more = nullptr; ///< none, or null in the text: nothing
-};
-std::optional<Chosen> chosenBy(const Value &value) {
-  if (value.isMapping() && value.entries.size() == 1) {
-    const Entry &only = value.entries.front();
-    Value word;
-    word.kind = Value::Kind::Scalar;
-    word.text = only.key;
-    word.offset = only.offset;
-    return Chosen{std::move(word), isNull(only.value) ? nullptr : &only.value};
-  }
-  return value.isMapping() ? std::nullopt : std::optional(Chosen{value});
-}
-
 } // namespace
 
 void Parser::readUpdate() {
@@ -71,18 +54,10 @@ void Parser::readUpdate() {
   if (const Entry *entry = keys_.find("parameters"))
     readParameters(*entry);
   if (!spec_.hasUpdate()) {
-    for (const char *key : {"optimizer", "parameters"})
-      if (keys_.find(key))
-        spec_.notes.push_back(fmt::format("{} has no effect: update is none of the phases", key));
+    if (keys_.find("optimizer"))
+      spec_.notes.push_back("optimizer has no effect: update is none of the phases");
     return;
   }
-  for (const auto &[name, learns] :
-       {std::pair("gamma", spec_.learnsGamma()), std::pair("beta", spec_.learnsBeta())})
-    if (const Entry *entry = keys_.find("parameters"); entry && !learns)
-      if (std::ranges::any_of(entry->value.entries,
-                              [&](const Entry &of) { return of.key == name; }))
-        spec_.notes.push_back(
-            fmt::format("parameters.{} has no effect: there is none to be learned", name));
   if (!spec_.learnsGamma() && !spec_.learnsBeta())
     error(keys_.find("phases")->value, "phase update has nothing to learn: the layer has no gamma "
                                        "and beta, or trainable: false keeps them");
@@ -182,22 +157,71 @@ void Parser::readParameters(const Entry &entry) {
     const std::string path = "parameters." + of->key;
     if (!isMapping(of->value, path))
       continue;
-    const bool isLearned = of->key == "gamma" || of->key == "beta";
+    const bool isGamma = of->key == "gamma", isLearned = isGamma || of->key == "beta";
+    if (!isLearned && !checkMoving(*of, path))
+      continue;
+    Learned &learned = isGamma ? spec_.gammaLearned : spec_.betaLearned;
+    Initial &initial = isGamma                    ? spec_.gammaInitial
+                       : of->key == "beta"        ? spec_.betaInitial
+                       : of->key == "moving_mean" ? spec_.meanInitial
+                                                  : spec_.spreadInitial;
+    const bool exists = !isLearned || (isGamma ? spec_.scale : spec_.center);
+    const bool learns = isGamma ? spec_.learnsGamma() : spec_.learnsBeta();
     const auto known = isLearned ? std::span<const std::string_view>(learnedKeys) : movingKeys;
-    Learned &learned = of->key == "gamma" ? spec_.gammaLearned : spec_.betaLearned;
     const Keys keys(of->value, path, known, diagnostics_);
+    const Entry *first = nullptr; // of value and initializer
     for (const Entry *key : keys.entries()) {
-      if (key->key == "value" || key->key == "initializer")
-        refuse(*key, path, diagnostics_);
-      else if (key->key == "regularizer")
-        readRegularizer(key->value, path + ".regularizer", learned);
+      const std::string whole = path + "." + key->key;
+      auto note = [&](std::string_view why) {
+        spec_.notes.push_back(fmt::format("{} has no effect: {}", whole, why));
+      };
+      if (key->key == "value" || key->key == "initializer") {
+        if (first)
+          error(key->value, fmt::format("{0}.value and {0}.initializer contradict each other: "
+                                        "expected one of them",
+                                        path));
+        first = key;
+        if (key->key == "value")
+          readInitialValue(key->value, whole, initial);
+        else
+          readInitializer(key->value, whole, initial);
+        if (!exists)
+          note("the layer has none");
+        else if (!spec_.initializes)
+          note("initialize is none of the phases");
+        continue;
+      }
+      if (!spec_.hasUpdate())
+        note("update is none of the phases");
+      else if (!learns)
+        note("there is none to be learned");
+      if (key->key == "regularizer")
+        readRegularizer(key->value, whole, learned);
       else if (key->key == "constraint")
-        readConstraint(key->value, path + ".constraint", learned);
+        readConstraint(key->value, whole, learned);
       else
-        readAtLeastZero(key->value, path + "." + key->key,
+        readAtLeastZero(key->value, whole,
                         key->key == "l2_factor" ? learned.l2Factor : learned.rateFactor);
     }
   }
+}
+
+/// Whether the layer keeps the moving statistic.
+bool Parser::checkMoving(const Entry &of, const std::string &path) {
+  if (!modeKnown_)
+    return false;
+  if (!spec_.hasMovingStatistics()) {
+    diagnostics_.error(of.offset, fmt::format("{} belongs to mode 0 (feature); mode {} keeps no "
+                                              "moving statistics",
+                                              path, toString(spec_.mode)));
+    return false;
+  }
+  if (of.key != "moving_mean" && of.key != spec_.movingSpreadName()) {
+    diagnostics_.error(of.offset, fmt::format("{}: semantics {} keep {}", path,
+                                              toString(spec_.semantics), spec_.movingSpreadName()));
+    return false;
+  }
+  return true;
 }
 
 void Parser::readAtLeastZero(const Value &value, const std::string &path, double &into) {

@@ -27,9 +27,8 @@ constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance, 
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
 /// Those that are built in the order of Phase.
-constexpr Choice phaseNames[] = {{"inference"},        {"training"}, {"backward"},
-                                 {"population"},       {"update"},   {"backward+update"},
-                                 {"initialize", false}};
+constexpr Choice phaseNames[] = {{"inference"}, {"training"},        {"backward"},  {"population"},
+                                 {"update"},    {"backward+update"}, {"initialize"}};
 constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
                                   {"eval", "inference"},    {"predict", "inference"},
                                   {"forward", "inference"}, {"gradient", "backward"}};
@@ -41,36 +40,6 @@ constexpr Choice backwardStatisticsNames[] = {{"batch"}, {"moving"}};
 constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
 constexpr std::string_view momentumKeys[] = {"mean", "variance"};
 static_assert(std::size(phaseNames) >= std::size(kPhases));
-/// Keys that are read here; the others go to refuseKey.
-constexpr std::string_view builtKeys[] = {"name",
-                                          "count",
-                                          "semantics",
-                                          "input",
-                                          "output",
-                                          "axis",
-                                          "mode",
-                                          "groups",
-                                          "epsilon",
-                                          "epsilon_position",
-                                          "trainable",
-                                          "fused",
-                                          "renorm",
-                                          "virtual_batch_size",
-                                          "adjustment",
-                                          "mask",
-                                          "momentum",
-                                          "running_variance",
-                                          "statistics",
-                                          "center",
-                                          "scale",
-                                          "phases",
-                                          "fuse",
-                                          "prologue",
-                                          "backward_statistics",
-                                          "parameter_dtype",
-                                          "accumulate",
-                                          "optimizer",
-                                          "parameters"};
 
 /// Anything longer is refused by the reader of documents; a device that never ends must not be read
 /// to its end.
@@ -104,11 +73,9 @@ Spec Parser::parse(std::string_view sourceName) {
   readTrainable();
   readTraining();
   readUpdate();
+  readWeights();
   readSteps();
   noteKeysWithoutEffect();
-  for (const Entry *entry : keys_.entries())
-    if (std::find(std::begin(builtKeys), std::end(builtKeys), entry->key) == std::end(builtKeys))
-      refuseKey(*entry, semanticsName_, diagnostics_);
   return std::move(spec_);
 }
 
@@ -462,12 +429,18 @@ void Parser::readPhases() {
     std::optional<size_t> index = choose(item, "phase", phaseNames, diagnostics_, phaseAliases);
     if (!index)
       continue;
-    const Phase phase = kPhases[*index];
-    if (spec_.hasPhase(phase))
+    const bool initializes = *index == std::size(kPhases);
+    const Phase phase = initializes ? Phase::Inference : kPhases[*index];
+    if (initializes ? spec_.initializes : spec_.hasPhase(phase))
       error(item, fmt::format("phase '{}' is listed twice", item.text));
+    else if (initializes)
+      spec_.initializes = true;
     else
       spec_.phases.push_back(phase);
   }
+  if (spec_.phases.empty() && spec_.initializes)
+    error(entry->value, "phases must have one with a kernel: initialize is done on the host, "
+                        "beside it");
 }
 
 } // namespace spec

@@ -56,6 +56,13 @@ private:
   void readAtLeastZero(const Value &value, const std::string &path, double &into);
   void readRegularizer(const Value &value, const std::string &path, Learned &learned);
   void readConstraint(const Value &value, const std::string &path, Learned &learned);
+  /// Whether there is such a moving statistic; else an error.
+  bool checkMoving(const Entry &of, const std::string &path);
+  /// Values of `parameters` and `weights` (ParseInitial.cpp).
+  void readInitialValue(const Value &value, const std::string &path, Initial &into);
+  void checkValues(const Value &value, const std::string &path, size_t count);
+  void readInitializer(const Value &value, const std::string &path, Initial &into);
+  void readWeights();
   void readTrainable();
   /// Keys `renorm`, `virtual_batch_size`, `adjustment` and `mask` (ParseTraining.cpp).
   void readTraining();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "compiler/spec/Formula.h"
+#include "compiler/spec/Initial.h"
 #include "compiler/spec/Optimizer.h"
 #include "runtime/artifact/Artifact.h"
 
@@ -166,7 +167,11 @@ struct Spec {
   BackwardStatistics backwardStatistics = BackwardStatistics::Batch; ///< Moving: mode 0 alone
   std::optional<Optimizer> optimizer{};                              ///< of Phase::Update
   Learned gammaLearned{}, betaLearned{};
-  std::vector<Phase> phases;      ///< as listed, without repeats
+  /// Before the first batch, where Spec::initializes: gamma, beta, moving_mean and the second
+  /// moving vector. No kernel knows of it.
+  Initial gammaInitial{.first = 1}, betaInitial{}, meanInitial{}, spreadInitial{.first = 1};
+  bool initializes = false;       ///< whether initialize is among the phases
+  std::vector<Phase> phases;      ///< that have kernels, as listed, without repeats
   std::vector<FuseStep> prologue; ///< before the statistics, in order
   std::vector<FuseStep> fuse;     ///< after gamma and beta, in order
   /// What is in the text that does nothing, or does what its writer may not expect; for people.

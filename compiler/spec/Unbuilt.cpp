@@ -5,28 +5,6 @@
 #include <string>
 
 namespace normforge::spec {
-namespace {
-
-bool checkWeights(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
-  if (!semantics.starts_with("keras-1.")) {
-    diagnostics.error(
-        entry.offset,
-        fmt::format("'weights' belongs to semantics keras-1.2 and keras-1.0.4; found {}",
-                    quoted(semantics)));
-    return false;
-  }
-  if (entry.value.isList() && entry.value.items.size() == 4)
-    return true;
-  diagnostics.error(entry.value.offset,
-                    fmt::format("weights must be the four arrays [gamma, beta, mean, std]; found "
-                                "{}",
-                                entry.value.isList()
-                                    ? fmt::format("{} of them", entry.value.items.size())
-                                    : found(entry.value)));
-  return false;
-}
-
-} // namespace
 
 void refuse(const Entry &entry, std::string_view path, Diagnostics &diagnostics) {
   diagnostics.unbuilt(entry.offset, fmt::format("'{}{}{}' is not built yet", path,
@@ -57,15 +35,6 @@ void refuseStrides(const Entry &entry, std::string_view path, int rank, Diagnost
     }
   }
   refuse(entry, path, diagnostics);
-}
-
-void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics) {
-  const std::string &key = entry.key;
-  bool right = true;
-  if (key == "weights")
-    right = checkWeights(entry, semantics, diagnostics);
-  if (right)
-    refuse(entry, "", diagnostics);
 }
 
 } // namespace normforge::spec

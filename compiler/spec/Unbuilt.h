@@ -6,9 +6,6 @@
 
 namespace normforge::spec {
 
-/// Reports `entry`, a key that parseSpec does not build: what is wrong with its value, otherwise
-/// that it is not built yet. `semantics` is the preset's name as written.
-void refuseKey(const Entry &entry, std::string_view semantics, Diagnostics &diagnostics);
 /// Checks a list of `strides` for a shape of `rank` (0 when unknown), then refuses it.
 void refuseStrides(const Entry &entry, std::string_view path, int rank, Diagnostics &diagnostics);
 /// `key` of the language is not built yet.

@@ -171,6 +171,18 @@ std::optional<size_t> choose(const Value &value, std::string_view what,
   return std::nullopt;
 }
 
+std::optional<Chosen> chosenBy(const Value &value) {
+  if (value.isMapping() && value.entries.size() == 1) {
+    const Entry &only = value.entries.front();
+    Value word;
+    word.kind = Value::Kind::Scalar;
+    word.text = only.key;
+    word.offset = only.offset;
+    return Chosen{std::move(word), isNull(only.value) ? nullptr : &only.value};
+  }
+  return value.isMapping() ? std::nullopt : std::optional(Chosen{value});
+}
+
 std::optional<bool> readBool(const Value &value, std::string_view key, Diagnostics &diagnostics) {
   std::optional<bool> result = asBool(value);
   if (!result)

@@ -34,6 +34,13 @@ inline std::string slurp(const fs::path &path) {
   return text.str();
 }
 
+/// A command line with more words.
+inline std::vector<std::string> with(std::vector<std::string> words,
+                                     std::vector<std::string> more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
 /// A folder of its own for each test, in which the command runs: messages hold short paths.
 class Folder {
 public:

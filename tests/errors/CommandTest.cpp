@@ -344,6 +344,53 @@ TEST_CASE("run writes the bits of training that backward reads") {
   CHECK(passed < y.count() - 4);
 }
 
+TEST_CASE("run makes what a layer begins with") {
+  const Folder folder;
+  folder.write("begins.yaml", "semantics: tf-keras\ninput: {shape: [N, C], layout: nc}\naxis: c\n"
+                              "phases: [inference, initialize]\nparameters:\n"
+                              "  gamma: {initializer: normal}\n  beta: {value: here.npy}\n"
+                              "  moving_mean: {value: nowhere.npy}\n");
+  folder.array("here.npy", {5}, 3);
+  const std::vector<std::string> run{"run",         "begins.yaml", "--phase", "initialize", "-o",
+                                     "gamma=g.npy", "--seed",      "7",       "--size",     "C=5"};
+  const Outcome outcome =
+      folder.run(with(run, {"-o", "beta=b.npy", "-o", "moving_variance=v.npy"}));
+  CHECK(outcome.err == "");
+  REQUIRE(outcome.status == 0);
+  CHECK(folder.read("g.npy").shape == std::vector<int64_t>{5});
+  const HostArray beta = folder.read("b.npy"), given = folder.read("here.npy");
+  for (int64_t i = 0; i < 5; ++i) {
+    CHECK(folder.read("v.npy").get(i) == 1);
+    CHECK(beta.get(i) == given.get(i));
+  }
+  folder.refuses(with(run, {"-o", "moving_mean=m.npy"}),
+                 "nowhere.npy: error: cannot be read: No such file or directory");
+  folder.refuses(
+      {"run", "begins.yaml", "--phase", "initialize", "-o", "beta=c.npy", "--size", "C=6"},
+      "normforge: error: beta has shape (6), and the array of here.npy (5)");
+  folder.refuses({"run", "begins.yaml", "--phase", "initialize", "-o", "beta=c.npy"},
+                 "normforge: error: no value for size C, which beta has");
+  folder.refuses(with(run, {"x=here.npy"}),
+                 "normforge: error: phase initialize of begins.yaml takes "
+                 "no arrays and numbers; found x=here.npy");
+  folder.refuses(
+      with(run, {"-o", "y=y.npy"}),
+      "normforge: error: -o: phase initialize of begins.yaml has no output 'y'; it writes "
+      "gamma, beta, moving_mean, moving_variance");
+  folder.refuses(
+      {"run", "begins.yaml", "--phase", "initialize"},
+      "normforge: error: no output is named with -o NAME=FILE.npy; it writes gamma, beta, "
+      "moving_mean, moving_variance");
+  folder.refuses(
+      {"run", "bn.yaml", "--phase", "initialize", "-o", "gamma=g.npy"},
+      "normforge: error: --phase: 'initialize' is none of the phases of bn.yaml: inference, "
+      "training");
+  folder.refuses({"run", "begins.yaml", "--seed", "7", "-o", "y=y.npy"},
+                 "normforge: error: --seed belongs to --phase initialize");
+  folder.refuses({"explain", "begins.yaml", "--phase", "initialize"},
+                 "normforge: error: --phase: initialize has no kernel; `normforge run` does it");
+}
+
 TEST_CASE("run takes numbers of the call, and arrays without their axis of size 1") {
   const Folder folder;
   folder.array("one.npy", {3, 2, 2}, 1); // N is 1

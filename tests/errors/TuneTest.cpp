@@ -13,11 +13,6 @@ namespace {
 
 const std::vector<std::string> sweep = {"tune", "bn.yaml",  "--size", "N=2", "--threads",
                                         "1",    "--budget", "20s",    "-o",  "r.jsonl"};
-std::vector<std::string> with(std::vector<std::string> words, std::vector<std::string> more) {
-  words.insert(words.end(), more.begin(), more.end());
-  return words;
-}
-
 std::vector<std::string> linesOf(const std::string &text) {
   std::vector<std::string> lines;
   std::stringstream stream(text);

@@ -1,0 +1,177 @@
+// What arrays begin with: `value` and `initializer` of `parameters`, and Keras 1's `weights`.
+#include "compiler/spec/Parser.h"
+#include "compiler/spec/Values.h"
+
+#include <array>
+
+namespace normforge::spec {
+namespace {
+
+constexpr Choice initializers[] = {{"zeros"},   {"ones"},   {"constant"},
+                                   {"uniform"}, {"normal"}, {"truncated_normal"}};
+constexpr Alias initializerAliases[] = {{"zero", "zeros"},
+                                        {"one", "ones"},
+                                        {"random_uniform", "uniform"},
+                                        {"random_normal", "normal"},
+                                        {"narrow-normal", "normal"},
+                                        {"RandomUniform", "uniform"},
+                                        {"RandomNormal", "normal"},
+                                        {"TruncatedNormal", "truncated_normal"},
+                                        {"Zeros", "zeros"},
+                                        {"Ones", "ones"},
+                                        {"Constant", "constant"}};
+/// Keras's ranges.
+constexpr double kSpread = 0.05;
+constexpr std::string_view uniformKeys[] = {"min", "max"};
+constexpr std::string_view normalKeys[] = {"mean", "stddev"};
+
+/// Appends the numbers of a list and of lists in it, up to what is none; null where all are.
+const Value *firstOther(const Value &list, std::vector<double> &numbers) {
+  for (const Value &item : list.items) {
+    if (item.isList()) {
+      if (const Value *other = firstOther(item, numbers))
+        return other;
+      continue;
+    }
+    const auto number = asNumber(item);
+    if (!number)
+      return &item;
+    numbers.push_back(*number);
+  }
+  return nullptr;
+}
+
+} // namespace
+
+void Parser::readInitialValue(const Value &value, const std::string &path, Initial &into) {
+  if (const auto number = asNumber(value)) {
+    into = {Initial::Kind::Constant, *number};
+    return;
+  }
+  if (value.isList()) {
+    Initial initial{Initial::Kind::Values};
+    if (const Value *other = firstOther(value, initial.values)) {
+      error(*other, fmt::format("{} must be a list of numbers; found {}", path, found(*other)));
+      return;
+    }
+    checkValues(value, path, initial.values.size());
+    into = std::move(initial);
+    return;
+  }
+  const auto word = asWord(value);
+  if (!word || !word->ends_with(".npy")) {
+    error(value, fmt::format("{} must be a number, a list of numbers or the path of an .npy file; "
+                             "found {}",
+                             path, found(value)));
+    return;
+  }
+  // Whether it is there is seen when someone asks for it: a spec makes no one look at files.
+  into = {Initial::Kind::File, 0, 0, {}, std::string(*word)};
+}
+
+void Parser::checkValues(const Value &value, const std::string &path, size_t count) {
+  if (!shapeKnown_ || !axesKnown_)
+    return;
+  int64_t product = 1;
+  for (const int axis : spec_.axes) {
+    const Size &size = spec_.shape[static_cast<size_t>(axis)];
+    if (size.isNamed() || __builtin_mul_overflow(product, size.value, &product))
+      return; // it is told when the array is made
+  }
+  if (static_cast<int64_t>(count) != product)
+    error(value, fmt::format("{} has {} numbers; the axes of gamma and beta have {}", path, count,
+                             product));
+}
+
+void Parser::readInitializer(const Value &value, const std::string &path, Initial &into) {
+  if (isNull(value))
+    return;
+  const auto chosen = chosenBy(value);
+  if (!chosen || value.isList()) {
+    error(value, fmt::format("{} must be a word, or a mapping of it to its numbers, such as "
+                             "{{constant: 0.5}}; found {}",
+                             path, found(value)));
+    return;
+  }
+  const auto &[word, more] = *chosen;
+  const auto index = choose(word, path, initializers, diagnostics_, initializerAliases);
+  if (!index)
+    return;
+  const std::string name(initializers[*index].name), whole = path + "." + name;
+  if (name == "zeros" || name == "ones") {
+    if (more)
+      error(*more, fmt::format("{} takes no number; found {}", whole, found(*more)));
+    into = {Initial::Kind::Constant, name == "ones" ? 1.0 : 0.0};
+    return;
+  }
+  if (name == "constant") {
+    const auto number = more ? asNumber(*more) : std::nullopt;
+    if (number)
+      into = {Initial::Kind::Constant, *number};
+    else
+      error(more ? *more : value,
+            fmt::format("{} needs its number, such as {{constant: 0.5}}; found {}", whole,
+                        more ? found(*more) : "none"));
+    return;
+  }
+  const bool isUniform = name == "uniform";
+  Initial initial{isUniform          ? Initial::Kind::Uniform
+                  : name == "normal" ? Initial::Kind::Normal
+                                     : Initial::Kind::TruncatedNormal,
+                  isUniform ? -kSpread : 0, kSpread};
+  if (more && !more->isMapping()) {
+    error(*more, fmt::format("{} must be a mapping of its numbers, {}; found {}", whole,
+                             isUniform ? "{min: ..., max: ...}" : "{mean: ..., stddev: ...}",
+                             found(*more)));
+    return;
+  }
+  if (more) {
+    const Keys keys(*more, whole, isUniform ? uniformKeys : normalKeys, diagnostics_);
+    for (const Entry *key : keys.entries()) {
+      const auto number = asNumber(key->value);
+      const bool isFirst = key->key == "min" || key->key == "mean";
+      if (!number || (key->key == "stddev" && *number < 0))
+        error(key->value,
+              fmt::format("{}.{} must be a number{}; found {}", whole, key->key,
+                          key->key == "stddev" ? " of at least 0" : "", found(key->value)));
+      else
+        (isFirst ? initial.first : initial.second) = *number;
+    }
+    if (isUniform && initial.second < initial.first)
+      error(*more,
+            fmt::format("{}.max {} is less than min {}", whole, initial.second, initial.first));
+  }
+  into = initial;
+}
+
+void Parser::readWeights() {
+  const Entry *entry = keys_.find("weights");
+  if (!entry || isNull(entry->value))
+    return;
+  if (!semanticsName_.starts_with("keras-1.")) {
+    diagnostics_.error(entry->offset,
+                       fmt::format("'weights' belongs to semantics keras-1.2 and keras-1.0.4; "
+                                   "found {}",
+                                   quoted(semanticsName_)));
+    return;
+  }
+  const Value &value = entry->value;
+  if (!value.isList() || value.items.size() != 4) {
+    error(value, fmt::format("weights must be the four arrays [gamma, beta, mean, std]; found {}",
+                             value.isList() ? fmt::format("{} of them", value.items.size())
+                                            : found(value)));
+    return;
+  }
+  const std::array<Initial *, 4> into = {&spec_.gammaInitial, &spec_.betaInitial,
+                                         &spec_.meanInitial, &spec_.spreadInitial};
+  for (size_t i = 0; i < into.size(); ++i)
+    readInitialValue(value.items[i], fmt::format("weights[{}]", i), *into[i]);
+  if (!spec_.initializes)
+    spec_.notes.push_back("weights has no effect: initialize is none of the phases");
+  else if (modeKnown_ && !spec_.hasMovingStatistics())
+    spec_.notes.push_back(fmt::format("mean and std of weights have no effect: mode {} keeps no "
+                                      "moving statistics",
+                                      toString(spec_.mode)));
+}
+
+} // namespace normforge::spec
