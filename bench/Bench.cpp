@@ -93,7 +93,10 @@ std::vector<SpecFile> readSpecs(const Options &options) {
     const std::filesystem::path file(path);
     SpecFile entry{path, file.parent_path().filename().string(), "", {}};
     entry.name = entry.list + "/" + file.stem().string();
-    if (options.quick && options.specs == Options().specs &&
+    const bool isDefault = options.specs == Options().specs;
+    if (isDefault && entry.list == "frameworks") // a layer of each kind, no network
+      continue;
+    if (options.quick && isDefault &&
         std::find(std::begin(kQuick), std::end(kQuick), entry.name) == std::end(kQuick))
       continue;
     auto spec = readSpec(path);
