@@ -163,6 +163,9 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
   const oracle::Arrays inputs = oracle::drawInputs(spec, check.phase, check.sizes, settings.seed,
                                                    settings.data, check.scalars);
   result.notes = spec.notes;
+  if (const std::string_view source = recordsOf(loaded.variants[call->plan().variant()].reason);
+      !source.empty())
+    result.notes.push_back(fmt::format("schedule from {}", source));
   if (auto overflow = noteOverflow(check, inputs))
     result.notes.push_back(std::move(*overflow));
   call->allocate();

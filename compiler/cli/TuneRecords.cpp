@@ -174,15 +174,25 @@ std::string shapeText(const ResultRecord &record) {
   return fmt::format("{} {}", record.layout, record.shape);
 }
 
-/// What else is to be known of a record.
-std::string marksOf(const ResultRecord &record, const std::string &stale) {
+/// The number of a text among those that are shown below a table, counted from 1.
+size_t numberOf(const std::string &text, std::vector<std::string> &shown) {
+  const auto found = llvm::find(shown, text);
+  const size_t number = static_cast<size_t>(found - shown.begin()) + 1;
+  if (found == shown.end())
+    shown.push_back(text);
+  return number;
+}
+
+/// What else is to be known of a record: of reasons, which many share, their numbers.
+std::string marksOf(const ResultRecord &record, const std::string &stale,
+                    std::vector<std::string> &reasons) {
   std::vector<std::string> marks;
   if (record.key.bits == BitsPolicy::Fixed)
     marks.push_back("bits fixed");
   if (record.isNoisy())
     marks.push_back("not used: noise");
   if (!stale.empty())
-    marks.push_back("stale: " + stale);
+    marks.push_back(fmt::format("stale [{}]", numberOf(stale, reasons)));
   return fmt::format("{}", fmt::join(marks, "; "));
 }
 
@@ -205,32 +215,35 @@ llvm::Error show(const ShowOptions &options) {
     }
     return llvm::Error::success();
   }
-  size_t width = 4, shapes = 13;
+  size_t width = 4, shapes = 13, phases = 9;
   for (const ResultRecord &record : results) {
     width = std::max(width, record.name.size());
+    phases = std::max(phases, record.key.phase.size());
     shapes = std::max(shapes, shapeText(record).size());
   }
   fmt::print("gain: the default's time over the tuned schedule's, 95 % interval; share: of the "
              "speed of a copy of as many bytes; noise: of two copies of the default\n");
-  fmt::print("{:<{}} {:<9} {:<{}} {:<12} {:>7} {:<5} {:>10} {:>10}  {:<18} {:>8} {:>5} {:>9}  {}\n",
-             "spec", width, "phase", "layout, shape", shapes, "sizes", "threads", "cache",
-             "default us", "us", "gain", "noise", "share", "effort", "");
+  fmt::print(
+      "{:<{}} {:<{}} {:<{}} {:<12} {:>7} {:<5} {:>10} {:>10}  {:<18} {:>8} {:>5} {:>9}  {}\n",
+      "spec", width, "phase", phases, "layout, shape", shapes, "sizes", "threads", "cache",
+      "default us", "us", "gain", "noise", "share", "effort", "");
   std::vector<double> gains; // of those that are not stale
   size_t tuned = 0, noisy = 0;
   std::map<CandidateState, int> counts;
+  std::vector<std::string> reasons; // for being stale
   for (const ResultRecord &record : results) {
     const std::string stale = stalenessOf(record, *target);
     fmt::print(
-        "{:<{}} {:<9} {:<{}} {:<12} {:>7} {:<5} {:>10.1f} {:>10.1f}  {:<18} {:>8} {:>5} {:>9}  "
+        "{:<{}} {:<{}} {:<{}} {:<12} {:>7} {:<5} {:>10.1f} {:>10.1f}  {:<18} {:>8} {:>5} {:>9}  "
         "{}\n",
-        record.name, width, record.key.phase, shapeText(record), shapes, sizesText(record),
+        record.name, width, record.key.phase, phases, shapeText(record), shapes, sizesText(record),
         record.key.threads, toString(record.key.cache).str(), record.standardMicroseconds,
         record.microseconds, record.isTuned() ? ratioText(record.gain) : "default stays",
         noiseText(record.noise),
         record.copyMicroseconds > 0
             ? fmt::format("{:.2f}", record.copyMicroseconds / record.microseconds)
             : "-",
-        toString(record.effort).str(), marksOf(record, stale));
+        toString(record.effort).str(), marksOf(record, stale, reasons));
     for (const auto &[state, count] : record.counts)
       counts[state] += count;
     if (!stale.empty())
@@ -250,6 +263,8 @@ llvm::Error show(const ShowOptions &options) {
     fmt::print(
         "{} of them are too noisy to choose by: normforge tune --again measures them again\n",
         noisy);
+  for (size_t i = 0; i < reasons.size(); ++i)
+    fmt::print("{}[{}] {}\n", i == 0 ? "stale:\n" : "", i + 1, reasons[i]);
   return llvm::Error::success();
 }
 

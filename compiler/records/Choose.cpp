@@ -74,6 +74,9 @@ llvm::Expected<TunedRecords> readTunedRecords(const std::string &path,
 
 namespace {
 
+/// What reasons of variants from records begin with.
+constexpr std::string_view kTuned = "tuned: ";
+
 /// A record and the variant of the heuristic that it replaces.
 struct Match {
   ResultRecord record;
@@ -222,11 +225,11 @@ void Tuning::addRange(std::vector<ScheduleVariant> &all, size_t variant) const {
       push(standard.schedule, standard.reason, low - 1);
     const ResultRecord &record = match.record;
     push(match.schedule,
-         fmt::format("tuned: {:.2f} ({:.2f} to {:.2f}) times as fast as the heuristic's with {} "
+         fmt::format("{}{:.2f} ({:.2f} to {:.2f}) times as fast as the heuristic's with {} "
                      "thread{}, {} caches; {}",
-                     record.gain.value, record.gain.low, record.gain.high, record.key.threads,
-                     record.key.threads == 1 ? "" : "s", toString(record.key.cache).str(),
-                     match.source),
+                     kTuned, record.gain.value, record.gain.low, record.gain.high,
+                     record.key.threads, record.key.threads == 1 ? "" : "s",
+                     toString(record.key.cache).str(), match.source),
          std::min(high, limit));
     covered = std::max(covered, std::min(high, limit));
   }
@@ -277,6 +280,14 @@ chooseSchedules(const Operator &op, const TargetDescription &target, const Sched
   // Nobody asked for these: a schedule for two threads may have two tasks.
   tuning.apply(TunedRecords::ofProject(), usableProcessors());
   return tuning.take();
+}
+
+std::string_view recordsOf(std::string_view reason) {
+  // A compiled variant's begins with its form.
+  const size_t tuned = reason.find(kTuned), source = reason.rfind("; ");
+  return tuned == reason.npos || source == reason.npos || source < tuned
+             ? std::string_view()
+             : reason.substr(source + 2);
 }
 
 } // namespace normforge

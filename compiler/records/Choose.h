@@ -62,4 +62,7 @@ constexpr int64_t kRelatives = 4;
 /// A kernel has no more variants than this.
 constexpr size_t kMostVariants = 8;
 
+/// The source of the records that a variant with this reason was chosen from; empty: of none.
+std::string_view recordsOf(std::string_view reason);
+
 } // namespace normforge

@@ -197,8 +197,8 @@ TEST_CASE("records from the future, of other machines and languages are told of 
   CHECK(outcome.status == 0);
   CHECK_MESSAGE(outcome.err.starts_with(warnings), outcome.err);
   CHECK(contains(outcome.out, "3 cases, 1 of them of this machine and version"));
-  CHECK(contains(outcome.out, "stale: CPU z80, here "));
-  CHECK(contains(outcome.out, fmt::format("stale: schedules' language {}, here {}",
+  CHECK(contains(outcome.out, "] CPU z80, here "));
+  CHECK(contains(outcome.out, fmt::format("] schedules' language {}, here {}",
                                           kScheduleLanguage + 1, kScheduleLanguage)));
   outcome = folder.run({"check", "bn.yaml", "--phase", "inference", "--tuned", "mixed.jsonl"});
   CHECK(outcome.status == 0);
