@@ -147,9 +147,11 @@ public:
     const std::vector<SpecFile> files = readSpecs(options_);
     fmt::print("{}, {}\n{} threads; oneDNN {}; f32; median us of interleaved blocks of calls\n",
                hostCpuName(), target_.summary(), options_.threads, oracle::oneDnnVersion());
-    fmt::print("share: of the faster of a plain and a streaming y = a*x + b over the same bytes; "
+    fmt::print("share: of the faster of a plain and a streaming y = a*x + b or a*x + z over the "
+               "same bytes, or of "
+               "their sum where nothing of theirs is written; "
                "others: their time over ours\n\n");
-    fmt::print("{:36} {:9} {:8} {:15} {:>9} {:>5} {:>5} {:>7} {:>13} {:>7} {:>7}  {}\n", "spec",
+    fmt::print("{:36} {:15} {:8} {:15} {:>9} {:>5} {:>5} {:>7} {:>13} {:>7} {:>7}  {}\n", "spec",
                "phase", "layout", "shape", "us", "+-%", "share", "oneDNN", "95 %", "16c", "by hand",
                "");
     compileTimes(files);
@@ -302,7 +304,7 @@ private:
 
     const bool inCache = bytes <= target_.l2Bytes * options_.threads;
     Group &group =
-        groups_[fmt::format("{:17} {:8} {:9} {:9} {}", file.list, layout, toString(phase),
+        groups_[fmt::format("{:17} {:8} {:15} {:9} {}", file.list, layout, toString(phase),
                             fmt::format("N = {}", batch), inCache ? "in L2" : "beyond")];
     group.share.push_back(share);
     std::string notes = !agrees ? "DISAGREES" : same ? "" : "oneDNN: " + whyNot;
@@ -335,7 +337,7 @@ private:
     const auto [bestText, b] = ratio("onednn-16c", group.best, group.behindBest);
     const auto [handText, h] = ratio("by-hand", group.hand, group.behindHand);
     const std::string shape = shapeText(spec, problem.sizes);
-    fmt::print("{:36} {:9} {:8} {:15} {:9.1f} {:5.1f} {:5.2f} {:>7} {:>13} {:>7} {:>7}  {}\n",
+    fmt::print("{:36} {:15} {:8} {:15} {:9.1f} {:5.1f} {:5.2f} {:>7} {:>13} {:>7} {:>7}  {}\n",
                file.name, toString(phase), spec.layout.text, shape, us.us, us.spread * 100, share,
                sameText, interval, bestText, handText, notes);
     std::fflush(stdout);
@@ -374,7 +376,7 @@ private:
 
   void printGroups() const {
     fmt::print("\ngeometric mean, least; ! cases behind (the interval is wholly below 1/1.03)\n");
-    fmt::print("{:55} {:>5}  {:>11}  {:>15}  {:>15}  {:>15}\n",
+    fmt::print("{:61} {:>5}  {:>11}  {:>15}  {:>15}  {:>15}\n",
                "list, layout, phase, batch, x and y", "cases", "share", "oneDNN", "oneDNN 16c",
                "by hand");
     auto summary = [](const std::vector<double> &values, int behind) {
@@ -385,7 +387,7 @@ private:
                          behind ? fmt::format(" !{}", behind) : "");
     };
     for (const auto &[name, g] : groups_)
-      fmt::print("{:55} {:5}  {:>11}  {:>15}  {:>15}  {:>15}\n", name, g.share.size(),
+      fmt::print("{:61} {:5}  {:>11}  {:>15}  {:>15}  {:>15}\n", name, g.share.size(),
                  summary(g.share, 0), summary(g.same, g.behindSame), summary(g.best, g.behindBest),
                  summary(g.hand, g.behindHand));
   }

@@ -163,10 +163,10 @@ llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::
   std::vector<std::string_view> listed;
   for (Phase p : spec.phases)
     listed.push_back(toString(p));
-  if (word == "initialize" && spec.initializes)
+  if (word == kInitialize && spec.initializes)
     return badInput("--phase: initialize has no kernel; `normforge run` does it");
   if (spec.initializes)
-    listed.push_back("initialize");
+    listed.push_back(kInitialize);
   return badInput(fmt::format("--phase: '{}' is none of the phases of {}: {}", word.str(),
                               path.str(), fmt::join(listed, ", ")));
 }

@@ -55,7 +55,9 @@ int report(llvm::Error error);
 /// Named sizes as NAME=VALUE, each value at least 1.
 using NamedSizes = std::map<std::string, int64_t>;
 llvm::Expected<NamedSizes> parseSizes(const std::vector<std::string> &words);
-/// That the spec of `op`, read from `path`, has all of these sizes.
+/// What has no kernel, and is no Phase.
+constexpr llvm::StringLiteral kInitialize = "initialize";
+/// That a spec, read from `path`, whose sizes have these names, has all that are given.
 llvm::Error checkSizeNames(const std::vector<std::string> &names, const std::string &path,
                            const NamedSizes &sizes);
 /// A number from `least` to `most`; nothing where `word` is empty.

@@ -203,14 +203,15 @@ void printStored(const Spec &spec, std::string_view squares, std::string_view n)
 /// What the semantics, and what the spec says beside them, come to.
 void printFormula(const Spec &whole, Phase phase) {
   const Spec spec = ofPhase(whole, phase);
-  if (phase == Phase::Update) {
+  if (isUpdate(phase)) {
     fmt::print("\nOptimizer, by {}\n  {}\n", toString(spec.semantics), textOf(*spec.optimizer));
     if (spec.learnsGamma())
       fmt::print("  gamma  {}\n", textOf(spec.gammaLearned));
     if (spec.learnsBeta())
       fmt::print("  beta   {}\n", textOf(spec.betaLearned));
-    return;
   }
+  if (phase == Phase::Update)
+    return;
   if (phase == Phase::Population) {
     fmt::print("\nFormula (Chan, Golub, LeVeque 1983), in f64\n"
                "  count' = count + n, mean' = mean + (batch_mean - mean) * n / count',\n"
@@ -278,7 +279,8 @@ void printLoops(const Operator &op, const Values &values) {
   for (int i = 0; i < op.rank(); ++i) {
     std::vector<std::string_view> parameters;
     for (const Operand &operand : op.operands)
-      if (operand.role == Role::Parameter && llvm::is_contained(operand.loops, i))
+      if (operand.role == Role::Parameter && !operand.written &&
+          llvm::is_contained(operand.loops, i))
         parameters.push_back(operand.name);
     fmt::print("{}for {} in {}: {}{}{}\n", indent, op.loops[i].name,
                describe(op.loops[i].size, op.sizes, values),

@@ -107,11 +107,21 @@ llvm::Expected<std::vector<FileSet>> Exporter::readSets() {
   if (llvm::Error error = checkDistinctNames(*paths, *specs))
     return error;
   std::vector<FileSet> sets;
+  std::map<std::string, std::string> symbols; // and what they are of
   for (size_t i = 0; i < specs->size(); ++i) {
     Spec &spec = (*specs)[i];
     auto phases = choosePhases(spec, (*paths)[i], request_.phase);
     if (!phases)
       return phases.takeError();
+    for (const Phase phase : *phases) {
+      const std::string symbol = exportedSymbol(spec.name, toString(phase)),
+                        own = fmt::format("{} of {}", toString(phase), (*paths)[i]);
+      if (const auto [other, isNew] = symbols.emplace(symbol, own); !isNew)
+        return badInput(
+            fmt::format("{} and {} would both be the function {}; give one of the specs "
+                        "another name",
+                        other->second, own, symbol));
+    }
     if (sets.empty() || isDirectory_) {
       FileSet &set = sets.emplace_back();
       llvm::SmallString<128> stem(request_.output);

@@ -23,8 +23,6 @@ namespace normforge::cli {
 
 namespace {
 
-constexpr llvm::StringLiteral kInitialize = "initialize";
-
 struct Options {
   std::string spec, cpu, phase, threads, seed;
   ScheduleOptions schedule;
@@ -220,6 +218,12 @@ llvm::Error initialize(const Spec &spec, const Options &options, const NamedSize
   if (!options.inputs.empty())
     return badInput(
         fmt::format("{} takes no arrays and numbers; found {}", subject, options.inputs.front()));
+  for (const auto &[option, text] : {std::pair("--cpu", &options.cpu),
+                                     {"--threads", &options.threads},
+                                     {"--schedule", &options.schedule.forced},
+                                     {"--tuned", &options.schedule.tuned}})
+    if (!text->empty())
+      return badInput(fmt::format("{}: {} has no kernel that it could be of", option, subject));
   const std::vector<std::string> names = initialNames(spec);
   if (names.empty())
     return badInput(fmt::format("{} has nothing to make: the layer has no parameters and no "
@@ -232,7 +236,9 @@ llvm::Error initialize(const Spec &spec, const Options &options, const NamedSize
     return outputs.takeError();
   bool isOfFile = false; // an error
   const auto readFile = [&](const std::string &path) {
-    llvm::SmallString<128> file(llvm::sys::path::parent_path(options.spec));
+    llvm::SmallString<128> file;
+    if (!llvm::sys::path::is_absolute(path))
+      file = llvm::sys::path::parent_path(options.spec);
     llvm::sys::path::append(file, path);
     auto array = readNpy(file);
     isOfFile = !array;
@@ -251,20 +257,12 @@ llvm::Error initialize(const Spec &spec, const Options &options, const NamedSize
 }
 
 llvm::Error run(Options &options) {
-  if (llvm::Error error = options.schedule.read())
-    return error;
-  auto threads = parseThreads(options.threads);
-  if (!threads)
-    return threads.takeError();
   auto given = parseSizes(options.sizes);
   if (!given)
     return given.takeError();
   auto seed = parseNumber("--seed", options.seed, 0, UINT64_MAX);
   if (!seed)
     return seed.takeError();
-  auto target = chooseTarget(options.cpu);
-  if (!target)
-    return target.takeError();
   auto spec = readSpec(options.spec);
   if (!spec)
     return spec.takeError();
@@ -273,6 +271,14 @@ llvm::Error run(Options &options) {
       return error;
     return initialize(*spec, options, *given, seed->value_or(0));
   }
+  if (llvm::Error error = options.schedule.read())
+    return error;
+  auto threads = parseThreads(options.threads);
+  if (!threads)
+    return threads.takeError();
+  auto target = chooseTarget(options.cpu);
+  if (!target)
+    return target.takeError();
   if (*seed)
     return badInput(fmt::format("--seed belongs to --phase {}", kInitialize));
   auto phase = choosePhase(*spec, options.spec, options.phase);

@@ -93,17 +93,6 @@ Distribution groupDistribution(const Draw &draw, Data data, DType dtype, int64_t
 
 } // namespace
 
-Numbers usualNumbers(const Spec &spec, Phase phase) {
-  Numbers numbers;
-  for (const std::string &name : spec.scalarNames(phase))
-    numbers[name] = name == "epsilon"                             ? 1e-3
-                    : name == "count" || name == "step"           ? 4
-                    : name == "learning_rate"                     ? 0.01
-                    : spec.momentum.weighs == MomentumWeighs::Old ? 0.9
-                                                                  : 0.1;
-  return numbers;
-}
-
 Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t seed, Data data,
                   const Numbers &scalars) {
   const Coordinates at(ofPhase(spec, phase), sizes);

@@ -18,7 +18,8 @@ struct Initial {
   } kind = Kind::Constant;
   double first = 0, second = 0;
   std::vector<double> values{};
-  std::string path{}; ///< as written: relative to the spec's folder
+  std::string path{}; ///< as written: relative to the spec's folder, or absolute
+  std::string key{};  ///< that says so, such as "parameters.gamma.value"; empty: the default
 };
 
 } // namespace normforge

@@ -173,6 +173,10 @@ initialValue(const Spec &spec, std::string_view name, const std::map<std::string
           fmt::format("no value for size {}, which {} has", size.name, name));
     shape.push_back(size.isNamed() ? sizes.at(size.name) : size.value);
   }
+  auto bytes = static_cast<int64_t>(byteSize(spec.parameterDType));
+  for (const int64_t size : shape)
+    if (__builtin_mul_overflow(bytes, size, &bytes))
+      return llvm::createStringError(fmt::format("the bytes of {} do not fit in 63 bits", name));
   HostArray array(spec.parameterDType, shape);
   const Initial &initial = *found->initial;
   const int64_t count = array.count();
@@ -190,9 +194,8 @@ initialValue(const Spec &spec, std::string_view name, const std::map<std::string
   }
   const bool hasValues = initial.kind == Initial::Kind::Values;
   if (hasValues && static_cast<int64_t>(initial.values.size()) != count)
-    return llvm::createStringError(fmt::format("parameters.{}.value has {} numbers; {} of shape "
-                                               "({}) has {}",
-                                               name, initial.values.size(), name,
+    return llvm::createStringError(fmt::format("{} has {} numbers; {} of shape ({}) has {}",
+                                               initial.key, initial.values.size(), name,
                                                fmt::join(shape, ", "), count));
   for (int64_t i = 0; i < count; ++i)
     array.set(i, hasValues ? initial.values[static_cast<size_t>(i)]

@@ -2,7 +2,10 @@
 #include "compiler/spec/Parser.h"
 #include "compiler/spec/Values.h"
 
+#include "compiler/spec/HostArray.h"
+
 #include <array>
+#include <cmath>
 
 namespace normforge::spec {
 namespace {
@@ -13,7 +16,6 @@ constexpr Alias initializerAliases[] = {{"zero", "zeros"},
                                         {"one", "ones"},
                                         {"random_uniform", "uniform"},
                                         {"random_normal", "normal"},
-                                        {"narrow-normal", "normal"},
                                         {"RandomUniform", "uniform"},
                                         {"RandomNormal", "normal"},
                                         {"TruncatedNormal", "truncated_normal"},
@@ -25,35 +27,36 @@ constexpr double kSpread = 0.05;
 constexpr std::string_view uniformKeys[] = {"min", "max"};
 constexpr std::string_view normalKeys[] = {"mean", "stddev"};
 
-/// Appends the numbers of a list and of lists in it, up to what is none; null where all are.
-const Value *firstOther(const Value &list, std::vector<double> &numbers) {
-  for (const Value &item : list.items) {
-    if (item.isList()) {
-      if (const Value *other = firstOther(item, numbers))
-        return other;
-      continue;
-    }
-    const auto number = asNumber(item);
-    if (!number)
-      return &item;
-    numbers.push_back(*number);
-  }
-  return nullptr;
+/// A number as the dtype has it.
+bool isFinite(double number, DType dtype) {
+  HostArray array(dtype, {1});
+  array.set(0, number);
+  return std::isfinite(array.get(0));
 }
 
 } // namespace
 
 void Parser::readInitialValue(const Value &value, const std::string &path, Initial &into) {
-  if (const auto number = asNumber(value)) {
-    into = {Initial::Kind::Constant, *number};
+  const auto readNumber = [&](const Value &of) -> std::optional<double> {
+    const auto number = asNumber(of);
+    if (!number)
+      error(of, fmt::format("{} must be a list of numbers; found {}", path, found(of)));
+    else if (!isFinite(*number, spec_.parameterDType))
+      error(of, fmt::format("{} is {}, and {} is more than that holds", path,
+                            toString(spec_.parameterDType), found(of)));
+    return number;
+  };
+  if (asNumber(value)) {
+    into = {Initial::Kind::Constant, readNumber(value).value_or(0), 0, {}, {}, path};
     return;
   }
   if (value.isList()) {
-    Initial initial{Initial::Kind::Values};
-    if (const Value *other = firstOther(value, initial.values)) {
-      error(*other, fmt::format("{} must be a list of numbers; found {}", path, found(*other)));
-      return;
-    }
+    Initial initial{Initial::Kind::Values, 0, 0, {}, {}, path};
+    for (const Value &item : value.items)
+      if (const auto number = readNumber(item))
+        initial.values.push_back(*number);
+      else
+        return;
     checkValues(value, path, initial.values.size());
     into = std::move(initial);
     return;
@@ -66,7 +69,7 @@ void Parser::readInitialValue(const Value &value, const std::string &path, Initi
     return;
   }
   // Whether it is there is seen when someone asks for it: a spec makes no one look at files.
-  into = {Initial::Kind::File, 0, 0, {}, std::string(*word)};
+  into = {Initial::Kind::File, 0, 0, {}, std::string(*word), path};
 }
 
 void Parser::checkValues(const Value &value, const std::string &path, size_t count) {
@@ -101,13 +104,13 @@ void Parser::readInitializer(const Value &value, const std::string &path, Initia
   if (name == "zeros" || name == "ones") {
     if (more)
       error(*more, fmt::format("{} takes no number; found {}", whole, found(*more)));
-    into = {Initial::Kind::Constant, name == "ones" ? 1.0 : 0.0};
+    into = {Initial::Kind::Constant, name == "ones" ? 1.0 : 0.0, 0, {}, {}, path};
     return;
   }
   if (name == "constant") {
     const auto number = more ? asNumber(*more) : std::nullopt;
     if (number)
-      into = {Initial::Kind::Constant, *number};
+      into = {Initial::Kind::Constant, *number, 0, {}, {}, path};
     else
       error(more ? *more : value,
             fmt::format("{} needs its number, such as {{constant: 0.5}}; found {}", whole,
@@ -118,7 +121,11 @@ void Parser::readInitializer(const Value &value, const std::string &path, Initia
   Initial initial{isUniform          ? Initial::Kind::Uniform
                   : name == "normal" ? Initial::Kind::Normal
                                      : Initial::Kind::TruncatedNormal,
-                  isUniform ? -kSpread : 0, kSpread};
+                  isUniform ? -kSpread : 0,
+                  kSpread,
+                  {},
+                  {},
+                  path};
   if (more && !more->isMapping()) {
     error(*more, fmt::format("{} must be a mapping of its numbers, {}; found {}", whole,
                              isUniform ? "{min: ..., max: ...}" : "{mean: ..., stddev: ...}",
@@ -164,14 +171,17 @@ void Parser::readWeights() {
   }
   const std::array<Initial *, 4> into = {&spec_.gammaInitial, &spec_.betaInitial,
                                          &spec_.meanInitial, &spec_.spreadInitial};
-  for (size_t i = 0; i < into.size(); ++i)
+  const std::array<bool, 4> exists = {spec_.scale, spec_.center, spec_.hasMovingStatistics(),
+                                      spec_.hasMovingStatistics()};
+  for (size_t i = 0; i < into.size(); ++i) {
+    if (!into[i]->key.empty())
+      spec_.notes.push_back(fmt::format("{} has no effect: weights win over it", into[i]->key));
+    if (spec_.initializes && modeKnown_ && !exists[i])
+      spec_.notes.push_back(fmt::format("weights[{}] has no effect: the layer has none", i));
     readInitialValue(value.items[i], fmt::format("weights[{}]", i), *into[i]);
+  }
   if (!spec_.initializes)
     spec_.notes.push_back("weights has no effect: initialize is none of the phases");
-  else if (modeKnown_ && !spec_.hasMovingStatistics())
-    spec_.notes.push_back(fmt::format("mean and std of weights have no effect: mode {} keeps no "
-                                      "moving statistics",
-                                      toString(spec_.mode)));
 }
 
 } // namespace normforge::spec

@@ -16,6 +16,8 @@ constexpr std::string_view movingKeys[] = {"value", "initializer"};
 constexpr std::string_view regularizerKeys[] = {"l1", "l2"};
 constexpr std::string_view minMaxKeys[] = {"min", "max", "rate"};
 
+constexpr std::string_view kNoUpdate = "neither update nor backward+update is among the phases";
+
 /// Momentum is SGD with it.
 constexpr Choice optimizers[] = {{"sgd"}, {"momentum"}, {"rmsprop"}, {"adam"}};
 constexpr Alias optimizerAliases[] = {{"sgdm", "momentum"}, {"rms_prop", "rmsprop"}};
@@ -46,21 +48,25 @@ struct OptimizerFlag {
 } // namespace
 
 void Parser::readUpdate() {
+  const auto listed = std::ranges::find_if(spec_.phases, isUpdate);
+  const std::string_view phase = listed != spec_.phases.end() ? toString(*listed) : "";
   if (const Entry *entry = keys_.find("optimizer"))
     readOptimizer(*entry);
   else if (spec_.hasUpdate())
     error(keys_.find("phases")->value,
-          "phase update needs the key 'optimizer', such as optimizer: sgd");
+          fmt::format("phase {} needs the key 'optimizer', such as optimizer: sgd", phase));
   if (const Entry *entry = keys_.find("parameters"))
     readParameters(*entry);
   if (!spec_.hasUpdate()) {
     if (keys_.find("optimizer"))
-      spec_.notes.push_back("optimizer has no effect: update is none of the phases");
+      spec_.notes.push_back(fmt::format("optimizer has no effect: {}", kNoUpdate));
     return;
   }
   if (!spec_.learnsGamma() && !spec_.learnsBeta())
-    error(keys_.find("phases")->value, "phase update has nothing to learn: the layer has no gamma "
-                                       "and beta, or trainable: false keeps them");
+    error(keys_.find("phases")->value,
+          fmt::format("phase {} has nothing to learn: the layer has no gamma and beta, or "
+                      "trainable: false keeps them",
+                      phase));
 }
 
 void Parser::readOptimizer(const Entry &entry) {
@@ -176,6 +182,8 @@ void Parser::readParameters(const Entry &entry) {
         spec_.notes.push_back(fmt::format("{} has no effect: {}", whole, why));
       };
       if (key->key == "value" || key->key == "initializer") {
+        if (isNull(key->value))
+          continue;
         if (first)
           error(key->value, fmt::format("{0}.value and {0}.initializer contradict each other: "
                                         "expected one of them",
@@ -192,7 +200,7 @@ void Parser::readParameters(const Entry &entry) {
         continue;
       }
       if (!spec_.hasUpdate())
-        note("update is none of the phases");
+        note(kNoUpdate);
       else if (!learns)
         note("there is none to be learned");
       if (key->key == "regularizer")

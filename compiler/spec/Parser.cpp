@@ -26,7 +26,7 @@ constexpr Choice modeNames[] = {{"feature"},  {"sample"}, {"batch"},
 constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance, rms or group";
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
-/// Those that are built in the order of Phase.
+/// In the order of Phase; the last has no kernel.
 constexpr Choice phaseNames[] = {{"inference"}, {"training"},        {"backward"},  {"population"},
                                  {"update"},    {"backward+update"}, {"initialize"}};
 constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
@@ -39,7 +39,7 @@ constexpr Choice statisticsNames[] = {{"moving"}, {"population"}};
 constexpr Choice backwardStatisticsNames[] = {{"batch"}, {"moving"}};
 constexpr Choice accumulators[] = {{"f32"}, {"f64"}};
 constexpr std::string_view momentumKeys[] = {"mean", "variance"};
-static_assert(std::size(phaseNames) >= std::size(kPhases));
+static_assert(std::size(phaseNames) == std::size(kPhases) + 1);
 
 /// Anything longer is refused by the reader of documents; a device that never ends must not be read
 /// to its end.

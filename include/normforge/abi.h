@@ -26,7 +26,7 @@ extern "C" {
 /* The alignment of nf_call.workspace, in bytes. */
 #define NF_WORKSPACE_ALIGNMENT 64u
 
-/* A run-time number (epsilon, momentum, count). It is given as a double and rounded once by the
+/* A run-time number (epsilon, momentum, step, ...). It is given as a double and rounded once by the
  * kernel to the type it computes in. */
 typedef double nf_scalar;
 

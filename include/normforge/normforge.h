@@ -238,7 +238,7 @@ typedef enum nf_role {
 
 typedef struct nf_compile_options {
   uint32_t struct_size;    /* sizeof(nf_compile_options); less than its first version is an error */
-  const char *phase;       /* "inference", "training", "backward"; NULL: the spec's first */
+  const char *phase;       /* "inference", "backward+update", ...; NULL: the spec's first */
   const char *cpu;         /* LLVM's name of a CPU: "haswell"; NULL, "" or "native": this one */
   const char *source_name; /* the text's name in errors; NULL: "<spec>" */
 } nf_compile_options;
@@ -299,8 +299,8 @@ NF_API nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argumen
 NF_API int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument);
 /* What the array is to its host. */
 NF_API nf_role nf_kernel_argument_role(const nf_kernel *kernel, size_t argument);
-/* Of a written state: the array that is read and whose next value it is, of one name, dtype and
- * shape with it. NF_NOT_FOUND for every other array. */
+/* Of a written state or parameter: the array that is read and whose next value it is, of one name,
+ * dtype and shape with it. NF_NOT_FOUND for every other array. */
 NF_API size_t nf_kernel_argument_old(const nf_kernel *kernel, size_t argument);
 /* 1 when the written array may be the same buffer as the read one. All other arrays that a kernel
  * writes must not overlap any array. */
@@ -312,7 +312,7 @@ NF_API size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name,
 NF_API size_t nf_kernel_size_count(const nf_kernel *kernel);
 NF_API const char *nf_kernel_size_name(const nf_kernel *kernel, size_t size);
 
-/* The run-time numbers ("epsilon", "momentum", "count") that nf_run takes, in order. */
+/* The run-time numbers ("epsilon", "momentum", "step", ...) that nf_run takes, in order. */
 NF_API size_t nf_kernel_scalar_count(const nf_kernel *kernel);
 NF_API const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar);
 

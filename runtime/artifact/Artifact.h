@@ -125,7 +125,7 @@ struct Variant {
 struct Artifact {
   uint32_t abiVersion = NF_ABI_VERSION;
   std::string name;  ///< of the spec; documentation alone
-  std::string phase; ///< "inference", "training", "backward"
+  std::string phase; ///< "inference", "backward+update", ...
   EntryKind entry = EntryKind::Call;
   std::string triple;
   std::string cpu;

@@ -16,7 +16,7 @@ typedef struct nf_compiler_request {
   const char *spec; /* YAML text, not terminated */
   size_t spec_bytes;
   const char *source_name; /* for messages */
-  const char *phase;       /* "inference", "training", "backward"; NULL: the spec's first */
+  const char *phase;       /* "inference", "backward+update", ...; NULL: the spec's first */
   const char *cpu;         /* NULL, "" or "native": the host */
   uint32_t verify;         /* 1: run MLIR's and LLVM's verifiers after every step */
   const char *tuned;       /* records of `normforge tune`, not terminated; NULL: none */

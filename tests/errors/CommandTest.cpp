@@ -387,8 +387,36 @@ TEST_CASE("run makes what a layer begins with") {
       "training");
   folder.refuses({"run", "begins.yaml", "--seed", "7", "-o", "y=y.npy"},
                  "normforge: error: --seed belongs to --phase initialize");
+  folder.refuses({"run", "begins.yaml", "--phase", "initialize", "-o", "gamma=c.npy", "--size",
+                  "C=4611686018427387904"},
+                 "normforge: error: the bytes of gamma do not fit in 63 bits");
+  folder.refuses(
+      with(run, {"--threads", "2"}),
+      "normforge: error: --threads: phase initialize of begins.yaml has no kernel that it "
+      "could be of");
   folder.refuses({"explain", "begins.yaml", "--phase", "initialize"},
                  "normforge: error: --phase: initialize has no kernel; `normforge run` does it");
+}
+
+TEST_CASE("weights win over parameters, and what does nothing is said") {
+  const Folder folder;
+  folder.write("weights.yaml", "input: {shape: [N, 1], layout: nc}\naxis: c\ncenter: false\n"
+                               "phases: [inference, initialize]\nweights: [1, 2, 3, 4]\n"
+                               "parameters: {gamma: {value: 5}}\n");
+  const Outcome outcome = folder.run({"explain", "weights.yaml"});
+  CHECK(contains(outcome.out + outcome.err,
+                 "parameters.gamma.value has no effect: weights win over it"));
+  CHECK(contains(outcome.out + outcome.err, "weights[1] has no effect: the layer has none"));
+}
+
+TEST_CASE("functions of one name") {
+  const Folder folder;
+  const std::string rest = "input: {shape: [N, 3], layout: nc}\naxis: c\noptimizer: sgd\n";
+  folder.write("a.yaml", rest + "phases: [backward+update]\n");
+  folder.write("a_backward.yaml", rest + "phases: [update]\n");
+  folder.refuses({"compile", "a.yaml", "a_backward.yaml", "--emit", "so,header", "-o", "all.so"},
+                 "normforge: error: backward+update of a.yaml and update of a_backward.yaml would "
+                 "both be the function a_backward_update; give one of the specs another name");
 }
 
 TEST_CASE("run takes numbers of the call, and arrays without their axis of size 1") {

@@ -126,7 +126,7 @@ TEST_CASE("initialize: the same numbers everywhere") {
 }
 
 TEST_CASE("initialize: values, files and weights") {
-  const Spec lists = specOf("parameters: {gamma: {value: [1, [2, 3.5]]}, beta: {value: -2}}\n");
+  const Spec lists = specOf("parameters: {gamma: {value: [1, 2, 3.5]}, beta: {value: -2}}\n");
   const HostArray gamma = made(lists, "gamma", 3, 0);
   CHECK(gamma.get(0) == 1);
   CHECK(gamma.get(2) == 3.5);
