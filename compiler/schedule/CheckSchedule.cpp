@@ -316,9 +316,10 @@ std::string Checker::checkStep(size_t index, const StepPlan &plan) {
     return fmt::format("step {} is done twice", step.name);
   if (plan.part != Part::Whole && step.reduce == Reduce::None)
     return fmt::format("step {} is no reduction, and has no partials", step.name);
-  // A grouped axis has other loops in the data than among statistics.
+  // A grouped axis has other loops in the data than among statistics; what has none goes with both.
   for (const StepPlan &other : stage.steps)
-    if (countsGroups(step) != countsGroups(op_.steps[other.step]))
+    if (!step.loops.empty() && !op_.steps[other.step].loops.empty() &&
+        countsGroups(step) != countsGroups(op_.steps[other.step]))
       return fmt::format("steps {} and {}: one runs over loops {} and {}, the other over those of "
                          "the data; expected a stage for each",
                          step.name, op_.steps[other.step].name,

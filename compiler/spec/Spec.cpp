@@ -272,7 +272,9 @@ Spec ofPhase(Spec spec, Phase phase) {
     for (size_t i = 0; i < spec.axes.size(); ++i)
       spec.axes[i] = static_cast<int>(i);
     spec.mode = Mode::Sample;
-    spec.groups = 0;
+    spec.groups = spec.ghostBatch = 0;
+    spec.renorm.reset();
+    spec.adjustment = spec.mask = false;
     spec.dtype = spec.parameterDType;
     spec.prologue.clear();
     spec.fuse.clear();

@@ -272,6 +272,8 @@ TEST_CASE("backward and update in one are one after the other") {
        {"input: {shape: [6, 20, 3, 3], layout: nchw, dtype: f64}\naxis: c\n",
         "input: {shape: [6, 3, 3, 20], layout: nhwc, dtype: f64}\naxis: c\nfuse: [relu]\n",
         "input: {shape: [6, 20, 3, 3], layout: nChw16c, dtype: f64}\naxis: c\n",
+        "input: {shape: [6, 3, 15], layout: nhc, dtype: f64}\naxis: c\nvirtual_batch_size: 2\n",
+        "input: {shape: [6, 3, 15], layout: nhc, dtype: f64}\naxis: c\nrenorm: true\n",
         "input: {shape: [37, 40], layout: nc, dtype: f64}\naxis: c\nmode: sample\nfuse: [silu]\n",
         "input: {shape: [7, 40], layout: hc, dtype: f64}\naxis: [h, c]\nmode: sample\n",
         "input: {shape: [6, 20, 3, 3], layout: nchw, dtype: f64}\naxis: c\nmode: instance\n",
@@ -288,6 +290,9 @@ TEST_CASE("backward and update in one are one after the other") {
       const Spec spec = specOf(text);
       const oracle::Numbers scalars = oracle::usualNumbers(spec, Phase::BackwardUpdate);
       const oracle::Arrays inputs = oracle::drawInputs(spec, Phase::BackwardUpdate, {}, testSeed());
+      const Operator op = makeOperator(spec, Phase::BackwardUpdate);
+      for (const ScheduleVariant &variant : selectSchedules(op, session->target()))
+        CHECK(llvm::toString(checkSchedule(variant.schedule, op, session->target())) == "");
       const TestKernel fused(spec, Phase::BackwardUpdate, *session);
       const oracle::Arrays made = fused.run({}, inputs, scalars);
       CHECK_FALSE(made.contains("dgamma"));
