@@ -15,14 +15,10 @@ namespace normforge {
 
 namespace {
 
-/// The place of an array in the counter.
-constexpr std::array<std::string_view, 4> kNames = {"gamma", "beta", "moving_mean",
-                                                    "moving_spread"};
-
 struct Named {
   std::string name;
   const Initial *initial;
-  uint32_t number; ///< in kNames
+  uint32_t number; ///< in the counter
 };
 std::vector<Named> arraysOf(const Spec &spec) {
   std::vector<Named> all;
