@@ -200,22 +200,15 @@ private:
 
   void measureCase(const SpecFile &file, const Spec &spec, const std::string &layout, int64_t batch,
                    Phase phase) {
-    Case problem{spec,
-                 phase,
-                 {},
-                 oracle::usualNumbers(spec, phase),
-                 {},
-                 options_.threads,
-                 options_.schedule,
-                 tuned_ ? &*tuned_ : nullptr};
     int64_t tokens = 128;
     for (const List &l : kLists)
       if (l.folder == file.list && l.tokens)
         tokens = l.tokens;
+    oracle::Sizes sizes;
     for (const std::string &name : spec.sizeNames())
-      problem.sizes[name] = name == "N" ? batch : tokens;
+      sizes[name] = name == "N" ? batch : tokens;
     double needed = copiesOfX * sizeof(float);
-    for (int64_t size : oracle::argumentShape(spec, "x", problem.sizes))
+    for (int64_t size : oracle::argumentShape(spec, "x", sizes))
       needed *= static_cast<double>(size);
     if (const auto memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
                             static_cast<double>(sysconf(_SC_PAGE_SIZE));
@@ -223,7 +216,9 @@ private:
       throw std::runtime_error(fmt::format("{}: batch {} takes some {:.0f} GiB of memory; this "
                                            "machine has {:.0f}",
                                            file.path, batch, needed / 0x1p30, memory / 0x1p30));
-    problem.inputs = oracle::drawInputs(spec, phase, problem.sizes, 1);
+    Case problem = caseOf(spec, phase, sizes);
+    problem.schedule = options_.schedule;
+    problem.tuned = tuned_ ? &*tuned_ : nullptr;
 
     Normforge ours(session_, problem);
     std::unique_ptr<Normforge> untuned; // where records chose

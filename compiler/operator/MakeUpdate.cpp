@@ -110,7 +110,7 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
 
   // New values before constraints, and states.
   std::vector<Named> results, states, sums;
-  std::vector<Term> weights, norms;
+  std::vector<Term> weights;
   std::optional<Term> penalty;
   for (const LearnedParameter &of : all) {
     const Learned &learned = of.learned;

@@ -585,17 +585,6 @@ Arrays population(const Spec &spec, const Coordinates &at, const Arrays &inputs,
 
 } // namespace
 
-Numbers usualNumbers(const Spec &spec, Phase phase) {
-  Numbers numbers;
-  for (const std::string &name : spec.scalarNames(phase))
-    numbers[name] = name == "epsilon"                             ? 1e-3
-                    : name == "count" || name == "step"           ? 4
-                    : name == "learning_rate"                     ? 0.01
-                    : spec.momentum.weighs == MomentumWeighs::Old ? 0.9
-                                                                  : 0.1;
-  return numbers;
-}
-
 Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
   const Spec spec = ofPhase(whole, phase);

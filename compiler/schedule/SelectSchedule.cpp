@@ -103,12 +103,13 @@ struct Selection : StageSizes {
   /// By step: whether elements are made of its results, or of what is made of them.
   std::vector<bool> awaitedByElements() const {
     std::vector<bool> awaited(op.steps.size());
-    for (uint32_t i = static_cast<uint32_t>(op.steps.size()); i-- > 0;)
-      for (uint32_t later = i + 1; later < op.steps.size(); ++later) {
-        const StepPlan maker{i, Part::Whole};
-        awaited[i] = awaited[i] || ((awaited[later] || op.isWhole(op.steps[later])) &&
-                                    reads(later, std::span(&maker, 1)));
-      }
+    for (size_t i = op.steps.size(); i-- > 0;) {
+      if (!awaited[i] && !op.isWhole(op.steps[i]))
+        continue;
+      for (Expr expr : op.exprs.nodesOf(op.steps[i].values()))
+        if (op.exprs[expr].op == ExprOp::Result)
+          awaited[static_cast<size_t>(&op.stepOf(op.exprs[expr].index) - op.steps.data())] = true;
+    }
     return awaited;
   }
 

@@ -66,22 +66,19 @@ double uniform(uint64_t seed, uint32_t array, int64_t element) {
   return (static_cast<double>(bits) + 0.5) * 0x1p-52;
 }
 
-double drawn(const Initial &initial, double u) {
+/// Element `i` of an array of this number.
+double elementOf(const Initial &initial, uint64_t seed, uint32_t array, int64_t i) {
   constexpr double kBelowTwo = 0.022750131948179207200; // of a normal distribution, below -2
-  switch (initial.kind) {
-  case Initial::Kind::Uniform:
+  if (initial.kind == Initial::Kind::Constant)
+    return initial.first;
+  if (initial.kind == Initial::Kind::Values)
+    return initial.values[static_cast<size_t>(i)];
+  double u = uniform(seed, array, i);
+  if (initial.kind == Initial::Kind::Uniform)
     return initial.first + (initial.second - initial.first) * u;
-  case Initial::Kind::TruncatedNormal:
+  if (initial.kind == Initial::Kind::TruncatedNormal)
     u = kBelowTwo + u * (1 - 2 * kBelowTwo);
-    [[fallthrough]];
-  case Initial::Kind::Normal:
-    return initial.first + initial.second * normalQuantile(u);
-  case Initial::Kind::Constant:
-  case Initial::Kind::Values:
-  case Initial::Kind::File:
-    break;
-  }
-  return initial.first;
+  return initial.first + initial.second * normalQuantile(u);
 }
 
 } // namespace
@@ -188,14 +185,12 @@ initialValue(const Spec &spec, std::string_view name, const std::map<std::string
       array.set(i, given->get(i));
     return array;
   }
-  const bool hasValues = initial.kind == Initial::Kind::Values;
-  if (hasValues && static_cast<int64_t>(initial.values.size()) != count)
+  if (initial.kind == Initial::Kind::Values && static_cast<int64_t>(initial.values.size()) != count)
     return llvm::createStringError(fmt::format("{} has {} numbers; {} of shape ({}) has {}",
                                                initial.key, initial.values.size(), name,
                                                fmt::join(shape, ", "), count));
   for (int64_t i = 0; i < count; ++i)
-    array.set(i, hasValues ? initial.values[static_cast<size_t>(i)]
-                           : drawn(initial, uniform(seed, found->number, i)));
+    array.set(i, elementOf(initial, seed, found->number, i));
   return array;
 }
 

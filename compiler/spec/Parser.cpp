@@ -429,14 +429,13 @@ void Parser::readPhases() {
     std::optional<size_t> index = choose(item, "phase", phaseNames, diagnostics_, phaseAliases);
     if (!index)
       continue;
-    const bool initializes = *index == std::size(kPhases);
-    const Phase phase = initializes ? Phase::Inference : kPhases[*index];
-    if (initializes ? spec_.initializes : spec_.hasPhase(phase))
+    const bool hasKernel = *index < std::size(kPhases);
+    if (hasKernel ? spec_.hasPhase(kPhases[*index]) : spec_.initializes)
       error(item, fmt::format("phase '{}' is listed twice", item.text));
-    else if (initializes)
-      spec_.initializes = true;
+    else if (hasKernel)
+      spec_.phases.push_back(kPhases[*index]);
     else
-      spec_.phases.push_back(phase);
+      spec_.initializes = true;
   }
   if (spec_.phases.empty() && spec_.initializes)
     error(entry->value, "phases must have one with a kernel: initialize is done on the host, "

@@ -242,8 +242,9 @@ private:
   std::string text_;
 };
 
-/// Everything in a spec but its name and count, in one line: equal for specs that mean the same.
-/// The phases are in it, in any order one text: what one phase keeps for another depends on both.
+/// Everything in a spec but its name, count and initial values, in one line: equal for specs that
+/// mean the same. The phases are in it, in any order one text: what one phase keeps for another
+/// depends on both.
 std::string canonicalText(const Spec &spec);
 
 /// The spec as `phase` sees it: without renorm, ghost batches, adjustment and mask where it takes
