@@ -159,7 +159,7 @@ std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDes
 std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &target);
 
 /// Legal schedules to choose from, each once: those of the heuristic, and neighbors that differ in
-/// form, vectors, tiles, what is in flight and what tasks take. Some hundred at most.
+/// form, vectors, tiles, what is in flight and what tasks take: some 20 of each stage of each form.
 std::vector<Schedule> scheduleSpace(const Operator &op, const TargetDescription &target);
 
 /// Legal schedules that differ from this one in one knob, of one stage or of all. `isWide`: in more
