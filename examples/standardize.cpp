@@ -1,6 +1,6 @@
 // A table whose columns are on scales far apart: age, kilometres and power of used cars. Takes the
-// statistics of its columns a batch of rows at a time, standardizes it, and descends to the prices'
-// linear model from the raw and from the standardized columns.
+// statistics of its columns a batch of rows at a time, standardizes it and scales it to 0 to 1, and
+// descends to the prices' linear model from the raw columns and from both.
 //
 //   standardize [DESCENT.svg]
 #include "normforge/normforge.hpp"
@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -29,6 +30,14 @@ const char *const kSpec = "name: columns\n"
                           "epsilon: 1.0e-8\n"
                           "statistics: population\n"
                           "phases: [inference, population]\n";
+
+const char *const kRangeSpec = "name: columns_range\n"
+                               "input: {shape: [N, 3], layout: nc}\n"
+                               "axis: c\n"
+                               "mode: range\n"
+                               "center: false\n"
+                               "scale: false\n"
+                               "phases: [inference, population]\n";
 
 struct Table {
   std::vector<float> values; ///< kRows x kColumns
@@ -58,36 +67,32 @@ struct Statistics {
   std::array<float, kColumns> movingMean{}, movingVariance{};
 };
 
-/// The columns' statistics, of as many rows at a time as there are.
-Statistics statisticsOf(const nf::Engine &engine, Table &table) {
+/// Takes what phase population keeps of the columns, as many rows at a time as there are. `states`
+/// are what is known of the rows before; the kernel writes what is known then to the same buffers,
+/// and to `made`.
+void takePopulation(const nf::Engine &engine, const char *spec, Table &table,
+                    const std::vector<void *> &states, const std::vector<void *> &made = {}) {
   const nf::Kernel kernel =
-      engine.compile(kSpec, {.phase = "population", .cpu = {}, .sourceName = {}});
-  Statistics s;
+      engine.compile(spec, {.phase = "population", .cpu = {}, .sourceName = {}});
   for (int64_t row = 0; row < kRows; row += kBatch) {
     const nf::Plan plan = kernel.plan({std::min(kBatch, kRows - row)});
-    // x, what is known of the rows before, and the same buffers for what is known then.
-    void *const args[] = {table.values.data() + row * kColumns,
-                          s.count.data(),
-                          s.mean.data(),
-                          s.squares.data(),
-                          s.count.data(),
-                          s.mean.data(),
-                          s.squares.data(),
-                          s.movingMean.data(),
-                          s.movingVariance.data()};
+    std::vector<void *> args{table.values.data() + row * kColumns};
+    for (const auto *of : {&states, &states, &made})
+      args.insert(args.end(), of->begin(), of->end());
     const nf::Workspace workspace = plan.makeWorkspace();
     plan.run(args, {}, workspace.get());
   }
-  return s;
 }
 
-std::vector<float> standardize(const nf::Engine &engine, Table &table, Statistics &s) {
+/// The columns by two statistics each.
+std::vector<float> scaleBy(const nf::Engine &engine, const char *spec, Table &table,
+                           std::array<float, kColumns> &first,
+                           std::array<float, kColumns> &second) {
   const nf::Kernel kernel =
-      engine.compile(kSpec, {.phase = "inference", .cpu = {}, .sourceName = {}});
+      engine.compile(spec, {.phase = "inference", .cpu = {}, .sourceName = {}});
   const nf::Plan plan = kernel.plan({kRows});
   std::vector<float> y(table.values.size());
-  void *const args[] = {table.values.data(), s.movingMean.data(), s.movingVariance.data(),
-                        y.data()};
+  void *const args[] = {table.values.data(), first.data(), second.data(), y.data()};
   const nf::Workspace workspace = plan.makeWorkspace();
   plan.run(args, {}, workspace.get());
   return y;
@@ -168,7 +173,7 @@ bool draw(const char *path, const std::vector<Descent> &descents) {
          "<text x=\"16\" y=\""
       << top + height / 2 << "\" text-anchor=\"middle\" transform=\"rotate(-90 16 "
       << top + height / 2 << ")\">mean squared error / variance</text>\n";
-  constexpr const char *colors[] = {"#b3452c", "#1f6fb2"};
+  constexpr const char *colors[] = {"#b3452c", "#1f6fb2", "#5a8f29"};
   for (size_t i = 0; i < descents.size(); ++i) {
     svg << "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"" << colors[i] << "\" points=\"";
     for (size_t step = 0; step < descents[i].losses.size(); ++step)
@@ -189,8 +194,17 @@ bool draw(const char *path, const std::vector<Descent> &descents) {
 int main(int argc, char **argv) try {
   const nf::Engine engine;
   Table table = drawTable();
-  Statistics s = statisticsOf(engine, table);
-  std::vector<float> standardized = standardize(engine, table, s);
+  Statistics s;
+  takePopulation(engine, kSpec, table, {s.count.data(), s.mean.data(), s.squares.data()},
+                 {s.movingMean.data(), s.movingVariance.data()});
+  const std::vector<float> standardized =
+      scaleBy(engine, kSpec, table, s.movingMean, s.movingVariance);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::array<float, kColumns> minimum, maximum; // of nothing yet
+  minimum.fill(kInfinity);
+  maximum.fill(-kInfinity);
+  takePopulation(engine, kRangeSpec, table, {minimum.data(), maximum.data()});
+  const std::vector<float> scaled = scaleBy(engine, kRangeSpec, table, minimum, maximum);
 
   bool isRight = true;
   std::printf("%-12s %12s %12s %18s %18s\n", "column", "mean", "deviation", "mean after",
@@ -209,12 +223,28 @@ int main(int argc, char **argv) try {
     isRight = isRight && std::abs(mean) < 1e-5 && std::abs(deviation - 1) < 1e-5;
   }
 
+  std::printf("\n%-12s %12s %12s %18s %18s\n", "column", "least", "greatest", "least after",
+              "greatest after");
+  for (size_t c = 0; c < kColumns; ++c) {
+    float least = kInfinity, greatest = -kInfinity;
+    for (size_t row = 0; row < kRows; ++row) {
+      least = std::min(least, scaled[row * kColumns + c]);
+      greatest = std::max(greatest, scaled[row * kColumns + c]);
+    }
+    std::printf("%-12s %12.6g %12.6g %18g %18g\n", kNames[c], static_cast<double>(minimum[c]),
+                static_cast<double>(maximum[c]), static_cast<double>(least),
+                static_cast<double>(greatest));
+    isRight = isRight && least == 0 && greatest == 1; // exactly
+  }
+
   const std::vector<Descent> descents = {bestDescent("raw", table.values, table.prices),
-                                         bestDescent("standardized", standardized, table.prices)};
+                                         bestDescent("standardized", standardized, table.prices),
+                                         bestDescent("scaled to 0..1", scaled, table.prices)};
   std::printf("\n%-14s %8s %22s\n", "descent on", "rate", "error after steps 50, 200");
   for (const Descent &of : descents)
     std::printf("%-14s %8.0e %14.4f %10.4f\n", of.name, of.rate, of.losses[50], of.losses.back());
-  isRight = isRight && descents[1].losses.back() < descents[0].losses.back();
+  for (const size_t after : {size_t(1), size_t(2)})
+    isRight = isRight && descents[after].losses.back() < descents[0].losses.back();
   if (argc > 1 && !draw(argv[1], descents)) {
     std::fprintf(stderr, "error: %s cannot be written\n", argv[1]);
     return 1;

@@ -212,6 +212,18 @@ void printFormula(const Spec &whole, Phase phase) {
   }
   if (phase == Phase::Update)
     return;
+  if (spec.hasRange()) {
+    if (phase == Phase::Population)
+      fmt::print("\nFormula\n  minimum' = the least of minimum and {0}, maximum' = the greatest of "
+                 "maximum and {0}\n",
+                 spec.prologue.empty() ? "x" : "what the prologue makes of x");
+    else
+      fmt::print("\nFormula\n  y = (x - minimum) / (maximum - minimum){}{}, the divisor 1 where it "
+                 "is not above 0\n{}",
+                 spec.scale ? " * gamma" : "", spec.center ? " + beta" : "",
+                 spec.prologue.empty() ? "" : "  x stands for what the prologue makes of it\n");
+    return;
+  }
   if (phase == Phase::Population) {
     fmt::print("\nFormula (Chan, Golub, LeVeque 1983), in f64\n"
                "  count' = count + n, mean' = mean + (batch_mean - mean) * n / count',\n"
@@ -316,11 +328,13 @@ void printSteps(const Operator &op) {
                      : "");
       continue;
     }
-    const bool sums = step.reduce == Reduce::Sum;
+    const std::string_view reduction = step.reduce == Reduce::Sum       ? "sum of "
+                                       : step.reduce == Reduce::Maximum ? "greatest of "
+                                                                        : "";
     std::vector<std::pair<std::string, Expr>> results;
     for (const Result &result : step.results)
       results.emplace_back(result.name + (result.operand < 0 ? "" : "'"), result.value);
-    for (const std::string &line : op.exprs.lines(results, names, sums))
+    for (const std::string &line : op.exprs.lines(results, names, reduction))
       fmt::print("    {}\n", line);
   }
 }

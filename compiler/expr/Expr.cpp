@@ -241,7 +241,7 @@ int64_t Exprs::flops(std::span<const Expr> roots) const {
 std::string Exprs::text(Expr expr, const Names &names) const { return text(expr, names, {}, 0); }
 
 std::vector<std::string> Exprs::lines(std::span<const std::pair<std::string, Expr>> roots,
-                                      const Names &names, bool areSums) const {
+                                      const Names &names, std::string_view reduction) const {
   std::vector<Expr> values;
   std::map<Expr, int> uses;
   for (const auto &[name, value] : roots) {
@@ -260,14 +260,15 @@ std::vector<std::string> Exprs::lines(std::span<const std::pair<std::string, Exp
     // One that is a result lends its name.
     const auto root = std::find_if(roots.begin(), roots.end(),
                                    [&](const auto &named) { return named.second == expr; });
-    const std::string name =
-        root != roots.end() && !areSums ? root->first : fmt::format("t{}", shared.size() + 1);
+    const std::string name = root != roots.end() && reduction.empty()
+                                 ? root->first
+                                 : fmt::format("t{}", shared.size() + 1);
     lines.push_back(name + " = " + text(expr, names, shared, 0));
     shared[expr] = name;
   }
   for (const auto &[name, value] : roots)
     if (const auto found = shared.find(value); found == shared.end() || found->second != name)
-      lines.push_back(name + (areSums ? " = sum of " : " = ") + text(value, names, shared, 0));
+      lines.push_back(fmt::format("{} = {}{}", name, reduction, text(value, names, shared, 0)));
   return lines;
 }
 

@@ -108,10 +108,10 @@ public:
   };
   /// In infix, with the fewest parentheses: "(x - mean) * scale + shift".
   std::string text(Expr expr, const Names &names) const;
-  /// The same of several, as lines "name = ...", or "name = sum of ..."; what is used more than
-  /// once has a line of its own before, named t1, t2, ...
+  /// The same of several, as lines "name = ..."; what is used more than once has a line of its own
+  /// before, named t1, t2, ... Of a reduction, "sum of " say, it stands before what is reduced.
   std::vector<std::string> lines(std::span<const std::pair<std::string, Expr>> roots,
-                                 const Names &names, bool areSums = false) const;
+                                 const Names &names, std::string_view reduction = {}) const;
 
 private:
   Expr intern(const Node &node);

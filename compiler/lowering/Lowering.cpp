@@ -9,6 +9,7 @@
 #include "mlir/Dialect/Tensor/IR/Tensor.h"
 
 #include <array>
+#include <limits>
 #include <numeric>
 
 using namespace mlir;
@@ -19,6 +20,11 @@ namespace {
 
 using Index = llvm::function_ref<Value(unsigned)>;
 using Values = llvm::SmallVector<Value>;
+
+/// What a reduction starts from, and takes of what does not exist.
+double neutral(Reduce reduce) {
+  return reduce == Reduce::Maximum ? -std::numeric_limits<double>::infinity() : 0;
+}
 
 /// Emits nodes of expressions as operations.
 struct NodeEmitter {
@@ -38,6 +44,8 @@ struct NodeEmitter {
   Value select(Value condition, Value yes, Value no) const {
     return arith::SelectOp::create(b, loc, condition, yes, no);
   }
+  /// NaN where one is; -0 is less than 0.
+  Value maximum(Value x, Value y) const { return arith::MaximumFOp::create(b, loc, x, y); }
   Value isNan(Value x) const {
     return arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UNO, x, x);
   }
@@ -212,13 +220,18 @@ private:
   /// Whether element (index of the blocks, index of the lanes) of the blocked axis exists, in a
   /// step over the stage's loops.
   Value exists(OpBuilder &b, Location loc, Index loop, Value axisSize) const;
-  /// `value`, or 0 where its element of the blocked axis does not exist; without an axisSize all
-  /// do.
-  Value zeroPadding(OpBuilder &b, Location loc, Index loop, Value axisSize, Value value) const {
+  /// `value`, or `none` where its element of the blocked axis does not exist; without an axisSize
+  /// all do.
+  Value pad(OpBuilder &b, Location loc, Index loop, Value axisSize, Value value,
+            TypedAttr none) const {
     if (!axisSize)
       return value;
-    Value zero = arith::ConstantOp::create(b, loc, b.getZeroAttr(value.getType()));
-    return arith::SelectOp::create(b, loc, exists(b, loc, loop, axisSize), value, zero);
+    Value padding = arith::ConstantOp::create(b, loc, none);
+    return arith::SelectOp::create(b, loc, exists(b, loc, loop, axisSize), value, padding);
+  }
+  /// Of a bit too.
+  Value zeroPadding(OpBuilder &b, Location loc, Index loop, Value axisSize, Value value) const {
+    return pad(b, loc, loop, axisSize, value, b.getZeroAttr(value.getType()));
   }
   /// The index of a step's results; of its partials, the chunks come first.
   std::vector<AffineExpr> spaceOf(const Step &step, bool partial = false) const {
@@ -399,6 +412,7 @@ void StageLowering::lower(const StepPlan &plan) {
   case Reduce::Moments:
     return part == Part::Merge ? mergeMoments(step) : lowerMoments(step, part == Part::Partial);
   case Reduce::Sum:
+  case Reduce::Maximum:
     return part == Part::Merge ? mergeSum(step)
                                : lowerSum(step, part == Part::Partial, isCarried(op_, plan_, plan));
   }
@@ -429,12 +443,13 @@ llvm::SmallVector<Tensor> StageLowering::bindPartials(const Step &step,
   return tensors;
 }
 
-/// A product is added in one rounding.
+/// Of maxima too. A product is added in one rounding.
 void StageLowering::lowerSum(const Step &step, bool partial, bool carried) {
   std::vector<Expr> roots; // of a product, its factors
+  const bool isSum = step.reduce == Reduce::Sum;
   for (Expr value : step.values()) {
     const Node &node = op_.exprs[value];
-    if (node.op == ExprOp::Mul)
+    if (isSum && node.op == ExprOp::Mul)
       roots.insert(roots.end(), {node.in[0], node.in[1]});
     else
       roots.push_back(value);
@@ -451,21 +466,21 @@ void StageLowering::lowerSum(const Step &step, bool partial, bool carried) {
         const NodeEmitter e{b, loc, type_};
         Values values = emit(b, loc, roots, leaves, v);
         for (Value &value : values)
-          value = zeroPadding(b, loc, loop, axisSize, value);
+          value = pad(b, loc, loop, axisSize, value, b.getFloatAttr(type_, neutral(step.reduce)));
         Values totals;
         const Value *next = values.begin();
         for (unsigned i = 0; i < count; ++i) {
           Value total = v[leaves.size() + i];
-          if (op_.exprs[step.results[i].value].op == ExprOp::Mul) {
+          if (isSum && op_.exprs[step.results[i].value].op == ExprOp::Mul) {
             totals.push_back(e.fma(next[0], next[1], total));
             next += 2;
           } else {
-            totals.push_back(e.add(*next++, total));
+            totals.push_back(isSum ? e.add(*next++, total) : e.maximum(*next++, total));
           }
         }
         return totals;
       },
-      carried);
+      carried, neutral(step.reduce));
   for (unsigned i = 0; i < count; ++i) {
     if (!partial) {
       setLeaf(step, i, sums[i]);
@@ -483,13 +498,17 @@ void StageLowering::mergeSum(const Step &step) {
   const llvm::SmallVector<Tensor> partials = bindPartials(step, results);
   const Type wide = s_.typeOf(DType::F64);
   const auto count = static_cast<unsigned>(results.size());
-  const auto sums =
-      s_.sum(partials, space, count, wide, [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+  const auto sums = s_.sum(
+      partials, space, count, wide,
+      [&](OpBuilder &b, Location loc, ValueRange v, Index) {
+        const NodeEmitter e{b, loc, wide};
         Values totals;
         for (unsigned i = 0; i < count; ++i)
-          totals.push_back(NodeEmitter{b, loc, wide}.add(v[i], v[count + i]));
+          totals.push_back(step.reduce == Reduce::Sum ? e.add(v[i], v[count + i])
+                                                      : e.maximum(v[i], v[count + i]));
         return totals;
-      });
+      },
+      /*carried=*/false, neutral(step.reduce));
   const auto rounded =
       s_.map(sums, space, llvm::SmallVector<Type>(count, type_), wide,
              [&](OpBuilder &, Location, ValueRange v, Index) { return Values(v); });

@@ -300,11 +300,10 @@ static Value convert(OpBuilder &b, Location loc, Value value, Type type) {
                    : Value(arith::TruncFOp::create(b, loc, type, value));
 }
 
-llvm::SmallVector<Tensor> StageBuilder::generic(llvm::ArrayRef<Tensor> inputs,
-                                                llvm::ArrayRef<AffineExpr> domain,
-                                                llvm::ArrayRef<AffineExpr> resultIndex,
-                                                llvm::ArrayRef<Type> types, bool reduces,
-                                                Type compute, const Body &body) {
+llvm::SmallVector<Tensor>
+StageBuilder::generic(llvm::ArrayRef<Tensor> inputs, llvm::ArrayRef<AffineExpr> domain,
+                      llvm::ArrayRef<AffineExpr> resultIndex, llvm::ArrayRef<Type> types,
+                      std::optional<double> reducesFrom, Type compute, const Body &body) {
   // Indices are given over the stage's loops; the step's own loops are the domain's expressions.
   const auto rank = static_cast<unsigned>(domain.size());
   auto mapOf = [&](llvm::ArrayRef<AffineExpr> index) {
@@ -326,17 +325,18 @@ llvm::SmallVector<Tensor> StageBuilder::generic(llvm::ArrayRef<Tensor> inputs,
   }
   for (Type type : types) {
     Value init = empty(resultIndex, type);
-    if (reduces) {
-      Value zero = arith::ConstantOp::create(builder_, loc_, builder_.getZeroAttr(type));
+    if (reducesFrom) {
+      Value first =
+          arith::ConstantOp::create(builder_, loc_, builder_.getFloatAttr(type, *reducesFrom));
       init =
-          linalg::FillOp::create(builder_, loc_, ValueRange{zero}, ValueRange{init}).getResult(0);
+          linalg::FillOp::create(builder_, loc_, ValueRange{first}, ValueRange{init}).getResult(0);
     }
     outs.push_back(init);
     tensorTypes.push_back(init.getType());
     maps.push_back(mapOf(resultIndex));
   }
   llvm::SmallVector<utils::IteratorType> iterators(rank, utils::IteratorType::parallel);
-  if (reduces)
+  if (reducesFrom)
     for (unsigned i = 0; i < rank; ++i)
       if (!llvm::is_contained(resultIndex, domain[i]))
         iterators[i] = utils::IteratorType::reduction;
@@ -344,7 +344,7 @@ llvm::SmallVector<Tensor> StageBuilder::generic(llvm::ArrayRef<Tensor> inputs,
       builder_, loc_, tensorTypes, ins, outs, maps, iterators,
       [&](OpBuilder &b, Location loc, ValueRange args) {
         auto loopIndex = [&](unsigned i) -> Value { return linalg::IndexOp::create(b, loc, i); };
-        llvm::SmallVector<Value> values(reduces ? args : args.take_front(ins.size()));
+        llvm::SmallVector<Value> values(reducesFrom ? args : args.take_front(ins.size()));
         for (Value &value : values)
           value = convert(b, loc, value, compute);
         llvm::SmallVector<Value> yielded = body(b, loc, values, loopIndex);
@@ -364,13 +364,14 @@ llvm::SmallVector<Tensor> StageBuilder::map(llvm::ArrayRef<Tensor> inputs,
                                             llvm::ArrayRef<AffineExpr> space,
                                             llvm::ArrayRef<Type> types, Type compute,
                                             const Body &body) {
-  return generic(inputs, space, space, types, false, compute, body);
+  return generic(inputs, space, space, types, std::nullopt, compute, body);
 }
 
 llvm::SmallVector<Tensor> StageBuilder::sum(llvm::ArrayRef<Tensor> inputs,
                                             llvm::ArrayRef<AffineExpr> space, unsigned results,
-                                            Type compute, const Body &body, bool carried) {
-  auto sums = generic(inputs, allLoops(), space, llvm::SmallVector<Type>(results, compute), true,
+                                            Type compute, const Body &body, bool carried,
+                                            double from) {
+  auto sums = generic(inputs, allLoops(), space, llvm::SmallVector<Type>(results, compute), from,
                       compute, body);
   if (carried)
     sums.front().value.getDefiningOp()->setAttr(attr::kCarried, builder_.getUnitAttr());

@@ -68,10 +68,12 @@ public:
                                 llvm::ArrayRef<mlir::Type> types, mlir::Type compute,
                                 const Body &body);
   /// Sums over all loops of the stage into results of type `compute`, indexed by `space`. Those
-  /// that are `carried` a task's tiles add to what the task has in memory.
+  /// that are `carried` a task's tiles add to what the task has in memory. A body that makes other
+  /// results of its accumulators starts `from` another number than a sum.
   llvm::SmallVector<Tensor> sum(llvm::ArrayRef<Tensor> inputs,
                                 llvm::ArrayRef<mlir::AffineExpr> space, unsigned results,
-                                mlir::Type compute, const Body &body, bool carried = false);
+                                mlir::Type compute, const Body &body, bool carried = false,
+                                double from = 0);
 
   /// Results of the function.
   void writeOperand(const Tensor &value, uint32_t index);
@@ -91,11 +93,10 @@ private:
   mlir::AffineMap sizesMap(llvm::ArrayRef<SizeExpr> sizes) const;
   mlir::RankedTensorType tensorType(llvm::ArrayRef<SizeExpr> shape, mlir::Type element) const;
   mlir::Value empty(llvm::ArrayRef<mlir::AffineExpr> index, mlir::Type type);
-  llvm::SmallVector<Tensor> generic(llvm::ArrayRef<Tensor> inputs,
-                                    llvm::ArrayRef<mlir::AffineExpr> domain,
-                                    llvm::ArrayRef<mlir::AffineExpr> resultIndex,
-                                    llvm::ArrayRef<mlir::Type> types, bool reduces,
-                                    mlir::Type compute, const Body &body);
+  llvm::SmallVector<Tensor>
+  generic(llvm::ArrayRef<Tensor> inputs, llvm::ArrayRef<mlir::AffineExpr> domain,
+          llvm::ArrayRef<mlir::AffineExpr> resultIndex, llvm::ArrayRef<mlir::Type> types,
+          std::optional<double> reducesFrom, mlir::Type compute, const Body &body);
   /// How an operand lies in memory: its index, shape, strides, and the limit of a blocked axis that
   /// has no padding there.
   std::vector<mlir::AffineExpr> indexOf(const Operand &operand) const;

@@ -30,6 +30,8 @@ const char *shortName(Mode mode) {
     return "rms";
   case Mode::Group:
     return "gn";
+  case Mode::Range:
+    return "range";
   }
   return "bn";
 }
@@ -193,7 +195,9 @@ Operator OperatorBuilder::build() {
     makePopulation();
     return std::move(op_);
   }
-  if (spec_.takesMovingStatistics(op_.phase))
+  if (spec_.hasRange())
+    normalize(range());
+  else if (spec_.takesMovingStatistics(op_.phase))
     normalize(movingStatistics());
   else if (spec_.hasMean())
     normalize(batchStatistics(training, updates));
@@ -379,10 +383,17 @@ void OperatorBuilder::addBits(bool written) {
 }
 
 void OperatorBuilder::addMovingOperands(bool written) {
+  // A range is values of x.
+  const DType type = spec_.hasRange() ? spec_.statisticDType() : spec_.parameterDType;
   auto add = [&](const char *name, Values values) {
-    addOperand(name, Role::State, values, spec_.parameterDType, parameterIndex(), written,
+    addOperand(name, Role::State, values, type, parameterIndex(), written,
                written ? std::vector<std::string>{name} : std::vector<std::string>());
   };
+  if (spec_.hasRange()) {
+    add("minimum", Values::Least);
+    add("maximum", Values::Greatest);
+    return;
+  }
   add("moving_mean", Values::Mean);
   if (spec_.movingSpread == MovingSpread::Deviation)
     add("moving_stddev", Values::Deviation);
@@ -396,6 +407,8 @@ void OperatorBuilder::addMovingOperands(bool written) {
 }
 
 void OperatorBuilder::addPopulationOperands(bool written) {
+  if (spec_.hasRange()) // the range itself is all
+    return;
   for (auto [name, values] :
        {std::pair("population_count", Values::Count), std::pair("population_mean", Values::Mean),
         std::pair("population_m2", Values::Variance)})
@@ -425,7 +438,7 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
     addOperand("gamma", Role::Parameter, Values::Factor, parameter, parameterIndex(), false);
   if (spec_.center)
     addOperand("beta", Role::Parameter, Values::Any, parameter, parameterIndex(), false);
-  if (spec_.takesMovingStatistics(op_.phase) || updates)
+  if (spec_.takesMovingStatistics(op_.phase) || updates || spec_.hasRange())
     addMovingOperands(/*written=*/false);
   if (op_.phase == Phase::Population)
     addPopulationOperands(/*written=*/false);
@@ -505,7 +518,11 @@ void OperatorBuilder::normalize(const Statistics &statistics) {
     gamma = operand("gamma");
   if (!parametersAreKept() && spec_.center)
     beta = operand("beta");
-  Term value = affine(statistics, gamma, beta);
+  normalize(affine(statistics, gamma, beta));
+}
+
+/// y of what gamma and beta have made.
+void OperatorBuilder::normalize(Term value) {
   std::optional<Term> bit;
   for (size_t i = 0; i < spec_.fuse.size(); ++i) {
     const FuseStep &step = spec_.fuse[i];

@@ -225,6 +225,10 @@ void OperatorBuilder::finishMoving() {
 /// S' before them, the mean m' + (m - m')*n/(n + n') and squares S' + S + (m - m')^2*n*n'/(n + n').
 /// They are exact but for f64's roundings, so that all cuts into batches come to the same.
 void OperatorBuilder::makePopulation() {
+  if (spec_.hasRange()) {
+    makeRange();
+    return;
+  }
   const Moments moments = this->moments();
   const Term zero = constant(0);
   const Term n = moments.weights ? *moments.weights : size(op_.groupSize);
@@ -247,6 +251,36 @@ void OperatorBuilder::makePopulation() {
            {"population_m2", all, "population_m2"},
            {"moving_mean", mean, "moving_mean"},
            {spread, spreadOf(variance, count, epsilon), spread}});
+}
+
+/// The least and greatest value of all batches so far, exactly.
+void OperatorBuilder::makeRange() {
+  const Term x = value_;
+  const auto ofBatch = addStep("extremes", Reduce::Maximum, allLoops(), keptLoops(),
+                               {{"negated_minimum", -x}, {"batch_maximum", x}});
+  auto greater = [&](Term a, Term b) { // keeps NaN of either
+    return select(isNan(b), b, select(less(a, b), b, a));
+  };
+  addStep("population", Reduce::None, keptLoops(), keptLoops(),
+          {{"minimum", -greater(-operand("minimum"), ofBatch[0]), "minimum"},
+           {"maximum", greater(operand("maximum"), ofBatch[1]), "maximum"}});
+}
+
+/// A quotient, no product with a reciprocal: it is 1 for the greatest value and never above it. A
+/// range of nothing or of one value divides by 1.
+Term OperatorBuilder::range() {
+  const Term least = operand("minimum"), width = operand("maximum") - least, one = constant(1);
+  std::vector<Named> results{{"minimum", least},
+                             {"width", select(less(constant(0), width), width, one)}};
+  if (spec_.scale)
+    results.push_back({"scale", operand("gamma")});
+  if (spec_.center)
+    results.push_back({"shift", operand("beta")});
+  const auto leaves = addStep("finalize", Reduce::None, keptLoops(), keptLoops(), results);
+  const Term share = (value_ - leaves[0]) / leaves[1];
+  if (spec_.scale && spec_.center)
+    return fma(share, leaves[2], leaves[3]);
+  return spec_.scale ? share * leaves[2] : spec_.center ? share + leaves[2] : share;
 }
 
 /// The mean of squares about 0 (Zhang and Sennrich 2019), and what is written of it.

@@ -199,7 +199,7 @@ SizeExpr Operator::flops() const {
     perElement += exprs.flops(step.values());
     if (step.reduce == Reduce::Moments) // an addition; a subtraction, an FMA and an addition
       perElement += 5;
-    else if (step.reduce == Reduce::Sum)
+    else if (step.reduce != Reduce::None)
       perElement += static_cast<int64_t>(step.results.size());
   }
   return elements * SizeExpr(perElement);

@@ -49,6 +49,8 @@ enum class Values : uint8_t {
   Factor,    ///< of either sign, not near 0
   Mean,      ///< near the data's
   Variance,  ///< near the data's, at least 0
+  Least,     ///< of the data's lowest
+  Greatest,  ///< of the data's highest
   Deviation, ///< its root
   Ratio,     ///< above 0, of the order of 1
   Weight,    ///< 0 to 1, both among them
@@ -87,7 +89,8 @@ enum class Reduce : uint8_t {
   /// A fourth result has a weight w as its value and is their sum; the others are then the mean of
   /// w*x (0 where the weights sum to 0) and the sums of w*(x - mean) and w*(x - mean)^2.
   Moments,
-  Sum, ///< results of their own, each the sum of its value
+  Sum,     ///< results of their own, each the sum of its value
+  Maximum, ///< the same of the greatest of its values; NaN where one is NaN, -inf where none is
 };
 
 struct Result {

@@ -248,8 +248,12 @@ private:
   /// Appends what of the moving statistics training writes, made of these of the batch.
   void addMoving(std::vector<Named> &results, Term mean, Term variance, Term n, Term epsilon);
   void finishMoving();
+  /// What normalize takes of the range of a population: (x - minimum)/(maximum - minimum), with
+  /// gamma and beta.
+  Term range();
   /// Statistics of a batch into those of all before it.
   void makePopulation();
+  void makeRange();
   struct LearnedParameter {
     std::string name;
     Values values;
@@ -265,6 +269,7 @@ private:
   Statistics meanOfSquares(bool training);
   Statistics movingStatistics();
   void normalize(const Statistics &statistics);
+  void normalize(Term value);
   /// gamma and beta are those that elements have, none where they are in the statistics.
   Term affine(const Statistics &statistics, std::optional<Term> gamma, std::optional<Term> beta);
   Term build(const Formula &formula, std::span<const Term> operands, std::span<const Term> scalars);

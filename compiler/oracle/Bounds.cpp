@@ -136,6 +136,7 @@ private:
   Bounded evaluate(Expr expr);
   void takeMoments(const Step &step);
   void takeSum(const Step &step);
+  void takeMaximum(const Step &step);
   void takeMap(const Step &step);
   std::string why() const;
 
@@ -420,6 +421,26 @@ void Evaluator::takeSum(const Step &step) {
   }
 }
 
+/// The greatest is one of the values, and as far off as the most inexact of them may be.
+void Evaluator::takeMaximum(const Step &step) {
+  const std::vector<Expr> roots = step.values();
+  const std::vector<Expr> nodes = nodesOf(roots);
+  const Extent &kept = extentOfResult_[step.firstResult];
+  for (size_t r = 0; r < roots.size(); ++r)
+    results_[step.firstResult + r].assign(kept.elements,
+                                          {-std::numeric_limits<double>::infinity(), 0});
+  forEach(step.loops, [&] {
+    evaluate(nodes);
+    for (size_t r = 0; r < roots.size(); ++r) {
+      Bounded &greatest = results_[step.firstResult + r][position(kept)];
+      const Bounded &value = values_[roots[r]];
+      if (!std::isnan(greatest.value) && !(value.value <= greatest.value))
+        greatest.value = value.value;
+      greatest.error = std::max(greatest.error, value.error);
+    }
+  });
+}
+
 void Evaluator::takeMap(const Step &step) {
   const std::vector<Expr> roots = step.values();
   const std::vector<Expr> nodes = nodesOf(roots);
@@ -508,6 +529,8 @@ std::map<std::string, Tolerance> Evaluator::run() {
       takeMap(step);
     else if (step.reduce == Reduce::Moments)
       takeMoments(step);
+    else if (step.reduce == Reduce::Maximum)
+      takeMaximum(step);
     else
       takeSum(step);
   return std::move(tolerances_);

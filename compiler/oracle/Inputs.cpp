@@ -127,6 +127,12 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
       const double deviation = distributions[group].deviation;
       return deviation * deviation * (0.75 + 0.5 * draw.uniform(stream, index));
     }
+    case Values::Least:
+    case Values::Greatest: {
+      const Distribution &d = distributions[group];
+      const double distance = d.deviation * (1 + draw.uniform(stream, index));
+      return operand.values == Values::Least ? d.mean - distance : d.mean + distance;
+    }
     case Values::Count: // of batches before this one, or of none
       return static_cast<double>(draw.bits(stream, index) % 1000);
     case Values::Fraction:

@@ -583,6 +583,30 @@ Arrays population(const Spec &spec, const Coordinates &at, const Arrays &inputs,
   return outputs;
 }
 
+/// The least and the greatest of all elements and of what was before them.
+Arrays populationRange(const Coordinates &at, const Arrays &inputs, Prologue prologue) {
+  std::vector<double> least, greatest;
+  for (int64_t g = 0; g < at.groups(); ++g) {
+    least.push_back(inputs.at("minimum").get(g));
+    greatest.push_back(inputs.at("maximum").get(g));
+  }
+  at.forEach([&](Place p) {
+    const double x = prologue.value.get(p.offset);
+    const auto g = static_cast<size_t>(p.group);
+    if (std::isnan(x) || std::isnan(least[g]) || std::isnan(greatest[g])) {
+      least[g] = std::isnan(least[g]) || std::isnan(x) ? NAN : std::min(least[g], x);
+      greatest[g] = std::isnan(greatest[g]) || std::isnan(x) ? NAN : std::max(greatest[g], x);
+      return;
+    }
+    least[g] = std::min(least[g], x);
+    greatest[g] = std::max(greatest[g], x);
+  });
+  Arrays outputs = std::move(prologue.stored);
+  outputs.emplace("minimum", toArray(least, at.parameterShape()));
+  outputs.emplace("maximum", toArray(greatest, at.parameterShape()));
+  return outputs;
+}
+
 } // namespace
 
 Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Arrays &inputs,
@@ -606,7 +630,8 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   const HostArray &x = prologue.value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
   if (phase == Phase::Population)
-    return population(spec, at, inputs, std::move(prologue), epsilon);
+    return spec.hasRange() ? populationRange(at, inputs, std::move(prologue))
+                           : population(spec, at, inputs, std::move(prologue), epsilon);
   const bool training = phase == Phase::Training;
   const bool takesMoving = spec.takesMovingStatistics(phase);
   const bool keepsDeviation = spec.movingSpread == MovingSpread::Deviation;
@@ -614,7 +639,13 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
 
   Statistics used;
   std::vector<double> divisors;
-  if (takesMoving) {
+  if (spec.hasRange()) {
+    for (int64_t g = 0; g < at.groups(); ++g) {
+      const double least = inputs.at("minimum").get(g), width = inputs.at("maximum").get(g) - least;
+      used.mean.push_back(least);
+      divisors.push_back(width > 0 ? width : 1);
+    }
+  } else if (takesMoving) {
     for (int64_t g = 0; g < at.groups(); ++g) {
       used.mean.push_back(inputs.at("moving_mean").get(g));
       divisors.push_back(divisorOf(spec, inputs.at(spreadName).get(g), keepsDeviation, epsilon));

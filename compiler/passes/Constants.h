@@ -6,6 +6,7 @@
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
 #include "mlir/IR/Builders.h"
+#include "mlir/IR/TypeUtilities.h"
 
 namespace normforge {
 
@@ -48,6 +49,14 @@ public:
   /// Zero, or a vector of zeros.
   mlir::Value zero(mlir::Location loc, mlir::Type type) {
     return get(loc, mlir::Builder(loc.getContext()).getZeroAttr(type));
+  }
+  /// -inf, or a vector of it.
+  mlir::Value lowest(mlir::Location loc, mlir::Type type) {
+    auto element = llvm::cast<mlir::FloatType>(mlir::getElementTypeOrSelf(type));
+    mlir::TypedAttr least = mlir::FloatAttr::get(
+        element, llvm::APFloat::getInf(element.getFloatSemantics(), /*Negative=*/true));
+    auto vector = llvm::dyn_cast<mlir::VectorType>(type);
+    return get(loc, vector ? mlir::DenseElementsAttr::get(vector, mlir::Attribute(least)) : least);
   }
 
 private:

@@ -126,7 +126,7 @@ Value StepEmitter::reducePacked(SmallVector<Value> sums) {
   };
   if (std::has_single_bit(static_cast<uint64_t>(length)) && lanes % length == 0) {
     while (!std::has_single_bit(sums.size()))
-      sums.push_back(constants_.zero(loc_, type));
+      sums.push_back(identity(type));
     for (int64_t width = length; width > 1; width /= 2) {
       SmallVector<Value> halved;
       if (sums.size() == 1)

@@ -32,7 +32,7 @@ def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {
   let description = [{
     Reads maps, iterators and bodies of the steps generically. The tile's kept indices are unrolled:
     what depends on kept loops alone lives in SSA values, one a row or one a vector of columns.
-    Reductions carry their accumulators through the loops; several iterations of the innermost
+    Reductions (sums and maxima) carry their accumulators through the loops; several iterations of the innermost
     reduced loop are in flight and are combined in a fixed order at the end.
   }];
   let dependentDialects = [

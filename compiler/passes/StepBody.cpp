@@ -6,6 +6,8 @@
 #include "mlir/IR/IRMapping.h"
 #include "mlir/IR/Matchers.h"
 
+#include <optional>
+
 using namespace mlir;
 
 namespace normforge {
@@ -57,20 +59,25 @@ SmallVector<Value> emitStepBody(OpBuilder &b, Constants &constants, Block &body,
   return results;
 }
 
-LogicalResult checkSums(linalg::GenericOp step) {
+FailureOr<Combiner> combinerOf(linalg::GenericOp step) {
   Block &body = *step.getBlock();
+  std::optional<Combiner> ofAll;
   for (unsigned r = 0; r < step.getNumDpsInits(); ++r) {
     Value accumulator = body.getArgument(step.getNumDpsInputs() + r);
     Operation *last = body.getTerminator()->getOperand(r).getDefiningOp();
-    bool sums = false;
-    if (auto add = dyn_cast_or_null<arith::AddFOp>(last))
-      sums = add.getLhs() == accumulator || add.getRhs() == accumulator;
-    else if (auto fma = dyn_cast_or_null<math::FmaOp>(last))
-      sums = fma.getC() == accumulator;
-    if (!sums || !accumulator.hasOneUse())
-      return step.emitError("a reduction's result is not a sum into its accumulator");
+    std::optional<Combiner> own;
+    if (isa_and_nonnull<arith::AddFOp, arith::MaximumFOp>(last) &&
+        llvm::is_contained(last->getOperands(), accumulator))
+      own = isa<arith::AddFOp>(last) ? Combiner::Sum : Combiner::Maximum;
+    else if (auto fma = dyn_cast_or_null<math::FmaOp>(last); fma && fma.getC() == accumulator)
+      own = Combiner::Sum;
+    if (!own || !accumulator.hasOneUse())
+      return step.emitError("a reduction's result is no sum or maximum of its accumulator");
+    if (ofAll && own != ofAll)
+      return step.emitError("a reduction's results are sums and maxima");
+    ofAll = own;
   }
-  return success();
+  return *ofAll;
 }
 
 } // namespace normforge

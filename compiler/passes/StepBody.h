@@ -17,8 +17,13 @@ llvm::SmallVector<mlir::Value> emitStepBody(mlir::OpBuilder &b, Constants &const
                                             Width width,
                                             llvm::function_ref<mlir::Value(unsigned)> loopIndex);
 
-/// Checks that each result of a reduction adds something to its own accumulator, so that partial
-/// sums may be added.
-llvm::LogicalResult checkSums(mlir::linalg::GenericOp step);
+/// How a reduction's partial results become one, which is how it takes a value, too.
+enum class Combiner : uint8_t {
+  Sum,     ///< x + y, from 0
+  Maximum, ///< the greater, NaN where one is; from -inf
+};
+
+/// That of all results of a reduction, each of which takes values into its own accumulator.
+llvm::FailureOr<Combiner> combinerOf(mlir::linalg::GenericOp step);
 
 } // namespace normforge

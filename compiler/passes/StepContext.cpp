@@ -99,6 +99,12 @@ FailureOr<StepContext> StepAnalysis::analyze(linalg::GenericOp step) {
     context.kind = Kind::Reductions;
   else if (context.laneLoop >= 0 || !context.order.empty())
     context.kind = Kind::Elements;
+  if (context.reduces() || context.carries()) {
+    const FailureOr<Combiner> combiner = combinerOf(step);
+    if (failed(combiner))
+      return failure();
+    context.combiner = *combiner;
+  }
   makeSlots(context);
   return context;
 }

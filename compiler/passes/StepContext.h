@@ -26,6 +26,7 @@
 
 #include "compiler/passes/BoundedSlice.h"
 #include "compiler/passes/SizeArithmetic.h"
+#include "compiler/passes/StepBody.h"
 #include "compiler/schedule/Schedule.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -89,7 +90,7 @@ struct Access {
 enum class Kind : uint8_t {
   Elements,   ///< a value for every element, each result stored as it is made
   Registers,  ///< a value a slot, kept in registers
-  Reductions, ///< a sum a slot, kept in registers
+  Reductions, ///< a sum (or what else Combiner says) a slot, kept in registers
   /// A sum of the slots, and of the lanes of columns, for every index of the other loops, added to
   /// what is in memory.
   Carried,
@@ -98,7 +99,8 @@ enum class Kind : uint8_t {
 struct StepContext {
   linalg::GenericOp step;
   Kind kind = Kind::Registers;
-  bool columns = false; ///< the tile's, not rows
+  Combiner combiner = Combiner::Sum; ///< of Reductions and Carried
+  bool columns = false;              ///< the tile's, not rows
   SmallVector<StepLoop> loops;
   int slotLoop = -1, laneLoop = -1;
   SmallVector<int> order; ///< the outer loops to emit, outermost first

@@ -101,29 +101,29 @@ void StepEmitter::makeViews(Cursor &at) {
   make(context_.outputs, at.outputs);
 }
 
-FailureOr<StepEmitter::Sums> StepEmitter::zeros() {
+FailureOr<StepEmitter::Sums> StepEmitter::identities() {
   Sums sums;
+  const bool isSum = context_.combiner == Combiner::Sum;
   for (Value init : step_.getDpsInits()) {
     auto fill = init.getDefiningOp<linalg::FillOp>();
-    if (!fill || !matchPattern(fill.getInputs()[0], m_AnyZeroFloat()))
-      return step_.emitError("a sum starts at zero");
+    if (!fill || !(isSum ? matchPattern(fill.getInputs()[0], m_AnyZeroFloat())
+                         : matchPattern(fill.getInputs()[0], m_NegInfFloat())))
+      return step_.emitError(isSum ? "a sum starts at zero" : "a maximum starts at -inf");
     for (const Slot &slot : context_.slots) {
       const Width width = context_.columns || context_.packs() ? slot.width
                           : context_.laneLoop >= 0             ? knobs_.width
                                                                : Width{1};
       Type type = width.type(fill.getInputs()[0].getType());
-      sums.append(static_cast<size_t>(context_.inFlight), constants_.zero(loc_, type));
+      sums.append(static_cast<size_t>(context_.inFlight), identity(type));
     }
   }
-  if (failed(checkSums(step_)))
-    return failure();
   return sums;
 }
 
 LogicalResult StepEmitter::emit() {
   FailureOr<Sums> sums = Sums();
   if (context_.reduces())
-    sums = zeros();
+    sums = identities();
   if (failed(sums))
     return failure();
   Cursor at = start();
@@ -195,8 +195,10 @@ Value StepEmitter::reduceRows(ArrayRef<Value> rows) {
   auto type = dyn_cast<VectorType>(rows[0].getType());
   if (type && type.isScalable()) { // an instruction does it, pairwise, whatever the length
     for (Value &sum : sums)
-      sum = vector::ReductionOp::create(b_, loc_, vector::CombiningKind::ADD, sum,
-                                        arith::FastMathFlags::reassoc);
+      sum = context_.combiner == Combiner::Sum
+                ? vector::ReductionOp::create(b_, loc_, vector::CombiningKind::ADD, sum,
+                                              arith::FastMathFlags::reassoc)
+                : vector::ReductionOp::create(b_, loc_, vector::CombiningKind::MAXIMUMF, sum);
     type = {};
   }
   int64_t width = type ? type.getNumElements() : 1;

@@ -81,11 +81,19 @@ private:
   };
 
   // Steps.
-  FailureOr<Sums> zeros();
+  FailureOr<Sums> identities();
   void finishSums(const Sums &sums);
   Value reduceRows(ArrayRef<Value> rows);
   Value halve(ArrayRef<Value> sums, int64_t width);
-  Value combine(Value x, Value y) { return arith::AddFOp::create(b_, loc_, x, y); }
+  Value combine(Value x, Value y) {
+    return context_.combiner == Combiner::Sum ? Value(arith::AddFOp::create(b_, loc_, x, y))
+                                              : Value(arith::MaximumFOp::create(b_, loc_, x, y));
+  }
+  /// What combine leaves the other by.
+  Value identity(Type type) {
+    return context_.combiner == Combiner::Sum ? constants_.zero(loc_, type)
+                                              : constants_.lowest(loc_, type);
+  }
 
   // Cursors.
   Cursor start();

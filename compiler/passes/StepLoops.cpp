@@ -53,7 +53,7 @@ StepEmitter::Sums StepEmitter::emitRange(OpFoldResult begin, OpFoldResult end, W
   return emitLoop(begin, end, length, sums, [&](OpFoldResult first, Sums outer) {
     Sums block;
     for (Value sum : outer)
-      block.push_back(constants_.zero(loc_, sum.getType()));
+      block.push_back(identity(sum.getType()));
     block = iterations == 1 ? body(first, block)
                             : emitLoop(first, sizes().min(add(first, sizes().lanes(length)), end),
                                        step, block, body);

@@ -35,8 +35,7 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
     }
     if (context_.carries())
       for (Value init : step_.getDpsInits())
-        arguments.push_back(
-            constants_.zero(loc_, spot.width.type(getElementTypeOrSelf(init.getType()))));
+        arguments.push_back(identity(spot.width.type(getElementTypeOrSelf(init.getType()))));
     SmallVector<Value> values =
         emitStepBody(b_, constants_, *step_.getBlock(), arguments, spot.width,
                      [&](unsigned dim) { return loopIndex(points, spot, static_cast<int>(dim)); });
@@ -169,9 +168,9 @@ void StepEmitter::carry(const Points &points) {
 Value StepEmitter::sumOf(ArrayRef<std::pair<Spot, Value>> terms) {
   auto existing = [&](const std::pair<Spot, Value> &term) -> Value {
     const auto &[spot, value] = term;
-    return spot.mask ? arith::SelectOp::create(b_, loc_, spot.mask, value,
-                                               constants_.zero(loc_, value.getType()))
-                     : value;
+    return spot.mask
+               ? arith::SelectOp::create(b_, loc_, spot.mask, value, identity(value.getType()))
+               : value;
   };
   if (context_.packs()) {
     SmallVector<Value> run;
@@ -196,8 +195,7 @@ Value StepEmitter::sumOf(ArrayRef<std::pair<Spot, Value>> terms) {
 
 void StepEmitter::addTo(const Access &access, const Place &place, const Spot &spot, Value sum) {
   Value before = load(access, place, spot);
-  before = arith::SelectOp::create(b_, loc_, access.fresh, constants_.zero(loc_, before.getType()),
-                                   before);
+  before = arith::SelectOp::create(b_, loc_, access.fresh, identity(before.getType()), before);
   store(access, place, spot, combine(before, sum), /*streams=*/false);
 }
 

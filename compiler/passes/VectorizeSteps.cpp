@@ -63,8 +63,6 @@ LogicalResult TileVectorizer::findOutputs(StepContext &context, StepAnalysis &an
     auto write = dyn_cast<bufferization::MaterializeInDestinationOp>(*result.getUsers().begin());
     if (!write)
       return context.step.emitError("the result of an elementwise step is not stored");
-    if (context.carries() && failed(checkSums(context.step)))
-      return failure();
     context.outputs.push_back(analysis.accessOf(
         write.getDest(), context.step.getIndexingMapMatchingResult(result), context));
   }
@@ -109,8 +107,8 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   context.streams = knobs_.streams && context.storesElements() && !isReadBack(step);
   if ((context.laneLoop >= 0 || !context.order.empty()) && !context.packs())
     context.inFlight = knobs_.unroll;
-  if (context.reduces()) {
-    // Sums of f32 in f64 need no blocks.
+  if (context.reduces() && context.combiner == Combiner::Sum) {
+    // Those of f32 in f64 need no blocks.
     const Type sum = getElementTypeOrSelf(step.getResultTypes().front());
     for (const Access &input : context.inputs)
       context.blocks |= input.base && (!sum.isF64() || input.element().isF64());

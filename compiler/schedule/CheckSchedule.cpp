@@ -162,9 +162,9 @@ std::string Checker::checkPartial(const StagePlan &stage, const StepPlan &plan) 
   if (stage.tiled >= 0 && keeps(step, stage.tiled))
     return fmt::format("step {} cannot be carried: it keeps loop {}, whose indices a tile covers",
                        step.name, op_.loops[stage.tiled].name);
-  return step.reduce == Reduce::Sum
-             ? ""
-             : fmt::format("step {} cannot be carried: only sums are", step.name);
+  return step.reduce == Reduce::Moments
+             ? fmt::format("step {} cannot be carried: moments are no single pass", step.name)
+             : "";
 }
 
 std::string Checker::checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const {
@@ -217,7 +217,8 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
   for (const Step &step : op_.steps)
     if (step.reduce != Reduce::None)
       sums = std::max<int64_t>(
-          {sums, 2, step.reduce == Reduce::Sum ? static_cast<int64_t>(step.results.size()) : 2});
+          {sums, 2,
+           step.reduce == Reduce::Moments ? 2 : static_cast<int64_t>(step.results.size())});
   const int64_t inFlight = slots * stage.unroll * sums * stage.vector * static_cast<int64_t>(bytes);
   if (inFlight > kMostInFlight)
     return fmt::format(

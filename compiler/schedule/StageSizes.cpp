@@ -83,7 +83,8 @@ StageSizes::StageSizes(const Operator &op, const TargetDescription &target,
     own = std::max(own, op.exprs.cost(step.values()));
     if (step.reduce == Reduce::None)
       continue;
-    sums = std::max(sums, static_cast<int>(step.reduce == Reduce::Sum ? step.results.size() : 2));
+    sums =
+        std::max(sums, static_cast<int>(step.reduce == Reduce::Moments ? 2 : step.results.size()));
     read = std::max(read, arraysRead(step));
   }
   mostBodies = std::max<int64_t>(1, kInstructionsInFlight / cost);

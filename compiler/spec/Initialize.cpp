@@ -30,6 +30,12 @@ std::vector<Named> arraysOf(const Spec &spec) {
     all.push_back({"moving_mean", &spec.meanInitial, 2});
     all.push_back({std::string(spec.movingSpreadName()), &spec.spreadInitial, 3});
   }
+  if (spec.hasRange()) { // of nothing
+    static const Initial greatest{.first = std::numeric_limits<double>::infinity()};
+    static const Initial least{.first = -greatest.first};
+    all.push_back({"minimum", &greatest, 2});
+    all.push_back({"maximum", &least, 3});
+  }
   return all;
 }
 

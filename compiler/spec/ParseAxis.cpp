@@ -95,7 +95,7 @@ void Parser::checkReducedAxes(size_t offset) {
   if (spec_.mode == Mode::Sample || spec_.mode == Mode::Rms)
     return;
   const std::string mode =
-      spec_.mode == Mode::Instance || spec_.mode == Mode::Group
+      spec_.mode > Mode::Batch
           ? fmt::format("mode {}", toString(spec_.mode))
           : fmt::format("mode {} ({})", static_cast<int>(spec_.mode), toString(spec_.mode));
   const bool ofSamples = spec_.mode == Mode::Instance || spec_.mode == Mode::Group;

@@ -21,9 +21,10 @@ constexpr Alias semanticsAliases[] = {{"keras", "keras-1.2"},     {"keras-1", "k
                                       {"torch", "pytorch"},       {"onnx", "onnx-15"},
                                       {"tensorflow", "tf-keras"}, {"keras-2", "tf-keras"}};
 /// In the order of Mode.
-constexpr Choice modeNames[] = {{"feature"},  {"sample"}, {"batch"},
-                                {"instance"}, {"rms"},    {"group"}};
-constexpr char expectedModes[] = "0 (feature), 1 (sample), 2 (batch), instance, rms or group";
+constexpr Choice modeNames[] = {{"feature"}, {"sample"}, {"batch"}, {"instance"},
+                                {"rms"},     {"group"},  {"range"}};
+constexpr char expectedModes[] =
+    "0 (feature), 1 (sample), 2 (batch), instance, rms, group or range";
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
 /// In the order of Phase; the last has no kernel.
@@ -181,6 +182,28 @@ void Parser::readDTypes() {
     error(entry->value, "accumulate: f32 has fewer digits than dtype f64; expected f64");
 }
 
+/// A range has nothing to be moved from 0, no batch whose average is taken and no gradient.
+void Parser::checkRange() {
+  if (!modeKnown_ || !spec_.hasRange())
+    return;
+  for (const char *key : {"epsilon", "epsilon_position", "momentum", "running_variance",
+                          "trainable", "optimizer", "backward_statistics"})
+    if (const Entry *entry = keys_.find(key))
+      diagnostics_.error(entry->offset,
+                         fmt::format("'{}' does not belong to mode range, whose statistics are the "
+                                     "least and greatest value that phase population has seen",
+                                     key));
+  if (const Entry *entry = keys_.find("statistics"); entry && !spec_.takesPopulation)
+    error(entry->value, "statistics: mode range has those of phase population alone");
+  spec_.takesPopulation = true;
+  for (Phase phase : spec_.phases)
+    if (!spec_.canHavePhase(phase))
+      error(keys_.find("phases")->value,
+            fmt::format("mode range has no phase {}: phase population takes its statistics, and "
+                        "inference scales by them",
+                        toString(phase)));
+}
+
 void Parser::readEpsilon() {
   if (const Entry *position = keys_.find("epsilon_position"))
     if (const auto index =
@@ -291,7 +314,8 @@ void Parser::readPopulation() {
   if (const Entry *entry = keys_.find("statistics"))
     if (const auto index = choose(entry->value, "statistics", statisticsNames, diagnostics_))
       spec_.takesPopulation = *index == 1;
-  if (!modeKnown_ || spec_.hasMovingStatistics())
+  checkRange();
+  if (!modeKnown_ || spec_.canHavePhase(Phase::Population))
     return;
   const std::string why = fmt::format(
       "belongs to mode 0 (feature); mode {} keeps no moving statistics", toString(spec_.mode));
@@ -372,7 +396,7 @@ void Parser::readBackwardStatistics() {
     return;
   spec_.backwardStatistics = static_cast<BackwardStatistics>(*index);
   if (spec_.backwardStatistics == BackwardStatistics::Moving && modeKnown_ &&
-      !spec_.hasMovingStatistics())
+      !spec_.hasMovingStatistics() && !spec_.hasRange())
     error(entry->value, fmt::format("backward_statistics: moving belongs to mode 0 (feature); mode "
                                     "{} keeps no moving statistics",
                                     toString(spec_.mode)));
@@ -385,6 +409,8 @@ void Parser::noteKeysWithoutEffect() {
     if (keys_.find(key))
       spec_.notes.push_back(fmt::format("{} has no effect: {}", key, why));
   };
+  if (spec_.hasRange()) // what it cannot have is an error
+    return;
   const bool hasMoving = spec_.hasMovingStatistics();
   const std::string noMoving =
       fmt::format("mode {} keeps no moving statistics", toString(spec_.mode));

@@ -49,6 +49,7 @@ private:
   /// Key `fused`: what tf.keras's own kernel does otherwise.
   void readFused();
   void readPopulation();
+  void checkRange();
   /// Keys `optimizer` and `parameters` (ParseUpdate.cpp).
   void readUpdate();
   void readOptimizer(const Entry &entry);

@@ -72,6 +72,8 @@ std::string_view toString(Mode mode) {
     return "rms";
   case Mode::Group:
     return "group";
+  case Mode::Range:
+    return "range";
   }
   return "";
 }
@@ -154,6 +156,7 @@ bool Spec::indexesStatistics(int i) const {
   switch (mode) {
   case Mode::Feature:
   case Mode::Batch:
+  case Mode::Range:
     return isAxis(i);
   case Mode::Sample:
   case Mode::Rms:
@@ -178,6 +181,8 @@ bool Spec::hasPhase(Phase phase) const {
 }
 
 bool Spec::takesMovingStatistics(Phase phase) const {
+  if (hasRange())
+    return phase == Phase::Inference;
   if (!hasMovingStatistics())
     return false;
   switch (phase) {
@@ -257,7 +262,8 @@ Spec ofPhase(Spec spec, Phase phase) {
     spec.ghostBatch = 0;
     spec.adjustment = spec.center = spec.scale = false;
     spec.fuse.clear();
-    spec.accumulate = DType::F64;
+    if (!spec.hasRange())
+      spec.accumulate = DType::F64;
   }
   if (phase == Phase::Update) {
     Layout layout;

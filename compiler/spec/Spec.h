@@ -71,8 +71,9 @@ enum class Semantics : uint8_t {
 /// `axes`, in inference the moving ones (Feature); of each index of the other axes (Sample, layer
 /// normalization); as Feature, but of the batch in inference too (Batch). Instance: of each index
 /// of the samples axis and of `axes`. Rms: as Sample, the mean of squares about 0. Group: of each
-/// index of the samples axis and each of `groups` runs of neighbors on the one axis.
-enum class Mode : uint8_t { Feature, Sample, Batch, Instance, Rms, Group };
+/// index of the samples axis and each of `groups` runs of neighbors on the one axis. Range: as
+/// Feature, but the least and the greatest value; (x - minimum) / (maximum - minimum) is 0 to 1.
+enum class Mode : uint8_t { Feature, Sample, Batch, Instance, Rms, Group, Range };
 /// sqrt(v+e), sqrt(v)+e, sqrt(v+e)+e.
 enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
 /// What the second moving vector averages: the variance, or the deviation before an epsilon is
@@ -192,20 +193,25 @@ struct Spec {
   bool isGrouped(int i) const { return mode == Mode::Group && isAxis(i); }
   /// Whether statistics have a mean, or are the mean of squares alone.
   bool hasMean() const { return mode != Mode::Rms; }
+  /// Whether they are the least and greatest value, of Phase::Population alone.
+  bool hasRange() const { return mode == Mode::Range; }
   /// The number of the last step of the prologue whose value is stored; -1: none is.
   int storedStep() const;
   bool hasPhase(Phase phase) const;
   bool hasBackward() const { return std::ranges::any_of(phases, isBackward); }
   bool hasUpdate() const { return std::ranges::any_of(phases, isUpdate); }
-  /// Whether there is such an operator, listed or not: of population moving statistics are made, of
-  /// update an optimizer says what it does.
+  /// Whether there is such an operator, listed or not: of population moving statistics are made, or
+  /// a range, which no other phase makes; of update an optimizer says what it does.
   bool canHavePhase(Phase phase) const {
-    return phase == Phase::Population ? hasMovingStatistics()
-                                      : !isUpdate(phase) || optimizer.has_value();
+    if (phase == Phase::Population)
+      return hasMovingStatistics() || hasRange();
+    if (hasRange())
+      return phase == Phase::Inference;
+    return !isUpdate(phase) || optimizer.has_value();
   }
   /// Mode 0 alone keeps moving statistics.
   bool hasMovingStatistics() const { return mode == Mode::Feature; }
-  /// Whether `phase` takes them, and not the batch's.
+  /// Whether `phase` takes them, or a range, and not the batch's.
   bool takesMovingStatistics(Phase phase) const;
   bool takesBatchStatistics(Phase phase) const { return !takesMovingStatistics(phase); }
   /// Whether training averages the batch's into them.
@@ -248,8 +254,8 @@ private:
 std::string canonicalText(const Spec &spec);
 
 /// The spec as `phase` sees it: without renorm, ghost batches, adjustment and mask where it takes
-/// the moving statistics; of Phase::Population what its statistics depend on, and in f64; of
-/// Phase::Update as if gamma were x, all of it one group.
+/// the moving statistics; of Phase::Population what its statistics depend on, and in f64 where
+/// they are rounded; of Phase::Update as if gamma were x, all of it one group.
 Spec ofPhase(Spec spec, Phase phase);
 
 /// The spec in another layout of its axes, nothing where its rank has none: "nchw" stands

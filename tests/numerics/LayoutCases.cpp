@@ -45,8 +45,8 @@ std::span<const Shape> layoutShapes() { return shapes; }
 
 std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
   std::vector<Kind> all;
-  for (Mode mode :
-       {Mode::Feature, Mode::Sample, Mode::Batch, Mode::Instance, Mode::Rms, Mode::Group})
+  for (Mode mode : {Mode::Feature, Mode::Sample, Mode::Batch, Mode::Instance, Mode::Rms,
+                    Mode::Group, Mode::Range})
     for (Phase phase : {Phase::Inference, Phase::Training, Phase::Backward, Phase::Population})
       for (const char *dtype : {"f32", "f64", "bf16", "f16"})
         for (const char *cpu : cpus) {
@@ -59,7 +59,9 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
           // mode 1 has all that gradients need.
           const bool isFirst = cpu == cpus.front(), isSingle = std::string_view(dtype) == "f32";
           const bool isOwn =
-              phase == Phase::Backward
+              mode == Mode::Range ? isSingle && (phase == Phase::Population ||
+                                                 (phase == Phase::Inference && isFirst))
+              : phase == Phase::Backward
                   ? mode != Mode::Batch && isSingle && (isFirst || mode == Mode::Sample)
               : phase == Phase::Population ? mode == Mode::Feature && isFirst && isSingle
               : mode == Mode::Group        ? phase == Phase::Training && isSingle

@@ -185,3 +185,70 @@ TEST_CASE("with a population training leaves moving statistics alone") {
                                                               "population_m2", "moving_mean",
                                                               "moving_variance"});
 }
+
+TEST_CASE("a range is exact, whatever the batches and whatever is in them") {
+  for (const char *cpu : {"native", "x86-64-v2"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    INFO(repeatCommand("a range is exact*"), " cpu ", std::string(cpu));
+    const Spec spec = specOf("input: {shape: [N, 4], layout: nc}\naxis: c\nmode: range\n"
+                             "center: false\nscale: false\nphases: [population, inference]\n");
+    constexpr int64_t kRows = 1000, kNan = 777;
+    std::mt19937_64 engine(testSeed());
+    std::normal_distribution<double> normal(0, 1e6);
+    HostArray x(DType::F32, {kRows, 4});
+    double least = INFINITY, greatest = -INFINITY;
+    for (int64_t row = 0; row < kRows; ++row) {
+      x.set(4 * row, normal(engine));
+      x.set(4 * row + 1, -3.5); // of one value
+      x.set(4 * row + 2, row == kNan ? NAN : 1);
+      x.set(4 * row + 3, row % 2 == 0 ? -0.0 : 0.0);
+      least = std::min(least, x.get(4 * row));
+      greatest = std::max(greatest, x.get(4 * row));
+    }
+    const TestKernel ofPopulation(spec, Phase::Population, *session),
+        ofInference(spec, Phase::Inference, *session);
+    for (int64_t cut : {int64_t(1), int64_t(300), kRows - 1, kRows}) {
+      INFO(cut);
+      oracle::Arrays state;
+      for (auto [name, start] : {std::pair("minimum", INFINITY), std::pair("maximum", -INFINITY)}) {
+        HostArray array(DType::F32, {4});
+        for (int64_t c = 0; c < 4; ++c)
+          array.set(c, start);
+        state.emplace(name, std::move(array));
+      }
+      for (auto [from, to] : {std::pair(int64_t(0), cut), std::pair(cut, kRows)}) {
+        if (from == to)
+          continue;
+        state.insert_or_assign("x", samplesOf(x, from, to));
+        state = ofPopulation.run({{"N", to - from}}, state);
+      }
+      const HostArray &minimum = state.at("minimum"), &maximum = state.at("maximum");
+      CHECK(minimum.get(0) == least);
+      CHECK(maximum.get(0) == greatest);
+      CHECK(minimum.get(1) == -3.5);
+      CHECK(maximum.get(1) == -3.5);
+      CHECK(std::isnan(minimum.get(2)));
+      CHECK(std::isnan(maximum.get(2)));
+      CHECK(minimum.get(3) == 0);
+      CHECK(maximum.get(3) == 0);
+      if (cut == kRows) { // -0 is less than 0
+        CHECK(std::signbit(minimum.get(3)));
+        CHECK(!std::signbit(maximum.get(3)));
+      }
+      state.emplace("x", x);
+      const oracle::Arrays scaled = ofInference.run({{"N", kRows}}, state);
+      const HostArray &y = scaled.at("y");
+      for (int64_t row = 0; row < kRows; ++row) {
+        const double share = y.get(4 * row), of = x.get(4 * row);
+        CHECK((share >= 0 && share <= 1));
+        CHECK((of < greatest || share == 1));
+        CHECK((of > least || share == 0));
+        CHECK(y.get(4 * row + 1) == 0);
+        CHECK(std::isnan(y.get(4 * row + 2)));
+        CHECK(y.get(4 * row + 3) == 0);
+      }
+    }
+  }
+}

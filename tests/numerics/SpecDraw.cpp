@@ -124,7 +124,7 @@ DrawnSpec SpecDraw::draw() {
       std::swap(letters[i - 1], letters[random_() % i]);
     for (size_t i = 0; i < spec.axes.size(); ++i)
       spec.axes[i].letter = letters[i];
-    spec.mode = static_cast<Mode>(pick({0, 0, 1, 2, 3, 4, 5, 5}));
+    spec.mode = static_cast<Mode>(pick({0, 0, 1, 2, 3, 4, 5, 5, 6}));
     if (!chance(3))
       spec.semantics =
           pick({Semantics::PyTorch, Semantics::PyTorch, Semantics::Onnx_15, Semantics::Keras_1_0_4,
@@ -139,10 +139,26 @@ DrawnSpec SpecDraw::draw() {
     if (spec.mode == Mode::Group)
       drawGroups(spec);
     drawOptions(spec);
+    if (spec.mode == Mode::Range) {
+      keepRange(spec);
+      return spec;
+    }
     drawTraining(spec);
     drawUpdate(spec);
     return spec;
   }
+}
+
+/// A range is of phase population, and knows nothing of epsilons and averages.
+void SpecDraw::keepRange(DrawnSpec &spec) {
+  const DrawnSpec usual;
+  spec.phases = {Phase::Inference, Phase::Population};
+  spec.epsilon = usual.epsilon;
+  spec.epsilonPosition = usual.epsilonPosition;
+  spec.momentum = usual.momentum;
+  spec.runningVariance = usual.runningVariance;
+  spec.trainable = usual.trainable;
+  spec.movingBackward = usual.movingBackward;
 }
 
 bool SpecDraw::listAxes(DrawnSpec &spec) {

@@ -74,6 +74,7 @@ private:
     return values.begin()[random_() % values.size()];
   }
   /// Which axes the key `axis` lists; false where none are left to list.
+  void keepRange(DrawnSpec &spec);
   bool listAxes(DrawnSpec &spec);
   void drawSizes(DrawnSpec &spec);
   void drawGroups(DrawnSpec &spec);
