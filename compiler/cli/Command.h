@@ -34,6 +34,7 @@ enum ExitStatus : int {
 void declareCache(CLI::App &app, int &status);
 void declareCheck(CLI::App &app, int &status);
 void declareCompile(CLI::App &app, int &status);
+void declareConvert(CLI::App &app, int &status);
 void declareRun(CLI::App &app, int &status);
 void declareExplain(CLI::App &app, int &status);
 void declarePack(CLI::App &app, int &status);

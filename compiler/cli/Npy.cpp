@@ -177,8 +177,10 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
                                             /*RequiresNullTerminator=*/false);
   if (!buffer)
     return failure(path, "cannot be read: " + buffer.getError().message());
-  StringRef bytes = (*buffer)->getBuffer();
+  return parseNpy((*buffer)->getBuffer(), path);
+}
 
+llvm::Expected<HostArray> parseNpy(StringRef bytes, StringRef path) {
   if (bytes.empty())
     return failure(path, "expected an .npy file, found an empty file");
   if (!bytes.starts_with(magic))

@@ -13,6 +13,8 @@
 namespace normforge {
 
 llvm::Expected<HostArray> readNpy(llvm::StringRef path);
+/// The same of a file's bytes; `place` is what errors begin with.
+llvm::Expected<HostArray> parseNpy(llvm::StringRef bytes, llvm::StringRef place);
 
 /// What a file has before an array's bytes.
 llvm::Expected<std::string> npyHead(const HostArray &array);

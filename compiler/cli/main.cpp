@@ -58,6 +58,7 @@ int parseAndRun(int argc, char **argv) {
   cli::declarePack(app, status);
   cli::declareTune(app, status);
   cli::declareRun(app, status);
+  cli::declareConvert(app, status);
   cli::declareExplain(app, status);
   cli::declareTargets(app, status);
   cli::declareCache(app, status);

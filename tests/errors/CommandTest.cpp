@@ -1,4 +1,5 @@
 // The command `normforge` as its users meet it: exit status, both streams, and the files it leaves.
+#include "compiler/cli/Npz.h"
 #include "compiler/session/Session.h"
 #include "runtime/cache/DiskCache.h"
 #include "runtime/cpu_info/CpuInfo.h"
@@ -547,6 +548,63 @@ TEST_CASE("check --adversarial prints our errors beside oneDNN's") {
     CHECK_MESSAGE(other.status == 0, other.out);
   }
   CHECK(folder.run({"check", "--adversarial", "bn.yaml", "--json"}).status == 2);
+}
+
+TEST_CASE("convert turns saved layers into another framework's, or leaves nothing") {
+  const Folder folder;
+  const std::string model = std::string(NORMFORGE_TEST_DATA_DIR) + "/data/npz/model.npz";
+  const std::vector<std::string> words{"convert", model, "--from", "pytorch", "--to"};
+  const Outcome converted = folder.run(with(words, {"tf-keras", "-o", "tf.npz"}));
+  CHECK(converted.err == "");
+  CHECK(converted.status == 0);
+  CHECK(converted.out ==
+        "bn1.weight, bn1.bias, bn1.running_mean, bn1.running_var -> bn1.gamma, bn1.beta, "
+        "bn1.moving_mean, bn1.moving_variance\n"
+        "bn1.num_batches_tracked is left out: tf-keras has none\n"
+        "1 array of no layer copied as it is\n"
+        "give the layers of tf-keras epsilon 1e-05\n"
+        "note: tf.keras's fused kernel takes epsilon 1.001e-5 for 1e-05\n"
+        "note: pytorch averages N/(N-1) of the batch's variance and tf-keras the batch's: "
+        "inference is the same, training goes on with an average of both\n"
+        "note: momentum weighs the new value in pytorch and the old one in tf-keras: 0.1 is 0.9\n");
+  const Outcome back =
+      folder.run({"convert", "tf.npz", "--from", "tf-keras", "--to", "pytorch", "-o", "back.npz"});
+  CHECK(back.status == 0);
+  auto expected = readNpz(model), found = readNpz((folder.path() / "back.npz").string());
+  REQUIRE(bool(expected));
+  REQUIRE(bool(found));
+  for (const NpzMember &member : *expected) {
+    if (member.name == "bn1.num_batches_tracked")
+      continue;
+    const auto same = std::ranges::find(*found, member.name, &NpzMember::name);
+    REQUIRE(same != found->end());
+    if (member.name == "conv1.weight") {
+      CHECK(same->bytes == member.bytes);
+      continue;
+    }
+    auto one = parseNpy(member.bytes, "a"), other = parseNpy(same->bytes, "b");
+    REQUIRE(bool(one));
+    REQUIRE(bool(other));
+    CHECK(one->bytes == other->bytes);
+  }
+  const Outcome refused =
+      folder.run(with(words, {"keras-1.2", "--to-epsilon", "2", "-o", "no.npz"}));
+  CHECK(refused.status == 2);
+  CHECK(contains(refused.err, model + ": error: bn1.running_var[0] is 1: pytorch divides by"));
+  CHECK(!fs::exists(folder.path() / "no.npz"));
+  for (auto [more, message] :
+       {std::pair(std::vector<std::string>{"onnx", "-o", "no.npz"},
+                  "--to: unknown semantics 'onnx'; did you mean 'onnx-15'?"),
+        std::pair(std::vector<std::string>{"keras-3", "--mode", "9", "-o", "no.npz"},
+                  "--mode: unknown mode 9"),
+        std::pair(std::vector<std::string>{"keras-3", "--from-epsilon", "0", "-o", "no.npz"},
+                  "--from-epsilon must be a number above 0; found '0'"),
+        std::pair(std::vector<std::string>{"keras-3", "-o", model}, "is the file that is read")}) {
+    const Outcome bad = folder.run(with(words, more));
+    CHECK(bad.status == 2);
+    CHECK(contains(bad.err, message));
+  }
+  CHECK(!fs::exists(folder.path() / "no.npz"));
 }
 
 TEST_CASE("cache lists, verifies and clears") {

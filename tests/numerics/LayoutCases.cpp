@@ -120,8 +120,9 @@ std::string layoutYaml(const Shape &shape, const Kind &kind, const std::string &
   const char *preset = presets[turn % (kind.mode == Mode::Sample ? 2 : 3)];
   std::string text = fmt::format(
       "name: layouts\nsemantics: {}\ninput: {{shape: [{}], layout: {}, dtype: {}}}\naxis: {}\n"
-      "mode: {}\nphases: [inference, training, backward]\nfuse: {}\n",
+      "mode: {}\nphases: [inference, {}]\nfuse: {}\n",
       preset, sizes, shape.layout, kind.dtype, shape.axis, toString(kind.mode),
+      kind.mode == Mode::Range ? "population" : "training, backward",
       fusions[turn % std::size(fusions)]);
   if (kind.mode == Mode::Group)
     text += fmt::format("groups: {}\n", groupsOf(shape));
