@@ -4,6 +4,7 @@
 
 #include "llvm/Support/FileSystem.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <memory>
 #include <set>
@@ -74,22 +75,21 @@ llvm::Expected<std::vector<NpzMember>> readNpz(StringRef path) {
     if (!file)
       return failure(path,
                      fmt::format("{} cannot be read: {}", shown, zip_strerror(archive.get())));
-    NpzMember member{name.str(), std::string(stat.size, '\0')};
-    uint64_t taken = 0;
-    zip_int64_t more = 1;
-    while (taken < stat.size && more > 0) {
-      more = zip_fread(file.get(), member.bytes.data() + taken, stat.size - taken);
-      taken += more > 0 ? static_cast<uint64_t>(more) : 0;
-    }
-    char end = 0; // reading to the end compares the checksum
-    if (more >= 0 && taken == stat.size)
-      more = zip_fread(file.get(), &end, 1);
+    // What the archive says of a size need not be true. Reading to the end compares the checksum.
+    NpzMember member{name.str(), {}};
+    constexpr uint64_t kStep = 1 << 20;
+    std::string step(std::min(stat.size + 1, kStep), '\0');
+    zip_int64_t more;
+    while ((more = zip_fread(file.get(), step.data(), step.size())) > 0 &&
+           member.bytes.size() <= stat.size)
+      member.bytes.append(step, 0, static_cast<size_t>(more));
     if (more < 0)
       return failure(path, fmt::format("{} is damaged: {}", shown,
                                        zip_error_strerror(zip_file_get_error(file.get()))));
-    if (taken < stat.size || more > 0)
-      return failure(path, fmt::format("{} is damaged: expected {} bytes, found {}", shown,
-                                       stat.size, more > 0 ? "more" : std::to_string(taken)));
+    if (member.bytes.size() != stat.size)
+      return failure(path,
+                     fmt::format("{} is damaged: expected {} bytes, found {}", shown, stat.size,
+                                 more > 0 ? "more" : std::to_string(member.bytes.size())));
     members.push_back(std::move(member));
   }
   return members;

@@ -247,8 +247,9 @@ TEST_CASE("compile --time prints a row for each variant") {
 
 TEST_CASE("unknown commands and empty words are named") {
   const Folder folder;
-  folder.refuses({"chek", "bn.yaml"}, "normforge: error: unknown command 'chek'; expected one of "
-                                      "check, compile, pack, tune, run, explain, targets, cache");
+  folder.refuses({"chek", "bn.yaml"},
+                 "normforge: error: unknown command 'chek'; expected one of "
+                 "check, compile, pack, tune, run, convert, explain, targets, cache");
   folder.refuses({"check", ""}, "normforge: error: argument 2 is empty");
   folder.refuses({"check", "bn.yaml", "--threads="}, "normforge: error: --threads has no value");
 }

@@ -91,7 +91,7 @@ func.func @no_sum(%x: tensor<16x64xf32> {nf.argument = 0 : i64,
   %zero = arith.constant 0.0 : f32
   %empty = tensor.empty() : tensor<16xf32>
   %fill = linalg.fill ins(%zero : f32) outs(%empty : tensor<16xf32>) -> tensor<16xf32>
-  // expected-error @below {{a reduction's result is not a sum into its accumulator}}
+  // expected-error @below {{a reduction's result is no sum or maximum of its accumulator}}
   %product = linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>,
       affine_map<(d0, d1) -> (d0)>], iterator_types = ["parallel", "reduction"]}
       ins(%x : tensor<16x64xf32>) outs(%fill : tensor<16xf32>)
@@ -125,6 +125,30 @@ func.func @from_one(%x: tensor<16x64xf32> {nf.argument = 0 : i64,
     linalg.yield %s : f32
   } -> tensor<16xf32>
   return %sum : tensor<16xf32>
+}
+
+// -----
+
+func.func @maximum_from_zero(%x: tensor<16x64xf32> {nf.argument = 0 : i64,
+    nf.shape = affine_map<() -> (16, 64)>, nf.strides = affine_map<() -> (64, 1)>})
+    -> (tensor<16xf32> {nf.argument = 1 : i64, nf.shape = affine_map<() -> (16)>,
+        nf.strides = affine_map<() -> (1)>})
+    attributes {nf.loops = affine_map<() -> (16, 64)>, nf.kept = array<i1: true, false>,
+      nf.chunks = array<i64: 8, 0>, nf.tile_loop = 0 : i64, nf.tile = 4 : i64, nf.unroll = 1 : i64, nf.prefetch = 0 : i64, nf.rows = 0 : i64,
+      nf.vector = 16 : i64, nf.masked_tails = true, nf.masked_loads = true} {
+  %zero = arith.constant 0.0 : f32
+  %empty = tensor.empty() : tensor<16xf32>
+  %fill = linalg.fill ins(%zero : f32) outs(%empty : tensor<16xf32>) -> tensor<16xf32>
+  // expected-error @below {{a maximum starts at -inf}}
+  %most = linalg.generic {indexing_maps = [affine_map<(d0, d1) -> (d0, d1)>,
+      affine_map<(d0, d1) -> (d0)>], iterator_types = ["parallel", "reduction"]}
+      ins(%x : tensor<16x64xf32>) outs(%fill : tensor<16xf32>)
+      attrs = {nf.domain = affine_map<(d0, d1) -> (d0, d1)>} {
+  ^bb0(%in: f32, %out: f32):
+    %s = arith.maximumf %in, %out : f32
+    linalg.yield %s : f32
+  } -> tensor<16xf32>
+  return %most : tensor<16xf32>
 }
 
 // -----

@@ -108,7 +108,7 @@ TEST_CASE("saved layers by hand") {
 TEST_CASE("inference of converted layers is the same") {
   constexpr int64_t kChannels = 5;
   std::mt19937_64 engine(testSeed());
-  std::uniform_real_distribution<double> draw(0.01, 2);
+  std::uniform_real_distribution<double> draw(0.1, 2);
   auto drawn = [&](int64_t count) {
     std::vector<double> values;
     for (int64_t i = 0; i < count; ++i)
