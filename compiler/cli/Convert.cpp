@@ -5,6 +5,7 @@
 #include "compiler/cli/Files.h"
 #include "compiler/cli/Npy.h"
 #include "compiler/cli/Npz.h"
+#include "compiler/spec/Diagnostics.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
@@ -21,23 +22,27 @@ namespace {
 
 struct Options {
   std::string from, to, mode, fromEpsilon, toEpsilon, input, output;
+  std::vector<std::string> prefixes;
   bool forInference = false;
 };
 
 /// A spec says what words its keys take, and what is wrong with others.
 llvm::Expected<Spec> readKey(const char *option, const std::string &key, const std::string &word) {
-  const std::string groups = key == "mode" && word == "group" ? "groups: 1\n" : "";
+  const bool isWord = !word.empty() && llvm::all_of(word, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_';
+  });
+  const bool isMode = key == "mode", ofLast = word == "1" || word == "layer" || word == "sample";
   auto spec = parseSpec(
       fmt::format("input: {{shape: [2, 2, 2], layout: nct}}\naxis: {}\n{}{}: {}\n",
-                  key == "mode" && (word == "1" || word == "layer" || word == "sample") ? "t" : "c",
-                  groups, key, word),
+                  isMode && ofLast ? "t" : "c", isMode && word == "group" ? "groups: 1\n" : "", key,
+                  isWord ? word : spec::quoted(word)),
       option);
-  if (spec)
+  if (spec && isWord)
     return spec;
-  std::string text = llvm::toString(spec.takeError());
-  llvm::StringRef line = llvm::StringRef(text).split('\n').first;
-  line = line.split("error: ").second;
-  return badInput(fmt::format("{}: {}", option, line.str()));
+  const std::string text = spec ? fmt::format("error: unknown {} {}", key, spec::quoted(word))
+                                : llvm::toString(spec.takeError());
+  return badInput(fmt::format(
+      "{}: {}", option, llvm::StringRef(text).split('\n').first.split("error: ").second.str()));
 }
 
 llvm::Expected<std::optional<double>> readEpsilon(const char *option, const std::string &word) {
@@ -73,6 +78,7 @@ llvm::Expected<Conversion> readConversion(const Options &options) {
     *into = *epsilon;
   }
   conversion.forInference = options.forInference;
+  conversion.prefixes = options.prefixes;
   return conversion;
 }
 
@@ -89,20 +95,21 @@ llvm::Error convertFile(const Options &options) {
   std::map<std::string, HostArray> arrays;
   std::map<std::string, std::string> unread;
   for (const NpzMember &member : *members)
-    if (auto array = parseNpy(member.bytes, fmt::format("{}({})", options.input, member.name)))
+    if (auto array =
+            parseNpy(member.bytes, fmt::format("{}({})", options.input, shownName(member.name))))
       arrays.emplace(member.name, std::move(*array));
     else
       unread.emplace(member.name, llvm::toString(array.takeError()));
-  auto converted = convert(*conversion, arrays);
+  auto converted = convert(*conversion, arrays, unread);
   if (!converted) {
     std::string text;
     llvm::SmallVector<llvm::StringRef> lines;
     const std::string problems = llvm::toString(converted.takeError());
     llvm::StringRef(problems).split(lines, '\n');
-    for (llvm::StringRef line : lines)
-      text += fmt::format("{}{}: error: {}", text.empty() ? "" : "\n", options.input, line.str());
-    for (const auto &[name, why] : unread)
-      text += "\n" + why;
+    for (llvm::StringRef line : lines) // those of arrays have their place
+      text +=
+          fmt::format("{}{}{}", text.empty() ? "" : "\n",
+                      line.contains(": error: ") ? "" : options.input + ": error: ", line.str());
     return located(llvm::createStringError(text));
   }
 
@@ -126,7 +133,7 @@ llvm::Error convertFile(const Options &options) {
     if (!names.insert(member.name).second)
       return located(llvm::createStringError(
           fmt::format("{}: error: {} is the name of a converted array and of another one",
-                      options.input, member.name)));
+                      options.input, shownName(member.name))));
     written.push_back(std::move(member));
     ++copied;
   }
@@ -138,14 +145,16 @@ llvm::Error convertFile(const Options &options) {
     return located(std::move(error));
 
   for (const ConvertedLayer &layer : converted->layers) {
-    std::vector<std::string> made;
+    std::vector<std::string> taken, made;
+    for (const std::string &name : layer.taken)
+      taken.push_back(shownName(name));
     for (const auto &[name, array] : layer.made)
-      made.push_back(name);
-    fmt::print("{} -> {}\n", fmt::join(layer.taken, ", "), fmt::join(made, ", "));
+      made.push_back(shownName(name));
+    fmt::print("{} -> {}\n", fmt::join(taken, ", "), fmt::join(made, ", "));
   }
   for (const std::string &name : converted->left)
     if (llvm::is_contained(llvm::map_range(*members, [](auto &m) { return m.name; }), name))
-      fmt::print("{} is left out: {} has none\n", name, toString(conversion->to));
+      fmt::print("{} is left out: {} has none\n", shownName(name), toString(conversion->to));
   if (copied > 0)
     fmt::print("{} array{} of no layer copied as {}\n", copied, copied == 1 ? "" : "s",
                copied == 1 ? "it is" : "they are");
@@ -177,6 +186,10 @@ void declareConvert(CLI::App &app, int &status) {
   command->add_option("--to-epsilon", options->toEpsilon,
                       "Of the layers that take the arrays; the same, or where their formula is "
                       "another one their framework's default");
+  command
+      ->add_option("--layers", options->prefixes,
+                   "Prefixes of the layers' arrays, such as bn1.; without it every layer")
+      ->delimiter(',');
   command->add_flag("--inference", options->forInference,
                     "Leave out what training alone takes and the other framework has none of");
   command->callback([options, &status] {

@@ -220,6 +220,8 @@ Bounded Evaluator::evaluate(Expr expr) {
   case ExprOp::Add:
     return rounded(a.value + b.value, a.error + b.error);
   case ExprOp::Sub:
+    if (a.error == 0 && b.error == 0 && a.value == b.value) // exactly
+      return {0, 0};
     return rounded(a.value - b.value, a.error + b.error);
   case ExprOp::Mul:
     return rounded(a.value * b.value, product(a, b));

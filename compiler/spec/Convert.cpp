@@ -1,5 +1,6 @@
 #include "compiler/spec/Convert.h"
 
+#include "compiler/spec/Diagnostics.h"
 #include "compiler/spec/Presets.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -131,12 +132,21 @@ class Converter {
 public:
   explicit Converter(const Conversion &conversion)
       : c_(conversion), from_(spec::presetOf(c_.from)), to_(spec::presetOf(c_.to)) {}
-  llvm::Expected<Converted> run(const std::map<std::string, HostArray> &arrays);
+  llvm::Expected<Converted> run(const std::map<std::string, HostArray> &arrays,
+                                const Problems &problems);
 
 private:
-  struct Layer {
-    std::array<const std::pair<const std::string, HostArray> *, kParts> parts{};
+  struct Saved {
+    std::string name;
+    const HostArray *array = nullptr; ///< null: it could not be read
+    std::string problem{};
   };
+  struct Layer {
+    std::array<std::optional<Saved>, kParts> parts{};
+    std::vector<std::string> problems{};
+  };
+  std::map<std::string, Layer> findLayers(const std::map<std::string, HostArray> &arrays,
+                                          const Problems &problems);
   void error(std::string text) { errors_.push_back(std::move(text)); }
   void note(std::string text) {
     if (!llvm::is_contained(converted_.notes, text))
@@ -151,11 +161,11 @@ private:
   Divisor divisorOf(const spec::Preset &preset) const {
     return {preset.movingSpread, positionOf(preset)};
   }
-  void chooseEpsilon();
+  void chooseEpsilon(DType compute);
   void noteTraining();
   void takeTrainingState(const std::string &prefix, const std::map<std::string, HostArray> &arrays);
   void convertLayer(const std::string &prefix, const Layer &layer);
-  /// Of the framework's shape, with its values where nothing changes them.
+  /// Without the axes of size 1 that MATLAB's arrays of channels have.
   HostArray reshaped(const HostArray &array) const;
 
   const Conversion &c_;
@@ -165,13 +175,13 @@ private:
   std::vector<std::string> errors_;
 };
 
-void Converter::chooseEpsilon() {
-  epsilon_ = c_.fromEpsilon.value_or(spec::defaultEpsilon(from_, c_.mode, DType::F32));
+/// `compute` is the type that the layers compute in.
+void Converter::chooseEpsilon(DType compute) {
+  epsilon_ = c_.fromEpsilon.value_or(spec::defaultEpsilon(from_, c_.mode, compute));
   const bool isSame =
       hasStatistics() ? divisorOf(from_) == divisorOf(to_) : positionOf(from_) == positionOf(to_);
   double &epsilon = converted_.epsilon;
-  epsilon =
-      c_.toEpsilon.value_or(isSame ? epsilon_ : spec::defaultEpsilon(to_, c_.mode, DType::F32));
+  epsilon = c_.toEpsilon.value_or(isSame ? epsilon_ : spec::defaultEpsilon(to_, c_.mode, compute));
   constexpr double kLeastOfMatlab = 1e-5;
   if (c_.to == Semantics::Matlab && epsilon < kLeastOfMatlab)
     error(
@@ -195,17 +205,24 @@ void Converter::chooseEpsilon() {
                       epsilon_, epsilon));
 }
 
-/// What training goes on with otherwise than before.
+/// What training goes on with otherwise than before, and what a framework computes with in the
+/// place of a number.
 void Converter::noteTraining() {
-  auto averaged = [](const spec::Preset &preset) {
-    return preset.runningVariance == RunningVariance::Bessel ? "N/(N-1) of the batch's"
-                                                             : "the batch's";
+  if (!hasStatistics())
+    return;
+  auto averaged = [](Semantics semantics, const spec::Preset &preset) {
+    return semantics == Semantics::TfKeras
+               ? "N/(N-1) of the batch's where its fused kernel runs, the batch's elsewhere"
+           : preset.runningVariance == RunningVariance::Bessel ? "N/(N-1) of the batch's"
+                                                               : "the batch's";
   };
   constexpr double kLeastOfKernel = 1.001e-5;
   if (c_.to == Semantics::TfKeras && converted_.epsilon < kLeastOfKernel)
     note(fmt::format("tf.keras's fused kernel takes epsilon 1.001e-5 for {}", converted_.epsilon));
-  if (!hasStatistics())
-    return;
+  if (c_.from == Semantics::TfKeras && epsilon_ < kLeastOfKernel)
+    note(fmt::format("where tf.keras's fused kernel ran, it took epsilon 1.001e-5 for {}: "
+                     "--from-epsilon 1.001e-5 then",
+                     epsilon_));
   if (divisorOf(from_) != divisorOf(to_))
     note(fmt::format("inference is the same; training divides otherwise in {} than in {}",
                      toString(c_.to), toString(c_.from)));
@@ -213,10 +230,10 @@ void Converter::noteTraining() {
     note(fmt::format("epsilon {} instead of {} is made up for in the moving variance: good for "
                      "inference, not to go on training",
                      converted_.epsilon, epsilon_));
-  else if (from_.runningVariance != to_.runningVariance)
-    note(fmt::format("{} averages {} variance and {} {}: inference is the same, training goes on "
-                     "with an average of both",
-                     toString(c_.from), averaged(from_), toString(c_.to), averaged(to_)));
+  if (const std::string_view before = averaged(c_.from, from_), after = averaged(c_.to, to_);
+      before != after)
+    note(fmt::format("{} averages {} variance, and {} {}: training goes on with an average of both",
+                     toString(c_.from), before, toString(c_.to), after));
   if (from_.momentumWeighs != to_.momentumWeighs)
     note(fmt::format("momentum weighs the {} value in {} and the {} one in {}: {} is {:.6g}",
                      from_.momentumWeighs == MomentumWeighs::Old ? "old" : "new", toString(c_.from),
@@ -229,24 +246,28 @@ void Converter::takeTrainingState(const std::string &prefix,
                                   const std::map<std::string, HostArray> &arrays) {
   if (c_.from == c_.to || !hasStatistics())
     return;
+  auto leave = [&](const char *own) {
+    for (const char *suffix : {"", ":0"})
+      converted_.left.push_back(prefix + own + suffix);
+  };
   if (c_.from == Semantics::PyTorch)
-    converted_.left.push_back(prefix + "num_batches_tracked");
+    leave("num_batches_tracked");
   if (c_.from != Semantics::TfKeras)
     return;
-  for (const char *own : {"moving_stddev", "renorm_mean", "renorm_stddev"})
-    for (const char *suffix : {"", ":0"}) {
-      const std::string name = prefix + own + suffix;
-      if (arrays.contains(name) && !c_.forInference)
+  for (const char *own : {"moving_stddev", "renorm_mean", "renorm_stddev"}) {
+    leave(own);
+    for (const char *suffix : {"", ":0"})
+      if (arrays.contains(prefix + own + suffix) && !c_.forInference)
         error(fmt::format("{}: {} has no renorm, so that training could not go on; --inference "
                           "leaves it out",
-                          name, toString(c_.to)));
-      converted_.left.push_back(name);
-    }
+                          shownName(prefix + own + suffix), toString(c_.to)));
+  }
 }
 
 HostArray Converter::reshaped(const HostArray &array) const {
   HostArray made = array;
-  if (c_.from != Semantics::Matlab) // whose arrays have the rank of its data
+  const bool isOfChannels = c_.mode != Mode::Sample && c_.mode != Mode::Rms;
+  if (c_.from != Semantics::Matlab || !isOfChannels)
     return made;
   std::erase(made.shape, 1);
   if (made.shape.empty())
@@ -258,26 +279,39 @@ void Converter::convertLayer(const std::string &prefix, const Layer &layer) {
   const Names names = namesOf(c_.to, c_.mode);
   ConvertedLayer made{prefix, {}, {}};
   const HostArray *like = nullptr;
-  std::string_view likeName;
-  for (const auto *part : layer.parts) {
+  std::string likeName;
+  for (const std::string &problem : layer.problems)
+    error(problem);
+  if (!layer.problems.empty())
+    return;
+  for (const std::optional<Saved> &part : layer.parts) {
     if (!part)
       continue;
-    made.taken.push_back(part->first);
-    if (part->second.dtype == DType::Bit) {
-      error(fmt::format("{}: expected numbers, found bytes", part->first));
+    made.taken.push_back(part->name);
+    const std::string shown = shownName(part->name);
+    const HostArray array = reshaped(*part->array);
+    if (array.dtype == DType::Bit) {
+      error(fmt::format("{}: expected numbers, found bytes", shown));
       return;
     }
-    if (like && reshaped(*like).shape != reshaped(part->second).shape) {
+    if (array.shape.empty() || array.count() == 0 ||
+        (array.shape.size() > 1 && c_.mode != Mode::Sample && c_.mode != Mode::Rms)) {
+      error(fmt::format("{} has shape {}; expected {}", shown, shapeText(*part->array),
+                        c_.mode == Mode::Sample || c_.mode == Mode::Rms ? "an element or more"
+                                                                        : "one axis, of channels"));
+      return;
+    }
+    if (like && reshaped(*like).shape != array.shape) {
       error(fmt::format("{} has shape {} and {} {}; expected one", likeName, shapeText(*like),
-                        part->first, shapeText(part->second)));
+                        shown, shapeText(*part->array)));
       return;
     }
-    like = &part->second;
-    likeName = part->first;
+    like = part->array;
+    likeName = shown;
   }
-  const bool hasGamma = layer.parts[Gamma], hasBeta = layer.parts[Beta];
+  const bool hasGamma = layer.parts[Gamma].has_value(), hasBeta = layer.parts[Beta].has_value();
   if (c_.mode == Mode::Rms && hasBeta && c_.to != Semantics::Keras_3) {
-    error(fmt::format("{}: RMS normalization of {} has no beta", layer.parts[Beta]->first,
+    error(fmt::format("{}: RMS normalization of {} has no beta", shownName(layer.parts[Beta]->name),
                       toString(c_.to)));
     return;
   }
@@ -287,20 +321,26 @@ void Converter::convertLayer(const std::string &prefix, const Layer &layer) {
                          (c_.to == Semantics::PyTorch && (hasGamma || hasBeta));
   for (Part part : {Gamma, Beta}) {
     const std::string name = prefix + std::string(names[part]);
-    if (const auto *own = layer.parts[part]) {
-      made.made.emplace_back(name, reshaped(own->second));
+    if (const std::optional<Saved> &own = layer.parts[part]) {
+      made.made.emplace_back(name, reshaped(*own->array));
     } else if (needsBoth && !(c_.mode == Mode::Rms && part == Beta)) {
       HostArray filled(like->dtype, reshaped(*like).shape);
       for (int64_t i = 0, n = filled.count(); i < n; ++i)
         filled.set(i, part == Gamma ? 1 : 0);
+      note(fmt::format("{} is {} everywhere: there was none", shownName(name),
+                       part == Gamma ? 1 : 0));
       made.made.emplace_back(name, std::move(filled));
     }
   }
   if (hasStatistics()) {
-    made.made.emplace_back(prefix + std::string(names[Mean]), reshaped(layer.parts[Mean]->second));
-    HostArray held = reshaped(layer.parts[Spread]->second);
+    made.made.emplace_back(prefix + std::string(names[Mean]), reshaped(*layer.parts[Mean]->array));
+    HostArray held = reshaped(*layer.parts[Spread]->array);
     const Divisor from = divisorOf(from_), to = divisorOf(to_);
-    const std::string &name = layer.parts[Spread]->first;
+    const std::string name = shownName(layer.parts[Spread]->name);
+    const double digits = held.dtype == DType::F64   ? 0x1p-53
+                          : held.dtype == DType::F32 ? 0x1p-24
+                          : held.dtype == DType::F16 ? 0x1p-11
+                                                     : 0x1p-8;
     for (int64_t i = 0, n = held.count(); i < n; ++i) {
       const double old = held.get(i);
       if (!(old >= 0) || std::isinf(old)) {
@@ -312,6 +352,15 @@ void Converter::convertLayer(const std::string &prefix, const Layer &layer) {
         continue;
       const double value = heldBy(to, converted_.epsilon, from, old, epsilon_);
       held.set(i, value);
+      const double before = from.of(old, epsilon_), after = to.of(held.get(i), converted_.epsilon);
+      if (std::isfinite(value) && !(std::abs(after - before) <= 4 * digits * before)) {
+        error(
+            fmt::format("{}[{}] is {}: {} would be {}, which {} rounds to {}, and {} divide by {} "
+                        "instead of {}",
+                        name, i, old, names[Spread], value, toString(held.dtype), held.get(i),
+                        toString(c_.to), after, before));
+        return;
+      }
       if (!std::isfinite(held.get(i))) {
         error(fmt::format("{}[{}] is {}: {} divides by {} there with epsilon {}, and with epsilon "
                           "{} no {} makes {} do so",
@@ -325,44 +374,77 @@ void Converter::convertLayer(const std::string &prefix, const Layer &layer) {
   converted_.layers.push_back(std::move(made));
 }
 
-llvm::Expected<Converted> Converter::run(const std::map<std::string, HostArray> &arrays) {
-  for (Semantics semantics : {c_.from, c_.to})
-    if (const std::string_view layer = missingLayer(semantics, c_.mode); !layer.empty())
-      error(fmt::format("{} has no {}", toString(semantics), layer));
-  chooseEpsilon();
+std::map<std::string, Converter::Layer>
+Converter::findLayers(const std::map<std::string, HostArray> &arrays, const Problems &problems) {
   const Names known = namesOf(c_.from, c_.mode);
   const Names ours{"gamma", "beta", "moving_mean",
                    from_.movingSpread == MovingSpread::Deviation ? "moving_stddev"
                                                                  : "moving_variance"};
   std::map<std::string, Layer> layers;
-  for (const auto &named : arrays) {
-    const auto at = split(named.first, {known, ours});
-    if (!at || (!hasStatistics() && at->part >= Mean))
-      continue;
-    auto *&part = layers[at->prefix].parts[at->part];
+  auto add = [&](Saved saved) {
+    const auto at = split(saved.name, {known, ours});
+    if (!at)
+      return;
+    Layer &layer = layers[at->prefix];
+    if (!saved.array)
+      layer.problems.push_back(saved.problem);
+    std::optional<Saved> &part = layer.parts[at->part];
     if (part)
-      error(fmt::format("{} and {} are the same array of one layer", part->first, named.first));
-    part = &named;
-  }
-  if (hasStatistics())
-    for (auto layer = layers.begin(); layer != layers.end();) {
-      const auto *mean = layer->second.parts[Mean], *spread = layer->second.parts[Spread];
-      if (!mean != !spread)
-        error(fmt::format("{} has no {}{} beside it", (mean ? mean : spread)->first, layer->first,
-                          known[mean ? Spread : Mean]));
-      layer = mean && spread ? std::next(layer) : layers.erase(layer);
+      layer.problems.push_back(fmt::format("{} and {} are the same array of one layer",
+                                           shownName(part->name), shownName(saved.name)));
+    part = std::move(saved);
+  };
+  for (const auto &[name, array] : arrays)
+    add({name, &array});
+  for (const auto &[name, problem] : problems)
+    add({name, nullptr, problem});
+
+  const std::vector<std::string> &wanted = c_.prefixes;
+  std::erase_if(layers, [&](const auto &named) {
+    const auto &[prefix, layer] = named;
+    if (!wanted.empty() && !llvm::is_contained(wanted, prefix))
+      return true;
+    const auto &mean = layer.parts[Mean], &spread = layer.parts[Spread];
+    if (!hasStatistics()) {
+      if ((mean || spread) && (layer.parts[Gamma] || layer.parts[Beta]))
+        error(fmt::format("{}: a layer of mode {} takes the statistics of its data; found moving "
+                          "ones, with which inference is another formula",
+                          shownName((mean ? mean : spread)->name), toString(c_.mode)));
+      return !layer.parts[Gamma] && !layer.parts[Beta];
     }
-  if (layers.empty() && errors_.empty()) {
-    std::vector<std::string> found;
-    for (const auto &[name, array] : arrays)
-      found.push_back(name);
-    if (found.size() > 8)
-      found.resize(8);
-    error(fmt::format("no layer of {}; expected arrays {}, alone or behind a prefix, found {}{}",
-                      toString(c_.from), fmt::join(savedNames(c_.from, c_.mode), ", "),
-                      found.empty() ? "none" : fmt::format("{}", fmt::join(found, ", ")),
-                      arrays.size() > found.size() ? ", ..." : ""));
-  }
+    if (mean.has_value() != spread.has_value())
+      error(fmt::format("{} has no {} beside it", shownName((mean ? mean : spread)->name),
+                        shownName(prefix + std::string(known[mean ? Spread : Mean]))));
+    return !mean || !spread;
+  });
+  for (const std::string &prefix : wanted)
+    if (!layers.contains(prefix) && errors_.empty())
+      error(fmt::format("no layer of {} behind {}", toString(c_.from), spec::quoted(prefix)));
+  if (!layers.empty() || !errors_.empty())
+    return layers;
+  std::vector<std::string> found;
+  for (const auto &[name, array] : arrays)
+    if (found.size() < 8)
+      found.push_back(shownName(name));
+  error(fmt::format("no layer of {}; expected arrays {}, alone or behind a prefix, found {}{}",
+                    toString(c_.from), fmt::join(savedNames(c_.from, c_.mode), ", "),
+                    found.empty() ? "none" : fmt::format("{}", fmt::join(found, ", ")),
+                    arrays.size() > found.size() ? ", ..." : ""));
+  return layers;
+}
+
+llvm::Expected<Converted> Converter::run(const std::map<std::string, HostArray> &arrays,
+                                         const Problems &problems) {
+  for (Semantics semantics : {c_.from, c_.to})
+    if (const std::string_view layer = missingLayer(semantics, c_.mode); !layer.empty())
+      error(fmt::format("{} has no {}", toString(semantics), layer));
+  const std::map<std::string, Layer> layers = findLayers(arrays, problems);
+  DType compute = DType::F32;
+  for (const auto &[prefix, layer] : layers)
+    for (const std::optional<Saved> &part : layer.parts)
+      if (part && part->array && part->array->dtype == DType::F64)
+        compute = DType::F64;
+  chooseEpsilon(compute);
   const bool isPossible = errors_.empty();
   for (const auto &[prefix, layer] : layers) {
     takeTrainingState(prefix, arrays);
@@ -378,8 +460,16 @@ llvm::Expected<Converted> Converter::run(const std::map<std::string, HostArray> 
 } // namespace
 
 llvm::Expected<Converted> convert(const Conversion &conversion,
-                                  const std::map<std::string, HostArray> &arrays) {
-  return Converter(conversion).run(arrays);
+                                  const std::map<std::string, HostArray> &arrays,
+                                  const Problems &problems) {
+  return Converter(conversion).run(arrays, problems);
+}
+
+std::string shownName(const std::string &name) {
+  constexpr size_t kMost = 100;
+  const bool isPlain = !name.empty() && name.size() <= kMost &&
+                       llvm::all_of(name, [](char c) { return c > ' ' && c <= '~'; });
+  return isPlain ? name : spec::quoted(name);
 }
 
 std::vector<std::string> savedNames(Semantics semantics, Mode mode) {

@@ -25,6 +25,8 @@ struct Conversion {
   std::optional<double> toEpsilon{};
   /// Leaves out what training alone takes, and the other framework does not have.
   bool forInference = false;
+  /// Of the layers' arrays' names; none: every layer that there is.
+  std::vector<std::string> prefixes{};
 };
 
 struct ConvertedLayer {
@@ -40,13 +42,21 @@ struct Converted {
   std::vector<std::string> notes;     ///< what differs beside y of inference
 };
 
+/// What could not be read, by name: why.
+using Problems = std::map<std::string, std::string>;
+
 /// Converts every layer among `arrays`, which have the names that the framework gives them, or
 /// ours, behind prefixes that end in '.', '/', '_' or '-' and before a ":0"; arrays of no layer are
 /// left out. A layer of mode 0 is where both of its moving statistics are; of other modes where
 /// gamma or beta is. Values that need not change keep their bits, others are computed in f64 and
-/// rounded once. Errors: one sentence a line, all of them.
+/// rounded once, which must leave the divisor as it is but for roundings. A layer with an array
+/// that could not be read is an error. Errors: one sentence a line, all of them.
 llvm::Expected<Converted> convert(const Conversion &conversion,
-                                  const std::map<std::string, HostArray> &arrays);
+                                  const std::map<std::string, HostArray> &arrays,
+                                  const Problems &problems = {});
+
+/// A name from a file as text for people.
+std::string shownName(const std::string &name);
 
 /// What a framework calls the arrays of a layer: gamma, beta, and in mode 0 the moving mean and the
 /// second moving vector.

@@ -18,7 +18,7 @@ constexpr const char *kOptimizerNames[] = {"sgd", "momentum", "rmsprop", "adam"}
 /// Keras 3's rates.
 constexpr double kRates[] = {0.01, 0.01, 0.001, 0.001};
 
-/// Numbers that are the same wherever this runs.
+/// Numbers that are the same wherever the library of mathematics is.
 class Random {
 public:
   explicit Random(uint64_t seed) : engine_(seed) {}

@@ -177,8 +177,8 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
 
   folder.refuses(
       {"check", "bn.yaml", "--phase", "initialize"},
-      "normforge: error: --phase: expected inference, training, backward, population, update or "
-      "backward+update, found 'initialize'");
+      "normforge: error: --phase: expected inference, training, backward, population, update, "
+      "backward+update, moments or gradient_sums, found 'initialize'");
   folder.refuses({"check", "sized.yaml", "--phase", "training"},
                  "normforge: error: --phase: no spec given has phase training");
   folder.refuses(runWords({"-o", "y=y.npy", "--phase", "backward"}),
@@ -565,8 +565,9 @@ TEST_CASE("convert turns saved layers into another framework's, or leaves nothin
         "1 array of no layer copied as it is\n"
         "give the layers of tf-keras epsilon 1e-05\n"
         "note: tf.keras's fused kernel takes epsilon 1.001e-5 for 1e-05\n"
-        "note: pytorch averages N/(N-1) of the batch's variance and tf-keras the batch's: "
-        "inference is the same, training goes on with an average of both\n"
+        "note: pytorch averages N/(N-1) of the batch's variance, and tf-keras N/(N-1) of the "
+        "batch's where its fused kernel runs, the batch's elsewhere: training goes on with an "
+        "average of both\n"
         "note: momentum weighs the new value in pytorch and the old one in tf-keras: 0.1 is 0.9\n");
   const Outcome back =
       folder.run({"convert", "tf.npz", "--from", "tf-keras", "--to", "pytorch", "-o", "back.npz"});
@@ -598,6 +599,8 @@ TEST_CASE("convert turns saved layers into another framework's, or leaves nothin
                   "--to: unknown semantics 'onnx'; did you mean 'onnx-15'?"),
         std::pair(std::vector<std::string>{"keras-3", "--mode", "9", "-o", "no.npz"},
                   "--mode: unknown mode 9"),
+        std::pair(std::vector<std::string>{"keras-3\nphases: [training]", "-o", "no.npz"},
+                  "--to: unknown semantics 'keras-3"),
         std::pair(std::vector<std::string>{"keras-3", "--from-epsilon", "0", "-o", "no.npz"},
                   "--from-epsilon must be a number above 0; found '0'"),
         std::pair(std::vector<std::string>{"keras-3", "-o", model}, "is the file that is read")}) {

@@ -203,6 +203,55 @@ TEST_CASE("layers that another framework cannot have are refused") {
                 renorm) == "");
 }
 
+TEST_CASE("what cannot be converted exactly is refused") {
+  const Conversion plain{.from = Semantics::PyTorch, .to = Semantics::Keras_3};
+  auto check = [](llvm::Expected<Converted> result, std::string_view part) {
+    const std::string text = result ? "" : llvm::toString(result.takeError());
+    INFO(text);
+    CHECK(text.find(part) != std::string::npos);
+  };
+  // An array that cannot be read is one of the layer.
+  Arrays lacks = layerOf(Semantics::PyTorch, {1, 1}, "bn.");
+  lacks.erase("bn.weight");
+  check(convert(plain, lacks, {{"bn.weight", "a.npz(bn.weight): error: is of integers"}}),
+        "a.npz(bn.weight): error: is of integers");
+  CHECK(bool(convert(plain, lacks, {{"conv.weight", "is of integers"}})));
+  // f16 has no such variance: 1e-4 + 1e-6 squared is 1.02e-8.
+  Arrays half = layerOf(Semantics::Keras_1_0_4);
+  half.at("running_std") = arrayOf({1e-4, 1e-3}, DType::F16);
+  check(
+      convert({.from = Semantics::Keras_1_0_4, .to = Semantics::PyTorch, .toEpsilon = 1e-12}, half),
+      "which f16 rounds to 0");
+  // Instance normalization that keeps statistics is another formula.
+  check(convert({.from = Semantics::PyTorch, .to = Semantics::Onnx_15, .mode = Mode::Instance},
+                layerOf(Semantics::PyTorch)),
+        "running_mean: a layer of mode instance takes the statistics of its data");
+  Arrays wide = layerOf(Semantics::PyTorch);
+  for (auto &[name, array] : wide)
+    array.shape = {1, 2};
+  check(convert(plain, wide), "has shape (1, 2); expected one axis, of channels");
+  Arrays none = layerOf(Semantics::PyTorch);
+  for (auto &[name, array] : none)
+    array = HostArray(DType::F32, {0});
+  check(convert(plain, none), "has shape (0); expected one axis, of channels");
+
+  // Of a model, the layers that are meant.
+  Arrays model{{"ln.weight", arrayOf({1, 2})}, {"fc.weight", HostArray(DType::F32, {2, 2})}};
+  Conversion named{.from = Semantics::PyTorch, .to = Semantics::Keras_3, .mode = Mode::Sample};
+  named.prefixes = {"ln."};
+  const Converted result = converted(named, model);
+  REQUIRE(result.layers.size() == 1);
+  CHECK(result.layers[0].taken == std::vector<std::string>{"ln.weight"});
+  named.prefixes = {"no."};
+  check(convert(named, model), "no layer of pytorch behind 'no.'");
+  // Epsilon is the distance from 1 to the next number of the type that the layer computes in.
+  const Conversion rms{.from = Semantics::PyTorch, .to = Semantics::Onnx_15, .mode = Mode::Rms};
+  CHECK(converted(rms, {{"weight", arrayOf({1}, DType::F64)}}).epsilon == 0x1p-52);
+  CHECK(converted(rms, {{"weight", arrayOf({1})}}).epsilon == 0x1p-23);
+  CHECK(shownName("a\nb") == "'a\\nb'");
+  CHECK(shownName("bn1.weight") == "bn1.weight");
+}
+
 TEST_CASE("layers are told by their names, and get what their framework always has") {
   Arrays arrays = layerOf(Semantics::TfKeras, {1, 1}, "a/");
   arrays.merge(layerOf(Semantics::TfKeras, {4, 4}, "b/c_"));
