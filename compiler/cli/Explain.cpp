@@ -224,6 +224,14 @@ void printFormula(const Spec &whole, Phase phase) {
                  spec.prologue.empty() ? "" : "  x stands for what the prologue makes of it\n");
     return;
   }
+  if (phase == Phase::Moments) {
+    fmt::print(
+        "\nFormula\n  count, mean as rounded, sums of what remains and of its squares, of these "
+        "samples{}{}:\n  nf_plan_merge makes those of all ranks' of them\n",
+        spec.prologue.empty() ? "" : ", of what the prologue makes of x",
+        spec.mask ? ", weighed by mask" : "");
+    return;
+  }
   if (phase == Phase::Population) {
     fmt::print("\nFormula (Chan, Golub, LeVeque 1983), in f64\n"
                "  count' = count + n, mean' = mean + (batch_mean - mean) * n / count',\n"
@@ -258,6 +266,12 @@ void printFormula(const Spec &whole, Phase phase) {
       fmt::print("  then times adjust_scale, plus adjust_bias, before gamma and beta\n");
     if (spec.mask)
       fmt::print("  mean and variance are weighed by mask, their divisor sum(mask) + 1e-7\n");
+    if (spec.synchronized)
+      fmt::print("  statistics{} are of all ranks' samples: {}\n",
+                 isBackward(phase) ? " and sums of gradients" : "",
+                 phase == Phase::GradientSums
+                     ? "dgamma and dbeta are of these samples"
+                     : "nf_plan_merge has made what the partial arrays hold");
     if (spec.ghostBatch > 0)
       fmt::print("  statistics are of ghost batches of {} samples, every (samples / {})-th; the "
                  "moving ones\n  take the means of theirs\n",

@@ -24,6 +24,10 @@ void OperatorBuilder::makeBackward() {
   const DType statistic = spec_.statisticDType();
   const bool hasMean = spec_.hasMean();
   const bool updates = isUpdate(op_.phase);
+  // Of a synchronized batch: a phase makes the sums of these samples, dgamma and dbeta of them, and
+  // another takes those of all.
+  const bool isShared = spec_.synchronized, isSums = op_.phase == Phase::GradientSums;
+  const bool takesSums = isShared && !isSums;
   const Needs needs = needsOf(spec_.fuse, bits_ ? std::optional(bits_->step) : std::nullopt);
 
   // The prologue in runs of steps, each but the last ending with a value that is stored.
@@ -71,6 +75,8 @@ void OperatorBuilder::makeBackward() {
   if (!moving)
     addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
                false);
+  if (isShared)
+    addSharedStatistics(/*written=*/false);
   if (spec_.renorm) {
     addOperand("renorm_r", Role::Statistic, Values::Ratio, statistic, statisticIndex(), false);
     addOperand("renorm_d", Role::Statistic, Values::Any, statistic, statisticIndex(), false);
@@ -83,20 +89,24 @@ void OperatorBuilder::makeBackward() {
   addStepOperands(spec_.fuse, [&](const StepOperand &operand) {
     return !needs.operands.contains(operand.name);
   });
-  addMask();
+  if (!isSums)
+    addMask();
+  if (isShared)
+    addPartialSums(/*written=*/isSums);
   if (updates)
     addLearnedOperands(/*written=*/false);
   // An update of elements is made after dx, and of dy once more.
   std::vector<std::string> overDy;
   if (!updates || loopsOf(parameterIndex()) != allLoops())
     overDy.push_back("dy");
-  addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, overDy);
+  if (!isSums)
+    addOperand("dx", Role::Gradient, Values::Any, data, dataIndex(), true, overDy);
   for (const LearnedParameter &of : learnedParameters())
-    if (!updates)
+    if (!updates && !takesSums)
       addOperand(("d" + of.name).c_str(), Role::Gradient, Values::Any, parameter, parameterIndex(),
                  true);
   for (const std::vector<FuseStep> *steps : {&spec_.prologue, &spec_.fuse})
-    for (const FuseStep &step : *steps)
+    for (const FuseStep &step : isSums ? std::vector<FuseStep>() : *steps)
       for (const StepOperand &operand : step.operands)
         addOperand(("d" + operand.name).c_str(), Role::Gradient, Values::Any, dtypeOf(step),
                    indexOf(operand), true, operand.whole ? overDy : std::vector<std::string>());
@@ -157,10 +167,12 @@ void OperatorBuilder::makeBackward() {
   const Gradients ofFused = gradientsOf(spec_.fuse, value, dy, needs);
   const Term u = ofFused.value;
   const Term h = elementGamma ? u * *elementGamma : u;
-  Term n = size(op_.groupSize);
   std::optional<Term> mask;
-  if (spec_.mask)
+  if (spec_.mask && !isSums)
     mask = operand("mask");
+  Term n = takesSums ? operand("batch_count") : size(op_.groupSize);
+  if (takesSums && mask)
+    n = n + constant(kMaskEpsilon);
 
   // Sums over other loops than those of the statistics, each a pass of its own, by their loops.
   std::map<std::vector<int>, std::vector<Named>> others;
@@ -183,18 +195,18 @@ void OperatorBuilder::makeBackward() {
   };
 
   // Sums of h where the statistics need them, of u where gamma and beta have the same loops.
-  const bool needsSum = (hasMean && !moving) || (spec_.learnsBeta() && isKept);
-  const bool needsProduct = !moving || (spec_.learnsGamma() && isKept);
-  const bool needsRest = hasMean && !moving;
+  const bool needsSum = !takesSums && ((hasMean && !moving) || (spec_.learnsBeta() && isKept));
+  const bool needsProduct = !takesSums && (!moving || (spec_.learnsGamma() && isKept));
+  const bool needsRest = hasMean && !moving && !isShared;
   if (needsSum)
     sums.push_back({"gradient_sum", h});
   if (needsProduct)
     sums.push_back({"product_sum", h * centered});
   if (needsRest)
     sums.push_back({"residual_sum", mask ? *mask * centered : centered});
-  if (mask)
+  if (mask && !isShared)
     sums.push_back({"weight_sum", *mask});
-  for (const auto &[one, gradient] : ofFused.operands)
+  for (const auto &[one, gradient] : isSums ? decltype(ofFused.operands)() : ofFused.operands)
     addGradient("d" + one->name, loopsOf(indexOf(*one)), gradient, /*isEarly=*/true);
   std::optional<Term> sum, product, rest;
   if (!sums.empty()) {
@@ -209,7 +221,7 @@ void OperatorBuilder::makeBackward() {
       product = *next++;
     if (needsRest)
       rest = *next++;
-    if (mask)
+    if (mask && !isShared)
       n = *next++ + constant(kMaskEpsilon);
     for (const Named &one : sums)
       if (!one.operand.empty())
@@ -235,7 +247,25 @@ void OperatorBuilder::makeBackward() {
     rest = leaves[2];
     made.clear();
   }
-  if (rest) {
+  if (isShared)
+    rest = operand("batch_residual");
+  if (isSums) {
+    product = fma(-*rest, *sum, *product);
+    std::vector<Named> partial{{"partial_gradient", *sum, "partial_gradient"},
+                               {"partial_product", *product, "partial_product"}};
+    if (spec_.learnsGamma())
+      partial.push_back(
+          {"dgamma", corrected.addend ? fma(s, *product, *corrected.addend * *sum) : s * *product,
+           "dgamma"});
+    if (spec_.learnsBeta())
+      partial.push_back({"dbeta", *sum, "dbeta"});
+    addStep("finalize", Reduce::None, ofChannels, ofChannels, partial);
+    return;
+  }
+  if (takesSums) {
+    sum = operand("partial_gradient");
+    product = operand("partial_product");
+  } else if (rest) {
     // The mean of a mask's weights divides by a little more than they sum to.
     rest = (mask ? fma(constant(-kMaskEpsilon), *mean, *rest) : *rest) / n;
     product = fma(-*rest, *sum, *product);
@@ -276,11 +306,13 @@ void OperatorBuilder::makeBackward() {
     sum = channelSum;
     product = fma(-leaves[2], *channelSum, *channelProduct);
   }
-  if (isKept && spec_.learnsGamma())
+  const bool makesGamma = isKept && spec_.learnsGamma() && !isShared,
+             makesBeta = isKept && spec_.learnsBeta() && !isShared;
+  if (makesGamma)
     made.push_back({"dgamma",
                     corrected.addend ? fma(s, *product, *corrected.addend * *sum) : s * *product,
                     storesSame ? "dgamma" : ""});
-  if (isKept && spec_.learnsBeta())
+  if (makesBeta)
     made.push_back({"dbeta", *sum, storesSame ? "dbeta" : ""});
   std::optional<Term> ofX, ofOne, ownGamma, ownBeta;
   if (!made.empty()) {
@@ -294,9 +326,9 @@ void OperatorBuilder::makeBackward() {
       if (hasMean)
         ofOne = *next++;
     }
-    if (isKept && spec_.learnsGamma())
+    if (makesGamma)
       ownGamma = *next++;
-    if (isKept && spec_.learnsBeta())
+    if (makesBeta)
       ownBeta = *next++;
   }
   if (updates && sameLoops) {

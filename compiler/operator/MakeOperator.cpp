@@ -191,8 +191,11 @@ Operator OperatorBuilder::build() {
   makeOperands(training, updates);
   value_ = operand("x"); // steps read what was named first before the rest
   value_ = prologue();
-  if (op_.phase == Phase::Population) {
-    makePopulation();
+  if (op_.phase == Phase::Population || op_.phase == Phase::Moments) {
+    if (op_.phase == Phase::Moments)
+      makePartialMoments();
+    else
+      makePopulation();
     return std::move(op_);
   }
   if (spec_.hasRange())
@@ -416,6 +419,30 @@ void OperatorBuilder::addPopulationOperands(bool written) {
                written ? std::vector<std::string>{name} : std::vector<std::string>());
 }
 
+void OperatorBuilder::addPartialMoments(bool written) {
+  for (auto [name, values] :
+       {std::pair("partial_count", Values::Count), std::pair("partial_mean", Values::Mean),
+        std::pair("partial_residual", Values::Any), std::pair("partial_squares", Values::Variance)})
+    addOperand(name, Role::PartialMoments, values, spec_.statisticDType(), statisticIndex(),
+               written);
+}
+
+void OperatorBuilder::addPartialSums(bool written) {
+  for (const char *name : {"partial_gradient", "partial_product"})
+    addOperand(name, Role::PartialSum, Values::Any, spec_.statisticDType(), statisticIndex(),
+               written);
+}
+
+/// What training says beside the mean of the whole batch: what its rounding has left out, and of
+/// how many elements it is.
+void OperatorBuilder::addSharedStatistics(bool written) {
+  addOperand("batch_residual", Role::Statistic, Values::Any, spec_.statisticDType(),
+             statisticIndex(), written);
+  if (op_.phase != Phase::GradientSums)
+    addOperand("batch_count", Role::Statistic, Values::Count, spec_.statisticDType(),
+               statisticIndex(), written);
+}
+
 void OperatorBuilder::addAdjustments() {
   if (!spec_.adjustment)
     return;
@@ -444,7 +471,12 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
     addPopulationOperands(/*written=*/false);
   addAdjustments();
   addStepOperands(spec_.fuse, [](const StepOperand &) { return false; });
-  addMask();
+  if (!spec_.synchronized || op_.phase == Phase::Moments)
+    addMask();
+  if (spec_.synchronized)
+    addPartialMoments(/*written=*/op_.phase == Phase::Moments);
+  if (op_.phase == Phase::Moments)
+    return;
   // Over what elements alone read, and no step before them.
   std::vector<std::string> over;
   if (spec_.storedStep() < 0)
@@ -471,6 +503,8 @@ void OperatorBuilder::makeOperands(bool training, bool updates) {
       addOperand("batch_mean", Role::Statistic, Values::Mean, statistic, statisticIndex(), true);
     addOperand("batch_variance", Role::Statistic, Values::Variance, statistic, statisticIndex(),
                true);
+    if (spec_.synchronized && spec_.hasBackward())
+      addSharedStatistics(/*written=*/true);
     if (bits_)
       addBits(/*written=*/true);
     if (spec_.renorm && spec_.hasBackward())

@@ -38,6 +38,11 @@ std::optional<Term> OperatorBuilder::runningVarianceFactor(Term n, Term epsilon)
 }
 
 OperatorBuilder::Moments OperatorBuilder::moments() {
+  if (spec_.synchronized && op_.phase != Phase::Moments) {
+    const Term count = operand("partial_count");
+    return {operand("partial_mean"), operand("partial_residual"), operand("partial_squares"),
+            spec_.mask ? std::optional(count) : std::nullopt, count};
+  }
   const Term x = value_;
   std::vector<Named> results{{"rounded_mean", x}, {"residual_sum", x}, {"square_sum", x}};
   if (spec_.mask)
@@ -70,11 +75,26 @@ OperatorBuilder::Moments OperatorBuilder::moments() {
   return {ofMeans[0], count * (ofMeans[1] + sums[0]), fma(count, ofMeans[2], sums[1])};
 }
 
+void OperatorBuilder::makePartialMoments() {
+  const Moments own = moments();
+  const Term n = own.weights ? *own.weights : size(op_.groupSize);
+  // About the mean as it is rounded when it is corrected.
+  const Term mean = own.mean + zeroIfNan(own.rest / n), off = mean - own.mean;
+  const Term residual = fma(-n, off, own.rest);
+  addStep("partial", Reduce::None, keptLoops(), keptLoops(),
+          {{"partial_count", n, "partial_count"},
+           {"partial_mean", mean, "partial_mean"},
+           {"partial_residual", residual, "partial_residual"},
+           {"partial_squares", fma(-off, own.rest + residual, own.squares), "partial_squares"}});
+}
+
 /// Statistics of the batch, and what is written of them.
 OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool updates) {
   const Moments moments = this->moments();
   // Keras 3 divides by the sum of a mask's weights and this, its backend's epsilon.
-  const Term n = moments.weights ? *moments.weights + constant(kMaskEpsilon) : size(op_.groupSize);
+  const Term n = moments.weights ? *moments.weights + constant(kMaskEpsilon)
+                 : moments.count ? *moments.count
+                                 : size(op_.groupSize);
   const bool folds = parametersAreKept() && !op_.grouped; // those of groups are each channel's
   std::optional<Term> gamma, beta;
   if (folds && spec_.scale)
@@ -130,6 +150,10 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
   if (training) {
     results.push_back({"batch_mean", mean, "batch_mean"});
     results.push_back({"batch_variance", variance, "batch_variance"});
+  }
+  if (op_.operand("batch_residual", true) >= 0) {
+    results.push_back({"batch_residual", rest, "batch_residual"});
+    results.push_back({"batch_count", *moments.count, "batch_count"});
   }
   if (r && op_.operand("renorm_r", true) >= 0) {
     results.push_back({"renorm_r", *r, "renorm_r"});

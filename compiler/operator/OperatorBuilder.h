@@ -80,6 +80,9 @@ private:
   }
   void addMovingOperands(bool written);
   void addPopulationOperands(bool written);
+  void addPartialMoments(bool written);
+  void addPartialSums(bool written);
+  void addSharedStatistics(bool written);
   void makeOperands(bool training, bool updates);
   void makeBackward();
   void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
@@ -229,12 +232,15 @@ private:
   MomentumWeights momentumWeights();
   std::optional<Term> runningVarianceFactor(Term n, Term epsilon);
   /// The mean of x as rounded, the sums of what remains and of its squares, and of a mask's
-  /// weights.
+  /// weights. Of a synchronized batch they are given.
   struct Moments {
     Term mean, rest, squares;
     std::optional<Term> weights{};
+    std::optional<Term> count{}; ///< of elements; none: all that there are
   };
   Moments moments();
+  /// Of these samples, for other ranks.
+  void makePartialMoments();
   /// What xhat is before gamma and beta: xhat*factor + addend (renorm, adjustment).
   struct Correction {
     std::optional<Term> factor{}, addend{};

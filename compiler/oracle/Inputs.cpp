@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 namespace normforge::oracle {
 
@@ -153,12 +154,20 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
   Arrays inputs, saved;
   std::vector<Operand> operands = makeOperator(spec, phase).operands;
   std::erase_if(operands, [](const Operand &operand) { return operand.written; });
-  // Saved statistics are made of the others.
-  std::ranges::stable_partition(
-      operands, [](const Operand &operand) { return operand.role != Role::Statistic; });
+  // Saved statistics are made of the others, and what is exchanged of all.
+  auto isPartial = [](const Operand &operand) {
+    return operand.role == Role::PartialMoments || operand.role == Role::PartialSum;
+  };
+  auto turn = [&](const Operand &operand) {
+    return operand.role == Role::Statistic ? 1 : isPartial(operand) ? 2 : 0;
+  };
+  std::ranges::stable_sort(operands, {}, turn);
+  bool hasPartials = false;
   for (const Operand &operand : operands) {
     if (operand.role == Role::Statistic && saved.empty())
       saved = batchStatistics(spec, sizes, inputs, scalars);
+    if (isPartial(operand) && !std::exchange(hasPartials, true))
+      saved.merge(partials(spec, phase, sizes, inputs, scalars));
     HostArray array(operand.dtype, argumentShape(spec, operand.name, sizes));
     if (saved.contains(operand.name)) { // as training has saved them
       const HostArray &exact = saved.at(operand.name);

@@ -331,6 +331,10 @@ std::unique_ptr<OneDnn> make(const Spec &spec, Phase phase, const Sizes &sizes,
         isUpdate(phase) ? "oneDNN has no optimizers" : "oneDNN takes no statistics of many batches";
     return nullptr;
   }
+  if (spec.takesBatchStatistics(phase) && spec.synchronized) {
+    whyNot = "oneDNN takes no statistics of several ranks";
+    return nullptr;
+  }
   if (spec.takesBatchStatistics(phase) &&
       (spec.renorm || spec.ghostBatch > 0 || spec.adjustment || spec.mask)) {
     whyNot = "oneDNN has no renorm, ghost batches, adjustment or mask";

@@ -56,6 +56,10 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
 Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                        const Numbers &scalars = {});
 
+/// Of a synchronized spec: what the ranks exchange before `phase`, of one rank that has all.
+Arrays partials(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
+                const Numbers &scalars);
+
 /// The largest difference allowed between a kernel's output and the reference, for each element:
 /// |a - b| <= elements[i] + absolute + relative*|b|. `why` says what it is made of in a line.
 struct Tolerance {

@@ -71,21 +71,43 @@ struct Weights {
   std::vector<int64_t> positions{};
 
   Weights(const Spec &spec, const Coordinates &at, const Arrays &inputs) {
-    if (!spec.mask)
+    // Phases of a synchronized batch do not all take it.
+    if (!spec.mask || (spec.synchronized && !inputs.contains("mask")))
       return;
     mask = &inputs.at("mask");
     positions = at.positionsInMask();
   }
   long double operator()(size_t element) const { return mask ? mask->get(positions[element]) : 1; }
-  /// By group: what sums of weighed elements are divided by.
-  std::vector<long double> divisors(const Coordinates &at) const {
-    std::vector<long double> sums(at.groups(), mask ? kBeside : at.groupSize());
+  /// By group, the sums of weights.
+  std::vector<long double> counts(const Coordinates &at) const {
+    std::vector<long double> sums(at.groups(), mask ? 0 : at.groupSize());
     size_t element = 0;
     if (mask)
       at.forEach([&](Place p) { sums[p.group] += (*this)(element++); });
     return sums;
   }
+  /// By group: what sums of weighed elements are divided by.
+  std::vector<long double> divisors(const Coordinates &at) const {
+    std::vector<long double> sums = counts(at);
+    for (long double &sum : sums)
+      sum += mask ? kBeside : 0;
+    return sums;
+  }
 };
+
+HostArray toArray(const std::vector<double> &values, const std::vector<int64_t> &shape) {
+  HostArray array(DType::F64, shape);
+  for (size_t i = 0; i < values.size(); ++i)
+    array.set(i, values[i]);
+  return array;
+}
+
+HostArray roundedTo(DType dtype, const HostArray &array) {
+  HostArray rounded(dtype, array.shape);
+  for (int64_t i = 0, n = array.count(); i < n; ++i)
+    rounded.set(i, array.get(i));
+  return rounded;
+}
 
 /// Mean, then the mean of the squared deviations. Sums are in extended precision, and the mean is
 /// corrected by that of the deviations from it: a long sum of one number rounds the same way in
@@ -121,6 +143,54 @@ Statistics batchStatistics(const Coordinates &at, const HostArray &x, const Weig
   return result;
 }
 
+/// Moments of these elements, about their mean.
+Arrays partialMoments(const Spec &spec, const Coordinates &at, const HostArray &x,
+                      const Weights &weights) {
+  const std::vector<long double> n = weights.counts(at);
+  std::vector<long double> mean(n.size(), 0), squares(n.size(), 0);
+  size_t element = 0;
+  at.forEach([&](Place p) { mean[p.group] += weights(element++) * x.get(p.offset); });
+  for (size_t g = 0; g < n.size(); ++g)
+    mean[g] = n[g] == 0 ? 0 : mean[g] / n[g];
+  element = 0;
+  at.forEach([&](Place p) {
+    const long double centered = x.get(p.offset) - mean[p.group];
+    squares[p.group] += weights(element++) * centered * centered;
+  });
+  Arrays arrays;
+  auto add = [&](const char *name, const std::vector<long double> &values) {
+    arrays.emplace(name,
+                   toArray(std::vector<double>(values.begin(), values.end()), at.groupShape()));
+  };
+  add("partial_count", n);
+  add("partial_mean", mean);
+  add("partial_residual", std::vector<long double>(n.size(), 0));
+  add("partial_squares", squares);
+  (void)spec;
+  return arrays;
+}
+
+/// Those of moments that are given; `divisors` are what sums are divided by.
+Statistics sharedStatistics(const Spec &spec, const Coordinates &at, const Arrays &inputs,
+                            std::vector<long double> &divisors) {
+  Statistics result;
+  divisors.clear();
+  for (int64_t g = 0; g < at.groups(); ++g) {
+    const long double count = inputs.at("partial_count").get(g),
+                      mean = inputs.at("partial_mean").get(g),
+                      residual = inputs.at("partial_residual").get(g),
+                      squares = inputs.at("partial_squares").get(g);
+    const long double n = count + (spec.mask ? Weights::kBeside : 0);
+    const long double exact = (count * mean + residual) / n, off = exact - mean;
+    result.exactMean.push_back(exact);
+    result.mean.push_back(static_cast<double>(exact));
+    result.variance.push_back(
+        static_cast<double>((squares - 2 * off * residual + count * off * off) / n));
+    divisors.push_back(n);
+  }
+  return result;
+}
+
 /// The mean of squares, about no mean.
 Statistics meanOfSquares(const Coordinates &at, const HostArray &x) {
   std::vector<long double> squares(at.groups(), 0);
@@ -133,13 +203,6 @@ Statistics meanOfSquares(const Coordinates &at, const HostArray &x) {
   for (long double s : squares)
     result.variance.push_back(static_cast<double>(s / at.groupSize()));
   return result;
-}
-
-HostArray toArray(const std::vector<double> &values, const std::vector<int64_t> &shape) {
-  HostArray array(DType::F64, shape);
-  for (size_t i = 0; i < values.size(); ++i)
-    array.set(i, values[i]);
-  return array;
 }
 
 double rounded(DType dtype, double value) {
@@ -251,7 +314,25 @@ Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &input
   if (!isRms)
     arrays.emplace("batch_mean", toArray(found.mean, at.groupShape()));
   arrays.emplace("batch_variance", toArray(found.variance, at.groupShape()));
+  if (spec.synchronized) {
+    const HostArray rounded = roundedTo(spec.statisticDType(), arrays.at("batch_mean"));
+    std::vector<double> residual, count;
+    const std::vector<long double> n = Weights(spec, at, inputs).counts(at);
+    for (int64_t g = 0; g < at.groups(); ++g) {
+      residual.push_back(
+          static_cast<double>(found.exactMean[static_cast<size_t>(g)] - rounded.get(g)));
+      count.push_back(static_cast<double>(n[static_cast<size_t>(g)]));
+    }
+    arrays.emplace("batch_residual", toArray(residual, at.groupShape()));
+    arrays.emplace("batch_count", toArray(count, at.groupShape()));
+  }
   return arrays;
+}
+
+Arrays partials(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
+                const Numbers &scalars) {
+  return reference(spec, isBackward(phase) ? Phase::GradientSums : Phase::Moments, sizes, inputs,
+                   scalars);
 }
 
 namespace {
@@ -455,12 +536,15 @@ Arrays throughPrologue(const Spec &spec, const Coordinates &at, const Arrays &in
 
 /// The chain rule along the formulas of the forward pass. In xhat it is the mean itself, not as it
 /// was saved.
-Arrays gradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
+Arrays gradients(const Spec &whole, Phase phase, const Sizes &sizes, const Arrays &inputs,
                  const Numbers &scalars) {
   const Spec spec = ofPhase(whole, Phase::Backward);
   const Coordinates at(spec, sizes);
   const Corrections corrections(spec, inputs, inputs);
-  const Weights weights(spec, at, inputs);
+  const bool isSums = phase == Phase::GradientSums, takesSums = spec.synchronized && !isSums;
+  Spec unmasked = spec;
+  unmasked.mask &= !isSums;
+  const Weights weights(unmasked, at, inputs);
   const HostArray x = prologueOf(spec, sizes, inputs, scalars).value;
   const double epsilon = resolve(spec.epsilon, "epsilon", scalars);
   const bool moving = spec.backwardStatistics == BackwardStatistics::Moving;
@@ -473,6 +557,10 @@ Arrays gradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
   if (moving)
     for (int64_t g = 0; g < at.groups(); ++g)
       mean[static_cast<size_t>(g)] = saved.mean->get(g);
+  else if (spec.synchronized)
+    for (int64_t g = 0; g < at.groups(); ++g)
+      mean[static_cast<size_t>(g)] =
+          static_cast<long double>(saved.mean->get(g)) + inputs.at("batch_residual").get(g);
   else if (!isRms)
     mean = batchStatistics(at, x, weights).exactMean;
   // In extended precision: what dx is made of cancels.
@@ -502,8 +590,39 @@ Arrays gradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
     dbeta[p.parameter] += gradient;
   });
 
+  auto narrow = [&](const std::vector<long double> &values) {
+    return toArray(std::vector<double>(values.begin(), values.end()), at.parameterShape());
+  };
+  Arrays ofParameters;
+  if (spec.learnsGamma() && !takesSums)
+    ofParameters.emplace("dgamma", narrow(dgamma));
+  if (spec.learnsBeta() && !takesSums)
+    ofParameters.emplace("dbeta", narrow(dbeta));
+  std::vector<long double> divisors = weights.divisors(at);
+  if (spec.synchronized) {
+    // The exchanged sums are of the gradients of what gamma and beta made.
+    std::vector<long double> by(at.groups(), 1), ofOne(at.groups(), 0), ofX(at.groups(), 0);
+    at.forEach([&](Place p) {
+      const long double gradient = before.value.get(p.offset);
+      by[p.group] = corrections.factor(p) * (gamma ? gamma->get(p.parameter) : 1.0);
+      ofOne[p.group] += gradient;
+      ofX[p.group] += gradient * (x.get(p.offset) - mean[p.group]);
+    });
+    if (isSums) {
+      ofParameters.emplace("partial_gradient", narrow(ofOne));
+      ofParameters.emplace("partial_product", narrow(ofX));
+      return ofParameters;
+    }
+    for (int64_t i = 0; i < at.groups(); ++i) {
+      const auto g = static_cast<size_t>(i);
+      sums[g] = by[g] * inputs.at("partial_gradient").get(i);
+      products[g] = by[g] * inputs.at("partial_product").get(i);
+      divisors[g] = inputs.at("batch_count").get(i) + (spec.mask ? Weights::kBeside : 0);
+      rests[g] = spec.mask ? Weights::kBeside * mean[g] : 0;
+    }
+  }
+
   HostArray dt(DType::F64, at.memoryShape());
-  const std::vector<long double> divisors = weights.divisors(at);
   element = 0;
   at.forEach([&](Place p) {
     long double value = gradientOfXhat(p) / divisor[p.group];
@@ -524,14 +643,8 @@ Arrays gradients(const Spec &whole, const Sizes &sizes, const Arrays &inputs,
     dt.set(p.offset, static_cast<double>(value));
   });
 
-  auto narrow = [&](const std::vector<long double> &values) {
-    return toArray(std::vector<double>(values.begin(), values.end()), at.parameterShape());
-  };
   Arrays outputs = throughPrologue(spec, at, inputs, dt, scalars);
-  if (spec.learnsGamma())
-    outputs.emplace("dgamma", narrow(dgamma));
-  if (spec.learnsBeta())
-    outputs.emplace("dbeta", narrow(dbeta));
+  outputs.merge(ofParameters);
   for (const auto &[name, array] : before.operands)
     outputs.emplace(name, array);
   return outputs;
@@ -613,7 +726,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
                  const Numbers &scalars) {
   const Spec spec = ofPhase(whole, phase);
   if (isBackward(phase)) {
-    Arrays outputs = gradients(whole, sizes, inputs, scalars);
+    Arrays outputs = gradients(whole, phase, sizes, inputs, scalars);
     if (!isUpdate(phase))
       return outputs;
     Arrays ofParameters = inputs; // and their gradients
@@ -632,12 +745,15 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   if (phase == Phase::Population)
     return spec.hasRange() ? populationRange(at, inputs, std::move(prologue))
                            : population(spec, at, inputs, std::move(prologue), epsilon);
+  if (phase == Phase::Moments)
+    return partialMoments(spec, at, x, Weights(spec, at, inputs));
   const bool training = phase == Phase::Training;
   const bool takesMoving = spec.takesMovingStatistics(phase);
   const bool keepsDeviation = spec.movingSpread == MovingSpread::Deviation;
   const std::string spreadName(spec.movingSpreadName());
 
   Statistics used;
+  std::vector<long double> counts; ///< by group: what sums over elements are divided by
   std::vector<double> divisors;
   if (spec.hasRange()) {
     for (int64_t g = 0; g < at.groups(); ++g) {
@@ -652,8 +768,12 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
     }
   } else if (spec.mode == Mode::Rms) {
     used = meanOfSquares(at, x);
+  } else if (spec.synchronized) {
+    used = sharedStatistics(spec, at, inputs, counts);
   } else {
-    used = batchStatistics(at, x, Weights(spec, at, inputs));
+    const Weights weights(spec, at, inputs);
+    used = batchStatistics(at, x, weights);
+    counts = weights.divisors(at);
   }
   Arrays made; // with a renorm
   if (spec.renorm)
@@ -701,7 +821,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
     std::vector<int64_t> parameterOf(at.groups());
     at.forEach([&](Place p) { parameterOf[p.group] = p.parameter; });
     const double ghosts = static_cast<double>(at.groups()) / static_cast<double>(at.parameters());
-    const std::vector<long double> n = Weights(spec, at, inputs).divisors(at);
+    const std::vector<long double> &n = counts;
     std::vector<double> mean(at.parameters(), 0), spread(at.parameters(), 0);
     for (int64_t g = 0; g < at.groups(); ++g) {
       double batch = runningVariance(spec.runningVariance, used.variance[g],
@@ -723,6 +843,11 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   if (spec.mode != Mode::Rms)
     outputs.emplace("batch_mean", toArray(used.mean, at.groupShape()));
   outputs.emplace("batch_variance", toArray(used.variance, at.groupShape()));
+  if (spec.synchronized && spec.hasBackward()) {
+    outputs.emplace("batch_residual",
+                    toArray(std::vector<double>(used.mean.size(), 0), at.groupShape()));
+    outputs.emplace("batch_count", inputs.at("partial_count"));
+  }
   if (bits)
     outputs.emplace("relu_mask", std::move(mask));
   return outputs;

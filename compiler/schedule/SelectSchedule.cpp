@@ -98,6 +98,20 @@ struct Selection : StageSizes {
     return true;
   }
 
+  /// Whether such a map over statistics writes some of the host's: one task does then, not each
+  /// that has elements of theirs.
+  bool writesStatistics(uint32_t step) const {
+    return !op.isWhole(op.steps[step]) && op.steps[step].reduce == Reduce::None &&
+           llvm::any_of(op.steps[step].results,
+                        [](const Result &result) { return result.operand >= 0; });
+  }
+  bool writesStatistics() const {
+    for (uint32_t i = 0; i < op.steps.size(); ++i)
+      if (writesStatistics(i))
+        return true;
+    return false;
+  }
+
   // The forms of a schedule.
 
   /// By step: whether elements are made of its results, or of what is made of them.
@@ -216,7 +230,8 @@ struct Selection : StageSizes {
         addSmall(schedule, isFirst ? "merge" : "merge_" + step.name, {{i, Part::Merge}});
         continue;
       }
-      if (hasLongRows(i))
+      if (hasLongRows(i) ||
+          llvm::any_of(pending, [&](const StepPlan &plan) { return writesStatistics(plan.step); }))
         addPending();
       pending.push_back({i, Part::Whole});
       StagePlan elements{.name = step.name, .steps = std::move(pending)};
@@ -393,6 +408,9 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
   if (!op.reduces()) {
     const std::string given = "statistics are given: every element on its own";
+    if (selection.writesStatistics())
+      return byStores(selection.split(base), selection.split(base, true),
+                      "statistics are given, and written once");
     const Schedule columns = selection.oneStage(base);
     if (!selection.hasLongRows())
       return byStores(columns, columns, given);
@@ -513,8 +531,10 @@ std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription 
   auto add = [&](const Schedule &schedule) { addBoth(schedule, schedule); };
   auto addSplit = [&] { addBoth(selection.split(base), selection.split(base, /*past=*/true)); };
   if (!op.reduces()) {
-    add(selection.oneStage(base));
-    if (selection.hasLongRows())
+    const bool writes = selection.writesStatistics();
+    if (!writes)
+      add(selection.oneStage(base));
+    if (writes || selection.hasLongRows())
       addSplit();
     return forms;
   }

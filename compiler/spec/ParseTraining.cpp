@@ -34,6 +34,9 @@ void Parser::readTraining() {
     readFlag("adjustment", spec_.adjustment);
   if (find("mask", true))
     readFlag("mask", spec_.mask);
+  if (find("synchronized", true))
+    readFlag("synchronized", spec_.synchronized);
+  checkSynchronized();
   const Entry *ghosts = keys_.find("virtual_batch_size");
   if (spec_.ghostBatch == 0 || !ghosts)
     return;
@@ -47,6 +50,55 @@ void Parser::readTraining() {
   if (spec_.renorm)
     diagnostics_.unbuilt(keys_.find("renorm")->offset,
                          "renorm with virtual_batch_size is not built yet");
+}
+
+/// The phases that make what is exchanged are there where those that take it are.
+void Parser::checkSynchronized() {
+  constexpr Phase kExchanges[] = {Phase::Moments, Phase::GradientSums};
+  const Entry *listed = keys_.find("phases");
+  if (!spec_.synchronized) {
+    for (Phase phase : kExchanges)
+      if (spec_.hasPhase(phase))
+        error(listed->value, fmt::format("phase {} makes what ranks exchange; expected "
+                                         "synchronized: true beside it",
+                                         toString(phase)));
+    return;
+  }
+  const Entry &entry = *keys_.find("synchronized");
+  if (spec_.frozen == Frozen::ParametersAndStatistics) { // a note says so
+    spec_.synchronized = false;
+    return;
+  }
+  if (spec_.ghostBatch > 0)
+    diagnostics_.error(entry.offset, "synchronized and virtual_batch_size contradict each other: "
+                                     "one batch of all ranks, or several of each");
+  if (spec_.hasPhase(Phase::BackwardUpdate))
+    error(listed->value, "backward+update takes a step by the gradients of one rank; with "
+                         "synchronized: true expected backward, then update of the gradients that "
+                         "the ranks have added up");
+  auto add = [&](Phase phase, auto isTaker) {
+    const auto first = std::ranges::find_if(spec_.phases, isTaker);
+    if (first != spec_.phases.end() && !spec_.hasPhase(phase))
+      spec_.phases.insert(first, phase);
+  };
+  add(Phase::Moments, [&](Phase phase) {
+    return (phase == Phase::Training || phase == Phase::Inference) &&
+           spec_.takesBatchStatistics(phase);
+  });
+  add(Phase::GradientSums,
+      [&](Phase phase) { return phase == Phase::Backward && spec_.takesBatchStatistics(phase); });
+  for (Phase phase : kExchanges)
+    if (spec_.hasPhase(phase) && !spec_.canHavePhase(phase))
+      error(listed->value, fmt::format("phase {} makes sums of gradients through the batch's "
+                                       "statistics; found backward_statistics: moving",
+                                       toString(phase)));
+}
+
+/// Once the steps are read.
+void Parser::checkStoredSums() {
+  if (spec_.synchronized && spec_.storedStep() >= 0)
+    diagnostics_.unbuilt(keys_.find("synchronized")->offset,
+                         "synchronized with a prologue that stores a sum is not built yet");
 }
 
 void Parser::readRenorm(const Entry &entry) {

@@ -28,8 +28,9 @@ constexpr char expectedModes[] =
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
 /// In the order of Phase; the last has no kernel.
-constexpr Choice phaseNames[] = {{"inference"}, {"training"},        {"backward"},  {"population"},
-                                 {"update"},    {"backward+update"}, {"initialize"}};
+constexpr Choice phaseNames[] = {{"inference"},  {"training"},      {"backward"},
+                                 {"population"}, {"update"},        {"backward+update"},
+                                 {"moments"},    {"gradient_sums"}, {"initialize"}};
 constexpr Alias phaseAliases[] = {{"train", "training"},    {"test", "inference"},
                                   {"eval", "inference"},    {"predict", "inference"},
                                   {"forward", "inference"}, {"gradient", "backward"}};
@@ -76,6 +77,7 @@ Spec Parser::parse(std::string_view sourceName) {
   readUpdate();
   readWeights();
   readSteps();
+  checkStoredSums();
   noteKeysWithoutEffect();
   return std::move(spec_);
 }
@@ -426,7 +428,7 @@ void Parser::noteKeysWithoutEffect() {
                                         : "training is none of the phases");
   if (!spec_.hasBackward())
     note("backward_statistics", "backward is none of the phases");
-  for (const char *key : {"renorm", "virtual_batch_size", "adjustment", "mask"})
+  for (const char *key : {"renorm", "virtual_batch_size", "adjustment", "mask", "synchronized"})
     if (keepsMoving)
       note(key, "trainable: false takes the moving statistics in training too");
     else if (hasMoving && !spec_.hasPhase(Phase::Training) &&

@@ -50,6 +50,8 @@ private:
   void readFused();
   void readPopulation();
   void checkRange();
+  void checkSynchronized();
+  void checkStoredSums();
   /// Keys `optimizer` and `parameters` (ParseUpdate.cpp).
   void readUpdate();
   void readOptimizer(const Entry &entry);

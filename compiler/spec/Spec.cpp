@@ -47,6 +47,10 @@ std::string_view toString(Phase phase) {
     return "update";
   case Phase::BackwardUpdate:
     return "backward+update";
+  case Phase::Moments:
+    return "moments";
+  case Phase::GradientSums:
+    return "gradient_sums";
   }
   return "";
 }
@@ -192,9 +196,11 @@ bool Spec::takesMovingStatistics(Phase phase) const {
     return frozen == Frozen::ParametersAndStatistics;
   case Phase::Backward:
   case Phase::BackwardUpdate:
+  case Phase::GradientSums:
     return backwardStatistics == BackwardStatistics::Moving;
   case Phase::Population:
   case Phase::Update:
+  case Phase::Moments:
     return false;
   }
   return false;
@@ -222,7 +228,7 @@ std::vector<Scalar> Spec::scalars(Phase phase) const {
   const Spec seen = ofPhase(*this, phase);
   const DType type = seen.accumulate;
   std::vector<Scalar> scalars;
-  if (epsilon.isArgument && phase != Phase::Update &&
+  if (epsilon.isArgument && phase != Phase::Update && phase != Phase::Moments &&
       (phase != Phase::Population || spreadTakesEpsilon()))
     scalars.push_back({"epsilon", type, 0, kInfinity, /*open=*/true});
   if (updatesMovingStatistics(phase)) {
@@ -255,12 +261,17 @@ Spec ofPhase(Spec spec, Phase phase) {
   if (spec.takesMovingStatistics(phase)) {
     spec.renorm.reset();
     spec.ghostBatch = 0;
-    spec.adjustment = spec.mask = false;
+    spec.adjustment = spec.mask = spec.synchronized = false;
+  }
+  if (phase == Phase::Moments) {
+    spec.renorm.reset();
+    spec.adjustment = spec.center = spec.scale = false;
+    spec.fuse.clear();
   }
   if (phase == Phase::Population) {
     spec.renorm.reset();
     spec.ghostBatch = 0;
-    spec.adjustment = spec.center = spec.scale = false;
+    spec.adjustment = spec.center = spec.scale = spec.synchronized = false;
     spec.fuse.clear();
     if (!spec.hasRange())
       spec.accumulate = DType::F64;
@@ -280,7 +291,7 @@ Spec ofPhase(Spec spec, Phase phase) {
     spec.mode = Mode::Sample;
     spec.groups = spec.ghostBatch = 0;
     spec.renorm.reset();
-    spec.adjustment = spec.mask = false;
+    spec.adjustment = spec.mask = spec.synchronized = false;
     spec.dtype = spec.parameterDType;
     spec.prologue.clear();
     spec.fuse.clear();
@@ -338,6 +349,8 @@ std::string canonicalText(const Spec &spec) {
     text += " adjustment";
   if (spec.mask)
     text += " mask";
+  if (spec.synchronized)
+    text += " synchronized";
   if (spec.accumulate != computeDType(spec.dtype))
     text += fmt::format(" accumulate={}", toString(spec.accumulate));
   if (spec.optimizer)

@@ -44,12 +44,24 @@ struct Layout {
 /// What of a normalization a kernel does. Population takes statistics of a batch into those of all
 /// batches before it. Update makes the next gamma and beta of their gradients; BackwardUpdate makes
 /// them of gradients that it computes and does not write.
-enum class Phase : uint8_t { Inference, Training, Backward, Population, Update, BackwardUpdate };
-constexpr Phase kPhases[] = {Phase::Inference,  Phase::Training, Phase::Backward,
-                             Phase::Population, Phase::Update,   Phase::BackwardUpdate};
+/// Moments and GradientSums make what the ranks of Spec::synchronized exchange before Training (or
+/// what else takes the batch's statistics) and before Backward.
+enum class Phase : uint8_t {
+  Inference,
+  Training,
+  Backward,
+  Population,
+  Update,
+  BackwardUpdate,
+  Moments,
+  GradientSums
+};
+constexpr Phase kPhases[] = {Phase::Inference,  Phase::Training,    Phase::Backward,
+                             Phase::Population, Phase::Update,      Phase::BackwardUpdate,
+                             Phase::Moments,    Phase::GradientSums};
 /// Whether a phase takes the gradient of y.
 constexpr bool isBackward(Phase phase) {
-  return phase == Phase::Backward || phase == Phase::BackwardUpdate;
+  return phase == Phase::Backward || phase == Phase::BackwardUpdate || phase == Phase::GradientSums;
 }
 /// Whether it takes a step of the optimizer.
 constexpr bool isUpdate(Phase phase) {
@@ -164,6 +176,8 @@ struct Spec {
   bool adjustment = false; ///< arguments adjust_scale and adjust_bias of xhat before gamma and beta
   /// Whether argument `mask` weighs what the batch's statistics are taken of; mode 2 too.
   bool mask = false;
+  /// Whether the batch is that of several ranks, which exchange partial statistics and gradients.
+  bool synchronized = false;
   bool center = true, scale = true;                                  ///< whether beta, gamma exist
   BackwardStatistics backwardStatistics = BackwardStatistics::Batch; ///< Moving: mode 0 alone
   std::optional<Optimizer> optimizer{};                              ///< of Phase::Update
@@ -182,7 +196,10 @@ struct Spec {
   /// Of the statistics that training saves: no less than what they are computed from has, for
   /// backward computes with their difference from x.
   DType statisticDType() const {
-    return dtype == DType::F64 || parameterDType == DType::F64 ? DType::F64 : DType::F32;
+    return dtype == DType::F64 || parameterDType == DType::F64 ||
+                   ((synchronized || mode == Mode::Range) && accumulate == DType::F64)
+               ? DType::F64
+               : DType::F32;
   }
   bool isAxis(int i) const;
   /// The axis of letter n, else of b, else the first.
@@ -207,6 +224,9 @@ struct Spec {
       return hasMovingStatistics() || hasRange();
     if (hasRange())
       return phase == Phase::Inference;
+    if (phase == Phase::Moments || phase == Phase::GradientSums)
+      return synchronized &&
+             (phase == Phase::Moments || backwardStatistics == BackwardStatistics::Batch);
     return !isUpdate(phase) || optimizer.has_value();
   }
   /// Mode 0 alone keeps moving statistics.

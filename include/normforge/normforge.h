@@ -221,11 +221,13 @@ typedef enum nf_phase {
   NF_BACKWARD = 2,
   NF_POPULATION = 3,
   NF_UPDATE = 4,
-  NF_BACKWARD_UPDATE = 5
+  NF_BACKWARD_UPDATE = 5,
+  NF_MOMENTS = 6,      /* what ranks exchange before the phases that take a batch's statistics */
+  NF_GRADIENT_SUMS = 7 /* and before backward */
 } nf_phase;
 /* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, a
- * state that is kept from call to call, the gradient of a loss by one of these, or bits that
- * training keeps for backward. */
+ * state that is kept from call to call, the gradient of a loss by one of these, bits that training
+ * keeps for backward, or what ranks exchange (nf_plan_exchange). */
 typedef enum nf_role {
   NF_NO_ROLE = 0,
   NF_DATA = 1,
@@ -233,7 +235,9 @@ typedef enum nf_role {
   NF_STATISTIC = 3,
   NF_STATE = 4,
   NF_GRADIENT = 5,
-  NF_MASK = 6
+  NF_MASK = 6,
+  NF_PARTIAL_MOMENTS = 7,
+  NF_PARTIAL_SUM = 8
 } nf_role;
 
 typedef struct nf_compile_options {
@@ -380,6 +384,38 @@ NF_API uint64_t nf_plan_argument_bytes(const nf_plan *plan, size_t argument);
 NF_API uint64_t nf_plan_workspace_bytes(const nf_plan *plan);
 /* The index of the variant that the sizes chose. */
 NF_API size_t nf_plan_variant(const nf_plan *plan);
+
+/* A batch of several ranks (`synchronized: true`), which are processes or devices with samples of
+ * their own, as many as each likes:
+ *   1. each runs the phase NF_MOMENTS, which writes the arrays that nf_plan_exchange names;
+ *   2. the host gives every rank those of all ranks (MPI_Allgather, say), in the ranks' order;
+ *   3. each calls nf_plan_merge, which makes the whole batch's of them;
+ *   4. each runs NF_TRAINING, which reads these arrays and has the whole batch's statistics.
+ * Before NF_BACKWARD the same with NF_GRADIENT_SUMS, whose dgamma and dbeta are of the rank's own
+ * samples: hosts add them up as they do all gradients of parameters. */
+typedef struct nf_exchange {
+  uint32_t struct_size; /* sizeof(nf_exchange); less than its first version is an error */
+  nf_dtype dtype;       /* of all arrays: NF_F32 or NF_F64 */
+  size_t argument;      /* the first of them among the kernel's arguments */
+  size_t arrays;        /* how many there are, one after the other, of one shape */
+  uint64_t array_bytes; /* of each: a rank gives away arrays * array_bytes bytes */
+} nf_exchange;
+
+/* Which arrays ranks exchange: those that phases NF_MOMENTS and NF_GRADIENT_SUMS write, and the
+ * same of the phases that read them. A host may have them in one buffer, array after array.
+ * Errors: NF_INVALID_ARGUMENT (a kernel that exchanges nothing, a struct without its struct_size).
+ */
+NF_API nf_status *nf_plan_exchange(const nf_plan *plan, nf_exchange *exchange);
+
+/* Makes the whole batch's arrays of the ranks'. `partials` are the ranks' arrays, rank after rank
+ * in the same order everywhere, each one's array after array, without gaps: ranks * arrays *
+ * array_bytes bytes. `merged` is as long as one rank's, and may be one of theirs. Moments are
+ * merged and sums added in the order of the ranks, in f64 and rounded once: the same bits on every
+ * rank, and whenever the samples are split in the same way. Neither needs an alignment. Takes some
+ * nanoseconds an element and rank, in the calling thread. Errors: NF_INVALID_ARGUMENT (no rank, a
+ * plan that exchanges nothing). */
+NF_API nf_status *nf_plan_merge(const nf_plan *plan, const void *partials, size_t ranks,
+                                void *merged);
 
 /* Checks pointers: none NULL (but where the array has no bytes), each aligned to its element, no
  * overlap that the kernel does not allow, counts as the kernel has them. nf_run makes these checks

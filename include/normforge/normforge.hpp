@@ -106,6 +106,16 @@ public:
   uint64_t workspaceBytes() const { return nf_plan_workspace_bytes(get()); }
   Workspace makeWorkspace() const { return Workspace(workspaceBytes()); }
   size_t variant() const { return nf_plan_variant(get()); }
+  /// What ranks that share a batch exchange, as normforge.h says.
+  nf_exchange exchange() const {
+    nf_exchange made{};
+    made.struct_size = sizeof made;
+    detail::check(nf_plan_exchange(get(), &made));
+    return made;
+  }
+  void merge(const void *partials, size_t ranks, void *merged) const {
+    detail::check(nf_plan_merge(get(), partials, ranks, merged));
+  }
   size_t stageCount() const { return nf_plan_stage_count(get()); }
   uint64_t tasks(size_t stage) const { return nf_plan_stage_tasks(get(), stage); }
   uint64_t bytesPerTask(size_t stage) const { return nf_plan_stage_bytes_per_task(get(), stage); }

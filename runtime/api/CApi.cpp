@@ -6,6 +6,7 @@
 #include "runtime/cache/KernelCache.h"
 #include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/fork/ForkGate.h"
+#include "runtime/kernel/Exchange.h"
 #include "runtime/kernel/Plan.h"
 #include "runtime/loader/CompilerLibrary.h"
 #include "runtime/loader/CompilerPath.h"
@@ -93,7 +94,7 @@ struct nf_plan : Counted {
 };
 
 static_assert(static_cast<int>(DType::Bit) + NF_F32 == NF_BIT);
-static_assert(static_cast<int>(Role::Mask) + NF_DATA == NF_MASK);
+static_assert(static_cast<int>(Role::PartialSum) + NF_DATA == NF_PARTIAL_SUM);
 
 namespace {
 
@@ -305,10 +306,12 @@ bool openPack(nf_engine *engine, std::shared_ptr<const Pack> pack, nf_pack **han
 }
 
 /// The phases by their numbers in the C API.
-constexpr std::string_view kPhases[] = {"inference",  "training", "backward",
-                                        "population", "update",   "backward+update"};
+constexpr std::string_view kPhases[] = {"inference",  "training",     "backward",
+                                        "population", "update",       "backward+update",
+                                        "moments",    "gradient_sums"};
 static_assert(NF_INFERENCE == 0 && NF_TRAINING == 1 && NF_BACKWARD == 2 && NF_POPULATION == 3 &&
-              NF_UPDATE == 4 && NF_BACKWARD_UPDATE == 5);
+              NF_UPDATE == 4 && NF_BACKWARD_UPDATE == 5 && NF_MOMENTS == 6 &&
+              NF_GRADIENT_SUMS == 7);
 
 nf_phase phaseOf(std::string_view text) {
   const auto found = std::find(std::begin(kPhases), std::end(kPhases), text);
@@ -483,8 +486,9 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
     if (number < 0 || static_cast<size_t>(number) >= std::size(kPhases))
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE, NF_TRAINING, "
-                                                  "NF_BACKWARD, NF_POPULATION, NF_UPDATE or "
-                                                  "NF_BACKWARD_UPDATE");
+                                                  "NF_BACKWARD, NF_POPULATION, NF_UPDATE, "
+                                                  "NF_BACKWARD_UPDATE, NF_MOMENTS or "
+                                                  "NF_GRADIENT_SUMS");
     const ForkGate gate; // of the lock below
     const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], failure);
     if (!entry)
@@ -637,6 +641,51 @@ uint64_t nf_plan_argument_bytes(const nf_plan *plan, size_t argument) {
 }
 uint64_t nf_plan_workspace_bytes(const nf_plan *plan) { return plan->plan->workspaceBytes(); }
 size_t nf_plan_variant(const nf_plan *plan) { return plan->plan->variant(); }
+
+/// The exchange of a plan that has one.
+static bool findExchange(const nf_plan *plan, Exchange &exchange, Failure &failure) {
+  if (!plan)
+    return failNull("plan", failure);
+  exchange = exchangeOf(*plan->plan);
+  if (exchange.arrays == 0)
+    return failure.set(NF_INVALID_ARGUMENT,
+                       "phase " + plan->plan->kernel().artifact().phase +
+                           " exchanges nothing: expected a spec with synchronized: true, and a "
+                           "phase that makes or takes the batch's statistics");
+  return true;
+}
+
+nf_status *nf_plan_exchange(const nf_plan *plan, nf_exchange *exchange) {
+  return guarded([&](Failure &failure) {
+    if (!exchange)
+      return failNull("exchange", failure);
+    Exchange found;
+    if (!checkSize(exchange->struct_size, "nf_exchange", sizeof(nf_exchange), failure) ||
+        !findExchange(plan, found, failure))
+      return false;
+    exchange->dtype = static_cast<nf_dtype>(static_cast<int>(found.dtype) + NF_F32);
+    exchange->argument = found.argument;
+    exchange->arrays = found.arrays;
+    exchange->array_bytes = found.bytes();
+    return true;
+  });
+}
+
+nf_status *nf_plan_merge(const nf_plan *plan, const void *partials, size_t ranks, void *merged) {
+  return guarded([&](Failure &failure) {
+    Exchange exchange;
+    if (!findExchange(plan, exchange, failure))
+      return false;
+    if (!partials)
+      return failNull("partials", failure);
+    if (!merged)
+      return failNull("merged", failure);
+    if (ranks == 0)
+      return failure.set(NF_INVALID_ARGUMENT, "0 ranks: expected at least 1");
+    mergePartials(exchange, partials, ranks, merged);
+    return true;
+  });
+}
 
 nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t argCount,
                          const nf_scalar *scalars, size_t scalarCount, const void *workspace) {

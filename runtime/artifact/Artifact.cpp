@@ -164,8 +164,9 @@ SizeExpr arrayBytes(std::span<const SizeExpr> shape, DType dtype) {
 DType computeDType(DType dtype) { return dtype == DType::F64 ? DType::F64 : DType::F32; }
 
 std::string_view toString(Role role) {
-  constexpr std::string_view names[roleCount] = {"data",  "parameter", "statistic",
-                                                 "state", "gradient",  "mask"};
+  constexpr std::string_view names[roleCount] = {
+      "data",     "parameter", "statistic",       "state",
+      "gradient", "mask",      "partial_moments", "partial_sum"};
   return names[static_cast<unsigned>(role)];
 }
 

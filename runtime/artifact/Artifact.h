@@ -45,8 +45,11 @@ enum class Role : uint8_t {
   State,     ///< kept from call to call: moving_mean, moving_variance
   Gradient,  ///< of a loss by one of the others: dy, dx, dgamma
   Mask,      ///< bits that training keeps for backward: relu_mask
+  /// What a rank has of the whole batch's moments: count, mean, residual and squares about it.
+  PartialMoments,
+  PartialSum, ///< what a rank has of a sum over the whole batch
 };
-constexpr unsigned roleCount = 6;
+constexpr unsigned roleCount = 8;
 std::string_view toString(Role role);
 
 /// An array argument.

@@ -63,9 +63,10 @@ TEST_CASE("tune refuses what it cannot do, and writes nothing") {
                                                   "or both with a comma, found 'hot'");
   folder.refuses(with(sweep, {"--bits", "few"}),
                  "normforge: error: --bits: expected any or fixed, found 'few'");
-  folder.refuses(with(sweep, {"--phase", "initialize"}),
-                 "normforge: error: --phase: expected inference, training, backward, "
-                 "population, update or backward+update, found 'initialize'");
+  folder.refuses(
+      with(sweep, {"--phase", "initialize"}),
+      "normforge: error: --phase: expected inference, training, backward, "
+      "population, update, backward+update, moments or gradient_sums, found 'initialize'");
   folder.refuses({"tune", "bn.yaml", "--size", "M=2"},
                  "normforge: error: --size: no spec given has a size 'M'");
   folder.refuses({"tune", "bn.yaml", "--size", "N=2,x"},

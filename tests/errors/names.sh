@@ -19,7 +19,8 @@ words+='|keras-1\.2|pytorch|onnx-15|relu|moments|finalize|normalize'
 exceptions=$(
   cat <<'END'
 compiler/session/CompilerEntry.cpp	Phase::Inference	the phase of a request before its spec is read
-runtime/api/CApi.cpp	"inference",  "training", "backward"	the numbers that the C API gives phases
+runtime/api/CApi.cpp	"inference",  "training",     "backward"	the numbers that the C API gives phases
+runtime/api/CApi.cpp	"moments",    "gradient_sums"	the numbers that the C API gives phases
 END
 )
 

@@ -76,6 +76,8 @@ std::string DrawnSpec::yaml() const {
     text += "adjustment: true\n";
   if (mask)
     text += "mask: true\n";
+  if (synchronized)
+    text += "synchronized: true\n";
   if (ghostBatch > 0)
     text += fmt::format("virtual_batch_size: {}\n", ghostBatch);
   if (!optimizer.empty())
@@ -221,7 +223,8 @@ void SpecDraw::drawUpdate(DrawnSpec &spec) {
   if (!chance(4) || !spec.trainable || !(spec.center || spec.scale))
     return;
   spec.phases.push_back(Phase::Update);
-  if (chance(2) && std::ranges::find(spec.phases, Phase::Backward) != spec.phases.end())
+  if (!spec.synchronized && chance(2) &&
+      std::ranges::find(spec.phases, Phase::Backward) != spec.phases.end())
     spec.phases.push_back(Phase::BackwardUpdate);
   spec.optimizer = pick({"sgd", "{sgd: {momentum: 0.5, nesterov: true, decay: 0.25}}",
                          "{momentum: {weight_decay: 0.125, learning_rate: argument}}", "rmsprop",
@@ -241,6 +244,9 @@ void SpecDraw::drawTraining(DrawnSpec &spec) {
   if ((spec.mode != Mode::Feature && spec.mode != Mode::Batch) || !chance(3))
     return;
   spec.mask = chance(3);
+  spec.synchronized = chance(3) && std::ranges::all_of(spec.prologue, [](const FuseStep &step) {
+                        return step.store.empty();
+                      });
   if (spec.mode == Mode::Batch)
     return;
   spec.adjustment = chance(3);
@@ -251,7 +257,8 @@ void SpecDraw::drawTraining(DrawnSpec &spec) {
   if (samples == spec.axes.end())
     samples = spec.axes.begin();
   const bool isBlocked = samples - spec.axes.begin() == spec.blockedAxis;
-  if (spec.mask || spec.adjustment || spec.renorm || samples->listed || isBlocked)
+  if (spec.mask || spec.synchronized || spec.adjustment || spec.renorm || samples->listed ||
+      isBlocked)
     return;
   std::vector<int64_t> divisors;
   for (int64_t i = 1; i <= samples->size; ++i)

@@ -46,6 +46,7 @@ struct DrawnSpec {
   std::optional<EpsilonPosition> epsilonPosition; ///< none: the preset's
   bool trainable = true;
   bool renorm = false, clips = false, adjustment = false, mask = false;
+  bool synchronized = false;
   int64_t ghostBatch = 0; ///< 0: none
   std::vector<FuseStep> prologue, fuse;
 

@@ -141,6 +141,43 @@ TEST_CASE("a compiled kernel is saved, loaded and run, with the same bits") {
   CHECK(infer(other.load(kernel.save()), 9) == y);
 }
 
+TEST_CASE("what ranks exchange is named, and wrong calls of it are errors") {
+  if (!canCompile())
+    return;
+  const nf::Engine engine = makeEngine();
+  const std::string text = std::string(spec) + "synchronized: true\n";
+  const nf::Plan moments =
+      engine.compile(text, {.phase = "moments", .cpu = {}, .sourceName = {}}).plan({3});
+  const nf::Kernel training =
+      engine.compile(text, {.phase = "training", .cpu = {}, .sourceName = {}});
+  for (const nf::Plan &plan : {moments, training.plan({3})}) {
+    const nf_exchange exchange = plan.exchange();
+    CHECK(exchange.dtype == NF_F32);
+    CHECK(exchange.arrays == 4);
+    CHECK(exchange.array_bytes == 20);
+  }
+  CHECK(training.argumentName(training.plan({3}).exchange().argument) == "partial_count");
+  CHECK(training.role(training.plan({3}).exchange().argument) == NF_PARTIAL_MOMENTS);
+  float partials[40], merged[20];
+  for (int i = 0; i < 40; ++i)
+    partials[i] = static_cast<float>(i % 20 < 5 ? 2 : i % 7); // counts, then the rest
+  moments.merge(partials, 2, merged);
+  CHECK(merged[0] == 4);
+  CHECK(errorOf(NF_INVALID_ARGUMENT, [&] { moments.merge(partials, 0, merged); }) ==
+        "0 ranks: expected at least 1");
+  CHECK(errorOf(NF_INVALID_ARGUMENT, [&] { moments.merge(nullptr, 1, merged); }) ==
+        "partials is null");
+  const nf::Plan alone =
+      engine.compile(spec, {.phase = "training", .cpu = {}, .sourceName = {}}).plan({3});
+  CHECK(errorOf(NF_INVALID_ARGUMENT, [&] {
+          alone.exchange();
+        }).starts_with("phase training exchanges nothing: expected a spec with synchronized"));
+  nf_exchange unsized{};
+  nf_status *status = nf_plan_exchange(moments.get(), &unsized);
+  CHECK(nf_status_code(status) == NF_INVALID_ARGUMENT);
+  nf_status_free(status);
+}
+
 TEST_CASE("several threads compile at once") {
   if (!canCompile())
     return;
