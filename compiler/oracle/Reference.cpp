@@ -143,7 +143,7 @@ Statistics batchStatistics(const Coordinates &at, const HostArray &x, const Weig
   return result;
 }
 
-/// Moments of these elements, about their mean.
+/// Moments of these elements, about their mean as a kernel holds it.
 Arrays partialMoments(const Spec &spec, const Coordinates &at, const HostArray &x,
                       const Weights &weights) {
   const std::vector<long double> n = weights.counts(at);
@@ -152,11 +152,19 @@ Arrays partialMoments(const Spec &spec, const Coordinates &at, const HostArray &
   at.forEach([&](Place p) { mean[p.group] += weights(element++) * x.get(p.offset); });
   for (size_t g = 0; g < n.size(); ++g)
     mean[g] = n[g] == 0 ? 0 : mean[g] / n[g];
+  const HostArray rounded =
+      roundedTo(spec.statisticDType(),
+                toArray(std::vector<double>(mean.begin(), mean.end()), at.groupShape()));
+  std::vector<long double> residual(n.size(), 0);
   element = 0;
   at.forEach([&](Place p) {
-    const long double centered = x.get(p.offset) - mean[p.group];
-    squares[p.group] += weights(element++) * centered * centered;
+    const long double centered = x.get(p.offset) - rounded.get(p.group),
+                      weight = weights(element++);
+    residual[p.group] += weight * centered;
+    squares[p.group] += weight * centered * centered;
   });
+  for (size_t g = 0; g < n.size(); ++g)
+    mean[g] = rounded.get(static_cast<int64_t>(g));
   Arrays arrays;
   auto add = [&](const char *name, const std::vector<long double> &values) {
     arrays.emplace(name,
@@ -164,9 +172,8 @@ Arrays partialMoments(const Spec &spec, const Coordinates &at, const HostArray &
   };
   add("partial_count", n);
   add("partial_mean", mean);
-  add("partial_residual", std::vector<long double>(n.size(), 0));
+  add("partial_residual", residual);
   add("partial_squares", squares);
-  (void)spec;
   return arrays;
 }
 

@@ -67,6 +67,12 @@ void Parser::checkSynchronized() {
   const Entry &entry = *keys_.find("synchronized");
   if (spec_.frozen == Frozen::ParametersAndStatistics) { // a note says so
     spec_.synchronized = false;
+    for (Phase phase : kExchanges)
+      if (spec_.hasPhase(phase))
+        error(listed->value,
+              fmt::format("phase {} makes what ranks exchange of a batch; trainable: "
+                          "false takes the moving statistics",
+                          toString(phase)));
     return;
   }
   if (spec_.ghostBatch > 0)
@@ -76,17 +82,25 @@ void Parser::checkSynchronized() {
     error(listed->value, "backward+update takes a step by the gradients of one rank; with "
                          "synchronized: true expected backward, then update of the gradients that "
                          "the ranks have added up");
+  if (spec_.hasPhase(Phase::Population))
+    diagnostics_.unbuilt(entry.offset, "synchronized with phase population is not built yet: "
+                                       "expected populations of each rank, which hosts merge");
+  // Behind what is listed, whose first is the default of commands.
   auto add = [&](Phase phase, auto isTaker) {
-    const auto first = std::ranges::find_if(spec_.phases, isTaker);
-    if (first != spec_.phases.end() && !spec_.hasPhase(phase))
-      spec_.phases.insert(first, phase);
+    const bool isTaken = std::ranges::any_of(spec_.phases, [&](Phase taker) {
+      return isTaker(taker) && spec_.takesBatchStatistics(taker);
+    });
+    if (isTaken && !spec_.hasPhase(phase))
+      spec_.phases.push_back(phase);
+    if (!isTaken && spec_.hasPhase(phase) && spec_.canHavePhase(phase))
+      error(listed->value,
+            fmt::format("phase {} makes what no other phase takes; expected {} "
+                        "beside it",
+                        toString(phase), phase == Phase::Moments ? "training" : "backward"));
   };
-  add(Phase::Moments, [&](Phase phase) {
-    return (phase == Phase::Training || phase == Phase::Inference) &&
-           spec_.takesBatchStatistics(phase);
-  });
-  add(Phase::GradientSums,
-      [&](Phase phase) { return phase == Phase::Backward && spec_.takesBatchStatistics(phase); });
+  add(Phase::Moments,
+      [](Phase taker) { return taker == Phase::Training || taker == Phase::Inference; });
+  add(Phase::GradientSums, [](Phase taker) { return taker == Phase::Backward; });
   for (Phase phase : kExchanges)
     if (spec_.hasPhase(phase) && !spec_.canHavePhase(phase))
       error(listed->value, fmt::format("phase {} makes sums of gradients through the batch's "
@@ -96,7 +110,7 @@ void Parser::checkSynchronized() {
 
 /// Once the steps are read.
 void Parser::checkStoredSums() {
-  if (spec_.synchronized && spec_.storedStep() >= 0)
+  if (spec_.hasPhase(Phase::Moments) && spec_.storedStep() >= 0)
     diagnostics_.unbuilt(keys_.find("synchronized")->offset,
                          "synchronized with a prologue that stores a sum is not built yet");
 }

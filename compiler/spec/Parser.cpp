@@ -431,7 +431,7 @@ void Parser::noteKeysWithoutEffect() {
   for (const char *key : {"renorm", "virtual_batch_size", "adjustment", "mask", "synchronized"})
     if (keepsMoving)
       note(key, "trainable: false takes the moving statistics in training too");
-    else if (hasMoving && !spec_.hasPhase(Phase::Training) &&
+    else if (hasMoving && !spec_.hasPhase(Phase::Training) && !spec_.hasPhase(Phase::Moments) &&
              (!spec_.hasBackward() || spec_.backwardStatistics == BackwardStatistics::Moving))
       note(key, "no phase takes the batch's statistics");
   if (!spec_.hasBackward() && spec_.frozen == Frozen::Parameters)

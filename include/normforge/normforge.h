@@ -386,11 +386,12 @@ NF_API uint64_t nf_plan_workspace_bytes(const nf_plan *plan);
 NF_API size_t nf_plan_variant(const nf_plan *plan);
 
 /* A batch of several ranks (`synchronized: true`), which are processes or devices with samples of
- * their own, as many as each likes:
+ * their own, as many as each likes, one at least:
  *   1. each runs the phase NF_MOMENTS, which writes the arrays that nf_plan_exchange names;
  *   2. the host gives every rank those of all ranks (MPI_Allgather, say), in the ranks' order;
  *   3. each calls nf_plan_merge, which makes the whole batch's of them;
- *   4. each runs NF_TRAINING, which reads these arrays and has the whole batch's statistics.
+ *   4. each runs NF_TRAINING (or NF_INFERENCE of mode 2), which reads these arrays and has the
+ *      whole batch's statistics.
  * Before NF_BACKWARD the same with NF_GRADIENT_SUMS, whose dgamma and dbeta are of the rank's own
  * samples: hosts add them up as they do all gradients of parameters. */
 typedef struct nf_exchange {
@@ -409,11 +410,12 @@ NF_API nf_status *nf_plan_exchange(const nf_plan *plan, nf_exchange *exchange);
 
 /* Makes the whole batch's arrays of the ranks'. `partials` are the ranks' arrays, rank after rank
  * in the same order everywhere, each one's array after array, without gaps: ranks * arrays *
- * array_bytes bytes. `merged` is as long as one rank's, and may be one of theirs. Moments are
- * merged and sums added in the order of the ranks, in f64 and rounded once: the same bits on every
- * rank, and whenever the samples are split in the same way. Neither needs an alignment. Takes some
- * nanoseconds an element and rank, in the calling thread. Errors: NF_INVALID_ARGUMENT (no rank, a
- * plan that exchanges nothing). */
+ * array_bytes bytes. `merged` is as long as one rank's; it is exactly one of theirs, or overlaps
+ * none. Moments are merged and sums added in the order of the ranks, in f64 and rounded once: the
+ * same bits on every rank, and whenever the samples are split in the same way; what kernels make of
+ * them has the same bits where the kernels are the same. Counts are rounded as all numbers of the
+ * arrays' dtype. Neither needs an alignment. Takes some nanoseconds an element and rank, in the
+ * calling thread. Errors: NF_INVALID_ARGUMENT (NULL, no rank, a plan that exchanges nothing). */
 NF_API nf_status *nf_plan_merge(const nf_plan *plan, const void *partials, size_t ranks,
                                 void *merged);
 

@@ -36,8 +36,9 @@ private:
 };
 
 /// Near the mean of all, m = sum(n_i m_i)/n, with d = m_i - m a rank's elements leave
-/// w = n_i d + r_i in all, and squares q_i + d (w + r_i); at last both are about m as rounded. (As
-/// the lowering merges partials of one rank.)
+/// w = n_i d + r_i in all, and squares q_i + d (w + r_i); at last both are about m as rounded. As
+/// the lowering merges partials of one rank, but that ranks without elements, or whose mask is 0,
+/// are left out.
 template <typename Real> void mergeMoments(Partials<Real> &of, size_t ranks, uint64_t element) {
   enum : size_t { Count, Mean, Residual, Squares };
   auto get = [&](size_t rank, size_t array) { return of.get(rank, array, element); };

@@ -244,9 +244,9 @@ void SpecDraw::drawTraining(DrawnSpec &spec) {
   if ((spec.mode != Mode::Feature && spec.mode != Mode::Batch) || !chance(3))
     return;
   spec.mask = chance(3);
-  spec.synchronized = chance(3) && std::ranges::all_of(spec.prologue, [](const FuseStep &step) {
-                        return step.store.empty();
-                      });
+  spec.synchronized =
+      chance(3) && std::ranges::find(spec.phases, Phase::Population) == spec.phases.end() &&
+      std::ranges::all_of(spec.prologue, [](const FuseStep &step) { return step.store.empty(); });
   if (spec.mode == Mode::Batch)
     return;
   spec.adjustment = chance(3);

@@ -105,6 +105,7 @@ void append(oracle::Arrays &all, const Operator &op, const oracle::Arrays &part)
 struct Ranks {
   const Spec &spec;
   Session &session;
+  int threads = 2;
 
   /// `phase` on every rank, after `exchange`.
   oracle::Arrays run(Phase exchange, Phase phase, const oracle::Arrays &inputs) const {
@@ -134,7 +135,7 @@ struct Ranks {
     for (int64_t last : kEnds) {
       RunOptions options; // states in place, and by several threads
       options.inPlace = 0;
-      options.threads = 2;
+      options.threads = threads;
       append(all, op,
              after.run({{"N", last - first}}, partOf(op, given, first, last), {}, options));
       first = last;
@@ -163,8 +164,8 @@ TEST_CASE("ranks that share a batch compute what one with all of it does") {
             fmt::format("input: {}\naxis: c\nphases: [training, backward]\n{}", input, keys);
         INFO(repeatCommand("ranks that share*"), "\n", text, oracle::toString(data));
         const Spec one = specOf(text), spec = specOf(text + "synchronized: true\n");
-        CHECK(spec.phases == std::vector<Phase>{Phase::Moments, Phase::Training,
-                                                Phase::GradientSums, Phase::Backward});
+        CHECK(spec.phases == std::vector<Phase>{Phase::Training, Phase::Backward, Phase::Moments,
+                                                Phase::GradientSums});
         const Ranks ranks{spec, *session};
         const oracle::Sizes sizes{{"N", kSamples}};
         const oracle::Arrays inputs =
@@ -183,10 +184,14 @@ TEST_CASE("ranks that share a batch compute what one with all of it does") {
             before.insert_or_assign(name, array);
         const oracle::Arrays gradients = ranks.run(Phase::GradientSums, Phase::Backward, before);
         CHECK(wrongOutputs(one, Phase::Backward, sizes, before, gradients) == "");
-        // The same bits whenever the samples are split in the same way.
-        const oracle::Arrays again = ranks.run(Phase::GradientSums, Phase::Backward, before);
+        // The same bits whenever the samples are split in the same way, whatever the threads.
+        const Ranks alone{spec, *session, /*threads=*/0};
+        const oracle::Arrays again = alone.run(Phase::GradientSums, Phase::Backward, before),
+                             forward = alone.run(Phase::Moments, Phase::Training, inputs);
         for (const auto &[name, array] : gradients)
           CHECK(again.at(name).bytes == array.bytes);
+        for (const auto &[name, array] : shared)
+          CHECK(forward.at(name).bytes == array.bytes);
       }
 }
 
@@ -202,6 +207,22 @@ TEST_CASE("moments and sums of ranks are merged by hand") {
   CHECK(ranks[1] == 4);
   CHECK(ranks[2] == 0);
   CHECK(ranks[3] == 26);
+  // 16777216 + {0, 0, 1} and 16777216 + {4, 8}, whose means of f32 leave something out: of all five
+  // the mean is 16777218.6 and squares are 47.2.
+  ranks = {3, 16777216, 1, 1, 2, 16777222, 0, 8};
+  mergePartials(exchange, ranks.data(), 2, ranks.data() + 4);
+  CHECK(ranks[4] == 5);
+  CHECK(ranks[5] == 16777218);
+  CHECK(ranks[6] == doctest::Approx(3).epsilon(1e-6));
+  CHECK(ranks[7] == doctest::Approx(49).epsilon(1e-6)); // 4 + 4 + 1 + 4 + 36
+  exchange.dtype = DType::F64;                          // of nothing
+  std::vector<double> none = {0, 5, 0, 0, 0, INFINITY, NAN, 0};
+  mergePartials(exchange, none.data(), 2, none.data());
+  for (size_t i = 0; i < 4; ++i)
+    CHECK(none[i] == 0);
+  none = {1, INFINITY, NAN, NAN, 1, 0, 0, 0};
+  mergePartials(exchange, none.data(), 2, none.data());
+  CHECK(none[1] == INFINITY);
   exchange.arrays = 2;
   exchange.role = Role::PartialSum;
   exchange.dtype = DType::F64;
