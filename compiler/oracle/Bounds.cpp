@@ -363,9 +363,12 @@ void Evaluator::takeMoments(const Step &step) {
                  s = g.weights == 0 ? 0 : std::sqrt(squares / static_cast<double>(g.weights));
     const bool isConstant = s <= 8 * u_ * m;
     const bool isOneElement = 4 * g.largest * g.largest >= squares;
-    const double growth = 8 + std::max(2.5 * std::sqrt(n), isOneElement                ? n / 2
-                                                           : isConstant || !corrected_ ? n / 8
-                                                                                       : 0);
+    // Of data with few digits the same values come again, and their squares round as before.
+    const bool isCoarse = op_.dtype == DType::BF16 || op_.dtype == DType::F16;
+    const double growth =
+        8 + std::max(2.5 * std::sqrt(n), isOneElement                            ? n / 2
+                                         : isConstant || isCoarse || !corrected_ ? n / 8
+                                                                                 : 0);
     // A weighed term rounds once more.
     const double grown = u_ * (growth + isWeighted), first = grown * (m + s);
     const double mean = corrected_ ? grown * (s + first) + 4 * u_ * m : first;
