@@ -363,8 +363,9 @@ void Evaluator::takeMoments(const Step &step) {
                  s = g.weights == 0 ? 0 : std::sqrt(squares / static_cast<double>(g.weights));
     const bool isConstant = s <= 8 * u_ * m;
     const bool isOneElement = 4 * g.largest * g.largest >= squares;
-    // Of data with few digits the same values come again, and their squares round as before.
-    const bool isCoarse = op_.dtype == DType::BF16 || op_.dtype == DType::F16;
+    // Of data with few digits the same values come again, and their squares round as before. (In
+    // f32 sums are of blocks.)
+    const bool isCoarse = op_.compute == DType::F64 && byteSize(op_.dtype) == 2;
     const double growth =
         8 + std::max(2.5 * std::sqrt(n), isOneElement                            ? n / 2
                                          : isConstant || isCoarse || !corrected_ ? n / 8
