@@ -106,10 +106,11 @@ void OperatorBuilder::makeBackward() {
       addOperand(("d" + of.name).c_str(), Role::Gradient, Values::Any, parameter, parameterIndex(),
                  true);
   for (const std::vector<FuseStep> *steps : {&spec_.prologue, &spec_.fuse})
-    for (const FuseStep &step : isSums ? std::vector<FuseStep>() : *steps)
+    for (const FuseStep &step : *steps)
       for (const StepOperand &operand : step.operands)
-        addOperand(("d" + operand.name).c_str(), Role::Gradient, Values::Any, dtypeOf(step),
-                   indexOf(operand), true, operand.whole ? overDy : std::vector<std::string>());
+        if (!isSums)
+          addOperand(("d" + operand.name).c_str(), Role::Gradient, Values::Any, dtypeOf(step),
+                     indexOf(operand), true, operand.whole ? overDy : std::vector<std::string>());
   if (updates)
     addLearnedOperands(/*written=*/true);
 
@@ -206,8 +207,9 @@ void OperatorBuilder::makeBackward() {
     sums.push_back({"residual_sum", mask ? *mask * centered : centered});
   if (mask && !isShared)
     sums.push_back({"weight_sum", *mask});
-  for (const auto &[one, gradient] : isSums ? decltype(ofFused.operands)() : ofFused.operands)
-    addGradient("d" + one->name, loopsOf(indexOf(*one)), gradient, /*isEarly=*/true);
+  if (!isSums)
+    for (const auto &[one, gradient] : ofFused.operands)
+      addGradient("d" + one->name, loopsOf(indexOf(*one)), gradient, /*isEarly=*/true);
   std::optional<Term> sum, product, rest;
   if (!sums.empty()) {
     std::vector<Named> summed = sums;
@@ -247,6 +249,9 @@ void OperatorBuilder::makeBackward() {
     rest = leaves[2];
     made.clear();
   }
+  auto gradientOfGamma = [&] {
+    return corrected.addend ? fma(s, *product, *corrected.addend * *sum) : s * *product;
+  };
   if (isShared)
     rest = operand("batch_residual");
   if (isSums) {
@@ -254,9 +259,7 @@ void OperatorBuilder::makeBackward() {
     std::vector<Named> partial{{"partial_gradient", *sum, "partial_gradient"},
                                {"partial_product", *product, "partial_product"}};
     if (spec_.learnsGamma())
-      partial.push_back(
-          {"dgamma", corrected.addend ? fma(s, *product, *corrected.addend * *sum) : s * *product,
-           "dgamma"});
+      partial.push_back({"dgamma", gradientOfGamma(), "dgamma"});
     if (spec_.learnsBeta())
       partial.push_back({"dbeta", *sum, "dbeta"});
     addStep("finalize", Reduce::None, ofChannels, ofChannels, partial);
@@ -309,9 +312,7 @@ void OperatorBuilder::makeBackward() {
   const bool makesGamma = isKept && spec_.learnsGamma() && !isShared,
              makesBeta = isKept && spec_.learnsBeta() && !isShared;
   if (makesGamma)
-    made.push_back({"dgamma",
-                    corrected.addend ? fma(s, *product, *corrected.addend * *sum) : s * *product,
-                    storesSame ? "dgamma" : ""});
+    made.push_back({"dgamma", gradientOfGamma(), storesSame ? "dgamma" : ""});
   if (makesBeta)
     made.push_back({"dbeta", *sum, storesSame ? "dbeta" : ""});
   std::optional<Term> ofX, ofOne, ownGamma, ownBeta;

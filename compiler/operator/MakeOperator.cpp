@@ -191,11 +191,12 @@ Operator OperatorBuilder::build() {
   makeOperands(training, updates);
   value_ = operand("x"); // steps read what was named first before the rest
   value_ = prologue();
-  if (op_.phase == Phase::Population || op_.phase == Phase::Moments) {
-    if (op_.phase == Phase::Moments)
-      makePartialMoments();
-    else
-      makePopulation();
+  if (op_.phase == Phase::Population) {
+    makePopulation();
+    return std::move(op_);
+  }
+  if (op_.phase == Phase::Moments) {
+    makePartialMoments();
     return std::move(op_);
   }
   if (spec_.hasRange())

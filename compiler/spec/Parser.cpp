@@ -405,14 +405,12 @@ void Parser::readBackwardStatistics() {
 }
 
 void Parser::noteKeysWithoutEffect() {
-  if (!modeKnown_)
+  if (!modeKnown_ || spec_.hasRange()) // what a range cannot have is an error
     return;
   auto note = [&](const char *key, const std::string &why) {
     if (keys_.find(key))
       spec_.notes.push_back(fmt::format("{} has no effect: {}", key, why));
   };
-  if (spec_.hasRange()) // what it cannot have is an error
-    return;
   const bool hasMoving = spec_.hasMovingStatistics();
   const std::string noMoving =
       fmt::format("mode {} keeps no moving statistics", toString(spec_.mode));

@@ -218,7 +218,8 @@ struct Spec {
   bool hasBackward() const { return std::ranges::any_of(phases, isBackward); }
   bool hasUpdate() const { return std::ranges::any_of(phases, isUpdate); }
   /// Whether there is such an operator, listed or not: of population moving statistics are made, or
-  /// a range, which no other phase makes; of update an optimizer says what it does.
+  /// a range, which no other phase makes; of update an optimizer says what it does; ranks exchange
+  /// what is of the batch, and take no step by the gradients of one of them.
   bool canHavePhase(Phase phase) const {
     if (phase == Phase::Population)
       return hasMovingStatistics() || hasRange();
@@ -227,6 +228,8 @@ struct Spec {
     if (phase == Phase::Moments || phase == Phase::GradientSums)
       return synchronized &&
              (phase == Phase::Moments || backwardStatistics == BackwardStatistics::Batch);
+    if (phase == Phase::BackwardUpdate && synchronized)
+      return false;
     return !isUpdate(phase) || optimizer.has_value();
   }
   /// Mode 0 alone keeps moving statistics.

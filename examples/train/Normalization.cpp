@@ -66,9 +66,10 @@ template <typename Real> std::vector<Real> KernelNormalization<Real>::get(const 
 }
 
 template <typename Real>
-std::vector<Real> KernelNormalization<Real>::training(const std::vector<Real> &z, int64_t batch) {
+std::vector<Real> KernelNormalization<Real>::apply(const char *phase, int mode,
+                                                   const std::vector<Real> &z, int64_t batch) {
   set("x", z);
-  run("training", 0, batch);
+  run(phase, mode, batch);
   return get("y");
 }
 
@@ -84,20 +85,6 @@ template <typename Real> void KernelNormalization<Real>::update(double rate, int
   if (keys_.find("adam") != std::string::npos)
     scalars.push_back(static_cast<double>(step));
   run("update", 0, 0, scalars);
-}
-
-template <typename Real>
-std::vector<Real> KernelNormalization<Real>::inference(const std::vector<Real> &z, int64_t batch) {
-  set("x", z);
-  run("inference", 0, batch);
-  return get("y");
-}
-
-template <typename Real>
-std::vector<Real> KernelNormalization<Real>::ofBatch(const std::vector<Real> &z, int64_t batch) {
-  set("x", z);
-  run("inference", 2, batch);
-  return get("y");
 }
 
 template <typename Real>

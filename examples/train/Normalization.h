@@ -22,11 +22,17 @@ constexpr double kEpsilon = 1e-3, kMomentum = 0.9;
 template <typename Real> class KernelNormalization : public Activation<Real> {
 public:
   KernelNormalization(const nf::Engine &engine, Shape shape, Place place, Optimizer optimizer);
-  std::vector<Real> training(const std::vector<Real> &z, int64_t batch) override;
+  std::vector<Real> training(const std::vector<Real> &z, int64_t batch) override {
+    return apply("training", 0, z, batch);
+  }
   std::vector<Real> backward(const std::vector<Real> &dy, int64_t batch) override;
   void update(double rate, int64_t step) override;
-  std::vector<Real> inference(const std::vector<Real> &z, int64_t batch) override;
-  std::vector<Real> ofBatch(const std::vector<Real> &z, int64_t batch) override;
+  std::vector<Real> inference(const std::vector<Real> &z, int64_t batch) override {
+    return apply("inference", 0, z, batch);
+  }
+  std::vector<Real> ofBatch(const std::vector<Real> &z, int64_t batch) override {
+    return apply("inference", 2, z, batch);
+  }
   void takePopulation(const std::vector<Real> &z, int64_t batch) override;
 
 private:
@@ -35,6 +41,8 @@ private:
     nf::Plan plan;
     nf::Workspace workspace;
   };
+  /// y of a forward phase.
+  std::vector<Real> apply(const char *phase, int mode, const std::vector<Real> &z, int64_t batch);
   void run(const char *phase, int mode, int64_t batch, std::vector<double> scalars = {});
   void set(const char *name, const std::vector<Real> &values);
   std::vector<Real> get(const char *name) const;

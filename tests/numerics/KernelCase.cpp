@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <fmt/format.h>
 #include <stdexcept>
 
@@ -102,6 +103,16 @@ std::string wrongOutputs(const Spec &spec, Phase phase, const oracle::Sizes &siz
   if (spec.layout.isBlocked())
     wrong += wrongPadding(groupsOf(spec, sizes), outputs);
   return wrong;
+}
+
+HostArray samplesOf(const HostArray &array, int64_t first, int64_t last) {
+  std::vector<int64_t> shape = array.shape;
+  const size_t bytes = array.bytes.size() / static_cast<size_t>(shape[0]);
+  shape[0] = last - first;
+  HostArray part(array.dtype, shape);
+  std::memcpy(part.bytes.data(), array.bytes.data() + static_cast<size_t>(first) * bytes,
+              part.bytes.size());
+  return part;
 }
 
 std::string describeSizes(const oracle::Sizes &sizes) {

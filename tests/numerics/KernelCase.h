@@ -44,6 +44,9 @@ std::vector<int64_t> groupsOf(const Spec &spec, const oracle::Sizes &sizes);
 /// `groups` are groupsOf's.
 std::string wrongPadding(const std::vector<int64_t> &groups, const oracle::Arrays &outputs);
 
+/// Samples `first` to `last` of an array whose outermost axis has them.
+HostArray samplesOf(const HostArray &array, int64_t first, int64_t last);
+
 std::string describeSizes(const oracle::Sizes &sizes);
 
 } // namespace normforge::test

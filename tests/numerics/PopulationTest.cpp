@@ -26,17 +26,6 @@ oracle::Arrays emptyState(int64_t channels) {
   return state;
 }
 
-/// Samples `first` to `last` of an array whose outermost axis has `samples`.
-HostArray samplesOf(const HostArray &array, int64_t first, int64_t last) {
-  std::vector<int64_t> shape = array.shape;
-  const size_t bytes = array.bytes.size() / static_cast<size_t>(shape[0]);
-  shape[0] = last - first;
-  HostArray part(array.dtype, shape);
-  std::memcpy(part.bytes.data(), array.bytes.data() + static_cast<size_t>(first) * bytes,
-              part.bytes.size());
-  return part;
-}
-
 /// The outputs after batches that end at these samples.
 oracle::Arrays runBatches(const TestKernel &kernel, const oracle::Arrays &all,
                           const std::vector<int64_t> &ends) {

@@ -16,16 +16,6 @@ namespace {
 constexpr int64_t kSamples = 10;
 constexpr int64_t kEnds[] = {3, 4, 8, 10}; ///< of the ranks' samples
 
-HostArray samplesOf(const HostArray &array, int64_t first, int64_t last) {
-  std::vector<int64_t> shape = array.shape;
-  const size_t bytes = array.bytes.size() / static_cast<size_t>(shape[0]);
-  shape[0] = last - first;
-  HostArray part(array.dtype, shape);
-  std::memcpy(part.bytes.data(), array.bytes.data() + static_cast<size_t>(first) * bytes,
-              part.bytes.size());
-  return part;
-}
-
 /// Of operands that begin with the samples, each rank's; of others the same.
 oracle::Arrays partOf(const Operator &op, const oracle::Arrays &all, int64_t first, int64_t last) {
   oracle::Arrays part;
