@@ -63,7 +63,9 @@ TEST_CASE("training's y has mean beta and variance gamma^2 v/(v+e)") {
         const auto groups = groupsOf(spec, problem.sizes);
         const HostArray &y = outputs.at("y"), &gamma = inputs.at("gamma"), &x = inputs.at("x");
         const auto count = static_cast<size_t>(gamma.count());
-        std::vector<double> n(count), sum(count), sumX(count), squares(count), squaresX(count);
+        std::vector<double> n(count);
+        // Longer than a double: 1e4 additions in f64 would be off by more than y is.
+        std::vector<long double> sum(count), sumX(count), squares(count), squaresX(count);
         for (size_t i = 0; i < groups.size(); ++i)
           if (const auto g = groups[i]; g >= 0) {
             n[static_cast<size_t>(g)] += 1;
@@ -73,11 +75,12 @@ TEST_CASE("training's y has mean beta and variance gamma^2 v/(v+e)") {
         for (size_t i = 0; i < groups.size(); ++i)
           if (groups[i] >= 0) {
             const auto g = static_cast<size_t>(groups[i]);
-            squares[g] += std::pow(y.get(static_cast<int64_t>(i)) - sum[g] / n[g], 2);
-            squaresX[g] += std::pow(x.get(static_cast<int64_t>(i)) - sumX[g] / n[g], 2);
+            squares[g] += std::pow(y.get(static_cast<int64_t>(i)) - sum[g] / n[g], 2.0L);
+            squaresX[g] += std::pow(x.get(static_cast<int64_t>(i)) - sumX[g] / n[g], 2.0L);
           }
         for (size_t g = 0; g < count; ++g) {
-          const double a = gamma.get(static_cast<int64_t>(g)), v = squaresX[g] / n[g];
+          const double a = gamma.get(static_cast<int64_t>(g));
+          const long double v = squaresX[g] / n[g];
           // Each y is within a few units in the last place of values up to some 10 (gamma below
           // 1.5, x within 6 deviations, beta within 6); a mean of them is no further off.
           const double allowed = 64 * digits(spec);
