@@ -3,9 +3,9 @@
 
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
-#include "compiler/cli/Npy.h"
 #include "compiler/cli/Npz.h"
 #include "compiler/spec/Diagnostics.h"
+#include "compiler/spec/Npy.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"

@@ -1,6 +1,7 @@
 // `normforge explain`: what a spec becomes: loops, schedules, work, arguments.
 #include "compiler/cli/Command.h"
 
+#include "compiler/spec/Initialize.h"
 #include "llvm/ADT/STLExtras.h"
 
 #include <CLI/CLI.hpp>
@@ -71,12 +72,12 @@ std::vector<std::string> arraysRead(const Operator &op) {
   std::vector<std::string> names;
   for (const Step &step : op.steps)
     for (Expr expr : op.exprs.nodesOf(step.values())) {
-      const Node &node = op.exprs[expr];
-      if (node.op != ExprOp::Operand || !op.isWhole(op.operands[node.index]) ||
+      const Operand *array = op.arrayOf(expr);
+      if (!array || !op.isWhole(*array) ||
           (op.reduces() ? step.reduce == Reduce::None || !op.isWhole(step) : !names.empty()))
         continue;
-      if (const std::string &name = op.operands[node.index].name; !llvm::is_contained(names, name))
-        names.push_back(name);
+      if (!llvm::is_contained(names, array->name))
+        names.push_back(array->name);
     }
   return names;
 }
@@ -400,7 +401,7 @@ void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
   }
 }
 
-void printArguments(const Operator &op, const Values &values) {
+void printArguments(const Spec &spec, const Operator &op, const Values &values) {
   fmt::print("\nArguments, in order\n");
   for (size_t i = 0; i < op.operands.size(); ++i) {
     const Operand &argument = op.operands[i];
@@ -421,6 +422,14 @@ void printArguments(const Operator &op, const Values &values) {
                    ? ""
                    : fmt::format("; may be the buffer of {}", fmt::join(aliases, " or ")));
   }
+  if (op.phase == Phase::Inference)
+    for (const std::string &name : foldedNames(spec)) {
+      const Initial &initial = *initialOf(spec, name);
+      fmt::print("      within   {:<15}  {}  {}\n", name, toString(spec.parameterDType),
+                 initial.kind == Initial::Kind::Constant
+                     ? fmt::format("{}", initial.first)
+                     : plural(static_cast<int64_t>(initial.values.size()), "number"));
+    }
   if (!op.sizes.empty())
     fmt::print("Sizes, in order: {}\n", fmt::join(op.sizes, ", "));
   if (!op.scalars.empty())
@@ -483,7 +492,7 @@ llvm::Error run(Options &options) {
   printSteps(op);
   printWork(op, values);
   printVariants(op, variants, *artifact, values);
-  printArguments(op, values);
+  printArguments(*spec, op, values);
   return llvm::Error::success();
 }
 

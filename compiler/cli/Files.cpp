@@ -1,5 +1,7 @@
 #include "compiler/cli/Files.h"
 
+#include "compiler/spec/Npy.h"
+
 #include "llvm/ADT/SmallString.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/raw_ostream.h"
@@ -80,6 +82,13 @@ llvm::Error writeFiles(llvm::ArrayRef<FileToWrite> files) {
       if (std::error_code code = fs::rename(places[i].target, places[i].final))
         return failure(files[i], "cannot be written: " + code.message());
   return llvm::Error::success();
+}
+
+llvm::Error writeNpy(llvm::StringRef path, const HostArray &array) {
+  auto head = npyHead(array);
+  if (!head)
+    return head.takeError();
+  return writeFiles(FileToWrite{path.str(), std::move(*head), bytesOf(array)});
 }
 
 } // namespace normforge

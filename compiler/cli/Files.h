@@ -1,6 +1,8 @@
 // Files that are written whole or not at all.
 #pragma once
 
+#include "compiler/spec/HostArray.h"
+
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
@@ -26,5 +28,8 @@ struct FileToWrite {
 /// between two renames is the file system itself. What is no regular file, such as a pipe or a
 /// device, is written directly. Errors are `path: error: ...`.
 llvm::Error writeFiles(llvm::ArrayRef<FileToWrite> files);
+
+/// An array as an .npy file, whole or not at all.
+llvm::Error writeNpy(llvm::StringRef path, const HostArray &array);
 
 } // namespace normforge

@@ -3,9 +3,9 @@
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
 #include "compiler/cli/MatchShapes.h"
-#include "compiler/cli/Npy.h"
 #include "compiler/oracle/Oracle.h"
 #include "compiler/spec/Initialize.h"
+#include "compiler/spec/Npy.h"
 #include "normforge/openmp.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -57,6 +57,7 @@ readOutputs(const std::vector<std::string> &words, const std::string &subject,
 
 /// What a phase takes and gives, and the words of the command line for it.
 struct Request {
+  const Spec &spec;
   const Operator &op;
   const std::string &path; ///< of the spec
   std::map<std::string, std::string> inputs, outputs;
@@ -79,8 +80,11 @@ struct Request {
         arrays.push_back(argument.name);
     return fmt::format("it writes {}", fmt::join(arrays, ", "));
   }
-  /// What we call an argument that a framework has by another name: ", here 'gamma'".
+  /// Why a name is none of the arguments, where that can be said: ", here 'gamma'" of what a
+  /// framework calls otherwise.
   std::string ours(const std::string &theirs) const {
+    if (op.phase == Phase::Inference && llvm::is_contained(foldedNames(spec), theirs))
+      return fmt::format(", whose values ({}) are in the kernel", initialOf(spec, theirs)->key);
     constexpr std::pair<std::string_view, std::string_view> names[] = {
         {"weight", "gamma"},
         {"scale", "gamma"},
@@ -236,11 +240,7 @@ llvm::Error initialize(const Spec &spec, const Options &options, const NamedSize
     return outputs.takeError();
   bool isOfFile = false; // an error
   const auto readFile = [&](const std::string &path) {
-    llvm::SmallString<128> file;
-    if (!llvm::sys::path::is_absolute(path))
-      file = llvm::sys::path::parent_path(options.spec);
-    llvm::sys::path::append(file, path);
-    auto array = readNpy(file);
+    auto array = readNpy(beside(options.spec, path));
     isOfFile = !array;
     return array;
   };
@@ -288,7 +288,7 @@ llvm::Error run(Options &options) {
   if (llvm::Error error = checkSizeNames(op.sizes, options.spec, *given))
     return error;
 
-  Request request{op, options.spec, {}, {}};
+  Request request{*spec, op, options.spec, {}, {}};
   if (llvm::Error error = request.take(options))
     return error;
   auto scalars = readScalars(request);

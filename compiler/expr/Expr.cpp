@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
+#include <cstdlib>
 #include <fmt/format.h>
 
 namespace normforge {
@@ -42,12 +44,13 @@ constexpr OpTraits kOps[] = {
     {ExprOp::Not, 1, 1, "not"},
     {ExprOp::And, 2, 1},
     {ExprOp::Select, 3, 1},
+    {ExprOp::Known, 0, 0},
 };
 constexpr bool isInOrder() {
   for (size_t i = 0; i < std::size(kOps); ++i)
     if (static_cast<size_t>(kOps[i].op) != i)
       return false;
-  return std::size(kOps) == static_cast<size_t>(ExprOp::Select) + 1;
+  return std::size(kOps) == static_cast<size_t>(ExprOp::Known) + 1;
 }
 static_assert(isInOrder(), "a row for every operation, in the order of ExprOp");
 
@@ -60,10 +63,10 @@ unsigned arityOf(ExprOp op) { return traitsOf(op).arity; }
 Expr Exprs::intern(const Node &node) {
   const Key key{node.op,   node.in[0], node.in[1], node.in[2], std::bit_cast<uint64_t>(node.number),
                 node.index};
-  const auto [found, isNew] = known_.try_emplace(key, static_cast<Expr>(nodes_.size()));
+  const auto [found, isNew] = interned_.try_emplace(key, static_cast<Expr>(nodes_.size()));
   if (isNew) {
     nodes_.push_back(node);
-    bool uniform = node.op != ExprOp::Operand && node.op != ExprOp::Result;
+    bool uniform = !isArray(node.op);
     for (unsigned k = 0; k < arityOf(node.op); ++k)
       uniform = uniform && uniform_[node.in[k]];
     uniform_.push_back(uniform);
@@ -72,8 +75,8 @@ Expr Exprs::intern(const Node &node) {
 }
 
 std::optional<Expr> Exprs::find(ExprOp leaf, uint32_t index) const {
-  const auto found = known_.find({leaf, 0, 0, 0, 0, index});
-  return found == known_.end() ? std::nullopt : std::optional(found->second);
+  const auto found = interned_.find({leaf, 0, 0, 0, 0, index});
+  return found == interned_.end() ? std::nullopt : std::optional(found->second);
 }
 
 Expr Exprs::size(const SizeExpr &size) {
@@ -131,6 +134,7 @@ std::vector<std::optional<Expr>> Exprs::gradients(Expr of, Expr seed, std::span<
     switch (node.op) {
     case ExprOp::Constant:
     case ExprOp::Operand:
+    case ExprOp::Known:
     case ExprOp::Result:
     case ExprOp::Scalar:
     case ExprOp::Size:
@@ -238,6 +242,71 @@ int64_t Exprs::flops(std::span<const Expr> roots) const {
   return sum;
 }
 
+double Exprs::evaluate(Expr root, const std::function<double(const Node &)> &leaf) const {
+  std::map<Expr, double> values;
+  auto valueOf = [&](const Node &node) -> double {
+    auto in = [&](unsigned k) { return values.at(node.in[k]); };
+    switch (node.op) {
+    case ExprOp::Constant:
+      return node.number;
+    case ExprOp::Operand:
+    case ExprOp::Known:
+    case ExprOp::Result:
+    case ExprOp::Scalar:
+    case ExprOp::Size:
+      return leaf(node);
+    case ExprOp::Add:
+      return in(0) + in(1);
+    case ExprOp::Sub:
+      return in(0) - in(1);
+    case ExprOp::Mul:
+      return in(0) * in(1);
+    case ExprOp::Div:
+      return in(0) / in(1);
+    case ExprOp::Fma:
+      return std::fma(in(0), in(1), in(2));
+    case ExprOp::Neg:
+      return -in(0);
+    case ExprOp::Abs:
+      return std::abs(in(0));
+    case ExprOp::Sqrt:
+      return std::sqrt(in(0));
+    case ExprOp::Exp:
+      return std::exp(in(0));
+    case ExprOp::Expm1:
+      return std::expm1(in(0));
+    case ExprOp::Log:
+      return std::log(in(0));
+    case ExprOp::Log1p:
+      return std::log1p(in(0));
+    case ExprOp::Erf:
+      return std::erf(in(0));
+    case ExprOp::Tanh:
+      return std::tanh(in(0));
+    case ExprOp::Floor:
+      return std::floor(in(0));
+    case ExprOp::RoundEven:
+      return std::nearbyint(in(0));
+    case ExprOp::Less:
+      return in(0) < in(1);
+    case ExprOp::LessEqual:
+      return in(0) <= in(1);
+    case ExprOp::IsNan:
+      return std::isnan(in(0));
+    case ExprOp::Not:
+      return in(0) == 0;
+    case ExprOp::And:
+      return in(0) != 0 && in(1) != 0;
+    case ExprOp::Select:
+      return in(0) != 0 ? in(1) : in(2);
+    }
+    std::abort();
+  };
+  for (Expr expr : nodesOf(std::span(&root, 1)))
+    values[expr] = valueOf(nodes_[expr]);
+  return values.at(root);
+}
+
 std::string Exprs::text(Expr expr, const Names &names) const { return text(expr, names, {}, 0); }
 
 std::vector<std::string> Exprs::lines(std::span<const std::pair<std::string, Expr>> roots,
@@ -287,6 +356,8 @@ std::string Exprs::text(Expr expr, const Names &names, const Shared &shared, int
     return fmt::format("{}", node.number);
   case ExprOp::Operand:
     return names.operands[node.index];
+  case ExprOp::Known:
+    return names.known[node.index];
   case ExprOp::Result:
     return names.results[node.index];
   case ExprOp::Scalar:

@@ -49,6 +49,8 @@ enum class ExprOp : uint8_t {
   Not,       ///< of a condition
   And,       ///< of two
   Select,    ///< in[0] ? in[1] : in[2]
+  // Numbers of operations are in the digests of records: what is new goes to the end.
+  Known, ///< a leaf: an element of the operator's known array Node::index
 };
 
 /// The number of a node in its Exprs.
@@ -62,11 +64,16 @@ struct Node {
 };
 
 unsigned arityOf(ExprOp op);
+/// Of a leaf: whether it is an element of an array.
+inline bool isArray(ExprOp op) {
+  return op == ExprOp::Operand || op == ExprOp::Known || op == ExprOp::Result;
+}
 
 class Exprs {
 public:
   Expr constant(double value) { return intern({ExprOp::Constant, {}, value, 0}); }
   Expr operand(uint32_t index) { return intern({ExprOp::Operand, {}, 0, index}); }
+  Expr known(uint32_t index) { return intern({ExprOp::Known, {}, 0, index}); }
   Expr result(uint32_t index) { return intern({ExprOp::Result, {}, 0, index}); }
   Expr scalar(uint32_t index) { return intern({ExprOp::Scalar, {}, 0, index}); }
   Expr size(const SizeExpr &size);
@@ -96,7 +103,9 @@ public:
 
   /// The nodes that these are made of, themselves included, each once, inputs before users.
   std::vector<Expr> nodesOf(std::span<const Expr> roots) const;
-  /// Whether no operand and no result is in it: one value for all elements.
+  /// Its value in f64, where that of every leaf but constants is what `leaf` says.
+  double evaluate(Expr root, const std::function<double(const Node &)> &leaf) const;
+  /// Whether no array is in it: one value for all elements.
   bool isUniform(Expr expr) const { return uniform_[expr]; }
   /// Instructions on a vector, about; what is uniform costs nothing.
   int64_t cost(std::span<const Expr> roots) const;
@@ -104,7 +113,7 @@ public:
   int64_t flops(std::span<const Expr> roots) const;
   /// Names of what leaves stand for.
   struct Names {
-    std::vector<std::string> operands, results, scalars, sizes;
+    std::vector<std::string> operands, results, scalars, sizes, known;
   };
   /// In infix, with the fewest parentheses: "(x - mean) * scale + shift".
   std::string text(Expr expr, const Names &names) const;
@@ -122,7 +131,7 @@ private:
   std::vector<bool> uniform_; ///< by node
   std::vector<SizeExpr> sizes_;
   using Key = std::tuple<ExprOp, Expr, Expr, Expr, uint64_t, uint32_t>;
-  std::map<Key, Expr> known_;
+  std::map<Key, Expr> interned_;
   std::map<Expr, std::pair<Expr, Gradient>> rules_;
 };
 

@@ -31,7 +31,8 @@ inline constexpr const char *kOfTiles[] = {
     kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves};
 
 // On its arguments and results.
-inline constexpr const char *kArgument = "nf.argument";   ///< index in nf_call.args
+inline constexpr const char *kArgument = "nf.argument"; ///< index in nf_call.args
+inline constexpr const char *kKnown = "nf.known"; ///< elements: the array itself, in the kernel
 inline constexpr const char *kWorkspace = "nf.workspace"; ///< map to the offset in bytes
 inline constexpr const char *kShape = "nf.shape";         ///< map to the extents of its axes
 inline constexpr const char *kStrides = "nf.strides";     ///< map to the axes' strides, in elements

@@ -107,6 +107,7 @@ struct NodeEmitter {
     case ExprOp::Select:
       return select(in[0], in[1], in[2]);
     case ExprOp::Operand:
+    case ExprOp::Known:
     case ExprOp::Result:
     case ExprOp::Scalar:
     case ExprOp::Size:
@@ -276,7 +277,7 @@ private:
 std::vector<Expr> StageLowering::leavesOf(ArrayRef<Expr> roots) const {
   std::vector<Expr> leaves;
   for (Expr expr : op_.exprs.nodesOf(roots))
-    if (op_.exprs[expr].op == ExprOp::Operand || op_.exprs[expr].op == ExprOp::Result)
+    if (isArray(op_.exprs[expr].op))
       leaves.push_back(expr);
   return leaves;
 }
@@ -285,10 +286,9 @@ Tensor StageLowering::bind(Expr leaf) {
   if (const auto found = leaves_.find(leaf); found != leaves_.end())
     return found->second;
   const Node &node = op_.exprs[leaf];
-  if (node.op == ExprOp::Operand) {
-    const Operand &operand = op_.operands[node.index];
-    countBytes(operand);
-    return leaves_[leaf] = s_.operand(node.index);
+  if (const Operand *array = op_.arrayOf(leaf)) {
+    countBytes(*array);
+    return leaves_[leaf] = node.op == ExprOp::Known ? s_.known(node.index) : s_.operand(node.index);
   }
   // Values of elements are read back from where they are stored.
   if (const Result &result = op_.result(node.index); op_.isWhole(result.loops))

@@ -179,9 +179,9 @@ std::vector<AffineExpr> StageBuilder::indexOf(const Operand &operand) const {
 }
 
 llvm::SmallVector<std::pair<const char *, Attribute>>
-StageBuilder::accessOf(uint32_t number, llvm::ArrayRef<AffineExpr> axes) const {
+StageBuilder::accessOf(const Operand &operand, std::pair<const char *, Attribute> place,
+                       llvm::ArrayRef<AffineExpr> axes) const {
   Builder b(context_);
-  const Operand &operand = op_.operands[number];
   std::vector<SizeExpr> strides;
   int64_t outer = -1, inner = -1; // axes of the blocks and of their lanes
   for (AffineExpr axis : axes) {
@@ -193,7 +193,7 @@ StageBuilder::accessOf(uint32_t number, llvm::ArrayRef<AffineExpr> axes) const {
     strides.push_back(operand.strides[loop]);
   }
   llvm::SmallVector<std::pair<const char *, Attribute>> access{
-      {attr::kArgument, b.getI64IntegerAttr(number)},
+      place,
       {attr::kShape, AffineMapAttr::get(sizesMap(shapeOf(axes)))},
       {attr::kStrides, AffineMapAttr::get(sizesMap(strides))}};
   const auto &blocked = op_.blocked;
@@ -217,11 +217,27 @@ StageBuilder::accessOf(const WorkspaceArray &array, llvm::ArrayRef<AffineExpr> a
           {attr::kStrides, AffineMapAttr::get(sizesMap(strides))}};
 }
 
-Tensor StageBuilder::operand(uint32_t number) {
-  const Operand &operand = op_.operands[number];
-  const std::vector<AffineExpr> index = indexOf(operand);
-  return {addArgument(tensorType(shapeOf(index), typeOf(operand.dtype)), accessOf(number, index)),
-          index};
+std::pair<const char *, Attribute> StageBuilder::argument(uint32_t index) const {
+  return {attr::kArgument, Builder(context_).getI64IntegerAttr(index)};
+}
+
+Tensor StageBuilder::arrayAt(const Operand &array, std::pair<const char *, Attribute> place) {
+  const std::vector<AffineExpr> index = indexOf(array);
+  return {
+      addArgument(tensorType(shapeOf(index), typeOf(array.dtype)), accessOf(array, place, index)),
+      index};
+}
+
+Tensor StageBuilder::operand(uint32_t index) {
+  return arrayAt(op_.operands[index], argument(index));
+}
+
+Tensor StageBuilder::known(uint32_t index) {
+  const auto &[array, values] = op_.known[index];
+  const auto type = RankedTensorType::get({values.count()}, typeOf(array.dtype));
+  const llvm::ArrayRef bytes(reinterpret_cast<const char *>(values.bytes.data()),
+                             values.bytes.size());
+  return arrayAt(array, {attr::kKnown, DenseElementsAttr::getFromRawBuffer(type, bytes)});
 }
 
 Tensor StageBuilder::workspace(const WorkspaceArray &array, std::vector<AffineExpr> index) {
@@ -234,7 +250,7 @@ void StageBuilder::writeWorkspace(const Tensor &value, const WorkspaceArray &arr
 }
 
 void StageBuilder::writeOperand(const Tensor &value, uint32_t number) {
-  addResult(value.value, accessOf(number, value.index));
+  addResult(value.value, accessOf(op_.operands[number], argument(number), value.index));
 }
 
 Value StageBuilder::scalar(uint32_t index, Type type) {

@@ -53,6 +53,8 @@ public:
 
   /// An operand of the operator, indexed by those of its loops that the stage has.
   Tensor operand(uint32_t index);
+  /// One of the operator's known arrays, likewise.
+  Tensor known(uint32_t index);
   Tensor workspace(const WorkspaceArray &array, std::vector<mlir::AffineExpr> index);
   /// A run-time number, converted to `type`.
   mlir::Value scalar(uint32_t index, mlir::Type type);
@@ -101,7 +103,10 @@ private:
   /// has no padding there.
   std::vector<mlir::AffineExpr> indexOf(const Operand &operand) const;
   llvm::SmallVector<std::pair<const char *, mlir::Attribute>>
-  accessOf(uint32_t index, llvm::ArrayRef<mlir::AffineExpr> axes) const;
+  accessOf(const Operand &array, std::pair<const char *, mlir::Attribute> place,
+           llvm::ArrayRef<mlir::AffineExpr> axes) const;
+  Tensor arrayAt(const Operand &array, std::pair<const char *, mlir::Attribute> place);
+  std::pair<const char *, mlir::Attribute> argument(uint32_t index) const;
   llvm::SmallVector<std::pair<const char *, mlir::Attribute>>
   accessOf(const WorkspaceArray &array, llvm::ArrayRef<mlir::AffineExpr> axes) const;
   /// The operator's loops that the stage has.

@@ -152,6 +152,8 @@ OperatorBuilder::OperatorBuilder(const Spec &spec, Phase phase) : spec_(ofPhase(
   op_.phase = phase;
   op_.dtype = spec_.dtype;
   op_.compute = spec_.accumulate;
+  if (phase == Phase::Inference)
+    folded_ = foldedNames(spec);
   op_.symbol = fmt::format("nf_{}_{}_{}_{}", shortName(spec.mode), toString(phase),
                            toString(spec_.dtype), spec_.layout.text);
   llvm::replace(op_.symbol, '+', '_');
@@ -357,10 +359,26 @@ void OperatorBuilder::addOperand(const char *name, Role role, Values values, DTy
         isLanes ? std::next(llvm::find(operand.loops, op_.blocked->outer)) : operand.loops.end();
     operand.loops.insert(at, i);
   }
+  if (!written && llvm::is_contained(folded_, operand.name)) {
+    addKnown(std::move(operand));
+    return;
+  }
   for (const std::string &alias : aliases)
     if (int other = op_.operand(alias, false); other >= 0)
       operand.mayAlias.push_back(static_cast<uint32_t>(other));
   op_.operands.push_back(std::move(operand));
+}
+
+/// One number is a constant of the formulas.
+void OperatorBuilder::addKnown(Operand operand) {
+  const std::string name = operand.name;
+  if (const Initial &initial = *initialOf(spec_, name); initial.kind == Initial::Kind::Constant) {
+    HostArray one(operand.dtype, {1});
+    one.set(0, initial.first);
+    uniform_[name] = one.get(0);
+    return;
+  }
+  op_.known.push_back({std::move(operand), foldedValue(spec_, name, {})});
 }
 
 /// A dense array of bits, but that every run of the innermost loop begins with a word.
@@ -523,13 +541,49 @@ std::vector<Term> OperatorBuilder::addStep(const char *name, Reduce reduce, std:
         op_.steps.back().firstResult + static_cast<uint32_t>(op_.steps.back().results.size());
   std::vector<Term> leaves;
   for (const Named &named : results) {
+    if (reduce == Reduce::None && named.operand.empty())
+      if (const auto value = known(named)) {
+        leaves.push_back(*value);
+        continue;
+      }
     leaves.push_back({&op_.exprs, op_.exprs.result(step.firstResult +
                                                    static_cast<uint32_t>(step.results.size()))});
     const int written = named.operand.empty() ? -1 : op_.operand(named.operand, true);
     step.results.push_back({named.name, named.value.expr, resultLoops, written});
   }
-  op_.steps.push_back(std::move(step));
+  if (!step.results.empty())
+    op_.steps.push_back(std::move(step));
   return leaves;
+}
+
+std::optional<Term> OperatorBuilder::known(const Named &named) {
+  if (folded_.empty())
+    return std::nullopt;
+  const KnownArray *like = nullptr;
+  for (Expr expr : op_.exprs.nodesOf(std::span(&named.value.expr, 1))) {
+    const Node &node = op_.exprs[expr];
+    if (node.op == ExprOp::Known) {
+      const KnownArray &of = op_.known[node.index];
+      if (like && (like->array.loops != of.array.loops || like->array.strides != of.array.strides))
+        return std::nullopt;
+      like = &of;
+    } else if (arityOf(node.op) == 0 && node.op != ExprOp::Constant) {
+      return std::nullopt;
+    }
+  }
+  auto at = [&](int64_t i) {
+    return op_.exprs.evaluate(
+        named.value.expr, [&](const Node &leaf) { return op_.known[leaf.index].values.get(i); });
+  };
+  if (!like)
+    return constant(at(0));
+  KnownArray made{like->array, HostArray(op_.compute, like->values.shape)};
+  made.array.name = named.name;
+  made.array.dtype = op_.compute;
+  for (int64_t i = 0; i < made.values.count(); ++i)
+    made.values.set(i, at(i));
+  op_.known.push_back(std::move(made));
+  return Term{&op_.exprs, op_.exprs.known(static_cast<uint32_t>(op_.known.size() - 1))};
 }
 
 Term OperatorBuilder::affine(const Statistics &statistics, std::optional<Term> gamma,

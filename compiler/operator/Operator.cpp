@@ -22,6 +22,13 @@ int Operator::operand(std::string_view name, bool written) const {
   return -1;
 }
 
+const Operand *Operator::arrayOf(Expr leaf) const {
+  const Node &node = exprs[leaf];
+  return node.op == ExprOp::Operand ? &operands[node.index]
+         : node.op == ExprOp::Known ? &known[node.index].array
+                                    : nullptr;
+}
+
 std::vector<std::string> Operator::scalarNames() const {
   std::vector<std::string> names;
   for (const Scalar &scalar : scalars)
@@ -117,8 +124,8 @@ bool Operator::takesBits(const Step &step) const {
   const std::vector<Expr> nodes = exprs.nodesOf(step.values());
   return llvm::any_of(nodes,
                       [&](Expr expr) {
-                        return exprs[expr].op == ExprOp::Operand &&
-                               operands[exprs[expr].index].isBits();
+                        const Operand *array = arrayOf(expr);
+                        return array && array->isBits();
                       }) ||
          llvm::any_of(step.results, [&](const Result &result) {
            return result.operand >= 0 && operands[result.operand].isBits();
@@ -134,24 +141,26 @@ bool Operator::reduces() const {
 }
 
 std::vector<bool> Operator::kept(std::span<const uint32_t> of) const {
-  const Result *found = nullptr;
-  auto consider = [&](const Result &result) {
-    if (!found && !isWhole(result.loops))
-      found = &result;
+  const std::vector<int> *found = nullptr;
+  auto consider = [&](const std::vector<int> &loops) {
+    if (!found && !isWhole(loops))
+      found = &loops;
   };
   for (uint32_t i : of)
     for (const Result &result : steps[i].results)
-      consider(result);
-  for (uint32_t i : of)
-    for (Expr expr : exprs.nodesOf(steps[i].values()))
-      if (exprs[expr].op == ExprOp::Result)
-        consider(result(exprs[expr].index));
+      consider(result.loops);
+  for (ExprOp leaf : {ExprOp::Result, ExprOp::Known})
+    for (uint32_t i : of)
+      for (Expr expr : exprs.nodesOf(steps[i].values()))
+        if (exprs[expr].op == leaf)
+          consider(leaf == ExprOp::Result ? result(exprs[expr].index).loops
+                                          : known[exprs[expr].index].array.loops);
   std::vector<bool> kept(loops.size());
   if (!found)
     return kept;
   const auto whole = llvm::find_if(of, [&](uint32_t i) { return isWhole(steps[i]); });
   const Step &seeing = steps[whole == of.end() ? of.front() : *whole];
-  for (int loop : seenFrom(seeing.loops, found->loops))
+  for (int loop : seenFrom(seeing.loops, *found))
     kept[loop] = true;
   return kept;
 }
@@ -206,7 +215,9 @@ SizeExpr Operator::flops() const {
 }
 
 Exprs::Names Operator::names() const {
-  Exprs::Names names{{}, {}, scalarNames(), sizes};
+  Exprs::Names names{{}, {}, scalarNames(), sizes, {}};
+  for (const KnownArray &of : known)
+    names.known.push_back(of.array.name);
   for (const Operand &operand : operands)
     names.operands.push_back(operand.name + (operand.written ? "'" : ""));
   for (const Step &step : steps)

@@ -81,6 +81,12 @@ struct Operand {
   SizeExpr bytes() const;
 };
 
+/// An array whose values kernels have within them. It is no argument.
+struct KnownArray {
+  Operand array;    ///< read, with its name, loops and strides
+  HostArray values; ///< of its dtype and as many elements
+};
+
 enum class Reduce : uint8_t {
   None, ///< a map: a value for every index of the step's loops
   /// Three results of one value x, which each of them has as its `value`: the mean of x as first
@@ -130,6 +136,7 @@ struct Operator {
   std::optional<BlockedAxis> blocked;
   std::optional<GroupedStatistics> grouped;
   std::vector<Operand> operands; ///< in the order of nf_call.args
+  std::vector<KnownArray> known; ///< that steps read beside those
   std::vector<Step> steps;       ///< each uses results of earlier ones alone
   SizeExpr groupSize;            ///< elements that a statistic is taken over, padding left out
   SizeExpr elements;             ///< of the data in memory, padding included
@@ -141,6 +148,8 @@ struct Operator {
   int operand(std::string_view name, bool written) const;
   /// The operands as a manifest has them.
   std::vector<Argument> arguments() const;
+  /// The array that a leaf is an element of, an operand or a known one; null for other nodes.
+  const Operand *arrayOf(Expr leaf) const;
   /// A result by its number, and the step that makes it.
   const Result &result(uint32_t number) const;
   const Step &stepOf(uint32_t result) const;
@@ -175,7 +184,7 @@ struct Operator {
   Dense dense(std::vector<int> of) const;
   /// By loop: whether it indexes what these steps, which run over the data or over statistics,
   /// keep: the first result with fewer loops than the data that they make, else the first that they
-  /// read. The others are reduced over.
+  /// read, else the first known array. The others are reduced over.
   std::vector<bool> kept(std::span<const uint32_t> steps) const;
   /// The same of all steps: the loops that index the statistics.
   std::vector<bool> kept() const;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "compiler/operator/Operator.h"
+#include "compiler/spec/Initialize.h"
 
 #include "llvm/ADT/STLExtras.h"
 
@@ -87,6 +88,7 @@ private:
   void makeBackward();
   void addOperand(const char *name, Role role, Values values, DType dtype, const Index &index,
                   bool written, const std::vector<std::string> &aliases = {});
+  void addKnown(Operand operand);
   void addBits(bool written);
   template <typename Has> Index indexOf(Has has) const {
     Index index;
@@ -147,16 +149,25 @@ private:
   // Leaves of formulas.
   Term constant(double value) { return {&op_.exprs, op_.exprs.constant(value)}; }
   Term size(const SizeExpr &size) { return {&op_.exprs, op_.exprs.size(size)}; }
+  /// Of one that a spec has values of, these.
   Term operand(std::string_view name) {
+    if (const auto found = uniform_.find(name); found != uniform_.end())
+      return constant(found->second);
+    for (uint32_t i = 0; i < op_.known.size(); ++i)
+      if (op_.known[i].array.name == name)
+        return {&op_.exprs, op_.exprs.known(i)};
     return {&op_.exprs, op_.exprs.operand(static_cast<uint32_t>(op_.operand(name, false)))};
   }
+  /// What a value made of known arrays and numbers alone is; nothing where anything else is in it.
+  std::optional<Term> known(const Named &named);
   Term scalar(std::string_view name) { return {&op_.exprs, op_.exprs.scalar(scalarIndex(name))}; }
   Term number(const Number &number, std::string_view name) {
     return number.isArgument ? scalar(name) : constant(number.value);
   }
 
   // Steps.
-  /// Adds a step; the results as leaves.
+  /// Adds a step; the results as leaves. What a map would make of known arrays alone is one itself,
+  /// in f64 rounded once, where a spec has values of some.
   std::vector<Term> addStep(const char *name, Reduce reduce, std::vector<int> loops,
                             const std::vector<int> &resultLoops, const std::vector<Named> &results);
   std::vector<int> allLoops() const {
@@ -315,6 +326,8 @@ private:
   std::optional<KeptBits> bits_;
   /// Of each ghost batch, for the moving statistics: the mean and the spread.
   std::optional<std::array<Term, 2>> ofGhosts_;
+  std::vector<std::string> folded_; ///< arrays that are no arguments: the spec has their values
+  std::map<std::string, double, std::less<>> uniform_; ///< those that are one number
 };
 
 } // namespace normforge

@@ -113,10 +113,10 @@ private:
       product *= size.evaluate(sizes_).value();
     return product;
   }
-  int64_t offset(size_t operand) const {
+  int64_t offset(size_t array) const {
     int64_t at = 0;
     for (size_t loop = 0; loop < index_.size(); ++loop)
-      at += index_[loop] * strides_[operand][loop];
+      at += index_[loop] * strides_[array][loop];
     return at;
   }
   Bounded rounded(double value, double error, double roundings = 1) const {
@@ -145,8 +145,8 @@ private:
   double u_, least_;
   std::vector<int64_t> sizes_, extents_;
   std::vector<double> scalars_;
-  std::vector<std::vector<int64_t>> strides_; ///< by operand and loop
-  std::vector<const HostArray *> inputsOf_;   ///< by operand; null for written ones
+  std::vector<std::vector<int64_t>> strides_; ///< by array and loop: operands, then known ones
+  std::vector<const HostArray *> inputsOf_;   ///< by array; null for written operands
   int64_t limit_ = 0;                         ///< of the blocked axis
   std::vector<int64_t> index_;                ///< by loop
   std::vector<Bounded> values_;               ///< by node
@@ -169,12 +169,16 @@ Evaluator::Evaluator(const Operator &op, const Sizes &sizes, const Arrays &input
     extents_.push_back(loop.size.evaluate(sizes_).value());
   if (op.blocked)
     limit_ = op.blocked->size.evaluate(sizes_).value();
-  for (const Operand &operand : op.operands) {
-    inputsOf_.push_back(operand.written ? nullptr : &inputs.at(operand.name));
+  auto addArray = [&](const Operand &array, const HostArray *values) {
+    inputsOf_.push_back(values);
     std::vector<int64_t> &strides = strides_.emplace_back();
-    for (const SizeExpr &stride : operand.strides)
+    for (const SizeExpr &stride : array.strides)
       strides.push_back(stride.evaluate(sizes_).value());
-  }
+  };
+  for (const Operand &operand : op.operands)
+    addArray(operand, operand.written ? nullptr : &inputs.at(operand.name));
+  for (const KnownArray &known : op.known)
+    addArray(known.array, &known.values);
 }
 
 template <typename Body> void Evaluator::forEach(const std::vector<int> &loops, Body body) {
@@ -209,6 +213,10 @@ Bounded Evaluator::evaluate(Expr expr) {
     const Operand &operand = op_.operands[node.index];
     const bool isExact = operand.isBits() || unitRoundoff(operand.dtype) >= u_;
     return isExact ? Bounded{value, 0} : given(value);
+  }
+  case ExprOp::Known: { // as a kernel of more digits would have computed it
+    const size_t array = op_.operands.size() + node.index;
+    return given(inputsOf_[array]->get(offset(array)));
   }
   case ExprOp::Result: {
     return results_[node.index][position(extentOfResult_[node.index])];

@@ -2,6 +2,7 @@
 
 #include "compiler/operator/Operator.h"
 #include "compiler/oracle/Coordinates.h"
+#include "compiler/spec/Initialize.h"
 #include "runtime/measure/Draw.h"
 
 #include <algorithm>
@@ -209,6 +210,9 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
     });
     inputs.emplace(operand.name, std::move(array));
   }
+  // What the kernel has within it is no argument of its, but one of the reference's.
+  for (const std::string &name : foldedNames(spec))
+    inputs.emplace(name, foldedValue(spec, name, sizes));
   return inputs;
 }
 

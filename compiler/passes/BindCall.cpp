@@ -6,7 +6,8 @@
 //                    %first: index {nf.first}, %last: index {nf.last})
 // becomes
 //   func.func @stage(%call: !llvm.ptr, %first: i64, %last: i64)
-// with loads from %call, at its beginning, of what the function took.
+// with loads from %call, at its beginning, of what the function took. An array that is known,
+// %scale: memref<f32> {nf.known = dense<...>}, becomes a constant of the module.
 //
 // Rules that a change must keep: only what the stage uses is loaded, for a host may leave pointers
 // that it does not use undefined; numbers are f64 in the call and are rounded here.
@@ -36,10 +37,13 @@ static_assert(sizeof(void *) != 8 ||
                offsetof(nf_call, scalars) == kScalarsOffset &&
                offsetof(nf_call, workspace) == kWorkspaceOffset));
 
+/// The constants of a module, each once.
+using KnownArrays = DenseMap<Attribute, LLVM::GlobalOp>;
+
 class CallBinder {
 public:
-  explicit CallBinder(func::FuncOp stage)
-      : stage_(stage), b_(stage.getContext()), loc_(stage.getLoc()),
+  CallBinder(func::FuncOp stage, KnownArrays &known)
+      : stage_(stage), known_(known), b_(stage.getContext()), loc_(stage.getLoc()),
         pointer_(LLVM::LLVMPointerType::get(stage.getContext())),
         constants_(stage.getBody().front()) {}
 
@@ -52,6 +56,7 @@ private:
   Value element(int32_t fieldOffset, IntegerAttr index, Type type) {
     return load(field(fieldOffset), index.getInt() * 8, type);
   }
+  LLVM::GlobalOp globalOf(DenseElementsAttr values);
   /// What the argument stands for, or null.
   Value bind(BlockArgument argument, DictionaryAttr attributes);
   Value memref(Value pointer, Type type) {
@@ -59,6 +64,7 @@ private:
   }
 
   func::FuncOp stage_;
+  KnownArrays &known_;
   OpBuilder b_;
   Location loc_;
   Type pointer_;
@@ -81,6 +87,19 @@ Value CallBinder::field(int32_t offset) {
   return value;
 }
 
+LLVM::GlobalOp CallBinder::globalOf(DenseElementsAttr values) {
+  LLVM::GlobalOp &global = known_[values];
+  if (global)
+    return global;
+  constexpr uint64_t kAlignment = 64; // a cache line, and the widest vector
+  OpBuilder::InsertionGuard guard(b_);
+  b_.setInsertionPoint(stage_);
+  return global = LLVM::GlobalOp::create(
+             b_, loc_, LLVM::LLVMArrayType::get(values.getElementType(), values.getNumElements()),
+             /*isConstant=*/true, LLVM::Linkage::Private, "known" + std::to_string(known_.size()),
+             values, kAlignment);
+}
+
 Value CallBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
   if (!attributes)
     return {};
@@ -96,6 +115,8 @@ Value CallBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
   }
   if (auto index = attributes.getAs<IntegerAttr>(attr::kArgument))
     return memref(element(kArgsOffset, index, pointer_), type);
+  if (auto values = attributes.getAs<DenseElementsAttr>(attr::kKnown))
+    return memref(LLVM::AddressOfOp::create(b_, loc_, globalOf(values)), type);
   if (auto offset = attributes.getAs<AffineMapAttr>(attr::kWorkspace)) {
     const SizeArithmetic sizes{b_, loc_, constants_};
     Value bytes = arith::IndexCastOp::create(
@@ -138,8 +159,9 @@ LogicalResult CallBinder::run() {
 
 struct BindCall : impl::BindCallBase<BindCall> {
   void runOnOperation() override {
+    KnownArrays known;
     for (auto function : getOperation().getOps<func::FuncOp>())
-      if (failed(CallBinder(function).run()))
+      if (failed(CallBinder(function, known).run()))
         return signalPassFailure();
   }
 };

@@ -114,8 +114,8 @@ LogicalResult StageRewriter::makeFunction() {
     }
     // Of an array only where to find it is left to be said.
     NamedAttrList kept;
-    for (const char *name :
-         {attr::kArgument, attr::kWorkspace, attr::kSize, attr::kScalar, attr::kFirst, attr::kLast})
+    for (const char *name : {attr::kArgument, attr::kKnown, attr::kWorkspace, attr::kSize,
+                             attr::kScalar, attr::kFirst, attr::kLast})
       if (Attribute value = attribute ? attribute.get(name) : Attribute())
         kept.append(name, value);
     types.push_back(type);

@@ -87,7 +87,7 @@ std::string describe(const Operator &op, bool withSizes) {
         continue;
       const Node &node = op.exprs[expr];
       text += fmt::format("{}", static_cast<int>(node.op));
-      if (node.op == ExprOp::Operand || node.op == ExprOp::Result)
+      if (isArray(node.op))
         text += fmt::format(" of {}", node.index);
       for (unsigned i = 0; i < arityOf(node.op); ++i)
         text += " " + numberOf(node.in[i]);

@@ -97,8 +97,8 @@ const Operand *apartRows(const Operator &op, const Step &step, int outer, int in
            !(length && row.constant() == length && element.constant() == 1);
   };
   for (Expr expr : op.exprs.nodesOf(step.values()))
-    if (op.exprs[expr].op == ExprOp::Operand && isApart(op.operands[op.exprs[expr].index]))
-      return &op.operands[op.exprs[expr].index];
+    if (const Operand *array = op.arrayOf(expr); array && isApart(*array))
+      return array;
   for (const Result &result : step.results)
     if (result.operand >= 0 && isApart(op.operands[result.operand]))
       return &op.operands[result.operand];

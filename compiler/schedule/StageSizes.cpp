@@ -130,10 +130,8 @@ int64_t StageSizes::findPackedRows() const {
 int StageSizes::arraysRead(const Step &step) const {
   int count = 0;
   for (Expr expr : op.exprs.nodesOf(step.values()))
-    if (op.exprs[expr].op == ExprOp::Operand) {
-      const Operand &operand = op.operands[op.exprs[expr].index];
-      count += op.isWhole(operand) && !operand.isBits();
-    }
+    if (const Operand *array = op.arrayOf(expr))
+      count += op.isWhole(*array) && !array->isBits();
   return count;
 }
 
@@ -342,11 +340,9 @@ bool StageSizes::rowsShare() const {
              return false;
            const std::vector<Expr> nodes = op.exprs.nodesOf(step.values());
            return std::any_of(nodes.begin(), nodes.end(), [&](Expr expr) {
-             if (op.exprs[expr].op != ExprOp::Operand)
-               return false;
-             const Operand &operand = op.operands[op.exprs[expr].index];
-             return operand.strides[tiled].constant() == 0 &&
-                    operand.strides[inner].constant() != 0;
+             const Operand *array = op.arrayOf(expr);
+             return array && array->strides[tiled].constant() == 0 &&
+                    array->strides[inner].constant() != 0;
            });
          });
 }

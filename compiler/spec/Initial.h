@@ -18,8 +18,9 @@ struct Initial {
   } kind = Kind::Constant;
   double first = 0, second = 0;
   std::vector<double> values{};
-  std::string path{}; ///< as written: relative to the spec's folder, or absolute
-  std::string key{};  ///< that says so, such as "parameters.gamma.value"; empty: the default
+  std::string path{};   ///< as written: relative to the spec's folder, or absolute
+  std::string key{};    ///< that says so, such as "parameters.gamma.value"; empty: the default
+  bool isValue = false; ///< written as a value, and not as a way to draw some
 };
 
 } // namespace normforge

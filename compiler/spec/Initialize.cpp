@@ -156,10 +156,33 @@ std::vector<std::string> initialNames(const Spec &spec) {
   return names;
 }
 
-llvm::Expected<HostArray>
-initialValue(const Spec &spec, std::string_view name, const std::map<std::string, int64_t> &sizes,
-             uint64_t seed,
-             llvm::function_ref<llvm::Expected<HostArray>(const std::string &)> readFile) {
+std::vector<std::string> foldedNames(const Spec &spec) {
+  std::vector<std::string> names;
+  if (spec.foldsValues())
+    for (const Named &array : arraysOf(spec))
+      if (array.initial->isValue)
+        names.push_back(array.name);
+  return names;
+}
+
+const Initial *initialOf(const Spec &spec, std::string_view name) {
+  for (const Named &array : arraysOf(spec))
+    if (array.name == name)
+      return array.initial;
+  return nullptr;
+}
+
+HostArray foldedValue(const Spec &spec, std::string_view name,
+                      const std::map<std::string, int64_t> &sizes) {
+  return llvm::cantFail(initialValue(spec, name, sizes, /*seed=*/0,
+                                     [](const std::string &path) -> llvm::Expected<HostArray> {
+                                       return llvm::createStringError(path + " is not read");
+                                     }));
+}
+
+llvm::Expected<HostArray> initialValue(const Spec &spec, std::string_view name,
+                                       const std::map<std::string, int64_t> &sizes, uint64_t seed,
+                                       ReadArray readFile) {
   const std::vector<Named> all = arraysOf(spec);
   const auto found = llvm::find_if(all, [&](const Named &of) { return of.name == name; });
   if (found == all.end())

@@ -3,10 +3,7 @@
 // Made on the host: no kernel knows of it.
 #pragma once
 
-#include "compiler/spec/HostArray.h"
 #include "compiler/spec/Spec.h"
-
-#include "llvm/ADT/STLFunctionalExtras.h"
 
 #include <array>
 #include <map>
@@ -18,6 +15,12 @@ namespace normforge {
 /// arguments.
 std::vector<std::string> initialNames(const Spec &spec);
 
+/// Those of them that the kernel of a spec has within it, and not as arguments
+/// (Spec::foldsValues).
+std::vector<std::string> foldedNames(const Spec &spec);
+/// The initial value that is in a spec; null where `name` is none of initialNames.
+const Initial *initialOf(const Spec &spec, std::string_view name);
+
 /// The initial value of one of them, of parameter_dtype and the shape of `axis`, whose named sizes
 /// are in `sizes`. Numbers are drawn by Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) whose key
 /// is `seed` and whose counter is the element's number and the array's: the same on every machine,
@@ -26,10 +29,13 @@ std::vector<std::string> initialNames(const Spec &spec);
 ///
 /// `readFile` reads the array that a path of the spec names, relative to the spec's folder. Errors,
 /// its own beside a size that is missing and values that do not fit the shape, are one sentence.
-llvm::Expected<HostArray>
-initialValue(const Spec &spec, std::string_view name, const std::map<std::string, int64_t> &sizes,
-             uint64_t seed,
-             llvm::function_ref<llvm::Expected<HostArray>(const std::string &)> readFile);
+llvm::Expected<HostArray> initialValue(const Spec &spec, std::string_view name,
+                                       const std::map<std::string, int64_t> &sizes, uint64_t seed,
+                                       ReadArray readFile);
+/// The same of one of foldedNames, which draws nothing and reads nothing. `sizes` has those of
+/// `axis`.
+HostArray foldedValue(const Spec &spec, std::string_view name,
+                      const std::map<std::string, int64_t> &sizes);
 
 /// The four words of Philox4x32-10 for a counter and a key.
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);

@@ -2,7 +2,9 @@
 #include "compiler/spec/Parser.h"
 #include "compiler/spec/Values.h"
 
-#include "compiler/spec/HostArray.h"
+#include "compiler/spec/Initialize.h"
+
+#include "llvm/ADT/STLExtras.h"
 
 #include <array>
 #include <cmath>
@@ -37,6 +39,7 @@ bool isFinite(double number, DType dtype) {
 } // namespace
 
 void Parser::readInitialValue(const Value &value, const std::string &path, Initial &into) {
+  written_[&into] = &value;
   const auto readNumber = [&](const Value &of) -> std::optional<double> {
     const auto number = asNumber(of);
     if (!number)
@@ -47,11 +50,11 @@ void Parser::readInitialValue(const Value &value, const std::string &path, Initi
     return number;
   };
   if (asNumber(value)) {
-    into = {Initial::Kind::Constant, readNumber(value).value_or(0), 0, {}, {}, path};
+    into = {Initial::Kind::Constant, readNumber(value).value_or(0), 0, {}, {}, path, true};
     return;
   }
   if (value.isList()) {
-    Initial initial{Initial::Kind::Values, 0, 0, {}, {}, path};
+    Initial initial{Initial::Kind::Values, 0, 0, {}, {}, path, true};
     for (const Value &item : value.items)
       if (const auto number = readNumber(item))
         initial.values.push_back(*number);
@@ -68,8 +71,8 @@ void Parser::readInitialValue(const Value &value, const std::string &path, Initi
                              path, found(value)));
     return;
   }
-  // Whether it is there is seen when someone asks for it: a spec makes no one look at files.
-  into = {Initial::Kind::File, 0, 0, {}, std::string(*word), path};
+  // Whether it is there is seen when someone asks for it: `initialize`, or foldValues.
+  into = {Initial::Kind::File, 0, 0, {}, std::string(*word), path, true};
 }
 
 void Parser::checkValues(const Value &value, const std::string &path, size_t count) {
@@ -180,8 +183,47 @@ void Parser::readWeights() {
       spec_.notes.push_back(fmt::format("weights[{}] has no effect: the layer has none", i));
     readInitialValue(value.items[i], fmt::format("weights[{}]", i), *into[i]);
   }
-  if (!spec_.initializes)
+  if (!spec_.initializes && !spec_.foldsValues())
     spec_.notes.push_back("weights has no effect: initialize is none of the phases");
+}
+
+/// Checks values that the kernel is to have within it, and reads those of files.
+void Parser::foldValues() {
+  if (!shapeKnown_ || !axesKnown_ || !modeKnown_)
+    return;
+  for (const std::string &name : foldedNames(spec_)) {
+    const auto isIt = [&](const auto &written) { return written.first == initialOf(spec_, name); };
+    const auto written = llvm::find_if(written_, isIt);
+    Initial &initial = *written->first;
+    const Value &value = *written->second;
+    if (initial.kind == Initial::Kind::Constant)
+      continue;
+    const auto isNamed = [&](int axis) { return spec_.shape[static_cast<size_t>(axis)].isNamed(); };
+    if (const auto named = llvm::find_if(spec_.axes, isNamed); named != spec_.axes.end()) {
+      error(value, fmt::format("{} is in the kernel where inference is the only phase, and the "
+                               "sizes of its axes must be numbers; found {}. With phases: "
+                               "[inference, initialize] it is an argument",
+                               initial.key, quoted(spec_.shape[static_cast<size_t>(*named)].name)));
+      continue;
+    }
+    if (initial.kind != Initial::Kind::File)
+      continue; // checkValues has counted them
+    if (!readArray_) {
+      error(value, fmt::format("{} is in the kernel where inference is the only phase, and only "
+                               "the command reads files; found {}, expected numbers. With phases: "
+                               "[inference, initialize] it is an argument",
+                               initial.key, quoted(initial.path)));
+      continue;
+    }
+    auto array = initialValue(spec_, name, {}, /*seed=*/0, readArray_);
+    if (!array) {
+      error(value, fmt::format("{}: {}", initial.key, llvm::toString(array.takeError())));
+      continue;
+    }
+    initial.kind = Initial::Kind::Values;
+    for (int64_t i = 0; i < array->count(); ++i)
+      initial.values.push_back(array->get(i));
+  }
 }
 
 } // namespace normforge::spec

@@ -195,7 +195,7 @@ void Parser::readParameters(const Entry &entry) {
           readInitializer(key->value, whole, initial);
         if (!exists)
           note("the layer has none");
-        else if (!spec_.initializes)
+        else if (!spec_.initializes && !(spec_.foldsValues() && initial.isValue))
           note("initialize is none of the phases");
         continue;
       }

@@ -1,5 +1,6 @@
 #include "compiler/spec/Parser.h"
 
+#include "compiler/spec/Npy.h"
 #include "compiler/spec/Unbuilt.h"
 #include "compiler/spec/Values.h"
 
@@ -79,6 +80,7 @@ Spec Parser::parse(std::string_view sourceName) {
   readSteps();
   checkStoredSums();
   noteKeysWithoutEffect();
+  foldValues();
   return std::move(spec_);
 }
 
@@ -470,14 +472,15 @@ void Parser::readPhases() {
 
 } // namespace spec
 
-llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName) {
+llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName,
+                               ReadArray readArray) {
   std::string owned = text.str(); // LLVM's scanner wants a byte behind the end
   if (llvm::StringRef(owned).starts_with("\xef\xbb\xbf"))
     owned.erase(0, 3);
   spec::Diagnostics diagnostics(owned, sourceName);
   spec::Value root;
   if (spec::readDocument(owned, diagnostics, root)) {
-    Spec result = spec::Parser(root, diagnostics).parse(sourceName);
+    Spec result = spec::Parser(root, diagnostics, readArray).parse(sourceName);
     if (diagnostics.empty())
       return result;
   }
@@ -497,7 +500,8 @@ llvm::Expected<Spec> readSpec(llvm::StringRef path) {
   if (std::ferror(file.get()))
     return fail(errno);
   text.resize(size);
-  return parseSpec(text, path);
+  return parseSpec(text, path,
+                   [&](const std::string &array) { return readNpy(beside(path, array)); });
 }
 
 } // namespace normforge

@@ -8,6 +8,7 @@
 #include "compiler/spec/Presets.h"
 #include "compiler/spec/Spec.h"
 
+#include <map>
 #include <optional>
 #include <string>
 
@@ -19,8 +20,9 @@ constexpr size_t maxName = 255;
 
 class Parser {
 public:
-  Parser(const Value &root, Diagnostics &diagnostics)
-      : root_(root), diagnostics_(diagnostics), keys_(root, "", specKeys(), diagnostics) {}
+  Parser(const Value &root, Diagnostics &diagnostics, ReadArray readArray)
+      : root_(root), diagnostics_(diagnostics), readArray_(readArray),
+        keys_(root, "", specKeys(), diagnostics) {}
 
   Spec parse(std::string_view sourceName);
 
@@ -66,6 +68,7 @@ private:
   void checkValues(const Value &value, const std::string &path, size_t count);
   void readInitializer(const Value &value, const std::string &path, Initial &into);
   void readWeights();
+  void foldValues();
   void readTrainable();
   /// Keys `renorm`, `virtual_batch_size`, `adjustment` and `mask` (ParseTraining.cpp).
   void readTraining();
@@ -82,8 +85,10 @@ private:
 
   const Value &root_;
   Diagnostics &diagnostics_;
+  ReadArray readArray_; ///< of files that kernels have within them; or null
   Keys keys_;
   Spec spec_;
+  std::map<Initial *, const Value *> written_; ///< where the values of arrays are
   const Preset *preset_ = nullptr;
   /// As written, where that is not built too.
   std::string semanticsName_ = "keras-1.2", modeName_;

@@ -1,5 +1,7 @@
-#include "compiler/spec/Spec.h"
+#include "compiler/spec/Initialize.h"
 
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/BLAKE3.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <algorithm>
@@ -301,6 +303,20 @@ Spec ofPhase(Spec spec, Phase phase) {
   return spec;
 }
 
+namespace {
+
+/// A number, or of many a hash.
+std::string textOf(const Initial &folded) {
+  if (folded.kind == Initial::Kind::Constant)
+    return fmt::format("{}", folded.first);
+  const llvm::ArrayRef values(folded.values);
+  const auto hash = llvm::BLAKE3::hash<32>(llvm::ArrayRef(
+      reinterpret_cast<const uint8_t *>(values.data()), values.size() * sizeof(double)));
+  return fmt::format("{} of {}", values.size(), llvm::toHex(hash, /*LowerCase=*/true));
+}
+
+} // namespace
+
 std::string canonicalText(const Spec &spec) {
   auto number = [](const Number &n) {
     // All digits: two numbers that differ are never one.
@@ -356,6 +372,8 @@ std::string canonicalText(const Spec &spec) {
   if (spec.optimizer)
     text += fmt::format(" optimizer={} gamma {} beta {}", textOf(*spec.optimizer),
                         textOf(spec.gammaLearned), textOf(spec.betaLearned));
+  for (const std::string &name : foldedNames(spec))
+    text += fmt::format(" {}={}", name, textOf(*initialOf(spec, name)));
   text += " phases=";
   for (Phase phase : kPhases)
     if (spec.hasPhase(phase))

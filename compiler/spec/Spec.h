@@ -5,10 +5,12 @@
 #pragma once
 
 #include "compiler/spec/Formula.h"
+#include "compiler/spec/HostArray.h"
 #include "compiler/spec/Initial.h"
 #include "compiler/spec/Optimizer.h"
 #include "runtime/artifact/Artifact.h"
 
+#include "llvm/ADT/STLFunctionalExtras.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
 
@@ -183,7 +185,7 @@ struct Spec {
   std::optional<Optimizer> optimizer{};                              ///< of Phase::Update
   Learned gammaLearned{}, betaLearned{};
   /// Before the first batch, where Spec::initializes: gamma, beta, moving_mean and the second
-  /// moving vector. No kernel knows of it.
+  /// moving vector. Those that are values are in the kernels where foldsValues().
   Initial gammaInitial{.first = 1}, betaInitial{}, meanInitial{}, spreadInitial{.first = 1};
   bool initializes = false;       ///< whether initialize is among the phases
   std::vector<Phase> phases;      ///< that have kernels, as listed, without repeats
@@ -234,6 +236,11 @@ struct Spec {
   }
   /// Mode 0 alone keeps moving statistics.
   bool hasMovingStatistics() const { return mode == Mode::Feature; }
+  /// Whether kernels have within them what is written as a value of an array, instead of an
+  /// argument: where inference is all that there is, host's phases included.
+  bool foldsValues() const {
+    return !initializes && phases.size() == 1 && phases.front() == Phase::Inference;
+  }
   /// Whether `phase` takes them, or a range, and not the batch's.
   bool takesMovingStatistics(Phase phase) const;
   bool takesBatchStatistics(Phase phase) const { return !takesMovingStatistics(phase); }
@@ -258,6 +265,9 @@ struct Spec {
   std::vector<std::string> scalarNames(Phase phase) const;
 };
 
+/// Reads the file that a path of a spec names.
+using ReadArray = llvm::function_ref<llvm::Expected<HostArray>(const std::string &path)>;
+
 /// Every error found in a spec, as `file:line:col: error: ...` with the line and a caret.
 class SpecError : public llvm::ErrorInfo<SpecError> {
 public:
@@ -271,9 +281,9 @@ private:
   std::string text_;
 };
 
-/// Everything in a spec but its name, count and initial values, in one line: equal for specs that
-/// mean the same. The phases are in it, in any order one text: what one phase keeps for another
-/// depends on both.
+/// Everything in a spec but its name, count and initial values that no kernel has, in one line:
+/// equal for specs that mean the same. The phases are in it, in any order one text: what one phase
+/// keeps for another depends on both.
 std::string canonicalText(const Spec &spec);
 
 /// The spec as `phase` sees it: without renorm, ghost batches, adjustment and mask where it takes
@@ -287,8 +297,13 @@ std::optional<Spec> inLayout(const Spec &spec, const std::string &layout);
 
 /// Parses and checks a spec. `sourceName` is the file's name as errors show it; its stem is the
 /// default of `name`. Every error is a SpecError. Reentrant.
-llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName);
-/// The same from a file; a file that cannot be read (missing, a directory) is a SpecError too.
+///
+/// `readArray` reads the array of an .npy file that kernels are to have within them, by its path as
+/// written; its errors are one sentence. Without it such a path is an error: text has no folder.
+llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName,
+                               ReadArray readArray = {});
+/// The same from a file, whose folder paths are relative to; a file that cannot be read (missing, a
+/// directory) is a SpecError too.
 llvm::Expected<Spec> readSpec(llvm::StringRef path);
 
 } // namespace normforge

@@ -101,8 +101,8 @@ double Model::stage(size_t index) const {
         continue;
       double read = 0, written = 0;
       for (Expr expr : op_.exprs.nodesOf(of.values()))
-        if (op_.exprs[expr].op == ExprOp::Operand)
-          read += op_.isWhole(op_.operands[op_.exprs[expr].index]);
+        if (const Operand *array = op_.arrayOf(expr))
+          read += op_.isWhole(*array);
       for (const Result &result : of.results)
         written += result.operand >= 0 && of.reduce == Reduce::None;
       const double share = perTask * element_ * (read + written);

@@ -1,7 +1,8 @@
 // The command `normforge` in a folder of its own, as its users meet it.
 #pragma once
 
-#include "compiler/cli/Npy.h"
+#include "compiler/cli/Files.h"
+#include "compiler/spec/Npy.h"
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>

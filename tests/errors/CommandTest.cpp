@@ -44,6 +44,38 @@ std::string missingFeatures(const TargetDescription &target) {
 
 // ---- Bad input ----------------------------------------------------------------------------------
 
+TEST_CASE("values of files are read beside the spec, into kernels of inference alone") {
+  const Folder folder;
+  const std::string text = "semantics: pytorch\ninput: {shape: [N, 2], layout: nc}\nepsilon: 5\n"
+                           "parameters: {gamma: {value: [24, 2]}, beta: {value: offset.npy}, "
+                           "moving_mean: {value: 0}, moving_variance: {value: [20, 11]}}\n";
+  folder.write("inside.yaml", text);
+  const std::string caret =
+      "\n" + text.substr(text.find("parameters")) + std::string(52, ' ') + "^";
+  folder.array("in.npy", {1, 2}, 5);
+  folder.refuses(
+      {"run", "inside.yaml", "x=in.npy", "-o", "y=out.npy"},
+      "inside.yaml:4:53: error: parameters.beta.value: offset.npy: error: cannot be read: "
+      "No such file or directory" +
+          caret);
+  folder.array("offset.npy", {3}, 1);
+  folder.refuses(
+      {"explain", "inside.yaml"},
+      "inside.yaml:4:53: error: parameters.beta.value: beta has shape (2), and the array "
+      "of offset.npy (3)" +
+          caret);
+  folder.array("offset.npy", {2}, 1);
+  folder.refuses({"run", "inside.yaml", "x=in.npy", "gamma=offset.npy", "-o", "y=out.npy"},
+                 "normforge: error: phase inference of inside.yaml takes no 'gamma', whose values "
+                 "(parameters.gamma.value) are in the kernel; it reads the arrays x");
+  // 5/5*24 + 1 and 5/4*2 + 1.
+  CHECK(folder.run({"run", "inside.yaml", "x=in.npy", "-o", "y=out.npy"}).status == 0);
+  const auto y = llvm::cantFail(readNpy((folder.path() / "out.npy").string()));
+  CHECK(y.get(0) == doctest::Approx(25));
+  CHECK(y.get(1) == doctest::Approx(3.5));
+  CHECK(contains(folder.run({"explain", "inside.yaml"}).out, "within   beta"));
+}
+
 TEST_CASE("run refuses arrays that are not what the phase takes") {
   const Folder folder;
   SUBCASE("dtype") {

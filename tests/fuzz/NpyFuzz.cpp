@@ -3,7 +3,7 @@
 //   0, 3, ...  a file
 //   1, 4, ...  the text of a header, up to a newline, and data: the lengths in front are made right
 //   2, 5, ...  the same, and the data are made as long as the header's shape wants, up to 64 KiB
-#include "compiler/cli/Npy.h"
+#include "compiler/spec/Npy.h"
 #include "tests/fuzz/Require.h"
 
 #include <optional>

@@ -1,6 +1,6 @@
 #include "tests/numerics/FrameworkCases.h"
 
-#include "compiler/cli/Npy.h"
+#include "compiler/spec/Npy.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/MemoryBuffer.h"

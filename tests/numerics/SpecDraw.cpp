@@ -145,10 +145,49 @@ DrawnSpec SpecDraw::draw() {
       keepRange(spec);
       return spec;
     }
+    if (chance(6)) {
+      foldValues(spec);
+      return spec;
+    }
     drawTraining(spec);
     drawUpdate(spec);
     return spec;
   }
+}
+
+/// Inference alone, with values of some arrays in the kernel: a number each, or a list.
+void SpecDraw::foldValues(DrawnSpec &spec) {
+  const DrawnSpec usual;
+  spec.phases = {Phase::Inference};
+  spec.movingBackward = usual.movingBackward;
+  spec.momentum = usual.momentum;
+  spec.runningVariance = usual.runningVariance;
+  int64_t count = 1;
+  bool isNamed = false;
+  for (const DrawnAxis &axis : spec.axes)
+    if (axis.listed) {
+      count *= axis.size;
+      isNamed |= axis.named;
+    }
+  const bool lists = !isNamed && count <= 4096;
+  std::vector<std::string> keys;
+  auto add = [&](std::string_view name, bool exists, double least) {
+    if (!exists || chance(4))
+      return;
+    auto number = [&] { return least + static_cast<double>(random_() % 1024) / 1024; };
+    std::vector<double> numbers(lists && !chance(4) ? static_cast<size_t>(count) : 0);
+    std::ranges::generate(numbers, number);
+    keys.push_back(numbers.empty()
+                       ? fmt::format("{}: {{value: {}}}", name, number())
+                       : fmt::format("{}: {{value: [{}]}}", name, fmt::join(numbers, ", ")));
+  };
+  add("gamma", spec.scale, 0.5);
+  add("beta", spec.center, -0.5);
+  add("moving_mean", spec.mode == Mode::Feature, -0.5);
+  add(spec.semantics == Semantics::Keras_1_0_4 ? "moving_stddev" : "moving_variance",
+      spec.mode == Mode::Feature, 0.5);
+  if (!keys.empty())
+    spec.parameters = fmt::format("{{{}}}", fmt::join(keys, ", "));
 }
 
 /// A range is of phase population, and knows nothing of epsilons and averages.

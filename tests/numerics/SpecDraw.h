@@ -80,6 +80,7 @@ private:
   void drawSizes(DrawnSpec &spec);
   void drawGroups(DrawnSpec &spec);
   /// What training does otherwise.
+  void foldValues(DrawnSpec &spec);
   void drawUpdate(DrawnSpec &spec);
   void drawTraining(DrawnSpec &spec);
   void drawOptions(DrawnSpec &spec);

@@ -1,8 +1,8 @@
 // Saved layers of one framework as another's: values by hand, the same y of inference for all
 // pairs, what is refused; and .npz files.
 #include "compiler/spec/Convert.h"
-#include "compiler/cli/Npy.h"
 #include "compiler/cli/Npz.h"
+#include "compiler/spec/Npy.h"
 #include "tests/numerics/KernelCase.h"
 
 #include <cmath>

@@ -16,70 +16,11 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 /// An expression of operands in f64.
 double evaluate(const Exprs &exprs, Expr root, std::span<const double> operands) {
-  std::map<Expr, double> values;
-  for (Expr expr : exprs.nodesOf(std::span(&root, 1))) {
-    const Node &node = exprs[expr];
-    auto in = [&](unsigned k) { return values.at(node.in[k]); };
-    auto value = [&]() -> double {
-      switch (node.op) {
-      case ExprOp::Constant:
-        return node.number;
-      case ExprOp::Operand:
-        return operands[node.index];
-      case ExprOp::Add:
-        return in(0) + in(1);
-      case ExprOp::Sub:
-        return in(0) - in(1);
-      case ExprOp::Mul:
-        return in(0) * in(1);
-      case ExprOp::Div:
-        return in(0) / in(1);
-      case ExprOp::Fma:
-        return std::fma(in(0), in(1), in(2));
-      case ExprOp::Neg:
-        return -in(0);
-      case ExprOp::Abs:
-        return std::abs(in(0));
-      case ExprOp::Sqrt:
-        return std::sqrt(in(0));
-      case ExprOp::Exp:
-        return std::exp(in(0));
-      case ExprOp::Expm1:
-        return std::expm1(in(0));
-      case ExprOp::Log:
-        return std::log(in(0));
-      case ExprOp::Log1p:
-        return std::log1p(in(0));
-      case ExprOp::Erf:
-        return std::erf(in(0));
-      case ExprOp::Tanh:
-        return std::tanh(in(0));
-      case ExprOp::Floor:
-        return std::floor(in(0));
-      case ExprOp::RoundEven:
-        return std::nearbyint(in(0));
-      case ExprOp::Less:
-        return in(0) < in(1);
-      case ExprOp::LessEqual:
-        return in(0) <= in(1);
-      case ExprOp::IsNan:
-        return std::isnan(in(0));
-      case ExprOp::Not:
-        return in(0) == 0;
-      case ExprOp::And:
-        return in(0) != 0 && in(1) != 0;
-      case ExprOp::Select:
-        return in(0) != 0 ? in(1) : in(2);
-      case ExprOp::Result:
-      case ExprOp::Scalar:
-      case ExprOp::Size:
-        break;
-      }
+  return exprs.evaluate(root, [&](const Node &leaf) {
+    if (leaf.op != ExprOp::Operand)
       throw std::logic_error("no operand");
-    };
-    values[expr] = value();
-  }
-  return values.at(root);
+    return operands[leaf.index];
+  });
 }
 
 FuseStep stepOf(const Function &function) {

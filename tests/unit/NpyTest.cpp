@@ -1,7 +1,8 @@
 // .npy files: what is read, what is written, and each kind of bad file with its
 // message.
 
-#include "compiler/cli/Npy.h"
+#include "compiler/spec/Npy.h"
+#include "compiler/cli/Files.h"
 
 #include "llvm/Support/Error.h"
 

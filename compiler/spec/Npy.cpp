@@ -3,15 +3,15 @@
 // so that the data starts at a multiple of 64, and the data.
 // https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 
-#include "compiler/cli/Npy.h"
+#include "compiler/spec/Npy.h"
 
-#include "compiler/cli/Files.h"
 #include "compiler/spec/Diagnostics.h"
 
 #include "llvm/Support/Endian.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MathExtras.h"
 #include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -180,6 +180,14 @@ llvm::Expected<HostArray> readNpy(StringRef path) {
   return parseNpy((*buffer)->getBuffer(), path);
 }
 
+std::string beside(StringRef of, const std::string &path) {
+  llvm::SmallString<128> file;
+  if (!llvm::sys::path::is_absolute(path))
+    file = llvm::sys::path::parent_path(of);
+  llvm::sys::path::append(file, path);
+  return file.str().str();
+}
+
 llvm::Expected<HostArray> parseNpy(StringRef bytes, StringRef path) {
   if (bytes.empty())
     return failure(path, "expected an .npy file, found an empty file");
@@ -264,13 +272,6 @@ llvm::Expected<std::string> npyHead(const HostArray &array) {
 
 StringRef bytesOf(const HostArray &array) {
   return {reinterpret_cast<const char *>(array.bytes.data()), array.bytes.size()};
-}
-
-llvm::Error writeNpy(StringRef path, const HostArray &array) {
-  auto head = npyHead(array);
-  if (!head)
-    return head.takeError();
-  return writeFiles(FileToWrite{path.str(), std::move(*head), bytesOf(array)});
 }
 
 } // namespace normforge
