@@ -90,8 +90,9 @@ Statistics sharedStatistics(const Spec &spec, const Coordinates &at, const Array
                       mean = inputs.at("partial_mean").get(g),
                       residual = inputs.at("partial_residual").get(g),
                       squares = inputs.at("partial_squares").get(g);
-    const long double n = count + (spec.mask ? Weights::kBeside : 0);
-    const long double exact = (count * mean + residual) / n, off = exact - mean;
+    // The distance from the mean as it is rounded, which may be all that a variance is made of.
+    const long double beside = spec.mask ? Weights::kBeside : 0, n = count + beside;
+    const long double off = (residual - beside * mean) / n, exact = mean + off;
     result.exactMean.push_back(exact);
     result.mean.push_back(static_cast<double>(exact));
     result.variance.push_back(

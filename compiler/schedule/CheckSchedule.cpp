@@ -248,10 +248,9 @@ std::string Checker::checkPacked(const StagePlan &stage, std::span<const StageLo
   for (const StepPlan &plan : stage.steps) {
     if (op_.takesBits(op_.steps[plan.step]))
       return fmt::format("rows=packed: step {} has bits", op_.steps[plan.step].name);
-    if (const Operand *operand =
+    if (const auto name =
             apartRows(op_, op_.steps[plan.step], loops[stage.tiled].loop, loops[last].loop))
-      return fmt::format("rows=packed: the rows of {} do not lie one after the other",
-                         operand->name);
+      return fmt::format("rows=packed: the rows of {} do not lie one after the other", *name);
   }
   return op_.blocked && op_.blocked->padded ? "rows=packed: not of a padded block" : "";
 }

@@ -89,20 +89,24 @@ int tileLoop(std::span<const StageLoop> loops) {
   return -1;
 }
 
-const Operand *apartRows(const Operator &op, const Step &step, int outer, int inner) {
+std::optional<std::string> apartRows(const Operator &op, const Step &step, int outer, int inner) {
   const auto length = op.loops[inner].size.constant();
-  auto isApart = [&](const Operand &operand) {
-    const SizeExpr &row = operand.strides[outer], &element = operand.strides[inner];
+  auto isApart = [&](const std::vector<SizeExpr> &strides) {
+    const SizeExpr &row = strides[outer], &element = strides[inner];
     return row.constant() != 0 && element.constant() != 0 &&
            !(length && row.constant() == length && element.constant() == 1);
   };
   for (Expr expr : op.exprs.nodesOf(step.values()))
-    if (const Operand *array = op.arrayOf(expr); array && isApart(*array))
-      return array;
+    if (const Operand *array = op.arrayOf(expr); array && isApart(array->strides))
+      return array->name;
+    else if (const Node &node = op.exprs[expr]; node.op == ExprOp::Result)
+      if (const Result &read = op.result(node.index);
+          !op.isWhole(read.loops) && isApart(op.dense(read.loops).strides))
+        return read.name;
   for (const Result &result : step.results)
-    if (result.operand >= 0 && isApart(op.operands[result.operand]))
-      return &op.operands[result.operand];
-  return nullptr;
+    if (result.operand >= 0 && isApart(op.operands[result.operand].strides))
+      return op.operands[result.operand].name;
+  return std::nullopt;
 }
 
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage) {

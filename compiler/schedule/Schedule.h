@@ -143,9 +143,10 @@ bool isCarried(const Operator &op, const StagePlan &stage, const StepPlan &plan)
 /// The innermost loop when it is kept, else the last kept one; -1 when no loop is kept.
 int tileLoop(std::span<const StageLoop> loops);
 
-/// An operand of a step whose rows, which the elements of `inner` are, do not lie one after the
-/// other along `outer`; null: those of all do.
-const Operand *apartRows(const Operator &op, const Step &step, int outer, int inner);
+/// The name of an array of a step whose rows, which the elements of `inner` are, do not lie one
+/// after the other along `outer`: of an operand, a known array, or statistics, whose blocks lie
+/// otherwise than the data's. Nothing: those of all do.
+std::optional<std::string> apartRows(const Operator &op, const Step &step, int outer, int inner);
 
 /// Product of ceil(size/chunk) over the chunked loops.
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);

@@ -176,3 +176,19 @@ TEST_CASE("what is chosen and takes too much stack is made with less in flight")
   for (const StagePlan &last : schedule.stages)
     CHECK(last.vector * last.tile * last.unroll == 1);
 }
+
+TEST_CASE("rows are not packed beside statistics that lie otherwise") {
+  // Of blocks of samples the data's lanes are the innermost, those of statistics follow the blocks.
+  const Spec spec = specOf("semantics: pytorch\ninput: {shape: [48, 49, 1, 1], layout: Ncdh4n}\n"
+                           "axis: [1]\nmode: group\ngroups: 7\nphases: [backward]\n"
+                           "prologue: [bias]\nfuse: [relu]\n");
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
+    CAPTURE(cpu);
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    const oracle::Arrays inputs = oracle::drawInputs(spec, Phase::Backward, {}, testSeed());
+    CHECK(wrongResults(TestKernel(spec, Phase::Backward, *session), spec, Phase::Backward, {},
+                       inputs) == "");
+  }
+}
