@@ -14,9 +14,9 @@ namespace {
 struct Row {
   const char *name;
   oracle::Data data = oracle::Data::Normal;
-  double spot = 0;      ///< not 0: x's first element
-  int64_t elements = 0; ///< not 0: of a statistics group, by the size N
-  int64_t batch = 0;    ///< not 0: the size N
+  double spot = 0;         ///< not 0: x's first element
+  int64_t elements = 0;    ///< not 0: of a statistics group, by the size N
+  bool leastBatch = false; ///< the least N that the spec can cut, mostly 1
 };
 constexpr Row rows[] = {
     {"mean 0.5, deviation 2"},
@@ -26,7 +26,7 @@ constexpr Row rows[] = {
     {"denormals, 1e-40", oracle::Data::Denormal},
     {"NaN in one group", oracle::Data::Normal, NAN},
     {"Inf in one group", oracle::Data::Normal, INFINITY},
-    {"N = 1", oracle::Data::Normal, 0, 0, 1},
+    {"least N", oracle::Data::Normal, 0, 0, true},
     {"2^24 elements a group", oracle::Data::Normal, 0, int64_t(1) << 24},
 };
 /// Arguments, inputs, expected values in f64, and oneDNN's copies, in multiples of the arguments.
@@ -97,29 +97,37 @@ public:
   }
 
 private:
+  static bool isSample(const Operand &operand) {
+    return !operand.written && operand.values == Values::Sample;
+  }
+  /// The least N of at least `size` that the spec can cut as it does.
+  static int64_t wholeOf(const Operator &op, int64_t size) {
+    for (const Constraint &constraint : op.constraints)
+      if (op.sizes[constraint.size] == "N")
+        size = (size + constraint.multipleOf - 1) / constraint.multipleOf * constraint.multipleOf;
+    return size;
+  }
   /// The sizes of a row; empty where the spec has no size N to set.
   std::optional<oracle::Sizes> sizesOf(const Row &row) const {
     oracle::Sizes sizes = check_.sizes;
-    if (!row.batch && !row.elements)
+    if (!row.leastBatch && !row.elements)
       return sizes;
     const auto n = sizes.find("N");
     if (n == sizes.end())
       return std::nullopt;
     const Operator op = makeOperator(check_.spec, check_.phase);
-    n->second = 1;
+    const int64_t least = n->second = wholeOf(op, 1);
     std::vector<int64_t> values;
     for (const std::string &name : op.sizes)
       values.push_back(sizes.at(name));
     const int64_t each = op.groupSize.evaluate(values).value_or(1);
-    if (row.batch) {
-      n->second = row.batch;
-    } else {
-      n->second = 2;
+    if (row.elements) {
+      n->second *= 2;
       for (size_t i = 0; i < op.sizes.size(); ++i)
         values[i] = sizes.at(op.sizes[i]);
       if (op.groupSize.evaluate(values).value_or(1) == each)
         return std::nullopt; // groups do not grow with N
-      n->second = (row.elements + each - 1) / each;
+      n->second = (row.elements + each - 1) / each * least;
     }
     return sizes;
   }
@@ -141,6 +149,11 @@ private:
       fmt::print("{:<28}  left out: takes {} of memory\n", row.name, describeBytes(bytes));
       return true;
     }
+    const Operator op = makeOperator(spec, check_.phase);
+    if (row.spot != 0 && llvm::none_of(op.operands, isSample)) {
+      fmt::print("{:<28}  left out: the phase takes no data\n", row.name);
+      return true;
+    }
     oracle::Arrays inputs =
         oracle::drawInputs(spec, check_.phase, *sizes, settings_.seed, row.data, check_.scalars);
     // Data that are not finite give no tolerance: what stays finite is of the other groups, whose
@@ -148,8 +161,8 @@ private:
     const auto tolerances = oracle::tolerances(spec, check_.phase, *sizes, inputs, check_.scalars);
     if (row.spot != 0) {
       // In the data, and in what training would have saved of it.
-      for (const Operand &operand : makeOperator(spec, check_.phase).operands)
-        if (!operand.written && operand.values == Values::Sample)
+      for (const Operand &operand : op.operands)
+        if (isSample(operand))
           inputs.at(operand.name).set(0, row.spot);
       for (const auto &[name, exact] :
            oracle::batchStatistics(spec, *sizes, inputs, check_.scalars))

@@ -95,6 +95,7 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
   Term rate = number(optimizer.learningRate, "learning_rate");
   if (optimizer.decay > 0)
     rate = rate / (one + constant(optimizer.decay) * (*step - one));
+  const Term ofDecay = rate; // before what Adam makes of it
   std::optional<Term> ofRoot;
   if (optimizer.kind == Optimizer::Kind::Adam) {
     auto sumOfWeights = [&](double beta) {
@@ -108,7 +109,23 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
       rate = rate * root;
   }
 
-  // New values before constraints, and states.
+  // What a constraint takes a weight times, by a norm.
+  auto factorOf = [&](const Learned &learned, Term norm) {
+    auto clip = [&](Term value, double least) {
+      const Term most = constant(learned.most), low = constant(least);
+      value = select(less(most, value), most, value);
+      return select(less(value, low), low, value);
+    };
+    Term wanted = one;
+    if (learned.constraint == WeightConstraint::MaxNorm)
+      wanted = clip(norm, 0);
+    else if (learned.constraint == WeightConstraint::MinMaxNorm)
+      wanted =
+          fma(constant(learned.rate), clip(norm, learned.least), constant(1 - learned.rate) * norm);
+    return wanted / (constant(kNormEpsilon) + norm);
+  };
+
+  // New values before constraints that take a sum, and states.
   std::vector<Named> results, states, sums;
   std::vector<Term> weights;
   std::optional<Term> penalty;
@@ -116,7 +133,8 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
     const Learned &learned = of.learned;
     const Term w = operand(of.name);
     Term g = gradients.at(of.name);
-    const double decay = optimizer.weightDecay * learned.l2Factor + 2 * learned.l2;
+    const double ofWeight = optimizer.weightDecay * learned.l2Factor;
+    const double decay = (optimizer.decouplesDecay ? 0 : ofWeight) + 2 * learned.l2;
     if (decay > 0)
       g = fma(constant(decay), w, g);
     if (learned.l1 > 0)
@@ -152,8 +170,10 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
       to = (isAdam ? *mean : g) / (optimizer.epsilonInRoot ? root : root + epsilon);
     }
     Term next = w;
+    if (optimizer.decouplesDecay && ofWeight > 0)
+      next = fma(-(ofDecay * constant(ofWeight * learned.rateFactor)), w, w);
     if (optimizer.momentum == 0) {
-      next = fma(-r, to, w);
+      next = fma(-r, to, next);
     } else {
       const Term mu = constant(optimizer.momentum), old = state(kMomentum);
       // Of SGD with rates in it v goes towards less loss; else against it.
@@ -162,11 +182,15 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
         to = isDownward ? -(r * to) : r * to;
       const Term v = keep(kMomentum, fma(mu, old, to));
       const Term along = optimizer.nesterov ? fma(mu, v, to) : v;
-      next = !optimizer.ratesMomentum ? fma(-r, along, w) : isDownward ? w + along : w - along;
+      next = !optimizer.ratesMomentum ? fma(-r, along, next)
+             : isDownward             ? next + along
+                                      : next - along;
     }
     if (learned.constraint == WeightConstraint::NonNegative)
       next = clampAtZero(next);
-    if (learned.takesNorm())
+    if (learned.takesNorm() && learned.normsElements)
+      next = next * factorOf(learned, abs(next));
+    if (learned.sumsSquares())
       sums.push_back({of.name + "_squares", next * next});
     weights.push_back(next);
     if (learned.hasPenalty()) {
@@ -185,21 +209,8 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
     std::vector<Named> ofSums;
     size_t next = 0;
     for (const LearnedParameter &of : all)
-      if (of.learned.takesNorm()) {
-        const Term norm = sqrt(ofAll[next++]);
-        auto clip = [&](Term value, double least) {
-          const Term most = constant(of.learned.most), low = constant(least);
-          value = select(less(most, value), most, value);
-          return select(less(value, low), low, value);
-        };
-        Term wanted = one;
-        if (of.learned.constraint == WeightConstraint::MaxNorm)
-          wanted = clip(norm, 0);
-        else if (of.learned.constraint == WeightConstraint::MinMaxNorm)
-          wanted = fma(constant(of.learned.rate), clip(norm, of.learned.least),
-                       constant(1 - of.learned.rate) * norm);
-        ofSums.push_back({of.name + "_factor", wanted / (constant(kNormEpsilon) + norm)});
-      }
+      if (of.learned.sumsSquares())
+        ofSums.push_back({of.name + "_factor", factorOf(of.learned, sqrt(ofAll[next++]))});
     if (penalty)
       ofSums.push_back({"penalty", ofAll.back(), "penalty"});
     factors = addStep("norms", Reduce::None, {}, {}, ofSums);
@@ -207,7 +218,7 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
   size_t next = 0;
   for (size_t i = 0; i < all.size(); ++i)
     results.push_back({all[i].name,
-                       all[i].learned.takesNorm() ? weights[i] * factors[next++] : weights[i],
+                       all[i].learned.sumsSquares() ? weights[i] * factors[next++] : weights[i],
                        all[i].name});
   llvm::append_range(results, states);
   addStep("update", Reduce::None, loops, loops, results);

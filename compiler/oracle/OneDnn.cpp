@@ -126,7 +126,7 @@ public:
     if (way_ == Way::TransposedBatchNorm)
       applyParameters(y);
     result.emplace("y", std::move(y));
-    if (phase_ == Phase::Training) {
+    if (trains()) {
       for (auto [name, values] :
            {std::pair{"batch_mean", &mean_}, {"batch_variance", &variance_}}) {
         HostArray array(DType::F32, at_.groupShape());
@@ -175,9 +175,11 @@ private:
     }
   }
 
+  /// With the batch's statistics, which frozen layers do not take.
+  bool trains() const { return phase_ == Phase::Training && !spec_.takesMovingStatistics(phase_); }
+
   dnnl::prop_kind kind() const {
-    return phase_ == Phase::Training ? dnnl::prop_kind::forward_training
-                                     : dnnl::prop_kind::forward_inference;
+    return trains() ? dnnl::prop_kind::forward_training : dnnl::prop_kind::forward_inference;
   }
 
   size_t addBatchNorm(const memory::desc &data, const memory &x, const Arrays &inputs,
@@ -186,7 +188,7 @@ private:
     step.arguments = {{DNNL_ARG_SRC, x}, {DNNL_ARG_DST, y_}};
     normalization_flags flags = normalization_flags::none;
     addParameters(inputs, flags, step);
-    if (phase_ == Phase::Training) {
+    if (trains()) {
       mean_ = memory(dense({at_.groups()}), engine_);
       variance_ = memory(dense({at_.groups()}), engine_);
     } else if (spec_.takesMovingStatistics(phase_)) {
@@ -212,7 +214,7 @@ private:
         // On plain channels-first layouts its generic code is several times slower with the relu
         // than without (8x64x56x56: 9.3 ms against 1.7 ms): there the relu comes after it.
         fused = std::string(description.impl_info_str()).find("ncsp") == std::string::npos;
-        if (fused && phase_ == Phase::Training) {
+        if (fused && trains()) {
           step.arguments[DNNL_ARG_WORKSPACE] = memory(description.workspace_desc(), engine_);
           notes_.push_back("relu: oneDNN's also writes a mask for the backward pass");
         }
@@ -235,7 +237,7 @@ private:
     normalization_flags flags = normalization_flags::none;
     addParameters(inputs, flags, step);
     const memory::desc statistics = dense({view.dims.begin(), view.dims.end() - 1});
-    if (phase_ == Phase::Training) {
+    if (trains()) {
       mean_ = memory(statistics, engine_);
       variance_ = memory(statistics, engine_);
       step.arguments[DNNL_ARG_MEAN] = mean_;

@@ -83,7 +83,8 @@ Arrays renormalize(const Spec &spec, const Coordinates &at, const Statistics &ba
     const double stddev =
         update(spec.momentum, spec.momentum.variance, old("moving_stddev", g), deviation, scalars);
     made["moving_stddev"].push_back(stddev);
-    made["moving_variance"].push_back(std::max(0.0, stddev * stddev - epsilon));
+    const double left = stddev * stddev - epsilon;
+    made["moving_variance"].push_back(left < 0 ? 0 : left); // NaN stays
     made["moving_mean"].push_back(
         update(spec.momentum, spec.momentum.mean, old("moving_mean", g), batch.mean[g], scalars));
   }

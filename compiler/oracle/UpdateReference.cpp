@@ -10,6 +10,9 @@ namespace {
 
 using Real = long double;
 
+/// Keeps NaN.
+Real clampedAtZero(Real x) { return x < 0 ? 0 : x; }
+
 /// One parameter through one step.
 class Stepper {
 public:
@@ -29,7 +32,8 @@ private:
     return found == scalars.end() ? otherwise : found->second;
   }
   Real correction(double beta) const { return 1 - std::pow(Real(beta), step_); }
-  /// What the weight becomes, and its states.
+  Real factorOf(Real norm) const;
+  /// What the weight becomes, and its states. NaN stays.
   Real next(Real w, Real g, Real &momentum, Real &mean, Real &square, Real &most) const;
 
   const Optimizer &o_;
@@ -46,9 +50,9 @@ Real Stepper::next(Real w, Real g, Real &momentum, Real &mean, Real &square, Rea
     square = ofSquare * square + (1 - ofSquare) * g * g;
     Real under = square;
     if (o_.amsgrad)
-      under = most = std::max(most, square);
+      under = most = square <= most ? most : square;
     if (o_.centered)
-      under = std::max<Real>(0, under - mean * mean);
+      under = clampedAtZero(under - mean * mean);
     Real divisor = o_.epsilonInRoot  ? std::sqrt(under + o_.epsilon)
                    : o_.correctsRoot ? std::sqrt(under / correction(o_.beta2)) + o_.epsilon
                                      : std::sqrt(under) + o_.epsilon;
@@ -68,6 +72,24 @@ Real Stepper::next(Real w, Real g, Real &momentum, Real &mean, Real &square, Rea
   }
   momentum = o_.momentum * momentum - rate_ * direction;
   return w + (o_.nesterov ? o_.momentum * momentum - rate_ * direction : momentum);
+}
+
+/// What the constraint takes a weight times.
+Real Stepper::factorOf(Real norm) const {
+  switch (learned_.constraint) {
+  case WeightConstraint::MaxNorm:
+    return std::min<Real>(norm, learned_.most) / (kNormEpsilon + norm);
+  case WeightConstraint::UnitNorm:
+    return 1 / (kNormEpsilon + norm);
+  case WeightConstraint::MinMaxNorm:
+    return (learned_.rate * std::clamp<Real>(norm, learned_.least, learned_.most) +
+            (1 - Real(learned_.rate)) * norm) /
+           (kNormEpsilon + norm);
+  case WeightConstraint::None:
+  case WeightConstraint::NonNegative:
+    break;
+  }
+  return 1;
 }
 
 void Stepper::run(const std::string &name, const Arrays &inputs, Arrays &outputs) {
@@ -92,33 +114,28 @@ void Stepper::run(const std::string &name, const Arrays &inputs, Arrays &outputs
   for (int64_t i = 0; i < count; ++i) {
     const Real w = weights.get(i);
     penalty_ += learned_.l1 * std::abs(w) + learned_.l2 * w * w;
+    const Real ofWeight = Real(o_.weightDecay) * learned_.l2Factor;
     const Real sign = w > 0 ? 1 : w < 0 ? -1 : 0;
     const Real g = gradients.get(i) + learned_.l1 * sign + 2 * learned_.l2 * w +
-                   Real(o_.weightDecay) * learned_.l2Factor * w;
+                   (o_.decouplesDecay ? 0 : ofWeight) * w;
     Real values[4];
     for (size_t k = 0; k < 4; ++k)
       values[k] = states[k].old ? states[k].old->get(i) : 0;
-    Real to = this->next(w, g, values[0], values[1], values[2], values[3]);
+    const Real from = o_.decouplesDecay ? w - rate_ * ofWeight * w : w;
+    Real to = this->next(from, g, values[0], values[1], values[2], values[3]);
     if (learned_.constraint == WeightConstraint::NonNegative)
-      to = std::max<Real>(0, to);
+      to = clampedAtZero(to);
     for (size_t k = 0; k < 4; ++k)
       states[k].next.set(i, static_cast<double>(values[k]));
     next[static_cast<size_t>(i)] = to;
     squares += to * to;
   }
-  const Real norm = std::sqrt(squares);
-  Real factor = 1;
-  if (learned_.constraint == WeightConstraint::MaxNorm)
-    factor = std::min<Real>(norm, learned_.most) / (kNormEpsilon + norm);
-  else if (learned_.constraint == WeightConstraint::UnitNorm)
-    factor = 1 / (kNormEpsilon + norm);
-  else if (learned_.constraint == WeightConstraint::MinMaxNorm)
-    factor = (learned_.rate * std::clamp<Real>(norm, learned_.least, learned_.most) +
-              (1 - Real(learned_.rate)) * norm) /
-             (kNormEpsilon + norm);
   HostArray result(DType::F64, weights.shape);
-  for (int64_t i = 0; i < count; ++i)
-    result.set(i, static_cast<double>(next[static_cast<size_t>(i)] * factor));
+  for (int64_t i = 0; i < count; ++i) {
+    const Real to = next[static_cast<size_t>(i)];
+    const Real norm = learned_.normsElements ? std::abs(to) : std::sqrt(squares);
+    result.set(i, static_cast<double>(to * factorOf(norm)));
+  }
   outputs.emplace(name, std::move(result));
   for (State &state : states)
     if (state.old)

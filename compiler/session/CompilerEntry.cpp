@@ -48,6 +48,8 @@ llvm::Expected<Request> read(const nf_compiler_request &request) {
                          request.tuned_source ? request.tuned_source : "<records>");
   result.phase = result.spec.phases.front();
   if (request.phase) {
+    if (result.spec.initializes && llvm::StringRef(request.phase) == "initialize")
+      return llvm::createStringError("phase 'initialize' has no kernel; `normforge run` does it");
     auto parsed = parsePhase(request.phase);
     if (!parsed || !result.spec.hasPhase(*parsed)) {
       std::string listed;

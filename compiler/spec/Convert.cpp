@@ -212,9 +212,9 @@ void Converter::noteTraining() {
     return;
   auto averaged = [](Semantics semantics, const spec::Preset &preset) {
     return semantics == Semantics::TfKeras
-               ? "N/(N-1) of the batch's where its fused kernel runs, the batch's elsewhere"
-           : preset.runningVariance == RunningVariance::Bessel ? "N/(N-1) of the batch's"
-                                                               : "the batch's";
+               ? "the batch's variance (N/(N-1) of it where its fused kernel runs)"
+           : preset.runningVariance == RunningVariance::Bessel ? "N/(N-1) of the batch's variance"
+                                                               : "the batch's variance";
   };
   constexpr double kLeastOfKernel = 1.001e-5;
   if (c_.to == Semantics::TfKeras && converted_.epsilon < kLeastOfKernel)
@@ -232,7 +232,7 @@ void Converter::noteTraining() {
                      converted_.epsilon, epsilon_));
   if (const std::string_view before = averaged(c_.from, from_), after = averaged(c_.to, to_);
       before != after)
-    note(fmt::format("{} averages {} variance, and {} {}: training goes on with an average of both",
+    note(fmt::format("{} averages {}, and {} {}: training goes on with an average of both",
                      toString(c_.from), before, toString(c_.to), after));
   if (from_.momentumWeighs != to_.momentumWeighs)
     note(fmt::format("momentum weighs the {} value in {} and the {} one in {}: {} is {:.6g}",

@@ -137,7 +137,16 @@ private:
       message.replace(stop, 3, "; e");
     if (!message.empty())
       message[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(message[0])));
-    diagnostics_.error(offsetOf(diagnostic.getLoc().getPointer()), "not YAML: " + message);
+    const size_t offset = offsetOf(diagnostic.getLoc().getPointer());
+    diagnostics_.error(offset, "not YAML: " + message +
+                                   (beginsWithTab(offset) ? "; a tab is no indentation" : ""));
+  }
+
+  bool beginsWithTab(size_t offset) const {
+    const size_t newline = offset == 0 ? std::string_view::npos : text_.rfind('\n', offset - 1);
+    const size_t line = newline == std::string_view::npos ? 0 : newline + 1;
+    const size_t word = text_.find_first_not_of(" \t", line);
+    return text_.substr(line, word - line).find('\t') != std::string_view::npos;
   }
 
   bool reportEmpty() {

@@ -18,7 +18,9 @@ namespace {
 struct Named {
   std::string name;
   const Initial *initial;
-  uint32_t number; ///< in the counter
+  uint32_t number;        ///< in the counter
+  bool isDerived = false; ///< renorm's: begins as what another begins as
+  bool isRoot = false;    ///< of what `initial` says
 };
 std::vector<Named> arraysOf(const Spec &spec) {
   std::vector<Named> all;
@@ -29,6 +31,11 @@ std::vector<Named> arraysOf(const Spec &spec) {
   if (spec.hasMovingStatistics()) {
     all.push_back({"moving_mean", &spec.meanInitial, 2});
     all.push_back({std::string(spec.movingSpreadName()), &spec.spreadInitial, 3});
+  }
+  if (spec.renorm) { // as tf.keras
+    all.push_back({"moving_stddev", &spec.spreadInitial, 3, true, true});
+    all.push_back({"renorm_mean", &spec.meanInitial, 2, true});
+    all.push_back({"renorm_stddev", &spec.spreadInitial, 3, true, true});
   }
   if (spec.hasRange()) { // of nothing
     static const Initial greatest{.first = std::numeric_limits<double>::infinity()};
@@ -160,14 +167,14 @@ std::vector<std::string> foldedNames(const Spec &spec) {
   std::vector<std::string> names;
   if (spec.foldsValues())
     for (const Named &array : arraysOf(spec))
-      if (array.initial->isValue)
+      if (array.initial->isValue && !array.isDerived)
         names.push_back(array.name);
   return names;
 }
 
 const Initial *initialOf(const Spec &spec, std::string_view name) {
   for (const Named &array : arraysOf(spec))
-    if (array.name == name)
+    if (array.name == name && !array.isDerived)
       return array.initial;
   return nullptr;
 }
@@ -210,16 +217,30 @@ llvm::Expected<HostArray> initialValue(const Spec &spec, std::string_view name,
       return llvm::createStringError(fmt::format("{} has shape ({}), and the array of {} ({})",
                                                  name, fmt::join(shape, ", "), initial.path,
                                                  fmt::join(given->shape, ", ")));
-    for (int64_t i = 0; i < count; ++i)
+    for (int64_t i = 0; i < count; ++i) {
       array.set(i, given->get(i));
-    return array;
-  }
-  if (initial.kind == Initial::Kind::Values && static_cast<int64_t>(initial.values.size()) != count)
+      if (!std::isfinite(array.get(i)))
+        return llvm::createStringError(
+            fmt::format("element {} of {} is {}; expected numbers that {} holds", i, initial.path,
+                        given->get(i), toString(spec.parameterDType)));
+    }
+  } else if (initial.kind == Initial::Kind::Values &&
+             static_cast<int64_t>(initial.values.size()) != count) {
     return llvm::createStringError(fmt::format("{} has {} numbers; {} of shape ({}) has {}",
                                                initial.key, initial.values.size(), name,
                                                fmt::join(shape, ", "), count));
-  for (int64_t i = 0; i < count; ++i)
-    array.set(i, elementOf(initial, seed, found->number, i));
+  } else {
+    for (int64_t i = 0; i < count; ++i)
+      array.set(i, elementOf(initial, seed, found->number, i));
+  }
+  if (found->initial == &spec.spreadInitial)
+    for (int64_t i = 0; i < count; ++i)
+      if (array.get(i) < 0)
+        return llvm::createStringError(
+            fmt::format("element {} of {} is {}; expected at least 0", i,
+                        initial.path.empty() ? initial.key : initial.path, array.get(i)));
+  for (int64_t i = 0; found->isRoot && i < count; ++i)
+    array.set(i, std::sqrt(array.get(i)));
   return array;
 }
 

@@ -46,6 +46,34 @@ constexpr std::string_view outputKeyNames[] = {"layout", "dtype", "scale", "zero
 struct ForeignName {
   std::string_view theirs, ours;
 };
+/// The same of a key within another: `in` is what its path begins with.
+struct ForeignPart {
+  std::string_view in, theirs, ours;
+};
+constexpr ForeignPart foreignParts[] = {
+    {"optimizer.", "lr", "'learning_rate'"},
+    {"optimizer.", "InitialLearnRate", "'learning_rate'"},
+    {"optimizer.", "betas", "'beta_1' and 'beta_2'"},
+    {"optimizer.", "eps", "'epsilon'"},
+    {"optimizer.", "Epsilon", "'epsilon'"},
+    {"optimizer.", "alpha", "'rho'"},
+    {"optimizer.", "Momentum", "'momentum'"},
+    {"optimizer.", "GradientDecayFactor", "'beta_1'"},
+    {"optimizer.rmsprop", "SquaredGradientDecayFactor", "'rho'"},
+    {"optimizer.", "SquaredGradientDecayFactor", "'beta_2'"},
+    {"optimizer.", "L2Regularization", "'weight_decay'"},
+    {"optimizer.", "norm_coefficient", "'weight_decay'"},
+    {"optimizer.", "clipnorm", "the host's: gradients are clipped before the step"},
+    {"optimizer.", "clipvalue", "the host's: gradients are clipped before the step"},
+    {"optimizer.", "global_clipnorm", "the host's: gradients are clipped before the step"},
+    {"optimizer.", "GradientThreshold", "the host's: gradients are clipped before the step"},
+    {"optimizer.", "dampening", "none: it is 0"},
+    {"parameters.", "min_value", "'min'"},
+    {"parameters.", "max_value", "'max'"},
+    {"parameters.", "minval", "'min'"},
+    {"parameters.", "maxval", "'max'"},
+    {"parameters.", "std", "'stddev'"},
+};
 constexpr ForeignName foreignNames[] = {
     {"beta_init", "'parameters.beta.initializer'"},
     {"gamma_init", "'parameters.gamma.initializer'"},
@@ -130,6 +158,9 @@ std::string unknownKey(const std::string &key, std::string_view path,
     for (const ForeignName &name : foreignNames)
       if (key == name.theirs)
         return message + fmt::format("; here it is {}", name.ours);
+  for (const ForeignPart &part : foreignParts)
+    if (key == part.theirs && path.starts_with(part.in))
+      return message + fmt::format("; here it is {}", part.ours);
   if (std::optional<std::string_view> word = nearest(key, known))
     return message + fmt::format("; did you mean '{}'?", *word);
   std::string_view home;

@@ -41,7 +41,8 @@ std::string textOf(const Optimizer &o) {
                        o.amsgrad ? " amsgrad" : "");
     break;
   }
-  return fmt::format("{} rate={} decay={} weight_decay={}", text, rate, o.decay, o.weightDecay);
+  return fmt::format("{} rate={} decay={} weight_decay={}{}", text, rate, o.decay, o.weightDecay,
+                     o.weightDecay > 0 && o.decouplesDecay ? " apart" : "");
 }
 
 std::string textOf(const Learned &l) {
@@ -52,6 +53,8 @@ std::string textOf(const Learned &l) {
     text += fmt::format("={}", l.most);
   else if (l.constraint == WeightConstraint::MinMaxNorm)
     text += fmt::format("={},{},{}", l.least, l.most, l.rate);
+  if (l.takesNorm() && l.normsElements)
+    text += " of elements";
   return text;
 }
 

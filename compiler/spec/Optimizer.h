@@ -1,7 +1,7 @@
 // How gamma and beta are learned: what phase update does with their gradients.
 //
-// Sources: keras/optimizers.py of 1.2.2 and keras/regularizers.py, constraints.py; TensorFlow 2's
-// optimizer_v2 and the kernels ResourceApply*; keras/src/optimizers of 3.x; torch/optim;
+// Sources: keras/optimizers.py of 1.2.2 and keras/regularizers.py, constraints.py;
+// tf_keras/optimizers (since 2.11; not its legacy ones); keras/src/optimizers of 3.x; torch/optim;
 // ai.onnx.preview.training; MATLAB's manual of trainingOptions.
 #pragma once
 
@@ -44,11 +44,15 @@ struct Optimizer {
   bool epsilonInRoot = false; ///< Rmsprop: sqrt(s' + e)
   /// Adam: w' = w - r/(1 - beta1^t) * a'/(sqrt(s')/sqrt(1 - beta2^t) + e).
   bool correctsRoot = false;
+  /// Weight decay is a step of its own, before the others: w - r*weightDecay*w for w, and none of
+  /// it in g.
+  bool decouplesDecay = false;
 
   bool takesStep() const { return kind == Kind::Adam || decay > 0; }
 };
 
-/// What a parameter becomes after a step, n the norm of all of it (of one axis or several).
+/// What a parameter becomes after a step, n the norm of all of it, or where Learned::normsElements
+/// of each element, |w|.
 enum class WeightConstraint : uint8_t {
   None,
   MaxNorm,    ///< w*min(n, most)/(1e-7 + n)
@@ -62,6 +66,7 @@ struct Learned {
   double l1 = 0, l2 = 0; ///< penalty l1*sum|w| + l2*sum(w^2), gradient l1*sign(w) + 2*l2*w
   WeightConstraint constraint = WeightConstraint::None;
   double least = 0, most = 1, rate = 1; ///< of the constraint
+  bool normsElements = false;           ///< of the constraint
   double rateFactor = 1;                ///< of the learning rate
   double l2Factor = 1;                  ///< of weightDecay
   bool hasPenalty() const { return l1 > 0 || l2 > 0; }
@@ -69,6 +74,8 @@ struct Learned {
     return constraint == WeightConstraint::MaxNorm || constraint == WeightConstraint::UnitNorm ||
            constraint == WeightConstraint::MinMaxNorm;
   }
+  /// Whether that is a sum.
+  bool sumsSquares() const { return takesNorm() && !normsElements; }
 };
 
 /// The epsilon beside a norm: Keras's.

@@ -84,6 +84,12 @@ void Parser::readOptimizer(const Entry &entry) {
                              found(*keys)));
     return;
   }
+  if (llvm::StringRef(word.text).equals_insensitive("adamw")) {
+    error(word, fmt::format("optimizer {} is {{adam: {{weight_decay: ...}}}} of semantics keras-3 "
+                            "and tf-keras, whose decay is a step of its own",
+                            quoted(word.text)));
+    return;
+  }
   const auto index = choose(word, "optimizer", optimizers, diagnostics_, optimizerAliases);
   if (!index)
     return;
@@ -143,10 +149,6 @@ void Parser::readOptimizer(const Entry &entry) {
   }
   if (optimizer.nesterov && optimizer.momentum == 0)
     error(entry.value, "nesterov needs a momentum above 0");
-  // As TensorFlow's kernel of a momentum has it.
-  if (spec_.semantics == Semantics::TfKeras && optimizer.kind == Optimizer::Kind::Rmsprop &&
-      optimizer.momentum > 0)
-    optimizer.epsilonInRoot = true;
   spec_.optimizer = optimizer;
 }
 
@@ -225,8 +227,11 @@ bool Parser::checkMoving(const Entry &of, const std::string &path) {
     return false;
   }
   if (of.key != "moving_mean" && of.key != spec_.movingSpreadName()) {
-    diagnostics_.error(of.offset, fmt::format("{}: semantics {} keep {}", path,
-                                              toString(spec_.semantics), spec_.movingSpreadName()));
+    diagnostics_.error(of.offset, fmt::format("{}: semantics {} keep {}{}", path,
+                                              toString(spec_.semantics), spec_.movingSpreadName(),
+                                              of.key == "moving_stddev"
+                                                  ? "; renorm's moving_stddev begins as its root"
+                                                  : ""));
     return false;
   }
   return true;
@@ -277,7 +282,7 @@ void Parser::readConstraint(const Value &value, const std::string &path, Learned
     return;
   const auto constraint = static_cast<WeightConstraint>(*index + 1);
   if (constraint == WeightConstraint::MaxNorm) {
-    if (!of) {
+    if (!of || of->isMapping()) {
       error(value, path + ": max_norm needs its number, such as {max_norm: 2}");
       return;
     }
@@ -308,6 +313,18 @@ void Parser::readConstraint(const Value &value, const std::string &path, Learned
     return;
   }
   learned.constraint = constraint;
+  // Keras's norms are along the first axis of gamma. Its batch normalizations of several axes, or
+  // of ghost batches, have a gamma of x's rank whose first axis is 1; others have no more axes than
+  // those of `axis`.
+  if (!learned.takesNorm() || !axesKnown_ || !modeKnown_ ||
+      (spec_.semantics != Semantics::TfKeras && spec_.semantics != Semantics::Keras_3))
+    return;
+  if (spec_.mode == Mode::Feature)
+    learned.normsElements = spec_.axes.size() > 1 || spec_.ghostBatch > 0;
+  else if (spec_.axes.size() > 1)
+    error(value, fmt::format("{}: semantics {} take the norm along the first axis of gamma and "
+                             "beta, which is not built yet for several; found {} axes",
+                             path, toString(spec_.semantics), spec_.axes.size()));
 }
 
 } // namespace normforge::spec

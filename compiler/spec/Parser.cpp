@@ -18,9 +18,11 @@ namespace {
 /// In the order of Semantics.
 constexpr Choice semanticsNames[] = {{"keras-1.2"}, {"keras-1.0.4"}, {"tf-keras"}, {"keras-3"},
                                      {"matlab"},    {"pytorch"},     {"onnx-15"}};
-constexpr Alias semanticsAliases[] = {{"keras", "keras-1.2"},     {"keras-1", "keras-1.2"},
-                                      {"torch", "pytorch"},       {"onnx", "onnx-15"},
-                                      {"tensorflow", "tf-keras"}, {"keras-2", "tf-keras"}};
+constexpr Alias semanticsAliases[] = {{"keras-1", "keras-1.2"},
+                                      {"torch", "pytorch"},
+                                      {"onnx", "onnx-15"},
+                                      {"tensorflow", "tf-keras"},
+                                      {"keras-2", "tf-keras"}};
 /// In the order of Mode.
 constexpr Choice modeNames[] = {{"feature"}, {"sample"}, {"batch"}, {"instance"},
                                 {"rms"},     {"group"},  {"range"}};
@@ -298,7 +300,7 @@ void Parser::readFused() {
     whyNot = fmt::format("axis 1 or {}; found {}", rank - 1, spec_.axes[0]);
   else if (spec_.dtype == DType::F64)
     whyNot = "dtype f32, bf16 or f16; found f64";
-  for (const char *key : {"renorm", "virtual_batch_size", "adjustment"})
+  for (const char *key : {"renorm", "virtual_batch_size", "adjustment", "mask", "synchronized"})
     if (const Entry *other = keys_.find(key);
         other && !isNull(other->value) && asBool(other->value) != false)
       whyNot = fmt::format("a layer without {}", key);

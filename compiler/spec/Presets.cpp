@@ -61,21 +61,27 @@ struct OptimizerPreset {
   double adamRate, beta1, beta2; ///< of `adam`
   double epsilon;                ///< of both
   double weightDecay;            ///< of all
-  bool ratesMomentum, epsilonInRoot, correctsRoot;
+  bool ratesMomentum, epsilonInRoot, correctsRoot, decouplesDecay;
 };
-// keras-1.*: keras/optimizers.py of 1.2.2. tf-keras: optimizer_v2; with a momentum its rmsprop adds
-// epsilon in the root (readOptimizer). keras-3: epsilon of rmsprop in the root always. matlab:
+// keras-1.*: keras/optimizers.py of 1.2.2. tf-keras: tf_keras/optimizers, which are those of 2.11
+// on; its legacy ones have no weight_decay, and in rmsprop without a momentum epsilon beside the
+// root. keras-3: the same. matlab:
 // trainingOptions, its momentum 0.9 and L2Regularization 1e-4. pytorch: torch.optim; sgd's rate is
 // that of 2.x. onnx-15: ai.onnx.preview.training, whose rate is an input (0.001 here without one)
 // and which has no rmsprop: it is Keras's.
 constexpr OptimizerPreset optimizerPresets[] = {
-    {Semantics::Keras_1_2, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 0, true, false, false},
-    {Semantics::Keras_1_0_4, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 0, true, false, false},
-    {Semantics::TfKeras, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-7, 0, true, false, false},
-    {Semantics::Keras_3, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-7, 0, true, true, false},
-    {Semantics::Matlab, 0.01, 0.9, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 1e-4, true, false, false},
-    {Semantics::PyTorch, 0.001, 0, 0.01, 0.99, 0.001, 0.9, 0.999, 1e-8, 0, false, false, true},
-    {Semantics::Onnx_15, 0.001, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-6, 0, false, false, false},
+    {Semantics::Keras_1_2, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 0, true, false, false,
+     false},
+    {Semantics::Keras_1_0_4, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 0, true, false, false,
+     false},
+    {Semantics::TfKeras, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-7, 0, true, true, false, true},
+    {Semantics::Keras_3, 0.01, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-7, 0, true, true, false, true},
+    {Semantics::Matlab, 0.01, 0.9, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-8, 1e-4, true, false, false,
+     false},
+    {Semantics::PyTorch, 0.001, 0, 0.01, 0.99, 0.001, 0.9, 0.999, 1e-8, 0, false, false, true,
+     false},
+    {Semantics::Onnx_15, 0.001, 0, 0.001, 0.9, 0.001, 0.9, 0.999, 1e-6, 0, false, false, false,
+     false},
 };
 
 } // namespace
@@ -87,6 +93,7 @@ Optimizer defaultOptimizer(Semantics semantics, std::string_view name) {
   Optimizer optimizer;
   optimizer.weightDecay = preset->weightDecay;
   optimizer.ratesMomentum = preset->ratesMomentum;
+  optimizer.decouplesDecay = preset->decouplesDecay;
   optimizer.epsilon = preset->epsilon;
   if (name == "adam") {
     optimizer.kind = Optimizer::Kind::Adam;

@@ -415,7 +415,8 @@ NF_API nf_status *nf_plan_exchange(const nf_plan *plan, nf_exchange *exchange);
  * same bits on every rank, and whenever the samples are split in the same way; what kernels make of
  * them has the same bits where the kernels are the same. Counts are rounded as all numbers of the
  * arrays' dtype. Neither needs an alignment. Takes some nanoseconds an element and rank, in the
- * calling thread. Errors: NF_INVALID_ARGUMENT (NULL, no rank, a plan that exchanges nothing). */
+ * calling thread. Errors: NF_INVALID_ARGUMENT (NULL, no rank, a plan that exchanges nothing, a
+ * `merged` that overlaps a part of `partials`). */
 NF_API nf_status *nf_plan_merge(const nf_plan *plan, const void *partials, size_t ranks,
                                 void *merged);
 

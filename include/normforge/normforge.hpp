@@ -260,7 +260,7 @@ public:
 
   /// What may be left out of a compile; empty means the default.
   struct CompileOptions {
-    std::string phase, cpu, sourceName;
+    std::string phase{}, cpu{}, sourceName{};
   };
   Kernel compile(std::string_view spec, const CompileOptions &options) const {
     const nf_compile_options o = cOptions(options);

@@ -682,6 +682,9 @@ nf_status *nf_plan_merge(const nf_plan *plan, const void *partials, size_t ranks
       return failNull("merged", failure);
     if (ranks == 0)
       return failure.set(NF_INVALID_ARGUMENT, "0 ranks: expected at least 1");
+    if (overlapsInPart(exchange, partials, ranks, merged))
+      return failure.set(NF_INVALID_ARGUMENT, "merged overlaps partials in part: expected one "
+                                              "rank's arrays exactly, or none of them");
     mergePartials(exchange, partials, ranks, merged);
     return true;
   });

@@ -67,6 +67,20 @@ template <typename Real> void mergeMoments(Partials<Real> &of, size_t ranks, uin
   of.set(Squares, element, squares + off * (residual + left));
 }
 
+} // namespace
+
+bool overlapsInPart(const Exchange &exchange, const void *partials, size_t ranks,
+                    const void *merged) {
+  const uint64_t ofRank = exchange.arrays * exchange.bytes();
+  const auto first = reinterpret_cast<uintptr_t>(partials),
+             at = reinterpret_cast<uintptr_t>(merged);
+  if (at + ofRank <= first || at >= first + ranks * ofRank)
+    return false;
+  return at < first || (at - first) % ofRank != 0;
+}
+
+namespace {
+
 template <typename Real>
 void merge(const Exchange &exchange, const void *partials, size_t ranks, void *merged) {
   Partials<Real> of(exchange, partials, merged);

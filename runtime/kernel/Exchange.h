@@ -19,6 +19,10 @@ struct Exchange {
 
 Exchange exchangeOf(const Plan &plan);
 
+/// Whether `merged`, as long as one rank's arrays, overlaps the ranks' and is not exactly one's.
+bool overlapsInPart(const Exchange &exchange, const void *partials, size_t ranks,
+                    const void *merged);
+
 /// `partials` are each rank's arrays one after the other, rank by rank; `merged` is as long as one
 /// rank's, and may be one of them. Computed in f64, rounded at the end, in a fixed order.
 void mergePartials(const Exchange &exchange, const void *partials, size_t ranks, void *merged);

@@ -566,7 +566,7 @@ TEST_CASE("check --adversarial prints our errors beside oneDNN's") {
   CHECK(outcome.out.find("one.yaml, inference, seed 7; ours and oneDNN") == 0);
   for (const char *row :
        {"mean of 1e4 deviations", "every group constant", "one element of 1e6", "denormals",
-        "NaN in one group", "Inf in one group", "N = 1", "2^24 elements a group"})
+        "NaN in one group", "Inf in one group", "least N", "2^24 elements a group"})
     CHECK_MESSAGE(outcome.out.find(std::string("\n") + row) != std::string::npos, row);
   CHECK(outcome.out.find("DISAGREES") == std::string::npos);
   // A formula that takes no NaN of what it does not depend on; parameters of fewer bits; gradients
@@ -597,8 +597,8 @@ TEST_CASE("convert turns saved layers into another framework's, or leaves nothin
         "1 array of no layer copied as it is\n"
         "give the layers of tf-keras epsilon 1e-05\n"
         "note: tf.keras's fused kernel takes epsilon 1.001e-5 for 1e-05\n"
-        "note: pytorch averages N/(N-1) of the batch's variance, and tf-keras N/(N-1) of the "
-        "batch's where its fused kernel runs, the batch's elsewhere: training goes on with an "
+        "note: pytorch averages N/(N-1) of the batch's variance, and tf-keras the batch's "
+        "variance (N/(N-1) of it where its fused kernel runs): training goes on with an "
         "average of both\n"
         "note: momentum weighs the new value in pytorch and the old one in tf-keras: 0.1 is 0.9\n");
   const Outcome back =
