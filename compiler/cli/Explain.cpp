@@ -453,7 +453,7 @@ llvm::Error run(Options &options) {
     return phase.takeError();
 
   const Operator op = makeOperator(*spec, *phase);
-  if (llvm::Error error = checkSizeNames(op.sizes, options.spec, *given))
+  if (llvm::Error error = checkSizeNames(spec->sizeNames(), options.spec, *given))
     return error;
   // With all sizes or with none: expressions are shown either way, and values where they are known.
   Values values;

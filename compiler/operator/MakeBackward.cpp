@@ -291,7 +291,11 @@ void OperatorBuilder::makeBackward() {
     const Term seed = constant(2) / n * weighed;
     const Expr by = variance->expr;
     const auto slope = op_.exprs.gradients(deviation.expr, seed.expr, std::span(&by, 1));
-    const Term ofX{&op_.exprs, slope[0].value()};
+    Term ofX{&op_.exprs, slope[0].value()};
+    // The root of a variance of 0 has no slope, but where that is there is nothing to multiply it
+    // with: all differences are 0.
+    if (spec_.epsilonPosition == EpsilonPosition::Outside)
+      ofX = select(lessEqual(*variance, constant(0)), constant(0), ofX);
     made.push_back({"of_x", ofX});
     if (hasMean) {
       Term ofOne = -fma(ofX, *rest, (op_.grouped ? deviation : scale) * (*sum / n));

@@ -160,7 +160,7 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
     results.push_back({"renorm_d", *d, "renorm_d"});
   }
   if (updates)
-    addMoving(results, mean, variance, n, epsilon);
+    addMoving(results, mean, variance, moments.weights ? *moments.weights : n, epsilon);
   auto leaves = addStep("finalize", Reduce::None, groupLoops(), groupLoops(), results);
   if (ofGhosts_)
     ofGhosts_ = {leaves[0], leaves.back()};

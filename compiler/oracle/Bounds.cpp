@@ -204,7 +204,10 @@ Bounded Evaluator::evaluate(Expr expr) {
   auto product = [](Bounded x, Bounded y) {
     return std::abs(x.value) * y.error + std::abs(y.value) * x.error + x.error * y.error;
   };
-  auto given = [&](double value) { return Bounded{value, u_ * std::abs(value)}; };
+  auto given = [&](double value) {
+    const bool isHeld = op_.compute == DType::F64 || static_cast<float>(value) == value;
+    return Bounded{value, isHeld ? 0 : u_ * std::abs(value)};
+  };
   switch (node.op) {
   case ExprOp::Constant:
     return given(node.number);
@@ -216,7 +219,8 @@ Bounded Evaluator::evaluate(Expr expr) {
   }
   case ExprOp::Known: { // as a kernel of more digits would have computed it
     const size_t array = op_.operands.size() + node.index;
-    return given(inputsOf_[array]->get(offset(array)));
+    const double value = inputsOf_[array]->get(offset(array));
+    return {value, u_ * std::abs(value)};
   }
   case ExprOp::Result: {
     return results_[node.index][position(extentOfResult_[node.index])];
@@ -382,6 +386,11 @@ void Evaluator::takeMoments(const Step &step) {
     const double grown = u_ * (growth + isWeighted), first = grown * (m + s);
     const double mean = corrected_ ? grown * (s + first) + 4 * u_ * m : first;
     (*arrays[0])[i] = {g.mean, 0};
+    if (n == 1 && !isWeighted) { // of one element nothing is rounded
+      (*arrays[1])[i] = {static_cast<double>(g.residuals), g.errors};
+      (*arrays[2])[i] = {squares, (2 * g.largest + g.errors) * g.errors + lost(squares)};
+      continue;
+    }
     (*arrays[1])[i] = {static_cast<double>(g.residuals), g.errors + n * (mean + least_)};
     (*arrays[2])[i] = {squares, grown * (squares + n * first * first) +
                                     n * (4 * u_ * m * s + mean * mean + least_) +

@@ -126,7 +126,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   const std::string spreadName(spec.movingSpreadName());
 
   Statistics used;
-  std::vector<long double> counts; ///< by group: what sums over elements are divided by
+  std::vector<long double> counts; ///< by group: of elements, as they are weighed
   std::vector<double> divisors;
   if (spec.hasRange()) {
     for (int64_t g = 0; g < at.groups(); ++g) {
@@ -146,7 +146,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   } else {
     const Weights weights(spec, at, inputs);
     used = batchStatistics(at, x, weights);
-    counts = weights.divisors(at);
+    counts = weights.counts(at);
   }
   Arrays made; // with a renorm
   if (spec.renorm)

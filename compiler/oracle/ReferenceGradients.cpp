@@ -20,11 +20,12 @@ bool isKept(const FuseStep &step, double x) {
 }
 namespace {
 
-/// The derivative of 1/denominator by the variance.
+/// The derivative of 1/denominator by the variance; where there is none, at a root of 0, all
+/// differences from the mean that it is multiplied with are 0.
 long double slope(EpsilonPosition position, long double variance, long double epsilon) {
   const long double divisor = denominator(position, variance, epsilon);
   const long double root = rootOf(position, variance, epsilon);
-  return -1 / (2 * root * divisor * divisor);
+  return root == 0 ? 0 : -1 / (2 * root * divisor * divisor);
 }
 
 double slopeOf(const FuseStep &step, bool isKept) {
@@ -190,16 +191,24 @@ Arrays gradients(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   const HostArray *gamma = spec.scale ? &inputs.at("gamma") : nullptr;
   const EpilogueGradients before = epilogueGradients(spec, sizes, inputs, scalars);
 
-  std::vector<long double> mean(static_cast<size_t>(at.groups()), 0);
-  if (moving)
-    for (int64_t g = 0; g < at.groups(); ++g)
+  // The mean, and what it has lost by being rounded.
+  std::vector<double> mean(static_cast<size_t>(at.groups()), 0);
+  std::vector<long double> restOfMean(mean.size(), 0);
+  if (moving || spec.synchronized) {
+    for (int64_t g = 0; g < at.groups(); ++g) {
       mean[static_cast<size_t>(g)] = saved.mean->get(g);
-  else if (spec.synchronized)
-    for (int64_t g = 0; g < at.groups(); ++g)
-      mean[static_cast<size_t>(g)] =
-          static_cast<long double>(saved.mean->get(g)) + inputs.at("batch_residual").get(g);
-  else if (!isRms)
-    mean = batchStatistics(at, x, weights).exactMean;
+      if (!moving)
+        restOfMean[static_cast<size_t>(g)] = inputs.at("batch_residual").get(g);
+    }
+  } else if (!isRms) {
+    Statistics found = batchStatistics(at, x, weights);
+    mean = std::move(found.mean);
+    restOfMean = std::move(found.restOfMean);
+  }
+  auto centeredAt = [&](const Place &p) {
+    const auto g = static_cast<size_t>(p.group);
+    return (static_cast<long double>(x.get(p.offset)) - mean[g]) - restOfMean[g];
+  };
   // In extended precision: what dx is made of cancels.
   std::vector<long double> divisor;
   for (int64_t g = 0; g < at.groups(); ++g)
@@ -218,7 +227,7 @@ Arrays gradients(const Spec &whole, Phase phase, const Sizes &sizes, const Array
   at.forEach([&](Place p) {
     const long double gradient = before.value.get(p.offset);
     const long double h = gradientOfXhat(p);
-    const long double centered = x.get(p.offset) - mean[p.group];
+    const long double centered = centeredAt(p);
     sums[p.group] += h;
     products[p.group] += h * centered;
     rests[p.group] += weights(element++) * centered;
@@ -243,7 +252,7 @@ Arrays gradients(const Spec &whole, Phase phase, const Sizes &sizes, const Array
       const long double gradient = before.value.get(p.offset);
       by[p.group] = corrections.factor(p) * (gamma ? gamma->get(p.parameter) : 1.0);
       ofOne[p.group] += gradient;
-      ofX[p.group] += gradient * (x.get(p.offset) - mean[p.group]);
+      ofX[p.group] += gradient * centeredAt(p);
     });
     if (isSums) {
       ofParameters.emplace("partial_gradient", narrow(ofOne));
@@ -255,7 +264,7 @@ Arrays gradients(const Spec &whole, Phase phase, const Sizes &sizes, const Array
       sums[g] = by[g] * inputs.at("partial_gradient").get(i);
       products[g] = by[g] * inputs.at("partial_product").get(i);
       divisors[g] = inputs.at("batch_count").get(i) + (spec.mask ? Weights::kBeside : 0);
-      rests[g] = spec.mask ? Weights::kBeside * mean[g] : 0;
+      rests[g] = spec.mask ? Weights::kBeside * (mean[g] + restOfMean[g]) : 0;
     }
   }
 
@@ -266,7 +275,7 @@ Arrays gradients(const Spec &whole, Phase phase, const Sizes &sizes, const Array
     const long double weight = weights(element++);
     if (!moving && weight != 0) {
       const long double n = divisors[p.group];
-      const long double centered = x.get(p.offset) - mean[p.group];
+      const long double centered = centeredAt(p);
       const long double ofVariance =
           slope(spec.epsilonPosition, saved.spread.get(p.group), epsilon) * products[p.group];
       value += weight * ofVariance * 2 * centered / n;

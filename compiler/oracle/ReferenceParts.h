@@ -12,7 +12,10 @@ namespace normforge::oracle {
 
 /// The number itself, or the scalar given at the call.
 inline double resolve(const Number &number, const char *name, const Numbers &scalars) {
-  return number.isArgument ? scalars.at(name) : number.value;
+  if (!number.isArgument)
+    return number.value;
+  const auto given = scalars.find(name); // phases do not all take it
+  return given == scalars.end() ? NAN : given->second;
 }
 
 /// The deviation before an epsilon is added to it.
@@ -39,7 +42,9 @@ double runningVariance(RunningVariance kind, double variance, double n, double e
 
 struct Statistics {
   std::vector<double> mean, variance;
-  std::vector<long double> exactMean{}; ///< of a batch
+  /// Of a batch: what `mean` has lost by being rounded. A difference of x from both has the digits
+  /// that a difference from their sum, even in extended precision, has not.
+  std::vector<long double> restOfMean{};
 };
 
 /// What elements weigh in the batch's statistics.
@@ -152,9 +157,9 @@ Statistics meanOfSquares(const Coordinates &at, const HostArray &x);
 /// Moments of these elements, about their mean as a kernel holds it.
 Arrays partialMoments(const Spec &spec, const Coordinates &at, const HostArray &x,
                       const Weights &weights);
-/// Statistics of moments that are given; `divisors` are what sums are divided by.
+/// Statistics of moments that are given; `counts` are of elements, as they are weighed.
 Statistics sharedStatistics(const Spec &spec, const Coordinates &at, const Arrays &inputs,
-                            std::vector<long double> &divisors);
+                            std::vector<long double> &counts);
 /// Statistics of these elements and of all before them.
 Arrays population(const Spec &spec, const Coordinates &at, const Arrays &inputs, Prologue prologue,
                   double epsilon);

@@ -17,8 +17,8 @@ double runningVariance(RunningVariance kind, double variance, double n, double e
 }
 
 /// Mean, then the mean of the squared deviations. Sums are in extended precision, and the mean is
-/// corrected by that of the deviations from it: a long sum of one number rounds the same way in
-/// every step, which even extended precision shows.
+/// corrected by that of the deviations from it as it is rounded: a long sum of one number rounds
+/// the same way in every step, which even extended precision shows.
 Statistics batchStatistics(const Coordinates &at, const HostArray &x, const Weights &weights) {
   const std::vector<long double> n = weights.divisors(at);
   auto sums = [&](auto of) {
@@ -30,23 +30,28 @@ Statistics batchStatistics(const Coordinates &at, const HostArray &x, const Weig
     });
     return totals;
   };
-  std::vector<long double> mean = sums([](long double value, int64_t) { return value; });
-  for (size_t g = 0; g < mean.size(); ++g)
-    mean[g] /= n[g];
-  const auto correction =
-      sums([&](long double value, int64_t group) { return value - mean[group]; });
-  for (size_t g = 0; g < mean.size(); ++g)
-    if (std::isfinite(mean[g]))
-      mean[g] += (correction[g] - (weights.mask ? Weights::kBeside * mean[g] : 0)) / n[g];
-  const auto squares = sums([&](long double value, int64_t group) {
-    return (value - mean[group]) * (value - mean[group]);
-  });
-
+  const std::vector<long double> whole = sums([](long double value, int64_t) { return value; });
   Statistics result;
-  result.mean.assign(mean.begin(), mean.end());
+  for (size_t g = 0; g < whole.size(); ++g)
+    result.mean.push_back(static_cast<double>(whole[g] / n[g]));
+  const auto correction =
+      sums([&](long double value, int64_t group) { return value - result.mean[size_t(group)]; });
+  for (size_t g = 0; g < whole.size(); ++g) {
+    double &mean = result.mean[g];
+    const long double near = mean;
+    long double off = 0;
+    if (std::isfinite(mean))
+      off = (correction[g] - (weights.mask ? Weights::kBeside * near : 0)) / n[g];
+    mean = static_cast<double>(near + off);
+    result.restOfMean.push_back(std::isfinite(mean) ? off + (near - mean) : 0);
+  }
+  const auto squares = sums([&](long double value, int64_t group) {
+    const auto g = static_cast<size_t>(group);
+    const long double centered = (value - result.mean[g]) - result.restOfMean[g];
+    return centered * centered;
+  });
   for (size_t g = 0; g < squares.size(); ++g)
     result.variance.push_back(static_cast<double>(squares[g] / n[g]));
-  result.exactMean = std::move(mean);
   return result;
 }
 
@@ -80,11 +85,11 @@ Arrays partialMoments(const Spec &spec, const Coordinates &at, const HostArray &
   return arrays;
 }
 
-/// Those of moments that are given; `divisors` are what sums are divided by.
+/// Those of moments that are given; `counts` are of elements, as they are weighed.
 Statistics sharedStatistics(const Spec &spec, const Coordinates &at, const Arrays &inputs,
-                            std::vector<long double> &divisors) {
+                            std::vector<long double> &counts) {
   Statistics result;
-  divisors.clear();
+  counts.clear();
   for (int64_t g = 0; g < at.groups(); ++g) {
     const long double count = inputs.at("partial_count").get(g),
                       mean = inputs.at("partial_mean").get(g),
@@ -92,12 +97,12 @@ Statistics sharedStatistics(const Spec &spec, const Coordinates &at, const Array
                       squares = inputs.at("partial_squares").get(g);
     // The distance from the mean as it is rounded, which may be all that a variance is made of.
     const long double beside = spec.mask ? Weights::kBeside : 0, n = count + beside;
-    const long double off = (residual - beside * mean) / n, exact = mean + off;
-    result.exactMean.push_back(exact);
-    result.mean.push_back(static_cast<double>(exact));
+    const long double off = (residual - beside * mean) / n;
+    result.mean.push_back(static_cast<double>(mean + off));
+    result.restOfMean.push_back(off + (mean - result.mean.back()));
     result.variance.push_back(
         static_cast<double>((squares - 2 * off * residual + count * off * off) / n));
-    divisors.push_back(n);
+    counts.push_back(count);
   }
   return result;
 }
@@ -130,8 +135,9 @@ Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &input
   if (spec.synchronized) {
     std::vector<double> residual;
     for (size_t g = 0; g < found.mean.size(); ++g)
-      residual.push_back(
-          static_cast<double>(found.exactMean[g] - rounded(spec.statisticDType(), found.mean[g])));
+      residual.push_back(static_cast<double>(found.restOfMean[g] +
+                                             (static_cast<long double>(found.mean[g]) -
+                                              rounded(spec.statisticDType(), found.mean[g]))));
     const std::vector<long double> n = Weights(spec, at, inputs).counts(at);
     arrays.emplace("batch_residual", toArray(residual, at.groupShape()));
     arrays.emplace("batch_count",

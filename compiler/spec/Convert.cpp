@@ -310,7 +310,7 @@ void Converter::convertLayer(const std::string &prefix, const Layer &layer) {
     likeName = shown;
   }
   const bool hasGamma = layer.parts[Gamma].has_value(), hasBeta = layer.parts[Beta].has_value();
-  if (c_.mode == Mode::Rms && hasBeta && c_.to != Semantics::Keras_3) {
+  if (c_.mode == Mode::Rms && hasBeta) {
     error(fmt::format("{}: RMS normalization of {} has no beta", shownName(layer.parts[Beta]->name),
                       toString(c_.to)));
     return;

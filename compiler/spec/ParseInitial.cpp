@@ -47,6 +47,8 @@ void Parser::readInitialValue(const Value &value, const std::string &path, Initi
     else if (!isFinite(*number, spec_.parameterDType))
       error(of, fmt::format("{} is {}, and {} is more than that holds", path,
                             toString(spec_.parameterDType), found(of)));
+    else if (&into == &spec_.spreadInitial && *number < 0)
+      error(of, fmt::format("{} must be at least 0; found {}", path, found(of)));
     return number;
   };
   if (asNumber(value)) {
@@ -112,7 +114,12 @@ void Parser::readInitializer(const Value &value, const std::string &path, Initia
   }
   if (name == "constant") {
     const auto number = more ? asNumber(*more) : std::nullopt;
-    if (number)
+    if (number && (!isFinite(*number, spec_.parameterDType) ||
+                   (&into == &spec_.spreadInitial && *number < 0)))
+      error(*more, fmt::format("{} must be a number{} that {} holds; found {}", whole,
+                               &into == &spec_.spreadInitial ? " of at least 0" : "",
+                               toString(spec_.parameterDType), found(*more)));
+    else if (number)
       into = {Initial::Kind::Constant, *number, 0, {}, {}, path};
     else
       error(more ? *more : value,

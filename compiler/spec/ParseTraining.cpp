@@ -9,6 +9,8 @@
 namespace normforge::spec {
 namespace {
 
+/// tf.keras's 0.99 on the side of the new value.
+constexpr double kNewRenormMomentum = 0.01;
 constexpr std::string_view renormKeys[] = {"r_max", "r_min", "d_max", "momentum"};
 
 } // namespace
@@ -133,6 +135,19 @@ void Parser::readRenorm(const Entry &entry) {
                                    toString(spec_.semantics)));
     return;
   }
+  if (spec_.epsilonPosition != EpsilonPosition::Inside) {
+    diagnostics_.error(entry.offset, fmt::format("renorm averages sqrt(v+e) (Ioffe 2017): expected "
+                                                 "epsilon_position: inside; found {}",
+                                                 toString(spec_.epsilonPosition)));
+    return;
+  }
+  if (const Entry *running = keys_.find("running_variance");
+      running && spec_.runningVariance != RunningVariance::Biased)
+    error(running->value, fmt::format("renorm averages the root of the biased variance; found {}",
+                                      found(running->value)));
+  spec_.runningVariance = RunningVariance::Biased; // whatever else the preset averages
+  if (spec_.momentum.weighs == MomentumWeighs::New)
+    renorm.momentum = kNewRenormMomentum;
   if (spec_.takesPopulation) {
     diagnostics_.error(entry.offset, "renorm corrects towards averages that training keeps; "
                                      "statistics: population keeps none");

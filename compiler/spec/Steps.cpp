@@ -9,6 +9,7 @@
 #include <cmath>
 #include <optional>
 #include <set>
+#include <utility>
 
 namespace normforge::spec {
 namespace {
@@ -41,9 +42,46 @@ constexpr std::string_view ownNames[] = {"x",
                                          "adjust_bias",
                                          "mask",
                                          "relu_mask",
+                                         "minimum",
+                                         "maximum",
+                                         "population_count",
+                                         "population_mean",
+                                         "population_m2",
+                                         "partial_count",
+                                         "partial_mean",
+                                         "partial_residual",
+                                         "partial_squares",
+                                         "partial_gradient",
+                                         "partial_product",
+                                         "batch_residual",
+                                         "batch_count",
+                                         "gamma_momentum",
+                                         "gamma_mean_gradient",
+                                         "gamma_mean_square",
+                                         "gamma_max_square",
+                                         "beta_momentum",
+                                         "beta_mean_gradient",
+                                         "beta_mean_square",
+                                         "beta_max_square",
+                                         "penalty",
                                          "epsilon",
                                          "momentum",
-                                         "count"};
+                                         "count",
+                                         "learning_rate",
+                                         "step"};
+
+/// Keywords, and what generated headers call other parameters.
+constexpr std::string_view wordsOfC[] = {
+    "auto",    "bool",     "break",         "case",   "char",      "class",
+    "const",   "continue", "default",       "delete", "do",        "double",
+    "else",    "enum",     "extern",        "false",  "float",     "for",
+    "goto",    "if",       "inline",        "int",    "long",      "namespace",
+    "new",     "operator", "private",       "public", "register",  "restrict",
+    "return",  "short",    "signed",        "sizeof", "static",    "struct",
+    "switch",  "template", "static_assert", "this",   "throw",     "true",
+    "try",     "typedef",  "typename",      "union",  "unsigned",  "using",
+    "virtual", "void",     "volatile",      "while",  "workspace", "call",
+    "executor"};
 
 /// The numbers after a function's name, or nothing where they are not as it takes them.
 std::optional<std::vector<double>> readParameters(const Function &function, const Value *value) {
@@ -71,6 +109,13 @@ std::optional<std::vector<double>> readParameters(const Function &function, cons
 }
 
 } // namespace
+
+/// Whether a formula has this operand or scalar in it.
+static bool reads(const Formula &formula, Formula::Kind kind, size_t index) {
+  return (formula.kind == kind && formula.index == index) ||
+         std::ranges::any_of(formula.arguments,
+                             [&](const Formula &of) { return reads(of, kind, index); });
+}
 
 /// Reads the two lists; the names of arguments are unique over both.
 class StepReader {
@@ -127,6 +172,11 @@ bool StepReader::takeName(const Value &value, std::string &name) {
     return false;
   }
   name = *word;
+  if (std::ranges::find(wordsOfC, name) != std::end(wordsOfC)) {
+    diagnostics_.error(value.offset,
+                       fmt::format("{} cannot name an argument in C headers", quoted(name)));
+    return false;
+  }
   const bool isOwn = std::ranges::find(ownNames, name) != std::end(ownNames);
   // Its gradient is an argument, too.
   if (isOwn || !names_.insert(name).second || !names_.insert("d" + name).second) {
@@ -242,7 +292,17 @@ std::optional<FuseStep> StepReader::readExpression(const Value &item) {
   // Where quotes begin, the text is a byte further.
   step.formula =
       readFormula(text.text, text.offset + !text.plain, operands, step.scalars, diagnostics_);
-  return step.formula ? std::optional(step) : std::nullopt;
+  if (!step.formula)
+    return std::nullopt;
+  for (size_t i = 1; i < operands.size(); ++i) // the first is x
+    if (!reads(*step.formula, Formula::Kind::Operand, i))
+      diagnostics_.error(text.offset, fmt::format("{} is in 'operands', and not in the expression",
+                                                  quoted(operands[i])));
+  for (size_t i = 0; i < step.scalars.size(); ++i)
+    if (!reads(*step.formula, Formula::Kind::Scalar, i))
+      diagnostics_.error(text.offset, fmt::format("{} is in 'scalars', and not in the expression",
+                                                  quoted(step.scalars[i])));
+  return step;
 }
 
 std::optional<FuseStep> StepReader::readStep(const Value &item) {
@@ -301,11 +361,13 @@ std::vector<FuseStep> StepReader::read(const Value &list) {
                                                 list.items.size(), maxSteps));
     return steps;
   }
+  bool follows = false; // the last of `steps`: none was refused between them
   for (const Value &item : list.items) {
     std::optional<FuseStep> step = readStep(item);
+    const bool isNext = std::exchange(follows, step.has_value());
     if (!step)
       continue;
-    if (step->name == "relu" && !steps.empty() && steps.back().name == "relu") {
+    if (isNext && step->name == "relu" && steps.back().name == "relu") {
       diagnostics_.error(item.offset,
                          fmt::format("{} has 'relu' after 'relu', which leaves it as it is", what));
       continue;

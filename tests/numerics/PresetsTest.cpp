@@ -315,3 +315,27 @@ TEST_CASE("MATLAB's labels are layouts, the innermost first") {
   CHECK(specOf(head + "axis: C\n").axes == std::vector<int>{1});
   CHECK(specOf(head + "axis: [0, 2]\n").axes == std::vector<int>{1, 3});
 }
+
+TEST_CASE("a group of equal values has a gradient where epsilon stands beside the root") {
+  // y = gamma (x - m)/(sqrt(v) + e): at v = 0 each x goes through 1/e and its mean alone.
+  Session *session = sessionOrSkip("native");
+  REQUIRE(session);
+  HostArray x(DType::F32, {2, 4}), dy(DType::F32, {2, 4});
+  for (int64_t i = 0; i < 8; ++i) {
+    x.set(i, i < 4 ? 1 : static_cast<double>(i * i));
+    dy.set(i, static_cast<double>(i % 4)); // mean 1.5
+  }
+  const Spec spec = specOf("semantics: keras-1.0.4\ninput: {shape: [2, 4], layout: nc}\nmode: 1\n"
+                           "scale: false\ncenter: false\nepsilon: 0.5\n"
+                           "phases: [training, backward]\n");
+  const oracle::Arrays saved = TestKernel(spec, Phase::Training, *session).run({}, {{"x", x}});
+  const oracle::Arrays inputs{{"x", x},
+                              {"dy", dy},
+                              {"batch_mean", saved.at("batch_mean")},
+                              {"batch_variance", saved.at("batch_variance")}};
+  const TestKernel kernel(spec, Phase::Backward, *session);
+  const HostArray dx = kernel.run({}, inputs).at("dx");
+  for (int64_t i = 0; i < 4; ++i)
+    CHECK(dx.get(i) == doctest::Approx((static_cast<double>(i) - 1.5) / 0.5));
+  CHECK(wrongResults(kernel, spec, Phase::Backward, {}, inputs) == "");
+}

@@ -290,6 +290,10 @@ void SpecDraw::drawTraining(DrawnSpec &spec) {
     return;
   spec.adjustment = chance(3);
   spec.renorm = spec.semantics != Semantics::Keras_1_0_4 && chance(2);
+  if (spec.renorm) { // it averages the root of the biased variance and epsilon
+    spec.epsilonPosition.reset();
+    spec.runningVariance.reset();
+  }
   spec.clips = chance(2);
   spec.takesPopulation = !spec.renorm && chance(2);
   auto samples = std::ranges::find(spec.axes, 'n', &DrawnAxis::letter);

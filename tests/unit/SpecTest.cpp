@@ -1,5 +1,6 @@
 // What good specs mean, and that the networks' specs are complete.
 #include "compiler/spec/Spec.h"
+#include "compiler/operator/Operator.h"
 
 #include "llvm/ADT/StringRef.h"
 
@@ -300,3 +301,42 @@ TEST_CASE("elements that ResNet-50 normalizes") {
 }
 
 } // namespace
+
+TEST_CASE("no operand has the name of an argument of any phase") {
+  const char *const specs[] = {
+      "phases: [inference, training, backward, population, update, backward+update]\n"
+      "optimizer: {adam: {amsgrad: true, learning_rate: argument}}\nadjustment: true\n"
+      "parameters: {gamma: {regularizer: l2}}\nmomentum: argument\nepsilon: argument\n",
+      "phases: [training, backward]\nmask: true\nsynchronized: true\nmomentum: cumulative\n",
+      "phases: [inference, training, backward, backward+update]\nrenorm: true\n"
+      "optimizer: {rmsprop: {momentum: 0.5, centered: true}}\n",
+      "mode: range\nphases: [inference, population]\n",
+      "semantics: keras-1.0.4\nphases: [inference, training]\n",
+      "phases: [training, backward]\nfuse: [relu, {add: [c]}]\n",
+  };
+  const std::string input = "input: {shape: [N, 8], layout: nc}\n";
+  std::set<std::string> names;
+  for (const char *text : specs) {
+    CAPTURE(text);
+    const Spec spec = parse(input + text);
+    for (Phase phase : spec.phases) {
+      const Operator op = makeOperator(spec, phase);
+      for (const Operand &operand : op.operands)
+        if (operand.name.find("addend") == std::string::npos)
+          names.insert(operand.name);
+      for (const std::string &scalar : op.scalarNames())
+        names.insert(scalar);
+    }
+  }
+  CHECK(names.size() >= 45);
+  for (const std::string word : {"int", "workspace", "template"})
+    names.insert(word);
+  for (const std::string &name : names) {
+    CAPTURE(name);
+    auto spec = parseSpec(input + "fuse: [{mul: {name: " + name + "}}]\n", "a.yaml");
+    REQUIRE_FALSE(spec);
+    const std::string message = llvm::toString(spec.takeError());
+    CHECK((message.find("is an argument already") != std::string::npos ||
+           message.find("cannot name an argument in C headers") != std::string::npos));
+  }
+}
