@@ -319,9 +319,9 @@ void Parser::readConstraint(const Value &value, const std::string &path, Learned
   if (!learned.takesNorm() || !axesKnown_ || !modeKnown_ ||
       (spec_.semantics != Semantics::TfKeras && spec_.semantics != Semantics::Keras_3))
     return;
-  if (spec_.mode == Mode::Feature)
+  if (spec_.mode == Mode::Feature || spec_.mode == Mode::Batch)
     learned.normsElements = spec_.axes.size() > 1 || spec_.ghostBatch > 0;
-  else if (spec_.axes.size() > 1)
+  else if ((spec_.mode == Mode::Sample || spec_.mode == Mode::Rms) && spec_.axes.size() > 1)
     error(value, fmt::format("{}: semantics {} take the norm along the first axis of gamma and "
                              "beta, which is not built yet for several; found {} axes",
                              path, toString(spec_.semantics), spec_.axes.size()));

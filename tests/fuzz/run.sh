@@ -29,7 +29,7 @@ describe() {
     uses_llvm=true max_len=4096
     ;;
   npy) # a .npy file
-    sources=(compiler/cli/Files.cpp compiler/cli/Npy.cpp compiler/spec/Diagnostics.cpp
+    sources=(compiler/spec/Npy.cpp compiler/spec/Diagnostics.cpp
       compiler/spec/HostArray.cpp runtime/artifact/Artifact.cpp runtime/artifact/SizeExpr.cpp tests/fuzz/NpyFuzz.cpp)
     uses_llvm=true max_len=4096
     ;;

@@ -274,6 +274,11 @@ void SpecDraw::drawUpdate(DrawnSpec &spec) {
   const char *beside = pick({"{regularizer: l1_l2}", "{constraint: {max_norm: 2}}",
                              "{constraint: non_neg, learn_rate_factor: 2}",
                              "{constraint: unit_norm, regularizer: {l2: 0.25}}"});
+  // Keras's norms along the first of several axes are not built.
+  const bool isKeras = spec.semantics == Semantics::TfKeras || spec.semantics == Semantics::Keras_3;
+  if (isKeras && (spec.mode == Mode::Sample || spec.mode == Mode::Rms) &&
+      std::ranges::count(spec.axes, true, &DrawnAxis::listed) > 1)
+    beside = "{constraint: non_neg}";
   spec.parameters = fmt::format("{{{}: {}}}", spec.scale && !chance(3) ? "gamma" : "beta", beside);
 }
 

