@@ -304,15 +304,31 @@ TEST_CASE("elements that ResNet-50 normalizes") {
 
 TEST_CASE("no operand has the name of an argument of any phase") {
   const char *const specs[] = {
-      "phases: [inference, training, backward, population, update, backward+update]\n"
-      "optimizer: {adam: {amsgrad: true, learning_rate: argument}}\nadjustment: true\n"
-      "parameters: {gamma: {regularizer: l2}}\nmomentum: argument\nepsilon: argument\n",
-      "phases: [training, backward]\nmask: true\nsynchronized: true\nmomentum: cumulative\n",
-      "phases: [inference, training, backward, backward+update]\nrenorm: true\n"
-      "optimizer: {rmsprop: {momentum: 0.5, centered: true}}\n",
-      "mode: range\nphases: [inference, population]\n",
-      "semantics: keras-1.0.4\nphases: [inference, training]\n",
-      "phases: [training, backward]\nfuse: [relu, {add: [c]}]\n",
+      R"(phases: [inference, training, backward, population, update, backward+update]
+optimizer: {adam: {amsgrad: true, learning_rate: argument}}
+adjustment: true
+parameters: {gamma: {regularizer: l2}}
+momentum: argument
+epsilon: argument
+)",
+      R"(phases: [training, backward]
+mask: true
+synchronized: true
+momentum: cumulative
+)",
+      R"(phases: [inference, training, backward, backward+update]
+renorm: true
+optimizer: {rmsprop: {momentum: 0.5, centered: true}}
+)",
+      R"(mode: range
+phases: [inference, population]
+)",
+      R"(semantics: keras-1.0.4
+phases: [inference, training]
+)",
+      R"(phases: [training, backward]
+fuse: [relu, {add: [c]}]
+)",
   };
   const std::string input = "input: {shape: [N, 8], layout: nc}\n";
   std::set<std::string> names;
