@@ -451,8 +451,11 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   if (!selection.isRows && statistics.value_or(INT64_MAX) / whole.tile < kLeastTasks)
     limit /= 2;
   std::string what = "a task's slab stays in L2";
-  // Columns of rows from everywhere, not those of one sample.
-  const bool isSpread = !selection.isRows && (!selection.outerKept() || !selection.kept.front());
+  // Columns of rows from everywhere: not those of one sample, nor whole rows.
+  const int64_t columns = selection.tiled >= 0 ? whole.chunks[selection.tiled] : 0; // 0: all
+  const bool cutsRows = columns > 0 && columns < selection.sizeOr(selection.tiled, INT64_MAX);
+  const bool isSpread =
+      !selection.isRows && (!selection.outerKept() || (!selection.kept.front() && cutsRows));
   if (isSpread) {
     // Read in runs with gaps, three times: wins over two passes in order as long as it is short;
     // where sums read more than one array, longer. (196 rows of 128 columns: 0.8 of the time of
