@@ -148,9 +148,18 @@ struct Selection : StageSizes {
                                       [&](const auto &steps) { return reads(i, steps); });
       if (step.reduce != Reduce::None)
         after.push_back({{i, Part::Whole}});
-      else if (!after.empty() && !awaited[i] && !reads(i, staying)) // it may write over inputs
+      else if (!after.empty() && !awaited[i] && !reads(i, staying)) { // it may write over inputs
+        // Behind all others, but where it has the loops of the sums that it is made of alone.
+        const bool isApart =
+            maker != after.end() && keptBy(i) != keptBy(after.back().front().step) &&
+            std::none_of(maker + 1, after.end(), [&](const auto &steps) {
+              return llvm::any_of(steps,
+                                  [&](const StepPlan &of) { return reads(of.step, *maker); });
+            });
+        if (isApart)
+          std::rotate(maker, maker + 1, after.end());
         after.back().push_back({i, Part::Whole});
-      else if (maker != after.end())
+      } else if (maker != after.end())
         maker->push_back({i, Part::Whole});
       else
         stage.steps.push_back({i, Part::Whole});

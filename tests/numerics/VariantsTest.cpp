@@ -192,3 +192,18 @@ TEST_CASE("rows are not packed beside statistics that lie otherwise") {
                        inputs) == "");
   }
 }
+
+TEST_CASE("a step of gamma is beside its own sums, where others have more loops") {
+  const Spec spec = specOf("semantics: matlab\ninput: {shape: [7, 1, 67, 67], layout: cthd}\n"
+                           "axis: [1]\nmode: rms\nphases: [training, backward+update]\n"
+                           "optimizer: sgd\nfuse: [{add: {axes: [1, 2], name: f}}]\n");
+  const Operator op = makeOperator(spec, Phase::BackwardUpdate);
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
+    CAPTURE(cpu);
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    for (const ScheduleVariant &variant : selectSchedules(op, session->target()))
+      CHECK(llvm::toString(checkSchedule(variant.schedule, op, session->target())) == "");
+  }
+}
