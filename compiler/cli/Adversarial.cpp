@@ -100,12 +100,12 @@ private:
   static bool isSample(const Operand &operand) {
     return !operand.written && operand.values == Values::Sample;
   }
-  /// The least N of at least `size` that the spec can cut as it does.
-  static int64_t wholeOf(const Operator &op, int64_t size) {
+  /// The least N that the spec can cut as it does.
+  static int64_t leastBatch(const Operator &op) {
     for (const Constraint &constraint : op.constraints)
       if (op.sizes[constraint.size] == "N")
-        size = (size + constraint.multipleOf - 1) / constraint.multipleOf * constraint.multipleOf;
-    return size;
+        return constraint.multipleOf;
+    return 1;
   }
   /// The sizes of a row; empty where the spec has no size N to set.
   std::optional<oracle::Sizes> sizesOf(const Row &row) const {
@@ -116,7 +116,7 @@ private:
     if (n == sizes.end())
       return std::nullopt;
     const Operator op = makeOperator(check_.spec, check_.phase);
-    const int64_t least = n->second = wholeOf(op, 1);
+    const int64_t least = n->second = leastBatch(op);
     std::vector<int64_t> values;
     for (const std::string &name : op.sizes)
       values.push_back(sizes.at(name));

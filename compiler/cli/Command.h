@@ -7,6 +7,7 @@
 
 #include "compiler/records/Choose.h"
 #include "compiler/session/Session.h"
+#include "compiler/spec/Initialize.h"
 
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
@@ -56,8 +57,6 @@ int report(llvm::Error error);
 /// Named sizes as NAME=VALUE, each value at least 1.
 using NamedSizes = std::map<std::string, int64_t>;
 llvm::Expected<NamedSizes> parseSizes(const std::vector<std::string> &words);
-/// What has no kernel, and is no Phase.
-constexpr llvm::StringLiteral kInitialize = "initialize";
 /// That a spec, read from `path`, whose sizes have these names, has all that are given.
 llvm::Error checkSizeNames(const std::vector<std::string> &names, const std::string &path,
                            const NamedSizes &sizes);

@@ -69,9 +69,9 @@ public:
     for (const Argument &argument : manifest_.arguments) {
       arguments_.push_back((argument.old < 0 ? "" : "new_") + argument.name);
     }
-    // Arguments and numbers have names of ours, sizes any: with an ending they are no keyword,
-    // macro or name of ours. One letter, as most are, is none either, but for the macro of
-    // <complex.h>.
+    // Arguments and numbers have no name that C or this header has (spec/Steps.cpp), sizes any:
+    // with an ending they are no keyword, macro or name of ours. One letter, as most are, is none
+    // either, but for the macro of <complex.h>.
     for (const std::string &size : manifest_.sizes)
       sizes_.push_back(size.size() == 1 && std::isupper(static_cast<unsigned char>(size[0])) &&
                                size != "I"

@@ -149,13 +149,15 @@ private:
   // Leaves of formulas.
   Term constant(double value) { return {&op_.exprs, op_.exprs.constant(value)}; }
   Term size(const SizeExpr &size) { return {&op_.exprs, op_.exprs.size(size)}; }
-  /// Of one that a spec has values of, these.
+  /// Of one that a spec has values of, these. (What is made of those has names that operands of
+  /// steps may have too.)
   Term operand(std::string_view name) {
     if (const auto found = uniform_.find(name); found != uniform_.end())
       return constant(found->second);
-    for (uint32_t i = 0; i < op_.known.size(); ++i)
-      if (op_.known[i].array.name == name)
-        return {&op_.exprs, op_.exprs.known(i)};
+    if (llvm::is_contained(folded_, name))
+      for (uint32_t i = 0; i < op_.known.size(); ++i)
+        if (op_.known[i].array.name == name)
+          return {&op_.exprs, op_.exprs.known(i)};
     return {&op_.exprs, op_.exprs.operand(static_cast<uint32_t>(op_.operand(name, false)))};
   }
   /// What a value made of known arrays and numbers alone is; nothing where anything else is in it.

@@ -62,16 +62,19 @@ std::string describe(const Operator &op, bool withSizes) {
   if (op.grouped)
     for (const GroupedStatistics::Axis &axis : op.grouped->axes)
       text += fmt::format("grouped {} as {}\n", indices(axis.whole), indices(axis.own));
-  for (const Operand &operand : op.operands) {
-    text +=
-        fmt::format("operand {} {} {} of {} strides", toString(operand.dtype),
-                    operand.written ? "written" : "read", operand.padded, indices(operand.loops));
-    for (const SizeExpr &stride : operand.strides)
+  auto addArray = [&](const char *what, const Operand &array) {
+    text += fmt::format("{} {} {} {} of {} strides", what, toString(array.dtype),
+                        array.written ? "written" : "read", array.padded, indices(array.loops));
+    for (const SizeExpr &stride : array.strides)
       text += withSizes                         ? " " + stride.text(op.sizes)
               : stride.constant() == int64_t(0) ? " 0"
                                                 : " +";
     text += "\n";
-  }
+  };
+  for (const Operand &operand : op.operands)
+    addArray("operand", operand);
+  for (const KnownArray &known : op.known)
+    addArray("known", known.array);
   // Nodes by the order in which the steps come to them: how formulas were built does not matter.
   // Constants have no numbers: whether two are equal matters no more than their values.
   std::map<Expr, size_t> numbers;

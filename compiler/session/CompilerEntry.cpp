@@ -1,6 +1,7 @@
 // The compiler library's functions (runtime/loader/CompilerInterface.h).
 #include "compiler/records/Choose.h"
 #include "compiler/session/SessionPool.h"
+#include "compiler/spec/Initialize.h"
 #include "runtime/loader/CompilerInterface.h"
 
 #include "mlir/IR/Verifier.h"
@@ -48,8 +49,9 @@ llvm::Expected<Request> read(const nf_compiler_request &request) {
                          request.tuned_source ? request.tuned_source : "<records>");
   result.phase = result.spec.phases.front();
   if (request.phase) {
-    if (result.spec.initializes && llvm::StringRef(request.phase) == "initialize")
-      return llvm::createStringError("phase 'initialize' has no kernel; `normforge run` does it");
+    if (result.spec.initializes && request.phase == kInitialize)
+      return llvm::createStringError(
+          fmt::format("phase '{}' has no kernel; `normforge run` does it", kInitialize));
     auto parsed = parsePhase(request.phase);
     if (!parsed || !result.spec.hasPhase(*parsed)) {
       std::string listed;

@@ -1,6 +1,6 @@
 // What gamma, beta and the moving statistics begin with, before the first batch.
 //
-// Made on the host: no kernel knows of it.
+// Made on the host. Kernels of inference alone have within them what is written as a value.
 #pragma once
 
 #include "compiler/spec/Spec.h"
@@ -10,15 +10,18 @@
 
 namespace normforge {
 
+/// What has no kernel, and is no Phase.
+constexpr llvm::StringLiteral kInitialize = "initialize";
+
 /// The arrays of `spec` that have an initial value, by their names: gamma, beta, moving_mean and
-/// moving_variance or moving_stddev, as far as the layer has them, in the order of kernels'
-/// arguments.
+/// moving_variance or moving_stddev, what a renorm keeps beside those, and the ends of a range, as
+/// far as the layer has them, in the order of kernels' arguments.
 std::vector<std::string> initialNames(const Spec &spec);
 
 /// Those of them that the kernel of a spec has within it, and not as arguments
 /// (Spec::foldsValues).
 std::vector<std::string> foldedNames(const Spec &spec);
-/// The initial value that is in a spec; null where `name` is none of initialNames.
+/// The initial value that a spec has of an array; null where it has none of its own.
 const Initial *initialOf(const Spec &spec, std::string_view name);
 
 /// The initial value of one of them, of parameter_dtype and the shape of `axis`, whose named sizes

@@ -70,18 +70,101 @@ constexpr std::string_view ownNames[] = {"x",
                                          "learning_rate",
                                          "step"};
 
-/// Keywords, and what generated headers call other parameters.
-constexpr std::string_view wordsOfC[] = {
-    "auto",    "bool",     "break",         "case",   "char",      "class",
-    "const",   "continue", "default",       "delete", "do",        "double",
-    "else",    "enum",     "extern",        "false",  "float",     "for",
-    "goto",    "if",       "inline",        "int",    "long",      "namespace",
-    "new",     "operator", "private",       "public", "register",  "restrict",
-    "return",  "short",    "signed",        "sizeof", "static",    "struct",
-    "switch",  "template", "static_assert", "this",   "throw",     "true",
-    "try",     "typedef",  "typename",      "union",  "unsigned",  "using",
-    "virtual", "void",     "volatile",      "while",  "workspace", "call",
-    "executor"};
+/// Keywords of C and C++, and what functions of generated headers call what is theirs.
+constexpr std::string_view wordsOfC[] = {"alignas",
+                                         "alignof",
+                                         "and",
+                                         "and_eq",
+                                         "asm",
+                                         "auto",
+                                         "bitand",
+                                         "bitor",
+                                         "bool",
+                                         "break",
+                                         "case",
+                                         "catch",
+                                         "char",
+                                         "class",
+                                         "compl",
+                                         "concept",
+                                         "const",
+                                         "const_cast",
+                                         "consteval",
+                                         "constexpr",
+                                         "constinit",
+                                         "continue",
+                                         "decltype",
+                                         "default",
+                                         "delete",
+                                         "do",
+                                         "double",
+                                         "dynamic_cast",
+                                         "else",
+                                         "enum",
+                                         "explicit",
+                                         "export",
+                                         "extern",
+                                         "false",
+                                         "float",
+                                         "for",
+                                         "friend",
+                                         "goto",
+                                         "if",
+                                         "inline",
+                                         "int",
+                                         "long",
+                                         "mutable",
+                                         "namespace",
+                                         "new",
+                                         "noexcept",
+                                         "not",
+                                         "not_eq",
+                                         "nullptr",
+                                         "operator",
+                                         "or",
+                                         "or_eq",
+                                         "private",
+                                         "protected",
+                                         "public",
+                                         "register",
+                                         "reinterpret_cast",
+                                         "requires",
+                                         "restrict",
+                                         "return",
+                                         "short",
+                                         "signed",
+                                         "sizeof",
+                                         "static",
+                                         "static_assert",
+                                         "static_cast",
+                                         "struct",
+                                         "switch",
+                                         "template",
+                                         "this",
+                                         "thread_local",
+                                         "throw",
+                                         "true",
+                                         "try",
+                                         "typedef",
+                                         "typeid",
+                                         "typename",
+                                         "typeof",
+                                         "union",
+                                         "unsigned",
+                                         "using",
+                                         "virtual",
+                                         "void",
+                                         "volatile",
+                                         "wchar_t",
+                                         "while",
+                                         "xor",
+                                         "xor_eq",
+                                         "args",
+                                         "call",
+                                         "scalars",
+                                         "sizes",
+                                         "stage",
+                                         "workspace"};
 
 /// The numbers after a function's name, or nothing where they are not as it takes them.
 std::optional<std::vector<double>> readParameters(const Function &function, const Value *value) {
@@ -172,13 +255,14 @@ bool StepReader::takeName(const Value &value, std::string &name) {
     return false;
   }
   name = *word;
-  if (std::ranges::find(wordsOfC, name) != std::end(wordsOfC)) {
-    diagnostics_.error(value.offset,
-                       fmt::format("{} cannot name an argument in C headers", quoted(name)));
-    return false;
-  }
+  for (const std::string &own : {name, "d" + name}) // its gradient is an argument, too
+    if (std::ranges::find(wordsOfC, own) != std::end(wordsOfC)) {
+      diagnostics_.error(value.offset,
+                         fmt::format("{} cannot name an argument: C headers have {} as a word",
+                                     quoted(name), quoted(own)));
+      return false;
+    }
   const bool isOwn = std::ranges::find(ownNames, name) != std::end(ownNames);
-  // Its gradient is an argument, too.
   if (isOwn || !names_.insert(name).second || !names_.insert("d" + name).second) {
     diagnostics_.error(value.offset, fmt::format("{} is an argument already", quoted(name)));
     return false;

@@ -117,6 +117,15 @@ TEST_CASE("values in a kernel, by hand") {
     CHECK(y.get(i) == doctest::Approx(expected[i]).epsilon(1e-6));
 }
 
+TEST_CASE("operands are not mistaken for what is made of values") {
+  for (const char *name : {"mean", "scale", "shift"})
+    for (const bool lists : {true, false}) {
+      const std::string more = fmt::format("fuse: [{{mul: {{axes: [c], name: {}}}}}]\n", name);
+      const Folded of{"nhwc", "N, 3, 5, 12", "c", "0", {{"N", 2}}, 12, more.c_str()};
+      checkKernels(of, parametersOf(of, lists, [](Stream) { return true; }));
+    }
+}
+
 TEST_CASE("values are arguments where anything else is done with them") {
   const std::string text = "semantics: pytorch\ninput: {shape: [N, 2], layout: nc}\n"
                            "parameters: {gamma: {value: [1, 2]}, beta: {initializer: ones}}\n";
