@@ -202,6 +202,22 @@ struct BroadcastLane : OpConversionPattern<vector::BroadcastOp> {
   }
 };
 
+struct GatherLanes : OpConversionPattern<vector::FromElementsOp> {
+  using OpConversionPattern::OpConversionPattern;
+  LogicalResult matchAndRewrite(vector::FromElementsOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    const Type element = op.getType().getElementType(), bits = bitsOf(element);
+    if (!bits)
+      return failure();
+    SmallVector<Value> lanes;
+    for (Value lane : adaptor.getElements())
+      lanes.push_back(arith::BitcastOp::create(b, op.getLoc(), bits, lane));
+    Value whole = vector::FromElementsOp::create(b, op.getLoc(), op.getType().clone(bits), lanes);
+    b.replaceOp(op, asVector(b, op.getLoc(), whole, element));
+    return success();
+  }
+};
+
 /// Even and odd elements as f32.
 void widenPair(vector::DeinterleaveOp apart) {
   OpBuilder b(apart);
@@ -287,8 +303,8 @@ void populateHalfPrecisionPatterns(LLVMTypeConverter &types, RewritePatternSet &
   expanded.f16 = target.isX86() && !target.has("f16c");
   patterns.add<Expand<arith::ExtFOp>, Expand<arith::TruncFOp>>(types, patterns.getContext(),
                                                                expanded);
-  patterns.add<ExtractLane, InsertLane, BroadcastLane>(types, patterns.getContext(),
-                                                       PatternBenefit(2));
+  patterns.add<ExtractLane, InsertLane, BroadcastLane, GatherLanes>(types, patterns.getContext(),
+                                                                    PatternBenefit(2));
 }
 
 } // namespace normforge

@@ -101,3 +101,29 @@ TEST_CASE("half precision: rows whose tail is one element") {
   }
   CHECK(ran > 0);
 }
+
+TEST_CASE("half precision: an operand of one element for each row of a vector") {
+  const std::string repeat = repeatCommand("half precision: an operand*");
+  int ran = 0;
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    for (const char *dtype : {"bf16", "f16"})
+      for (Phase phase : {Phase::Inference, Phase::Training, Phase::Backward}) {
+        const Spec spec = specOf(fmt::format(
+            "name: rows\ninput: {{shape: [5, 8, 67, 2], layout: tdwh, dtype: {}}}\naxis: [2]\n"
+            "phases: [inference, training, backward]\n"
+            "prologue: [{{expr: \"min(x, p)\", operands: {{p: [1, 2]}}}}]\n",
+            dtype));
+        INFO(repeat, " ", std::string(cpu), " ", std::string(dtype), " phase ",
+             std::string(toString(phase)));
+        const TestKernel kernel(spec, phase, *session);
+        const auto inputs = oracle::drawInputs(spec, phase, {}, testSeed());
+        const std::string wrong = wrongResults(kernel, spec, phase, {}, inputs);
+        CHECK_MESSAGE(wrong.empty(), wrong);
+        ++ran;
+      }
+  }
+  CHECK(ran > 0);
+}
