@@ -205,6 +205,8 @@ void Parser::readParameters(const Entry &entry) {
         note(kNoUpdate);
       else if (!learns)
         note("there is none to be learned");
+      else if (key->key == "l2_factor" && spec_.optimizer && spec_.optimizer->weightDecay == 0)
+        note("the optimizer's weight_decay, which it multiplies, is 0");
       if (key->key == "regularizer")
         readRegularizer(key->value, whole, learned);
       else if (key->key == "constraint")

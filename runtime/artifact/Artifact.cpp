@@ -204,9 +204,6 @@ std::string problemOf(const Artifact &artifact, std::span<const int64_t> sizes) 
     return "size " + artifact.sizes[i] + " is " + std::to_string(sizes[i]) + "; expected " +
            expected;
   };
-  for (size_t i = 0; i < sizes.size(); ++i)
-    if (sizes[i] < 0)
-      return found(i, "at least 0");
   for (const Constraint &constraint : artifact.constraints) {
     const int64_t size = sizes[constraint.size];
     if (size < constraint.atLeast)
@@ -214,6 +211,9 @@ std::string problemOf(const Artifact &artifact, std::span<const int64_t> sizes) 
     if (size % constraint.multipleOf != 0)
       return found(constraint.size, "a multiple of " + std::to_string(constraint.multipleOf));
   }
+  for (size_t i = 0; i < sizes.size(); ++i)
+    if (sizes[i] < 0)
+      return found(i, "at least 0");
   return {};
 }
 

@@ -235,7 +235,7 @@ TEST_CASE("a size of 0 does nothing, or is an error where it is constrained") {
   CHECK(errorOf(NF_INVALID_ARGUMENT, [&] { training.plan({6}); }) ==
         "size N is 6; expected a multiple of 4");
   CHECK(errorOf(NF_INVALID_ARGUMENT, [&] { training.plan({-4}); }) ==
-        "size N is -4; expected at least 0");
+        "size N is -4; expected at least 1");
   CHECK(training.plan({8}).stageCount() == 2);
 }
 

@@ -166,6 +166,12 @@ TEST_CASE("notes on what does nothing, and on an axis that is seldom meant") {
   CHECK(notes(nchw + "axis: c\nmode: 2\nmomentum: 0.5\nrunning_variance: bessel\n") ==
         Notes{"momentum has no effect: mode batch keeps no moving statistics",
               "running_variance has no effect: mode batch keeps no moving statistics"});
+  const std::string factor =
+      nchw + "axis: c\nphases: [update]\nparameters: {gamma: {l2_factor: 2}}\n";
+  CHECK(notes(factor + "optimizer: {sgd: {weight_decay: 0.1}}\n").empty());
+  CHECK(notes(factor + "optimizer: sgd\n") ==
+        Notes{"parameters.gamma.l2_factor has no effect: the optimizer's weight_decay, which it "
+              "multiplies, is 0"});
   CHECK(notes(nchw) ==
         Notes{"no axis is given, and keras-1.2 takes the last, w; for channels write "
               "axis: c"});
