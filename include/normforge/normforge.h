@@ -112,6 +112,24 @@ typedef struct nf_executor {
   void *user;
 } nf_executor;
 
+/* Threads for hosts that have none of their own. */
+typedef struct nf_threads nf_threads;
+
+/* `count` threads, the one that calls nf_run among them; 0: as many as this process may use, by its
+ * affinity and its control group's quota. They begin at the first call that has work for them; what
+ * the system refuses to begin, the others do. Between calls they look for work for some ten
+ * microseconds, then sleep. Signals are left to the host's threads.
+ * Calls from several threads at once: one has these threads, the others do their own work, which
+ * gives the same bits. A child after fork begins threads of its own.
+ * Errors: NF_INVALID_ARGUMENT (more than 4096), NF_OUT_OF_MEMORY. */
+NF_API nf_status *nf_threads_create(uint32_t count, nf_threads **threads);
+NF_API void nf_threads_retain(nf_threads *threads);
+/* The last one ends them: no call may be at work with them. */
+NF_API void nf_threads_release(nf_threads *threads);
+NF_API uint32_t nf_threads_count(const nf_threads *threads);
+/* For nf_engine_options or nf_run; lives as long as the threads. */
+NF_API const nf_executor *nf_threads_executor(const nf_threads *threads);
+
 /* The host's memory. `allocate` gives `bytes` bytes aligned to `alignment`, a power of 2, or NULL;
  * `release` takes back what it gave. Both may be called from several threads at once, and must not
  * throw. */
@@ -241,8 +259,10 @@ typedef enum nf_role {
 } nf_role;
 
 typedef struct nf_compile_options {
-  uint32_t struct_size;    /* sizeof(nf_compile_options); less than its first version is an error */
-  const char *phase;       /* "inference", "backward+update", ...; NULL: the spec's first */
+  uint32_t struct_size; /* sizeof(nf_compile_options); less than its first version is an error */
+  /* "inference", "backward+update", ...; NULL: the spec's first. A spec that lists no phases has
+   * inference alone where nothing else is asked for, and training and backward where one is. */
+  const char *phase;
   const char *cpu;         /* LLVM's name of a CPU: "haswell"; NULL, "" or "native": this one */
   const char *source_name; /* the text's name in errors; NULL: "<spec>" */
 } nf_compile_options;
@@ -299,6 +319,8 @@ NF_API const char *nf_kernel_cpu(const nf_kernel *kernel);
 NF_API size_t nf_kernel_argument_count(const nf_kernel *kernel);
 NF_API const char *nf_kernel_argument_name(const nf_kernel *kernel, size_t argument);
 NF_API nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argument);
+/* Its axes in memory order, outermost first, over the named sizes: "(N, 64, 56, 56)". */
+NF_API const char *nf_kernel_argument_shape(const nf_kernel *kernel, size_t argument);
 /* 1 when the kernel writes the array (every element of it), 0 when it only reads it. */
 NF_API int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument);
 /* What the array is to its host. */
@@ -315,6 +337,14 @@ NF_API size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name,
 /* The named sizes that nf_plan_create takes, in order. */
 NF_API size_t nf_kernel_size_count(const nf_kernel *kernel);
 NF_API const char *nf_kernel_size_name(const nf_kernel *kernel, size_t size);
+
+/* The named sizes that arrays of these shapes tell. Argument i has `ranks[i]` axes, of sizes
+ * `shapes[i][0]` and on; a shape that is NULL is not known. `sizes` gets nf_kernel_size_count
+ * numbers, as nf_plan_create takes them.
+ * Errors: NF_INVALID_ARGUMENT (a shape that is not its argument's, two that tell a size otherwise,
+ * a size that none tells, another count of arguments). */
+NF_API nf_status *nf_kernel_match_sizes(const nf_kernel *kernel, const int64_t *const *shapes,
+                                        const size_t *ranks, size_t count, int64_t *sizes);
 
 /* The run-time numbers ("epsilon", "momentum", "step", ...) that nf_run takes, in order. */
 NF_API size_t nf_kernel_scalar_count(const nf_kernel *kernel);

@@ -94,6 +94,25 @@ private:
   void *memory_ = nullptr;
 };
 
+/// Threads for hosts that have none of their own.
+class Threads : public detail::Handle<nf_threads, nf_threads_retain, nf_threads_release> {
+public:
+  using Handle::Handle;
+
+  /// 0: as many as this process may use.
+  explicit Threads(uint32_t count = 0) : Handle(make(count)) {}
+  uint32_t count() const { return nf_threads_count(get()); }
+  /// For Engine::Options or Plan::run; lives as long as these.
+  const nf_executor &executor() const { return *nf_threads_executor(get()); }
+
+private:
+  static nf_threads *make(uint32_t count) {
+    nf_threads *threads = nullptr;
+    detail::check(nf_threads_create(count, &threads));
+    return threads;
+  }
+};
+
 /// A kernel for fixed sizes.
 class Plan : public detail::Handle<nf_plan, nf_plan_retain, nf_plan_release> {
 public:
@@ -151,6 +170,10 @@ public:
   size_t argumentCount() const { return nf_kernel_argument_count(get()); }
   std::string_view argumentName(size_t i) const { return text(nf_kernel_argument_name(get(), i)); }
   nf_dtype argumentDType(size_t i) const { return nf_kernel_argument_dtype(get(), i); }
+  /// Over the named sizes: "(N, 64, 56, 56)".
+  std::string_view argumentShape(size_t i) const {
+    return text(nf_kernel_argument_shape(get(), i));
+  }
   bool isWritten(size_t i) const { return nf_kernel_argument_is_written(get(), i) != 0; }
   nf_role role(size_t i) const { return nf_kernel_argument_role(get(), i); }
   /// Of a written state, the argument that it is the next value of; NF_NOT_FOUND.
@@ -173,6 +196,22 @@ public:
   }
   std::string_view schedule(size_t variant) const {
     return text(nf_kernel_variant_schedule(get(), variant));
+  }
+
+  /// The named sizes that the shapes of arguments tell; one that is nothing is not known.
+  std::vector<int64_t>
+  matchSizes(std::span<const std::optional<std::span<const int64_t>>> shapes) const {
+    std::vector<const int64_t *> first;
+    std::vector<size_t> ranks;
+    for (const auto &shape : shapes) {
+      static constexpr int64_t none = 0; // of no axes, whose span may have no address
+      first.push_back(!shape ? nullptr : shape->empty() ? &none : shape->data());
+      ranks.push_back(shape ? shape->size() : 0);
+    }
+    std::vector<int64_t> sizes(sizeCount());
+    detail::check(
+        nf_kernel_match_sizes(get(), first.data(), ranks.data(), ranks.size(), sizes.data()));
+    return sizes;
   }
 
   /// Fixes the named sizes, in their order.

@@ -3,10 +3,12 @@
 #include "normforge/normforge.h"
 
 #include "runtime/Failure.h"
+#include "runtime/api/Guard.h"
 #include "runtime/cache/KernelCache.h"
 #include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/fork/ForkGate.h"
 #include "runtime/kernel/Exchange.h"
+#include "runtime/kernel/MatchShapes.h"
 #include "runtime/kernel/Plan.h"
 #include "runtime/loader/CompilerLibrary.h"
 #include "runtime/loader/CompilerPath.h"
@@ -20,39 +22,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <new>
-#include <pthread.h>
-#include <type_traits>
 
 using namespace normforge;
-
-struct nf_status {
-  nf_code code;
-  std::string message;
-};
-
-namespace {
-
-struct Counted {
-  std::atomic<size_t> references{1};
-};
-
-template <typename T> void retain(T *object) {
-  if (object)
-    object->references.fetch_add(1, std::memory_order_relaxed);
-}
-
-template <typename T> void release(T *object) {
-  if (object && object->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
-    delete object;
-}
-
-} // namespace
+using namespace normforge::api;
 
 namespace {
 
@@ -87,6 +63,7 @@ struct nf_pack : Counted {
 struct nf_kernel : Counted {
   std::shared_ptr<const Host> host;
   std::shared_ptr<const Kernel> kernel;
+  std::vector<std::string> shapes; ///< of its arguments, as text
 };
 struct nf_plan : Counted {
   std::shared_ptr<const Host> host;
@@ -99,79 +76,6 @@ static_assert(static_cast<int>(Role::PartialSum) + NF_DATA == NF_PARTIAL_SUM);
 namespace {
 
 constexpr size_t mostSpecBytes = 16 << 20, mostRecordBytes = 256 << 20;
-
-/// The error for which there was no memory. Its address alone is used; nothing frees it.
-constexpr char outOfMemoryTag = 0;
-nf_status *outOfMemory() {
-  return reinterpret_cast<nf_status *>(const_cast<char *>(&outOfMemoryTag));
-}
-bool isOutOfMemory(const nf_status *status) { return status == outOfMemory(); }
-
-nf_status *toStatus(nf_code code, std::string message) noexcept {
-  nf_status *status = new (std::nothrow) nf_status{code, std::move(message)};
-  return status ? status : outOfMemory();
-}
-
-/// Runs `body(failure)`, which gives false with `failure` set when it fails.
-template <typename Body> nf_status *guarded(Body body) noexcept {
-  // A thread that is cancelled here would leave by an exception that nobody may catch.
-  struct NotCancelled {
-    int before;
-    NotCancelled() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before); }
-    ~NotCancelled() { pthread_setcancelstate(before, nullptr); }
-  } const notCancelled;
-  try {
-    try {
-      Failure failure;
-      if (body(failure))
-        return nullptr;
-      return toStatus(failure.code, std::move(failure.message));
-    } catch (const std::bad_alloc &) {
-      return outOfMemory();
-    } catch (const std::exception &error) {
-      return toStatus(NF_INTERNAL, std::string("internal error: ") + error.what());
-    }
-  } catch (...) {
-    return outOfMemory(); // not even the message could be made
-  }
-}
-
-bool failNull(const char *what, Failure &failure) {
-  return failure.set(NF_INVALID_ARGUMENT, std::string(what) + " is null");
-}
-
-/// Clears the place for what is to be made, and checks that it and the `owner` it is made from are
-/// there.
-template <typename T, typename Owner>
-bool begin(T **made, const char *what, const Owner *owner, const char *ownersName,
-           Failure &failure) {
-  if (!made)
-    return failNull(what, failure);
-  *made = nullptr;
-  return owner || failNull(ownersName, failure);
-}
-
-/// That a struct has at least the fields of its first version.
-bool checkSize(uint32_t given, const char *name, size_t first, Failure &failure) {
-  return given >= first ||
-         failure.set(NF_INVALID_ARGUMENT, std::string("struct_size of ") + name + " is " +
-                                              std::to_string(given) + "; expected sizeof(" + name +
-                                              "), at least " + std::to_string(first));
-}
-
-/// The caller's struct in this version's size: fields that the caller does not know are 0, those
-/// that this version does not know are ignored.
-template <typename T>
-bool readOptions(const T *given, T &options, const char *name, size_t first, Failure &failure) {
-  options = {};
-  if (!given)
-    return true;
-  if (!checkSize(given->struct_size, name, first, failure))
-    return false;
-  std::memcpy(static_cast<void *>(&options), given,
-              std::min<size_t>(given->struct_size, sizeof options));
-  return true;
-}
 
 /// The sizes of these structs in the first version that has them: each ends with the field named.
 #define NF_FIRST_SIZE(type, last) (offsetof(type, last) + sizeof(type::last))
@@ -228,6 +132,9 @@ bool makeHandle(std::shared_ptr<const Host> host, std::shared_ptr<const Kernel> 
   auto made = std::make_unique<nf_kernel>();
   made->host = std::move(host);
   made->kernel = std::move(kernel);
+  const Artifact &artifact = made->kernel->artifact();
+  for (const Argument &argument : artifact.arguments)
+    made->shapes.push_back(shapeText(argument, artifact.sizes));
   *handle = made.release();
   return true;
 }
@@ -560,6 +467,9 @@ nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argument) {
   const Argument *a = argumentAt(kernel, argument);
   return !a ? NF_NO_DTYPE : static_cast<nf_dtype>(static_cast<int>(a->dtype) + NF_F32);
 }
+const char *nf_kernel_argument_shape(const nf_kernel *kernel, size_t argument) {
+  return nameAt(kernel->shapes, argument);
+}
 int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument) {
   const Argument *a = argumentAt(kernel, argument);
   return a && a->written;
@@ -590,6 +500,32 @@ size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int wr
 size_t nf_kernel_size_count(const nf_kernel *kernel) { return artifactOf(kernel).sizes.size(); }
 const char *nf_kernel_size_name(const nf_kernel *kernel, size_t size) {
   return nameAt(artifactOf(kernel).sizes, size);
+}
+nf_status *nf_kernel_match_sizes(const nf_kernel *kernel, const int64_t *const *shapes,
+                                 const size_t *ranks, size_t count, int64_t *sizes) {
+  return guarded([&](Failure &failure) {
+    if (!kernel)
+      return failNull("kernel", failure);
+    const Artifact &artifact = artifactOf(kernel);
+    if (count != artifact.arguments.size())
+      return failure.set(NF_INVALID_ARGUMENT, "kernel '" + artifact.name + "' has " +
+                                                  std::to_string(artifact.arguments.size()) +
+                                                  " arguments; " + std::to_string(count) +
+                                                  " given");
+    if (!shapes || !ranks)
+      return failNull(shapes ? "ranks" : "shapes", failure);
+    if (!sizes && !artifact.sizes.empty())
+      return failNull("sizes", failure);
+    std::vector<std::optional<std::span<const int64_t>>> known(count);
+    for (size_t i = 0; i < count; ++i)
+      if (shapes[i])
+        known[i].emplace(shapes[i], ranks[i]);
+    const auto found = matchShapes(artifact, known, failure);
+    if (!found)
+      return false;
+    std::copy(found->begin(), found->end(), sizes);
+    return true;
+  });
 }
 size_t nf_kernel_scalar_count(const nf_kernel *kernel) { return artifactOf(kernel).scalars.size(); }
 const char *nf_kernel_scalar_name(const nf_kernel *kernel, size_t scalar) {

@@ -11,7 +11,7 @@
 #include "runtime/kernel/Kernel.h"
 #include "runtime/measure/Finals.h"
 #include "runtime/measure/SweepFile.h"
-#include "runtime/measure/ThreadPool.h"
+#include "runtime/threads/ThreadPool.h"
 
 #include <algorithm>
 #include <cmath>
