@@ -142,7 +142,7 @@ llvm::Expected<ExitStatus> run(Options &options) {
   auto paths = findSpecs(options.paths);
   if (!paths)
     return paths.takeError();
-  auto specs = readSpecs(*paths);
+  auto specs = readSpecs(*paths, parsePhase(options.phase));
   if (!specs)
     return specs.takeError();
   Planner planner(*sizes, options.phase);

@@ -292,11 +292,12 @@ llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string
   return specs;
 }
 
-llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths) {
+llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths,
+                                            std::optional<Phase> asked) {
   std::vector<Spec> specs;
   llvm::Error errors = llvm::Error::success();
   for (const std::string &path : paths) {
-    if (auto spec = readSpec(path))
+    if (auto spec = readSpec(path, asked))
       specs.push_back(std::move(*spec));
     else
       errors = llvm::joinErrors(std::move(errors), spec.takeError());

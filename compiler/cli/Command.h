@@ -104,8 +104,9 @@ chooseVariants(const Operator &op, const TargetDescription &target, const Schedu
 
 /// The files named, and every *.yaml below the directories named, ascending.
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths);
-/// The specs, or the errors of all of them.
-llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths);
+/// The specs, or the errors of all of them; `asked` as readSpec takes it.
+llvm::Expected<std::vector<Spec>> readSpecs(const std::vector<std::string> &paths,
+                                            std::optional<Phase> asked = std::nullopt);
 /// That no two specs, read from `paths`, have one name.
 llvm::Error checkDistinctNames(const std::vector<std::string> &paths,
                                const std::vector<Spec> &specs);

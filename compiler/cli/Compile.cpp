@@ -139,7 +139,7 @@ llvm::Error run(Options &options) {
   auto target = chooseTarget(options.cpus.empty() ? "" : options.cpus.front(), options.machine);
   if (!target)
     return target.takeError();
-  auto spec = readSpec(path);
+  auto spec = readSpec(path, parsePhase(options.phase));
   if (!spec)
     return spec.takeError();
   auto phase = choosePhase(*spec, path, options.phase);

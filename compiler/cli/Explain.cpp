@@ -445,7 +445,7 @@ llvm::Error run(Options &options) {
   auto target = chooseTarget(options.cpu, options.machine);
   if (!target)
     return target.takeError();
-  auto spec = readSpec(options.spec);
+  auto spec = readSpec(options.spec, parsePhase(options.phase));
   if (!spec)
     return spec.takeError();
   auto phase = choosePhase(*spec, options.spec, options.phase);

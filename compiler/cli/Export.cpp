@@ -101,7 +101,7 @@ llvm::Expected<std::vector<FileSet>> Exporter::readSets() {
   if (!paths)
     return paths.takeError();
   paths_ = *paths;
-  auto specs = readSpecs(*paths);
+  auto specs = readSpecs(*paths, parsePhase(request_.phase));
   if (!specs)
     return specs.takeError();
   if (llvm::Error error = checkDistinctNames(*paths, *specs))

@@ -263,7 +263,7 @@ llvm::Error run(Options &options) {
   auto seed = parseNumber("--seed", options.seed, 0, UINT64_MAX);
   if (!seed)
     return seed.takeError();
-  auto spec = readSpec(options.spec);
+  auto spec = readSpec(options.spec, parsePhase(options.phase));
   if (!spec)
     return spec.takeError();
   if (options.phase == kInitialize && spec->initializes) {

@@ -39,7 +39,8 @@ std::vector<ScheduleVariant> schedulesOf(const Request &request, const Operator 
 
 llvm::Expected<Request> read(const nf_compiler_request &request) {
   auto spec = parseSpec({request.spec, request.spec_bytes},
-                        request.source_name ? request.source_name : "<spec>");
+                        request.source_name ? request.source_name : "<spec>", {},
+                        request.phase ? parsePhase(request.phase) : std::nullopt);
   if (!spec)
     return spec.takeError();
   const char *cpu = request.cpu && *request.cpu ? request.cpu : "native";

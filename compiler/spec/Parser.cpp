@@ -448,6 +448,10 @@ void Parser::readPhases() {
   const Entry *entry = keys_.find("phases");
   if (!entry) {
     spec_.phases = {Phase::Inference};
+    if (asked_ == Phase::Training || asked_ == Phase::Backward)
+      for (Phase phase : {Phase::Training, Phase::Backward})
+        if (spec_.canHavePhase(phase))
+          spec_.phases.push_back(phase);
     return;
   }
   if (!entry->value.isList() || entry->value.items.empty()) {
@@ -475,21 +479,21 @@ void Parser::readPhases() {
 } // namespace spec
 
 llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName,
-                               ReadArray readArray) {
+                               ReadArray readArray, std::optional<Phase> asked) {
   std::string owned = text.str(); // LLVM's scanner wants a byte behind the end
   if (llvm::StringRef(owned).starts_with("\xef\xbb\xbf"))
     owned.erase(0, 3);
   spec::Diagnostics diagnostics(owned, sourceName);
   spec::Value root;
   if (spec::readDocument(owned, diagnostics, root)) {
-    Spec result = spec::Parser(root, diagnostics, readArray).parse(sourceName);
+    Spec result = spec::Parser(root, diagnostics, readArray, asked).parse(sourceName);
     if (diagnostics.empty())
       return result;
   }
   return llvm::make_error<SpecError>(diagnostics.render());
 }
 
-llvm::Expected<Spec> readSpec(llvm::StringRef path) {
+llvm::Expected<Spec> readSpec(llvm::StringRef path, std::optional<Phase> asked) {
   auto fail = [&](int code) {
     return llvm::make_error<SpecError>(fmt::format("{}: error: cannot be read: {}", path.str(),
                                                    std::generic_category().message(code)));
@@ -502,8 +506,8 @@ llvm::Expected<Spec> readSpec(llvm::StringRef path) {
   if (std::ferror(file.get()))
     return fail(errno);
   text.resize(size);
-  return parseSpec(text, path,
-                   [&](const std::string &array) { return readNpy(beside(path, array)); });
+  return parseSpec(
+      text, path, [&](const std::string &array) { return readNpy(beside(path, array)); }, asked);
 }
 
 } // namespace normforge

@@ -20,8 +20,9 @@ constexpr size_t maxName = 255;
 
 class Parser {
 public:
-  Parser(const Value &root, Diagnostics &diagnostics, ReadArray readArray)
-      : root_(root), diagnostics_(diagnostics), readArray_(readArray),
+  Parser(const Value &root, Diagnostics &diagnostics, ReadArray readArray,
+         std::optional<Phase> asked)
+      : root_(root), diagnostics_(diagnostics), readArray_(readArray), asked_(asked),
         keys_(root, "", specKeys(), diagnostics) {}
 
   Spec parse(std::string_view sourceName);
@@ -85,7 +86,8 @@ private:
 
   const Value &root_;
   Diagnostics &diagnostics_;
-  ReadArray readArray_; ///< of files that kernels have within them; or null
+  ReadArray readArray_;        ///< of files that kernels have within them; or null
+  std::optional<Phase> asked_; ///< for, where the spec has no `phases`
   Keys keys_;
   Spec spec_;
   std::map<Initial *, const Value *> written_; ///< where the values of arrays are

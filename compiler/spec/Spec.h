@@ -300,10 +300,13 @@ std::optional<Spec> inLayout(const Spec &spec, const std::string &layout);
 ///
 /// `readArray` reads the array of an .npy file that kernels are to have within them, by its path as
 /// written; its errors are one sentence. Without it such a path is an error: text has no folder.
+///
+/// A spec without the key `phases` has inference alone, unless training or backward is `asked` for:
+/// then inference, training and backward, as far as its mode has them.
 llvm::Expected<Spec> parseSpec(llvm::StringRef text, llvm::StringRef sourceName,
-                               ReadArray readArray = {});
+                               ReadArray readArray = {}, std::optional<Phase> asked = std::nullopt);
 /// The same from a file, whose folder paths are relative to; a file that cannot be read (missing, a
 /// directory) is a SpecError too.
-llvm::Expected<Spec> readSpec(llvm::StringRef path);
+llvm::Expected<Spec> readSpec(llvm::StringRef path, std::optional<Phase> asked = std::nullopt);
 
 } // namespace normforge

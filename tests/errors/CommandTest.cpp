@@ -179,8 +179,8 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
       {"check", "bn.yaml", "--phase", "initialize"},
       "normforge: error: --phase: expected inference, training, backward, population, update, "
       "backward+update, moments or gradient_sums, found 'initialize'");
-  folder.refuses({"check", "sized.yaml", "--phase", "training"},
-                 "normforge: error: --phase: no spec given has phase training");
+  folder.refuses({"check", "sized.yaml", "--phase", "update"},
+                 "normforge: error: --phase: no spec given has phase update");
   folder.refuses(runWords({"-o", "y=y.npy", "--phase", "backward"}),
                  "normforge: error: --phase: 'backward' is none of the phases of bn.yaml: "
                  "inference, training");

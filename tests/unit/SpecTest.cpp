@@ -154,6 +154,28 @@ TEST_CASE("dtypes of parameters, statistics and sums") {
   CHECK(canonicalText(spec) != canonicalText(parse(nchw + "axis: c\nparameter_dtype: bf16\n")));
 }
 
+TEST_CASE("a spec without phases has those that are asked for") {
+  using Phases = std::vector<Phase>;
+  const auto phases = [](const std::string &text, std::optional<Phase> asked) {
+    auto spec = parseSpec(text, "spec.yaml", {}, asked);
+    return spec ? spec->phases : Phases{};
+  };
+  const Phases all{Phase::Inference, Phase::Training, Phase::Backward};
+  const std::string plain = nchw + "axis: c\n";
+  CHECK((phases(plain, std::nullopt) == Phases{Phase::Inference}));
+  CHECK((phases(plain, Phase::Inference) == Phases{Phase::Inference}));
+  CHECK((phases(plain, Phase::Training) == all));
+  CHECK((phases(plain, Phase::Backward) == all));
+  CHECK((phases(plain, Phase::Update) == Phases{Phase::Inference}));
+  CHECK((phases(plain + "mode: range\n", Phase::Training) == Phases{Phase::Inference}));
+  CHECK((phases(plain + "phases: [inference]\n", Phase::Training) == Phases{Phase::Inference}));
+  // What kernels have of it is what they have where the phases are listed.
+  auto asked = parseSpec(plain, "spec.yaml", {}, Phase::Training);
+  REQUIRE(asked);
+  CHECK(canonicalText(*asked) ==
+        canonicalText(parse(plain + "phases: [inference, training, backward]\n")));
+}
+
 TEST_CASE("notes on what does nothing, and on an axis that is seldom meant") {
   const auto notes = [](const std::string &text) { return parse(text).notes; };
   using Notes = std::vector<std::string>;
