@@ -1,0 +1,79 @@
+"""What the extension module leaves to Python: new arrays, copies, names."""
+
+from __future__ import annotations
+
+import collections
+import difflib
+import functools
+import keyword
+import sys
+from typing import Any
+
+# Words of frameworks for our arguments.
+FOREIGN = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+    "input": "x",
+    "input_mean": "moving_mean",
+    "input_var": "moving_variance",
+    "grad_output": "dy",
+    "grad": "dy",
+    "residual": "addend",
+    "eps": "epsilon",
+}
+
+
+def _numpy_dtype(name: str) -> Any:
+    if name != "bfloat16":
+        return name
+    import ml_dtypes  # NumPy has none of its own
+
+    return ml_dtypes.bfloat16
+
+
+@functools.lru_cache(maxsize=None)
+def _maker(kind: type) -> Any:
+    """What makes an array as `kind` has them: of a shape and the name of a dtype."""
+    library = kind.__module__.partition(".")[0]
+    if any(base.__module__.partition(".")[0] == "torch" for base in kind.__mro__):
+        torch = sys.modules["torch"]
+        return lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype))
+    import numpy
+
+    if library in ("jax", "jaxlib"):
+        # JAX's arrays are not written to: the call's result is handed over (results_of).
+        return lambda shape, dtype: numpy.empty(shape, _numpy_dtype(dtype))
+    return lambda shape, dtype: numpy.empty(shape, _numpy_dtype(dtype))
+
+
+def allocate(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """An array that a kernel may write, of the library that `like` is of."""
+    return _maker(type(like))(shape, dtype)
+
+
+def dense(array: Any) -> Any:
+    """`array`, or a copy of it whose last axis is innermost."""
+    if hasattr(array, "contiguous"):  # PyTorch
+        return array.contiguous()
+    import numpy
+
+    return numpy.ascontiguousarray(array) if isinstance(array, numpy.ndarray) else array
+
+
+def results_class(names: list[str]) -> type:
+    """A named tuple of these; a word of Python's has an underscore behind it."""
+    return collections.namedtuple(
+        "Results", [name + "_" if keyword.iskeyword(name) else name for name in names]
+    )
+
+
+def unknown_name(name: str, known: list[str]) -> str:
+    """What is said of an argument that a kernel does not have."""
+    ours = FOREIGN.get(name)
+    if ours in known:
+        return f"there is no argument '{name}': it is called '{ours}' here"
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f": did you mean '{close[0]}'?" if close else f"; expected {', '.join(known)}"
+    return f"there is no argument '{name}'{hint}"

@@ -1,0 +1,215 @@
+#include "python/src/Arrays.h"
+
+#include <unordered_map>
+
+namespace normforge::python {
+
+namespace {
+
+// DLPack's table of C functions (its version 1.3, dlpack.h): a tensor's description in tens of
+// nanoseconds, where __dlpack__ takes microseconds. A type that has one has it for ever.
+struct ExchangeHeader {
+  struct {
+    uint32_t major, minor;
+  } version;
+  ExchangeHeader *previous;
+};
+struct ExchangeApi {
+  ExchangeHeader header;
+  void *allocate, *fromObject, *toObject;
+  int (*describe)(void *object, nb::dlpack::dltensor *tensor); ///< may be null
+  void *currentStream;
+};
+
+const ExchangeApi *exchangeOf(nb::handle type) {
+  static auto *known = new std::unordered_map<PyObject *, const ExchangeApi *>;
+  if (const auto found = known->find(type.ptr()); found != known->end())
+    return found->second;
+  const ExchangeApi *api = nullptr;
+  const nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
+  if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
+    auto *header =
+        static_cast<ExchangeHeader *>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    while (header && header->version.major != 1)
+      header = header->previous;
+    api = reinterpret_cast<const ExchangeApi *>(header);
+    if (api && !api->describe)
+      api = nullptr;
+  }
+  (*known)[type.inc_ref().ptr()] = api;
+  return api;
+}
+
+nb::dlpack::dtype typeOf(nf_dtype dtype) {
+  using Code = nb::dlpack::dtype_code;
+  auto of = [](Code code, uint8_t bits) {
+    return nb::dlpack::dtype{static_cast<uint8_t>(code), bits, 1};
+  };
+  switch (dtype) {
+  case NF_F64:
+    return of(Code::Float, 64);
+  case NF_BF16:
+    return of(Code::Bfloat, 16);
+  case NF_F16:
+    return of(Code::Float, 16);
+  case NF_BIT:
+    return of(Code::UInt, 8);
+  default:
+    return of(Code::Float, 32);
+  }
+}
+
+std::string nameOf(nb::dlpack::dtype dtype) {
+  using Code = nb::dlpack::dtype_code;
+  const char *kind = "";
+  switch (static_cast<Code>(dtype.code)) {
+  case Code::Int:
+    kind = "int";
+    break;
+  case Code::UInt:
+    kind = "uint";
+    break;
+  case Code::Float:
+    kind = "float";
+    break;
+  case Code::Bfloat:
+    kind = "bfloat";
+    break;
+  case Code::Complex:
+    kind = "complex";
+    break;
+  case Code::Bool:
+    return "bool";
+  default:
+    return "of another kind";
+  }
+  return kind + std::to_string(dtype.bits);
+}
+
+std::string text(nb::handle object) { return nb::cast<std::string>(nb::str(object)); }
+
+std::string typeName(nb::handle object) {
+  return nb::cast<std::string>(object.type().attr("__name__"));
+}
+
+/// NumPy's array of ml_dtypes' bfloat16, which no protocol takes, as whole numbers; or none.
+nb::object asBits(nb::handle object) {
+  const nb::object dtype = nb::getattr(object, "dtype", nb::none());
+  if (dtype.is_none() || text(nb::getattr(dtype, "name", nb::str(""))) != "bfloat16" ||
+      !nb::hasattr(object, "view"))
+    return {};
+  return object.attr("view")("uint16");
+}
+
+} // namespace
+
+const char *nameOf(nf_dtype dtype) {
+  switch (dtype) {
+  case NF_F64:
+    return "float64";
+  case NF_BF16:
+    return "bfloat16";
+  case NF_F16:
+    return "float16";
+  case NF_BIT:
+    return "uint8";
+  default:
+    return "float32";
+  }
+}
+
+Array::Array(nb::handle object, const char *name, nf_dtype dtype, bool written) {
+  if (!takeByExchange(object))
+    take(object, name, written);
+  nb::dlpack::dtype found = tensor_.dtype;
+  if (view_.is_valid()) // it was bfloat16
+    found = typeOf(NF_BF16);
+  if (found != typeOf(dtype))
+    throw nb::type_error(
+        (std::string("'") + name + "' is " + nameOf(found) + "; expected " + python::nameOf(dtype))
+            .c_str());
+  if (tensor_.device.device_type != nb::device::cpu::value)
+    throw nb::value_error((std::string("'") + name +
+                           "' is not in the CPU's memory, and this "
+                           "kernel runs on the CPU")
+                              .c_str());
+  checkIsDense(name);
+  data_ = static_cast<char *>(tensor_.data) + tensor_.byte_offset;
+}
+
+uint64_t Array::bytes() const {
+  uint64_t bytes = tensor_.dtype.bits / 8;
+  for (const int64_t size : shape())
+    bytes *= static_cast<uint64_t>(size);
+  return bytes;
+}
+
+bool Array::takeByExchange(nb::handle object) {
+  const ExchangeApi *api = exchangeOf(object.type());
+  if (!api)
+    return false;
+  if (api->describe(object.ptr(), &tensor_) != 0)
+    throw nb::python_error();
+  return true;
+}
+
+void Array::take(nb::handle object, const char *name, bool written) {
+  auto describe = [&](const auto &array) {
+    tensor_.data = const_cast<void *>(static_cast<const void *>(array.data()));
+    tensor_.device = {array.device_type(), array.device_id()};
+    tensor_.ndim = static_cast<int32_t>(array.ndim());
+    tensor_.dtype = array.dtype();
+    tensor_.shape = const_cast<int64_t *>(array.shape_ptr());
+    tensor_.strides = const_cast<int64_t *>(array.stride_ptr());
+  };
+  auto takes = [&](nb::handle from) {
+    if (written ? nb::try_cast(from, writable_, false) : nb::try_cast(from, readable_, false)) {
+      if (written)
+        describe(writable_);
+      else
+        describe(readable_);
+      return true;
+    }
+    PyErr_Clear();
+    return false;
+  };
+  if (takes(object))
+    return;
+  if (nb::object bits = asBits(object); bits.is_valid() && takes(bits)) {
+    view_ = std::move(bits);
+    return;
+  }
+  PyErr_Clear();
+  if (written && nb::try_cast(object, readable_, false))
+    throw nb::value_error(
+        (std::string("'") + name + "' is read-only, and is to be written").c_str());
+  PyErr_Clear();
+  throw nb::type_error((std::string("'") + name + "' is " + typeName(object) +
+                        "; expected an array with __dlpack__ or the buffer protocol, such as "
+                        "NumPy's, PyTorch's or JAX's")
+                           .c_str());
+}
+
+void Array::checkIsDense(const char *name) const {
+  if (!tensor_.strides)
+    return;
+  int64_t dense = 1;
+  bool isDense = true, isEmpty = false;
+  for (size_t axis = rank(); axis-- > 0;) {
+    const int64_t size = tensor_.shape[axis];
+    isDense &= size == 1 || tensor_.strides[axis] == dense;
+    isEmpty |= size == 0;
+    dense *= size;
+  }
+  if (isDense || isEmpty)
+    return;
+  std::string strides;
+  for (size_t axis = 0; axis < rank(); ++axis)
+    strides += (axis ? ", " : "") + std::to_string(tensor_.strides[axis]);
+  throw nb::value_error((std::string("'") + name + "' has the strides (" + strides +
+                         ") in elements; expected a dense array, the last axis innermost: pass a "
+                         "contiguous copy, or write a spec with the layout that it has")
+                            .c_str());
+}
+
+} // namespace normforge::python

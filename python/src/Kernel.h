@@ -1,0 +1,68 @@
+// A kernel of one phase that Python calls with arrays by their names.
+#pragma once
+
+#include "python/src/Arrays.h"
+
+#include "normforge/normforge.hpp"
+
+#include <map>
+#include <memory>
+#include <vector>
+
+namespace normforge::python {
+
+/// Called with the GIL, which is released while the kernel computes.
+class Kernel {
+public:
+  /// `copies`: arrays that are not dense are copied, instead of an error.
+  Kernel(nf::Kernel kernel, bool copies);
+  Kernel(const Kernel &) = delete;
+  Kernel(Kernel &&) = default;
+
+  const nf::Kernel &kernel() const { return kernel_; }
+  bool copies() const { return copies_; }
+  /// Names of the arrays that a call takes, in their order, and of those that it gives.
+  const std::vector<std::string> &reads() const { return reads_; }
+  const std::vector<std::string> &writes() const { return writes_; }
+
+  /// Arrays that are read, and run-time numbers, by their names; `out`, a mapping of names to
+  /// arrays that are written. Those that it lacks are made by the library that the first array is
+  /// of. Gives the one array that is written, or a named tuple of all.
+  nb::object call(nb::kwargs given);
+  /// The same of all arrays that are read and all numbers, in their order; gives those that are
+  /// written, all of them new.
+  nb::list apply(nb::list arrays, const std::vector<double> &numbers);
+
+private:
+  struct Argument {
+    nb::object name; ///< interned
+    std::string text;
+    nf_dtype dtype;
+    bool isWritten;
+  };
+  struct Prepared { ///< for the shapes of arrays
+    nf::Plan plan;
+    std::vector<nb::object> shapes;          ///< of those that are written
+    std::vector<nf::Workspace> workspaces{}; ///< at rest
+  };
+  using Shapes = std::vector<int64_t>; ///< of the arrays that are read, each after its rank
+
+  /// Of all arrays; those that are written and not there are made.
+  void compute(std::vector<nb::object> &objects, const std::vector<double> &numbers);
+  Prepared &prepare(const std::vector<Array> &arrays);
+  nb::object dense(nb::handle array) const;
+  [[noreturn]] void failNames(const nb::kwargs &given, const nb::object &out) const;
+
+  nf::Kernel kernel_;
+  bool copies_;
+  std::vector<Argument> arguments_;
+  std::vector<nb::object> scalars_; ///< their names
+  std::vector<std::string> reads_, writes_;
+  size_t readCount_ = 0;
+  nb::object out_, results_; ///< the name "out"; the named tuple's class, or none of one array
+  std::map<Shapes, Prepared> prepared_;
+  Shapes last_;
+  Prepared *lastPrepared_ = nullptr;
+};
+
+} // namespace normforge::python

@@ -1,0 +1,206 @@
+// Python's module normforge._core: engines, kernels, packs and threads of normforge.h.
+#include "python/src/Kernel.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace normforge::python {
+
+namespace {
+
+/// Raises an error of the library as the class that normforge._errors has for its code.
+[[noreturn]] void raise(const nf::Error &error) {
+  const nb::object type =
+      nb::module_::import_("normforge._errors").attr("class_of")(static_cast<int>(error.code()));
+  PyErr_SetString(type.ptr(), error.what());
+  throw nb::python_error();
+}
+
+template <typename Body> auto guarded(Body body) {
+  try {
+    return body();
+  } catch (const nf::Error &error) {
+    raise(error);
+  }
+}
+
+nf_phase phaseOf(const std::string &name) {
+  static constexpr std::pair<const char *, nf_phase> phases[] = {
+      {"inference", NF_INFERENCE}, {"training", NF_TRAINING},
+      {"backward", NF_BACKWARD},   {"population", NF_POPULATION},
+      {"update", NF_UPDATE},       {"backward+update", NF_BACKWARD_UPDATE},
+      {"moments", NF_MOMENTS},     {"gradient_sums", NF_GRADIENT_SUMS}};
+  for (const auto &[text, phase] : phases)
+    if (name == text)
+      return phase;
+  throw nb::value_error(("there is no phase '" + name + "'").c_str());
+}
+
+const char *textOf(nf_phase phase) {
+  static constexpr const char *names[] = {"inference",  "training",     "backward",
+                                          "population", "update",       "backward+update",
+                                          "moments",    "gradient_sums"};
+  const auto index = static_cast<size_t>(phase);
+  return phase >= 0 && index < std::size(names) ? names[index] : "other";
+}
+
+const char *textOf(nf_role role) {
+  static constexpr const char *names[] = {"",           "data",     "parameter", "statistic",
+                                          "state",      "gradient", "mask",      "partial moments",
+                                          "partial sum"};
+  return static_cast<size_t>(role) < std::size(names) ? names[role] : "";
+}
+
+/// Its threads outlive what came of it: kernels are released with the interpreter alone.
+class Engine {
+public:
+  Engine(const std::string &compilerLibrary, const std::optional<std::string> &cacheDirectory,
+         uint32_t threads, bool compileInChild, const std::string &tunedRecords)
+      : threads_(guarded([&] { return nf::Threads(threads); })), engine_(guarded([&] {
+          nf::Engine::Options options;
+          options.compilerLibrary = compilerLibrary;
+          options.cacheDirectory = cacheDirectory;
+          options.executor = threads_.executor();
+          options.compileInChild = compileInChild;
+          options.tunedRecords = tunedRecords;
+          return nf::Engine(options);
+        })) {
+    (void)new nf::Threads(threads_); // a kernel may be called when the engine is gone
+  }
+
+  nf::Kernel compile(const std::string &spec, const std::string &phase, const std::string &cpu,
+                     const std::string &source) const {
+    return guarded([&] {
+      const nb::gil_scoped_release released;
+      return engine_.compile(spec, {phase, cpu, source});
+    });
+  }
+  uint32_t threads() const { return threads_.count(); }
+  const nf::Engine &engine() const { return engine_; }
+
+private:
+  nf::Threads threads_;
+  nf::Engine engine_;
+};
+
+class Pack {
+public:
+  Pack(const Engine &engine, const std::string &path)
+      : pack_(guarded([&] { return engine.engine().openPack(path); })) {}
+
+  std::vector<std::pair<std::string, std::string>> kernels() const {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (size_t i = 0; i < pack_.size(); ++i)
+      all.emplace_back(pack_.name(i), textOf(pack_.phase(i)));
+    return all;
+  }
+  Kernel load(const std::string &name, const std::string &phase, bool copies) const {
+    return guarded([&] { return Kernel(pack_.load(name, phaseOf(phase)), copies); });
+  }
+
+private:
+  nf::Pack pack_;
+};
+
+nb::list argumentsOf(const Kernel &kernel) {
+  const nf::Kernel &of = kernel.kernel();
+  nb::list all;
+  for (size_t i = 0; i < of.argumentCount(); ++i) {
+    nb::dict argument;
+    argument["name"] = std::string(of.argumentName(i));
+    argument["dtype"] = of.argumentDType(i) == NF_BIT ? "bits" : nameOf(of.argumentDType(i));
+    argument["shape"] = std::string(of.argumentShape(i));
+    argument["role"] = textOf(of.role(i));
+    argument["written"] = of.isWritten(i);
+    all.append(argument);
+  }
+  return all;
+}
+
+nb::bytes saved(const Kernel &kernel) {
+  const std::vector<std::byte> bytes = guarded([&] { return kernel.kernel().save(); });
+  return nb::bytes(bytes.data(), bytes.size());
+}
+
+} // namespace
+
+} // namespace normforge::python
+
+NB_MODULE(_core, m) {
+  using namespace normforge::python;
+  m.attr("version") = nf_version();
+  nb::class_<Engine>(m, "Engine",
+                     "Where kernels come from: the compiler, a cache on disk, and threads.")
+      .def(nb::init<const std::string &, const std::optional<std::string> &, uint32_t, bool,
+                    const std::string &>(),
+           "compiler_library"_a = "", "cache_directory"_a = nb::none(), "threads"_a = 0,
+           "compile_in_child"_a = false, "tuned_records"_a = "",
+           "compiler_library: path of libnormforge-compiler.so.\n"
+           "cache_directory: where compiled kernels are kept; '' is nowhere, None the default.\n"
+           "threads: how many compute; 0 is as many as this process may use.\n"
+           "compile_in_child: compile in a process of its own.\n"
+           "tuned_records: a file of records of `normforge tune`.")
+      .def_prop_ro("threads", &Engine::threads, "How many threads compute.");
+  nb::class_<Kernel>(
+      m, "Kernel",
+      "A kernel of one phase.\n\n"
+      "Call it with arrays by their names; what it writes goes into `out`, a\n"
+      "mapping of names to arrays, or into new arrays of the first array's library.\n"
+      "The GIL is released while it computes.")
+      .def(
+          "__init__",
+          [](Kernel *self, const Engine &engine, const std::string &spec, const std::string &phase,
+             const std::string &cpu, const std::string &source,
+             bool copies) { new (self) Kernel(engine.compile(spec, phase, cpu, source), copies); },
+          "engine"_a, "spec"_a, "phase"_a = "", "cpu"_a = "", "source"_a = "", "copies"_a = false,
+          "Of one phase of a spec, YAML text; '' is the spec's first.")
+      .def("__call__",
+           [](Kernel &kernel, nb::kwargs given) {
+             return guarded([&] { return kernel.call(std::move(given)); });
+           })
+      .def(
+          "apply",
+          [](Kernel &kernel, nb::list arrays, const std::vector<double> &numbers) {
+            return guarded([&] { return kernel.apply(std::move(arrays), numbers); });
+          },
+          "arrays"_a, "numbers"_a = std::vector<double>(),
+          "Of all arrays and numbers in their order, new arrays.")
+      .def_prop_ro("name", [](const Kernel &k) { return std::string(k.kernel().name()); })
+      .def_prop_ro("phase", [](const Kernel &k) { return textOf(k.kernel().phase()); })
+      .def_prop_ro(
+          "cpu", [](const Kernel &k) { return std::string(k.kernel().cpu()); },
+          "The CPU that it was compiled for.")
+      .def_prop_ro("reads", &Kernel::reads, "Names of the arrays that a call takes.")
+      .def_prop_ro("writes", &Kernel::writes, "Names of the arrays that a call gives.")
+      .def_prop_ro("arguments", argumentsOf,
+                   "Of each array its name, dtype, shape in memory order, role, and whether it is "
+                   "written.")
+      .def_prop_ro(
+          "scalars",
+          [](const Kernel &k) {
+            std::vector<std::string> names;
+            for (size_t i = 0; i < k.kernel().scalarCount(); ++i)
+              names.emplace_back(k.kernel().scalarName(i));
+            return names;
+          },
+          "Names of the numbers that a call takes.")
+      .def_prop_ro(
+          "schedules",
+          [](const Kernel &k) {
+            std::vector<std::pair<std::string, std::string>> all;
+            for (size_t i = 0; i < k.kernel().variantCount(); ++i)
+              all.emplace_back(k.kernel().schedule(i), k.kernel().reason(i));
+            return all;
+          },
+          "Of each variant its schedule, and who chose it and why.")
+      .def("save", saved, "The kernel as bytes, which Engine.load of another process reads.");
+  nb::class_<Pack>(m, "Pack", "Kernels in a file, compiled ahead of time by `normforge pack`.")
+      .def(nb::init<const Engine &, const std::string &>(), "engine"_a, "path"_a)
+      .def_prop_ro("kernels", &Pack::kernels, "Names and phases.")
+      .def("load", &Pack::load, "name"_a, "phase"_a = "inference", "copies"_a = false);
+}

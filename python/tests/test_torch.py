@@ -1,0 +1,209 @@
+"""PyTorch's layers by our kernels, beside PyTorch's own."""
+
+import copy
+import multiprocessing
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+import normforge as nf  # noqa: E402
+import normforge.torch as nft  # noqa: E402
+
+LAYERS = {
+    "BatchNorm1d of rows": (lambda: nn.BatchNorm1d(7), (9, 7)),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(7), (4, 7, 5)),
+    "BatchNorm2d": (lambda: nn.BatchNorm2d(16), (3, 16, 6, 5)),
+    "BatchNorm2d without parameters": (lambda: nn.BatchNorm2d(16, affine=False), (3, 16, 6, 5)),
+    "BatchNorm2d without statistics": (
+        lambda: nn.BatchNorm2d(16, track_running_stats=False),
+        (3, 16, 6, 5),
+    ),
+    "BatchNorm2d of all batches": (lambda: nn.BatchNorm2d(16, momentum=None), (3, 16, 6, 5)),
+    "BatchNorm3d": (lambda: nn.BatchNorm3d(6, eps=1e-2, momentum=0.3), (2, 6, 3, 4, 5)),
+    "SyncBatchNorm": (lambda: nn.SyncBatchNorm(6), (4, 6, 3, 3)),
+    "LayerNorm": (lambda: nn.LayerNorm(48), (5, 3, 48)),
+    "LayerNorm of two axes": (lambda: nn.LayerNorm([3, 48]), (5, 3, 48)),
+    "LayerNorm without parameters": (
+        lambda: nn.LayerNorm(48, elementwise_affine=False),
+        (5, 48),
+    ),
+    "LayerNorm without bias": (lambda: nn.LayerNorm(48, bias=False), (5, 48)),
+    "RMSNorm": (lambda: nn.RMSNorm(40), (5, 3, 40)),
+    "RMSNorm with eps": (lambda: nn.RMSNorm(40, eps=1e-3), (5, 3, 40)),
+    "GroupNorm": (lambda: nn.GroupNorm(4, 12), (3, 12, 5, 4)),
+    "GroupNorm of rows": (lambda: nn.GroupNorm(4, 12), (3, 12)),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(6), (3, 6, 8)),
+    "InstanceNorm2d": (lambda: nn.InstanceNorm2d(6, affine=True), (3, 6, 5, 4)),
+    "InstanceNorm3d": (lambda: nn.InstanceNorm3d(6), (2, 6, 3, 4, 5)),
+}
+TOLERANCE = {
+    torch.float32: 2e-5,
+    torch.float64: 1e-11,
+    torch.bfloat16: 6e-2,
+    torch.float16: 8e-3,
+}
+
+
+def pair(make, dtype=torch.float32):
+    torch.manual_seed(1)
+    theirs = make().to(dtype)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    ours = nft.replace_norms(copy.deepcopy(theirs))
+    assert type(ours).__module__ == "normforge.torch"
+    return ours, theirs
+
+
+def close(ours, theirs, dtype):
+    assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    assert ours.stride() == theirs.stride()
+    torch.testing.assert_close(ours, theirs, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer(layer, dtype):
+    make, shape = LAYERS[layer]
+    ours, theirs = pair(make, dtype)
+    if layer == "SyncBatchNorm":  # PyTorch's own is for GPUs
+        theirs = nn.BatchNorm2d(6).to(dtype)
+        theirs.load_state_dict(ours.state_dict())
+    for step in range(3):
+        x = (torch.randn(shape) * 2 + 1).to(dtype)
+        dy = torch.randn(shape).to(dtype)
+        results = []
+        for module in (ours, theirs):
+            module.zero_grad()
+            given = x.clone().requires_grad_()
+            y = module(given)
+            y.backward(dy)
+            results.append((y, given.grad, *(p.grad for p in module.parameters())))
+        for mine, other in zip(*results):
+            close(mine, other, dtype)
+        for mine, other in zip(ours.buffers(), theirs.buffers()):
+            if mine.dtype == dtype:
+                close(mine, other, dtype)
+            else:
+                assert mine == other
+    ours.eval(), theirs.eval()
+    with torch.no_grad():
+        close(ours(x), theirs(x), dtype)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+@pytest.mark.parametrize("layer", ["BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm2d"])
+def test_channels_last(layer):
+    make, shape = LAYERS[layer]
+    form = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    ours, theirs = pair(make)
+    x = torch.randn(shape).to(memory_format=form)
+    for module in (ours, theirs):
+        module.given = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    a, b = ours(ours.given), theirs(theirs.given)
+    assert a.is_contiguous(memory_format=form)
+    torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-5)
+    dy = torch.randn(shape)
+    a.backward(dy), b.backward(dy)
+    torch.testing.assert_close(ours.given.grad, theirs.given.grad, atol=2e-5, rtol=2e-5)
+
+
+def test_frozen_statistics():
+    ours, theirs = pair(lambda: nn.BatchNorm2d(16))
+    ours.eval(), theirs.eval()
+    x = torch.randn(3, 16, 4, 4)
+    results = []
+    for module in (ours, theirs):
+        given = x.clone().requires_grad_()
+        module(given).square().sum().backward()
+        results.append(given.grad)
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
+
+
+def test_gradcheck():
+    for make, shape in (LAYERS["BatchNorm2d"], LAYERS["LayerNorm"], LAYERS["GroupNorm"]):
+        ours, _ = pair(make, torch.float64)
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(ours, (x,))
+
+
+def test_second_derivatives_are_an_error():
+    ours, _ = pair(lambda: nn.LayerNorm(48))
+    x = torch.randn(4, 48, requires_grad=True)
+    (gradient,) = torch.autograd.grad(ours(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_opcheck():
+    spec = nf._specs.layer_norm_spec(48, phases=["inference", "training", "backward"])
+    x, gamma, beta = torch.randn(4, 48), torch.randn(48), torch.randn(48)
+    for phase in ("inference", "training"):
+        torch.library.opcheck(torch.ops.normforge.apply, (spec, phase, [x, gamma, beta], []))
+    given = x.clone().requires_grad_()
+    (y,) = torch.ops.normforge.apply(spec, "inference", [given, gamma, beta], [])
+    with pytest.raises(NotImplementedError, match="first derivatives alone"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("layer", ["BatchNorm2d", "LayerNorm", "GroupNorm", "RMSNorm"])
+def test_compile_in_one_graph(layer):
+    make, shape = LAYERS[layer]
+    ours, theirs = pair(make)
+    compiled = torch.compile(ours, fullgraph=True)
+    for rows in (shape[0], shape[0] + 1, shape[0] + 2):
+        x = torch.randn(rows, *shape[1:])
+        results = []
+        for module in (compiled, theirs):
+            given = x.clone().requires_grad_()
+            y = module(given)
+            y.square().sum().backward()
+            results.append((y, given.grad))
+        for mine, other in zip(*results):
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+    for mine, other in zip(ours.buffers(), theirs.buffers()):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+def test_replace_and_restore():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.GroupNorm(2, 8))
+    before = [type(module) for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    nft.replace_norms(model)
+    assert isinstance(model[1], nn.BatchNorm2d)
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again[1]) is type(model[1])
+    assert [type(module) for module in nft.restore_norms(model).modules()] == before
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_what_kernels_do_not_take_is_pytorchs():
+    ours, theirs = pair(lambda: nn.LayerNorm(48))
+    x = torch.randn(4, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours(x), theirs(x))
+    with pytest.raises(RuntimeError):  # PyTorch's own
+        ours(torch.randn(4, 47))
+    batch = nft.replace_norms(nn.BatchNorm1d(3))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        batch(torch.randn(1, 3))
+
+
+def in_child(queue):
+    layer = nft.replace_norms(nn.LayerNorm(48))
+    queue.put(layer(torch.ones(4, 48)).sum().item())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children(method):
+    layer = nft.replace_norms(nn.LayerNorm(48))
+    layer(torch.randn(4, 48))
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == 0
+    child.join()
