@@ -14,7 +14,6 @@ given: torch.compile keeps it in one graph. Second derivatives are an error.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,11 +102,28 @@ torch.library.register_fake("normforge::apply", _apply_fake, lib=_library)
 torch.library.register_autograd("normforge::apply", _no_gradient, lib=_library)
 
 
-def _run(spec: str, phase: str, arrays: list[Tensor], numbers: list[float]) -> list[Tensor]:
-    """The operator; called directly where nobody looks on, for a dispatch costs more than a kernel."""
-    if torch.compiler.is_compiling() or type(arrays[0]) not in (Tensor, nn.Parameter):
+def _is_watched(x: Tensor) -> bool:
+    """Whether somebody sees operators go by: torch.compile, torch.func, a mode, a class of tensors."""
+    return (
+        torch.compiler.is_compiling()
+        or (type(x) is not Tensor and type(x) is not nn.Parameter)
+        or torch._C._functorch.maybe_get_level(x) != -1
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def _run(
+    spec: str,
+    phase: str,
+    arrays: list[Tensor],
+    numbers: list[float],
+    out: list[Tensor | None] | None = None,
+) -> list[Tensor]:
+    """The operator; where nobody looks on the kernel itself, for a dispatch takes ten times as long.
+    The kernel alone writes into `out`."""
+    if _is_watched(arrays[0]):
         return torch.ops.normforge.apply(spec, phase, arrays, numbers)
-    return _kernel(spec, phase).apply(arrays, numbers)
+    return _kernel(spec, phase).apply(arrays, numbers, out)
 
 
 class _Normalize(torch.autograd.Function):
@@ -127,13 +143,15 @@ class _Normalize(torch.autograd.Function):
     ) -> Any:
         parameters = [t for t in (gamma, beta) if t is not None]
         moving = [moving_mean, moving_variance] if keeps_moving else []
-        written = _run(spec, "training", [x, *parameters, *moving], numbers)
+        # Where the kernel is called itself the moving statistics are written in place.
+        out = [None, *moving, None, None] if moving else None
+        written = _run(spec, "training", [x, *parameters, *moving], numbers, out)
         # y, the moving statistics, the batch's: a mean, where the mode has one, and a variance.
         y, statistics = written[0], written[1 + len(moving) :]
         ctx.spec = spec
         ctx.has = gamma is not None, beta is not None
         ctx.save_for_backward(x, *([gamma] if gamma is not None else []), *statistics)
-        moved = written[1 : 1 + len(moving)]
+        moved = [new for new, old in zip(written[1:], moving) if new is not old]
         ctx.mark_non_differentiable(*moved)
         return (y, *moved)
 
@@ -148,7 +166,20 @@ class _Normalize(torch.autograd.Function):
         return None, None, None, dx, dgamma, dbeta, None, None
 
 
-# ---- Layouts -----------------------------------------------------------------------------------
+# ---- Specs of layers ---------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=None)
+def _cached_text(shape: tuple[Any, ...], layout: str, keys: tuple[tuple[str, Any], ...]) -> str:
+    return _specs.spec_text(
+        shape, layout, phases=["inference", "training", "backward"], **dict(keys)
+    )
+
+
+@torch.compiler.assume_constant_result  # torch.compile calls it, and does not look inside
+def _text(shape: tuple[Any, ...], layout: str, keys: tuple[tuple[str, Any], ...]) -> str:
+    return _cached_text(shape, layout, keys)
+
 
 _PIXELS = {2: "", 3: "l", 4: "hw", 5: "dhw"}
 
@@ -168,111 +199,135 @@ def _channels_second(y: Tensor, layout: str) -> Tensor:
     return y if layout[1] == "c" else y.movedim(-1, 1)
 
 
-def _takes(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether kernels compute this: of the CPU, of their dtypes, parameters all of one."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in _DTYPES
-        and x.layout == torch.strided
-        and not torch.is_autocast_enabled("cpu")
-        and len({p.dtype for p in parameters if p is not None}) <= 1
-        and all(p.device.type == "cpu" and p.dtype in _DTYPES for p in parameters if p is not None)
-    )
-
-
-def _parameter_dtype(x: Tensor, *parameters: Tensor | None) -> str | None:
-    for parameter in parameters:
-        if parameter is not None:
-            return _DTYPES[parameter.dtype]
-    return _DTYPES[x.dtype]
-
-
-@functools.lru_cache(maxsize=None)
-def _cached_text(shape: tuple[Any, ...], layout: str, keys: tuple[tuple[str, Any], ...]) -> str:
-    return _specs.spec_text(
-        shape, layout, phases=["inference", "training", "backward"], **dict(keys)
-    )
-
-
-@torch.compiler.assume_constant_result  # torch.compile calls it, and does not look inside
-def _text(shape: tuple[Any, ...], layout: str, keys: tuple[tuple[str, Any], ...]) -> str:
-    return _cached_text(shape, layout, keys)
-
-
-def _spec(x: Tensor, shape: Sequence[Any], layout: str, **keys: Any) -> str:
-    return _text(tuple(shape), layout, (("dtype", _DTYPES[x.dtype]), *keys.items()))
-
-
 def _needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _normalize(
-    spec: str, x: Tensor, gamma: Tensor | None, beta: Tensor | None
-) -> Tensor:
+def _normalize(spec: str, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
     """Of modes whose statistics are those of the call."""
     if _needs_gradient(x, gamma, beta):
         return _Normalize.apply(spec, [], False, x, gamma, beta, None, None)[0]
-    parameters = [t for t in (gamma, beta) if t is not None]
-    return _run(spec, "inference", [x, *parameters], [])[0]
+    arrays = [x]
+    if gamma is not None:
+        arrays.append(gamma)
+    if beta is not None:
+        arrays.append(beta)
+    return _run(spec, "inference", arrays, [])[0]
+
+
+class _Layer:
+    """What our classes of layers share: the spec of a call, made once and then found by what it
+    depends on. Specs are text, so that layers are copied and pickled as ever."""
+
+    def _mode(self) -> dict[str, Any]:
+        """The keys of a spec that are the layer's own."""
+        raise NotImplementedError
+
+    def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
+        """The shape and the layout of a spec for x; nothing where there is none."""
+        raise NotImplementedError
+
+    def _spec(self, x: Tensor, layout: str, *parameters: Tensor | None) -> str | None:
+        """Nothing where PyTorch is to compute: of another device, under autocast, or of dtypes that
+        no kernel has."""
+        if not x.is_cpu or torch.is_autocast_enabled("cpu"):
+            return None
+        dtypes = tuple(p.dtype for p in parameters if p is not None)
+        if torch.compiler.is_compiling():
+            return self._make_spec(x, layout, dtypes, parameters)
+        known = self.__dict__.setdefault("_known_specs", {})
+        key = (x.dtype, x.dim(), layout, dtypes, self.eps)  # type: ignore[attr-defined]
+        if key not in known:
+            known[key] = self._make_spec(x, layout, dtypes, parameters)
+        return known[key]
+
+    def _make_spec(
+        self,
+        x: Tensor,
+        layout: str,
+        dtypes: tuple[torch.dtype, ...],
+        parameters: tuple[Tensor | None, ...],
+    ) -> str | None:
+        axes = self._axes(x, layout)
+        of = dtypes[0] if dtypes else x.dtype
+        if (
+            axes is None
+            or x.layout != torch.strided
+            or x.dtype not in _DTYPES
+            or of not in _DTYPES
+            or any(dtype != of for dtype in dtypes)
+        ):
+            return None
+        keys = {
+            "dtype": _DTYPES[x.dtype],
+            "parameter_dtype": _DTYPES[of],
+            "eps": self.eps,  # type: ignore[attr-defined]
+            "scale": parameters[0] is not None,
+            "center": parameters[1] is not None,
+            **self._mode(),
+        }
+        return _text(*axes, tuple(keys.items()))
+
+
+class _ChannelLayer(_Layer):
+    """Of x with channels as its second axis."""
+
+    def _channels(self) -> int:
+        return self.num_features  # type: ignore[attr-defined]
+
+    def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
+        if x.size(1) != self._channels():
+            return None
+        channels = self._channels()
+        return tuple(channels if axis == "c" else axis.upper() for axis in layout), layout
 
 
 # ---- Layers ------------------------------------------------------------------------------------
 
 
-class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(_ChannelLayer, nn.modules.batchnorm._BatchNorm):
+    def _mode(self) -> dict[str, Any]:
+        if self._buffers["running_mean"] is None:
+            return {"mode": "batch"}
+        return {"mode": "feature", "momentum": "argument"}
+
     def forward(self, x: Tensor) -> Tensor:
-        if not _takes(x, self.weight, self.bias, self.running_mean, self.running_var):
-            return super().forward(x)
         self._check_input_dim(x)
+        gamma, beta = self._parameters["weight"], self._parameters["bias"]
+        mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
         data, layout = _laid_out(x)
-        shape = tuple(self.num_features if axis == "c" else axis.upper() for axis in layout)
-        keeps = self.running_mean is not None
-        keys = {
-            "mode": "feature" if keeps else "batch",
-            "eps": self.eps,
-            "scale": self.weight is not None,
-            "center": self.bias is not None,
-            "parameter_dtype": _parameter_dtype(x, self.weight, self.running_mean),
-        }
-        if keeps:
-            keys["momentum"] = "argument"
-        spec = _spec(x, shape, layout, **keys)
-        if not self.training or not keeps:
-            return self._of_moving(spec, data, layout, keeps)
+        spec = self._spec(x, layout, gamma, beta, mean, variance)
+        if spec is None:
+            return super().forward(x)
+        if mean is None:
+            if self.training:
+                self._check_values(x)
+            return _channels_second(_normalize(spec, data, gamma, beta), layout)
+        if not self.training:
+            if _needs_gradient(x, gamma, beta):  # of frozen statistics, which are PyTorch's
+                return super().forward(x)
+            arrays = [data, *(p for p in (gamma, beta) if p is not None), mean, variance]
+            return _channels_second(_run(spec, "inference", arrays, [])[0], layout)
+        self._check_values(x)
+        momentum = self.momentum
+        batches = self._buffers["num_batches_tracked"]
+        if batches is not None:
+            batches.add_(1)
+            if momentum is None:
+                momentum = 1.0 / float(batches)
+        y, *moved = _Normalize.apply(
+            spec, [float(momentum or 0.0)], True, data, gamma, beta, mean, variance
+        )
+        for old, new in zip((mean, variance), moved):  # where they were not written in place
+            old.copy_(new)
+        return _channels_second(y, layout)
+
+    @staticmethod
+    def _check_values(x: Tensor) -> None:
         if x.numel() == x.size(1):
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.size()}"
             )
-        momentum = self.momentum
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
-        y, mean, variance = _Normalize.apply(
-            spec,
-            [float(momentum or 0.0)],
-            True,
-            data,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-        )
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(variance)
-        return _channels_second(y, layout)
-
-    def _of_moving(self, spec: str, data: Tensor, layout: str, keeps: bool) -> Tensor:
-        if not keeps:
-            return _channels_second(_normalize(spec, data, self.weight, self.bias), layout)
-        if _needs_gradient(data, self.weight, self.bias):
-            # Frozen statistics: PyTorch's own gradients.
-            return super().forward(_channels_second(data, layout))
-        parameters = [t for t in (self.weight, self.bias) if t is not None]
-        moving = [self.running_mean, self.running_var]
-        y = _run(spec, "inference", [data, *parameters, *moving], [])[0]
-        return _channels_second(y, layout)
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -291,93 +346,86 @@ class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
     """Of several ranks PyTorch trains as before; inference, and training of one, are ours."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
+        distributed = torch.distributed
+        if self.training and distributed.is_available() and distributed.is_initialized():
             return nn.SyncBatchNorm.forward(self, x)
         return _BatchNorm.forward(self, x)
 
 
-def _product(sizes: Sequence[int]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
+class _RowLayer(_Layer):
+    """Of the last axes of x, which `normalized_shape` names."""
+
+    def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
+        normalized = tuple(self.normalized_shape)  # type: ignore[attr-defined]
+        lead = x.dim() - len(normalized)
+        if not (1 <= lead <= 4 and len(normalized) <= 4) or x.dim() > 6:
+            return None
+        if tuple(x.shape[lead:]) != normalized:
+            return None
+        letters = "nbtd"[:lead]
+        return (*letters.upper(), *normalized), letters + self._letters()
+
+    def _letters(self) -> str:
+        return "uvwc"[4 - len(self.normalized_shape) :]  # type: ignore[attr-defined]
+
+    def _mode(self) -> dict[str, Any]:
+        return {"mode": "layer", "axis": tuple(self._letters())}
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(_RowLayer, nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
-        shape = tuple(self.normalized_shape)
-        if not _takes(x, self.weight, self.bias) or tuple(x.shape[-len(shape) :]) != shape:
+        gamma, beta = self._parameters["weight"], self._parameters["bias"]
+        spec = self._spec(x, "", gamma, beta)
+        if spec is None:
             return super().forward(x)
-        rows = x.contiguous().reshape(-1, _product(shape))
-        keys = {
-            "mode": "layer",
-            "eps": self.eps,
-            "scale": self.weight is not None,
-            "center": self.bias is not None,
-            "parameter_dtype": _parameter_dtype(x, self.weight),
-        }
-        spec = _spec(x, ("N", _product(shape)), "nc", **keys)
-        return _normalize(spec, rows, _flat(self.weight), _flat(self.bias)).reshape(x.shape)
+        return _normalize(spec, x if x.is_contiguous() else x.contiguous(), gamma, beta)
 
 
-class RMSNorm(nn.RMSNorm):
+class RMSNorm(_RowLayer, nn.RMSNorm):
+    def _mode(self) -> dict[str, Any]:
+        return {"mode": "rms", "axis": tuple(self._letters())}  # whose epsilon is PyTorch's
+
     def forward(self, x: Tensor) -> Tensor:
-        shape = tuple(self.normalized_shape)
-        if not _takes(x, self.weight) or tuple(x.shape[-len(shape) :]) != shape:
+        gamma = self._parameters["weight"]
+        spec = self._spec(x, "", gamma, None)
+        if spec is None:
             return super().forward(x)
-        rows = x.contiguous().reshape(-1, _product(shape))
-        keys = {
-            "mode": "rms",
-            "center": False,
-            "eps": torch.finfo(x.dtype).eps if self.eps is None else self.eps,
-            "scale": self.weight is not None,
-            "parameter_dtype": _parameter_dtype(x, self.weight),
-        }
-        spec = _spec(x, ("N", _product(shape)), "nc", **keys)
-        return _normalize(spec, rows, _flat(self.weight), None).reshape(x.shape)
+        return _normalize(spec, x if x.is_contiguous() else x.contiguous(), gamma, None)
 
 
-def _flat(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.reshape(-1)
+class GroupNorm(_ChannelLayer, nn.GroupNorm):
+    def _channels(self) -> int:
+        return self.num_channels
 
+    def _mode(self) -> dict[str, Any]:
+        return {"mode": "group", "groups": self.num_groups}
 
-class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
-        if not _takes(x, self.weight, self.bias) or x.dim() not in _PIXELS:
+        if x.dim() not in _PIXELS:
             return super().forward(x)
+        gamma, beta = self._parameters["weight"], self._parameters["bias"]
         data, layout = _laid_out(x)
-        keys = {
-            "mode": "group",
-            "groups": self.num_groups,
-            "eps": self.eps,
-            "scale": self.weight is not None,
-            "center": self.bias is not None,
-            "parameter_dtype": _parameter_dtype(x, self.weight),
-        }
-        shape = tuple(self.num_channels if axis == "c" else axis.upper() for axis in layout)
-        spec = _spec(x, shape, layout, **keys)
-        return _channels_second(_normalize(spec, data, self.weight, self.bias), layout)
-
-
-class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        batched = x.dim() == self._get_no_batch_dim() + 1
-        if not batched or self.track_running_stats or not _takes(x, self.weight, self.bias):
+        spec = self._spec(x, layout, gamma, beta)
+        if spec is None:
             return super().forward(x)
+        return _channels_second(_normalize(spec, data, gamma, beta), layout)
+
+
+class _InstanceNorm(_ChannelLayer, nn.modules.instancenorm._InstanceNorm):
+    def _mode(self) -> dict[str, Any]:
+        return {"mode": "instance"}
+
+    def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        if x.size(1) != self.num_features or x[0, 0].numel() == 1:
+        batched = x.dim() == self._get_no_batch_dim() + 1
+        if not batched or self.track_running_stats or x[0, 0].numel() == 1:
             return super().forward(x)
+        gamma, beta = self._parameters["weight"], self._parameters["bias"]
         data, layout = _laid_out(x)
-        keys = {
-            "mode": "instance",
-            "eps": self.eps,
-            "scale": self.weight is not None,
-            "center": self.bias is not None,
-            "parameter_dtype": _parameter_dtype(x, self.weight),
-        }
-        shape = tuple(self.num_features if axis == "c" else axis.upper() for axis in layout)
-        spec = _spec(x, shape, layout, **keys)
-        return _channels_second(_normalize(spec, data, self.weight, self.bias), layout)
+        spec = self._spec(x, layout, gamma, beta)
+        if spec is None:
+            return super().forward(x)
+        return _channels_second(_normalize(spec, data, gamma, beta), layout)
 
 
 class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):

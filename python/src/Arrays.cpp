@@ -7,37 +7,69 @@ namespace normforge::python {
 namespace {
 
 // DLPack's table of C functions (its version 1.3, dlpack.h): a tensor's description in tens of
-// nanoseconds, where __dlpack__ takes microseconds. A type that has one has it for ever.
+// nanoseconds, where __dlpack__ takes microseconds.
 struct ExchangeHeader {
   struct {
     uint32_t major, minor;
   } version;
   ExchangeHeader *previous;
 };
+struct ManagedTensor;
 struct ExchangeApi {
+  using Fail = void(void *context, const char *kind, const char *message);
   ExchangeHeader header;
-  void *allocate, *fromObject, *toObject;
+  int (*allocate)(nb::dlpack::dltensor *prototype, ManagedTensor **made, void *context, Fail *fail);
+  int (*fromObject)(void *object, ManagedTensor **made);
+  int (*toObject)(ManagedTensor *tensor, void **object);       ///< takes the tensor
   int (*describe)(void *object, nb::dlpack::dltensor *tensor); ///< may be null
-  void *currentStream;
+  int (*currentStream)(int32_t deviceType, int32_t device, void **stream);
+};
+
+// What NumPy's headers say of its arrays, of every version: macros of its C API read these fields.
+struct NumpyType {
+  PyObject base;
+  PyTypeObject *type;
+  char kind, letter, byteOrder, flags;
+  int number;
+};
+struct NumpyArray {
+  PyObject base;
+  char *data;
+  int rank;
+  int64_t *shape, *strides;
+  PyObject *owner;
+  const NumpyType *type;
+  int flags;
+};
+constexpr int kNumpyDense = 0x0001, kNumpyWriteable = 0x0400;
+
+/// How the arrays of a type are read; a type has its way for ever.
+struct Access {
+  bool isNumpy = false;
+  const ExchangeApi *exchange = nullptr;
 };
 
 const ExchangeApi *exchangeOf(nb::handle type) {
-  static auto *known = new std::unordered_map<PyObject *, const ExchangeApi *>;
+  const nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api"))
+    return nullptr;
+  auto *header =
+      static_cast<ExchangeHeader *>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  while (header && header->version.major != 1)
+    header = header->previous;
+  const auto *api = reinterpret_cast<const ExchangeApi *>(header);
+  return api && api->describe ? api : nullptr;
+}
+
+const Access &accessOf(nb::handle type) {
+  static auto *known = new std::unordered_map<PyObject *, Access>;
   if (const auto found = known->find(type.ptr()); found != known->end())
     return found->second;
-  const ExchangeApi *api = nullptr;
-  const nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
-  if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) {
-    auto *header =
-        static_cast<ExchangeHeader *>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-    while (header && header->version.major != 1)
-      header = header->previous;
-    api = reinterpret_cast<const ExchangeApi *>(header);
-    if (api && !api->describe)
-      api = nullptr;
-  }
-  (*known)[type.inc_ref().ptr()] = api;
-  return api;
+  Access access{.isNumpy = false, .exchange = exchangeOf(type)};
+  const nb::object module = nb::getattr(type, "__module__", nb::none());
+  access.isNumpy = nb::isinstance<nb::str>(module) && nb::cast<std::string>(module) == "numpy" &&
+                   nb::cast<std::string>(type.attr("__name__")) == "ndarray";
+  return (*known)[type.inc_ref().ptr()] = access;
 }
 
 nb::dlpack::dtype typeOf(nf_dtype dtype) {
@@ -56,6 +88,22 @@ nb::dlpack::dtype typeOf(nf_dtype dtype) {
     return of(Code::UInt, 8);
   default:
     return of(Code::Float, 32);
+  }
+}
+
+/// Of NumPy's numbers of types, those that kernels take; of no bits for others.
+nb::dlpack::dtype typeOfNumpy(int number) {
+  switch (number) {
+  case 2:
+    return typeOf(NF_BIT);
+  case 11:
+    return typeOf(NF_F32);
+  case 12:
+    return typeOf(NF_F64);
+  case 23:
+    return typeOf(NF_F16);
+  default:
+    return {};
   }
 }
 
@@ -118,8 +166,45 @@ const char *nameOf(nf_dtype dtype) {
   }
 }
 
+nb::object makeArray(nb::handle like, const nb::object &shape, nf_dtype dtype) {
+  const Access &access = accessOf(like.type());
+  if (const ExchangeApi *api = access.exchange) {
+    int64_t sizes[16];
+    nb::dlpack::dltensor wanted{};
+    wanted.device = {nb::device::cpu::value, 0};
+    wanted.ndim = static_cast<int32_t>(nb::len(shape));
+    wanted.dtype = typeOf(dtype);
+    wanted.shape = sizes;
+    for (int32_t i = 0; i < wanted.ndim && i < 16; ++i)
+      sizes[i] = nb::cast<int64_t>(shape[static_cast<size_t>(i)]);
+    ManagedTensor *made = nullptr;
+    void *object = nullptr;
+    std::string error;
+    auto fail = [](void *context, const char *, const char *message) {
+      *static_cast<std::string *>(context) = message;
+    };
+    if (wanted.ndim <= 16 && api->allocate(&wanted, &made, &error, fail) == 0) {
+      if (api->toObject(made, &object) != 0)
+        throw nb::python_error();
+      return nb::steal(static_cast<PyObject *>(object));
+    }
+    PyErr_Clear();
+  }
+  if (access.isNumpy && dtype != NF_BF16) {
+    static auto *empty = new nb::object(nb::module_::import_("numpy").attr("empty"));
+    static auto *types = new std::unordered_map<int, nb::object>;
+    nb::object &type = (*types)[dtype];
+    if (!type.is_valid())
+      type = nb::module_::import_("numpy").attr("dtype")(nameOf(dtype));
+    return (*empty)(shape, type);
+  }
+  static auto *allocate =
+      new nb::object(nb::module_::import_("normforge._arrays").attr("allocate"));
+  return (*allocate)(like, shape, nameOf(dtype));
+}
+
 Array::Array(nb::handle object, const char *name, nf_dtype dtype, bool written) {
-  if (!takeByExchange(object))
+  if (!takeAtOnce(object, written))
     take(object, name, written);
   nb::dlpack::dtype found = tensor_.dtype;
   if (view_.is_valid()) // it was bfloat16
@@ -144,12 +229,25 @@ uint64_t Array::bytes() const {
   return bytes;
 }
 
-bool Array::takeByExchange(nb::handle object) {
-  const ExchangeApi *api = exchangeOf(object.type());
-  if (!api)
+bool Array::takeAtOnce(nb::handle object, bool written) {
+  const Access &access = accessOf(object.type());
+  if (access.exchange) {
+    if (access.exchange->describe(object.ptr(), &tensor_) != 0)
+      throw nb::python_error();
+    return true;
+  }
+  if (!access.isNumpy)
     return false;
-  if (api->describe(object.ptr(), &tensor_) != 0)
-    throw nb::python_error();
+  const auto &array = *reinterpret_cast<const NumpyArray *>(object.ptr());
+  const nb::dlpack::dtype dtype = typeOfNumpy(array.type->number);
+  const int needed = kNumpyDense | (written ? kNumpyWriteable : 0);
+  if (dtype.bits == 0 || array.type->byteOrder == '>' || (array.flags & needed) != needed)
+    return false; // rare, or an error
+  tensor_.data = array.data;
+  tensor_.device = {nb::device::cpu::value, 0};
+  tensor_.ndim = array.rank;
+  tensor_.dtype = dtype;
+  tensor_.shape = array.shape;
   return true;
 }
 

@@ -18,6 +18,9 @@ namespace nb = nanobind;
 /// The name by which Python knows an element's type: "float32", "bfloat16". Bits are bytes.
 const char *nameOf(nf_dtype dtype);
 
+/// A new array of the library that `like` is of, in the CPU's memory; its shape is a tuple.
+nb::object makeArray(nb::handle like, const nb::object &shape, nf_dtype dtype);
+
 /// What lies behind a Python object, for as long as this lives. Never a copy.
 class Array {
 public:
@@ -33,7 +36,8 @@ public:
 private:
   size_t rank() const { return static_cast<size_t>(tensor_.ndim); }
   void take(nb::handle object, const char *name, bool written);
-  bool takeByExchange(nb::handle object);
+  /// Of the arrays that most callers have, without their protocols.
+  bool takeAtOnce(nb::handle object, bool written);
   void checkIsDense(const char *name) const;
 
   nb::dlpack::dltensor tensor_{}; ///< its shape and strides belong to the object or to `owner_`

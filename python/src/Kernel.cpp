@@ -8,6 +8,8 @@ namespace {
 
 /// Shapes that a kernel keeps plans of, at most.
 constexpr size_t kMostPlans = 256;
+/// A call that moves less keeps the GIL: giving it back takes as long as the kernel.
+constexpr uint64_t kSmallBytes = 16 << 10;
 
 nb::object interned(const std::string &text) {
   return nb::steal(PyUnicode_InternFromString(text.c_str()));
@@ -51,7 +53,7 @@ Kernel::Kernel(nf::Kernel kernel, bool copies)
 }
 
 /// What is wrong with the names of a call.
-void Kernel::failNames(const nb::kwargs &given, const nb::object &out) const {
+void Kernel::failNames(const nb::dict &given, const nb::object &out) const {
   std::vector<std::string> needed = reads_, missing;
   for (const nb::object &scalar : scalars_)
     needed.push_back(nb::cast<std::string>(scalar));
@@ -97,7 +99,11 @@ Kernel::Prepared &Kernel::prepare(const std::vector<Array> &arrays) {
     for (size_t i = 0; i < readCount_; ++i)
       if (arguments_[i].dtype != NF_BIT) // which is bytes here
         known[i] = arrays[i].shape();
-    Prepared made{kernel_.plan(kernel_.matchSizes(known)), {}, {}};
+    Prepared made{.plan = kernel_.plan(kernel_.matchSizes(known))};
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < arguments_.size(); ++i)
+      bytes += made.plan.bytes(i);
+    made.isSmall = bytes < kSmallBytes;
     for (size_t i = 0; i < arguments_.size(); ++i) {
       const bool isBits = arguments_[i].dtype == NF_BIT;
       if (isBits && i < readCount_ && arrays[i].bytes() != made.plan.bytes(i))
@@ -140,9 +146,8 @@ void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double>
   const nf::Plan plan = prepared.plan;
   for (size_t i = readCount_; i < arguments_.size(); ++i) {
     if (!objects[i].is_valid()) {
-      static nb::object *allocate = new nb::object(arraysModule().attr("allocate"));
       const nb::handle like = readCount_ ? nb::handle(objects[0]) : nb::none();
-      objects[i] = (*allocate)(like, prepared.shapes[i], nameOf(arguments_[i].dtype));
+      objects[i] = makeArray(like, prepared.shapes[i], arguments_[i].dtype);
       take(i);
       continue;
     }
@@ -169,7 +174,9 @@ void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double>
       prepared.workspaces.pop_back();
     }
   }
-  {
+  if (prepared.isSmall) {
+    plan.run(pointers, numbers, workspace.get());
+  } else {
     const nb::gil_scoped_release released;
     plan.run(pointers, numbers, workspace.get());
   }
@@ -177,22 +184,32 @@ void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double>
     lastPrepared_->workspaces.push_back(std::move(workspace));
 }
 
-nb::list Kernel::apply(nb::list arrays, const std::vector<double> &numbers) {
-  if (arrays.size() != readCount_)
+nb::list Kernel::apply(const nb::list &arrays, const std::vector<double> &numbers, nb::handle out) {
+  const size_t given = arrays.size(), written = arguments_.size() - readCount_;
+  if (given != readCount_ || numbers.size() != scalars_.size())
+    throw nb::type_error(("takes " + list(reads_) + ", " + std::to_string(reads_.size()) +
+                          " arrays, and " + std::to_string(scalars_.size()) + " numbers; " +
+                          std::to_string(given) + " and " + std::to_string(numbers.size()) +
+                          " are given")
+                             .c_str());
+  if (!out.is_none() && nb::len(out) != written)
     throw nb::type_error(
-        ("takes " + list(reads_) + "; " + std::to_string(arrays.size()) + " arrays are given")
+        ("out has " + std::to_string(nb::len(out)) + " arrays; it writes " + list(writes_))
             .c_str());
   std::vector<nb::object> objects(arguments_.size());
   for (size_t i = 0; i < readCount_; ++i)
     objects[i] = nb::borrow(arrays[i]);
+  for (size_t i = 0; !out.is_none() && i < written; ++i)
+    if (nb::object array = out[i]; !array.is_none())
+      objects[readCount_ + i] = std::move(array);
   compute(objects, numbers);
-  nb::list written;
+  nb::list all;
   for (size_t i = readCount_; i < objects.size(); ++i)
-    written.append(objects[i]);
-  return written;
+    all.append(objects[i]);
+  return all;
 }
 
-nb::object Kernel::call(nb::kwargs given) {
+nb::object Kernel::call(const nb::dict &given) {
   nb::object out;
   if (PyObject *mapping = find(given, out_); mapping && PyDict_Check(mapping))
     out = nb::borrow(mapping);

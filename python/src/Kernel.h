@@ -11,7 +11,7 @@
 
 namespace normforge::python {
 
-/// Called with the GIL, which is released while the kernel computes.
+/// Called with the GIL, which is released while a kernel has more than a microsecond to compute.
 class Kernel {
 public:
   /// `copies`: arrays that are not dense are copied, instead of an error.
@@ -28,10 +28,10 @@ public:
   /// Arrays that are read, and run-time numbers, by their names; `out`, a mapping of names to
   /// arrays that are written. Those that it lacks are made by the library that the first array is
   /// of. Gives the one array that is written, or a named tuple of all.
-  nb::object call(nb::kwargs given);
+  nb::object call(const nb::dict &given);
   /// The same of all arrays that are read and all numbers, in their order; gives those that are
-  /// written, all of them new.
-  nb::list apply(nb::list arrays, const std::vector<double> &numbers);
+  /// written: those of `out`, in their order, or new ones where it has None or is None itself.
+  nb::list apply(const nb::list &arrays, const std::vector<double> &numbers, nb::handle out);
 
 private:
   struct Argument {
@@ -42,7 +42,8 @@ private:
   };
   struct Prepared { ///< for the shapes of arrays
     nf::Plan plan;
-    std::vector<nb::object> shapes;          ///< of those that are written
+    bool isSmall = false;
+    std::vector<nb::object> shapes{};        ///< as tuples
     std::vector<nf::Workspace> workspaces{}; ///< at rest
   };
   using Shapes = std::vector<int64_t>; ///< of the arrays that are read, each after its rank
@@ -51,7 +52,7 @@ private:
   void compute(std::vector<nb::object> &objects, const std::vector<double> &numbers);
   Prepared &prepare(const std::vector<Array> &arrays);
   nb::object dense(nb::handle array) const;
-  [[noreturn]] void failNames(const nb::kwargs &given, const nb::object &out) const;
+  [[noreturn]] void failNames(const nb::dict &given, const nb::object &out) const;
 
   nf::Kernel kernel_;
   bool copies_;

@@ -107,6 +107,32 @@ private:
   nf::Pack pack_;
 };
 
+/// Kernel.__call__, as Python's own slot: a bound method would have the names in one more mapping.
+PyObject *callKernel(PyObject *self, PyObject *positional, PyObject *named) noexcept {
+  try {
+    auto &kernel = *nb::inst_ptr<Kernel>(self);
+    if (!nb::inst_ready(self))
+      throw nb::type_error("the kernel was not made");
+    if (PyTuple_Size(positional) != 0)
+      throw nb::type_error("arrays are given by their names, such as x=...");
+    const nb::dict given = named ? nb::borrow<nb::dict>(named) : nb::dict();
+    return guarded([&] { return kernel.call(given); }).release().ptr();
+  } catch (nb::python_error &error) {
+    error.restore();
+  } catch (const nb::builtin_exception &error) {
+    PyErr_SetString(error.type() == nb::exception_type::value_error ? PyExc_ValueError
+                                                                    : PyExc_TypeError,
+                    error.what());
+  } catch (const std::bad_alloc &) {
+    PyErr_NoMemory();
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyType_Slot kernelSlots[] = {{Py_tp_call, reinterpret_cast<void *>(callKernel)}, {0, nullptr}};
+
 nb::list argumentsOf(const Kernel &kernel) {
   const nf::Kernel &of = kernel.kernel();
   nb::list all;
@@ -133,6 +159,7 @@ nb::bytes saved(const Kernel &kernel) {
 
 NB_MODULE(_core, m) {
   using namespace normforge::python;
+  nb::set_leak_warnings(false); // the default engine lives as long as the interpreter
   m.attr("version") = nf_version();
   nb::class_<Engine>(m, "Engine",
                      "Where kernels come from: the compiler, a cache on disk, and threads.")
@@ -147,7 +174,7 @@ NB_MODULE(_core, m) {
            "tuned_records: a file of records of `normforge tune`.")
       .def_prop_ro("threads", &Engine::threads, "How many threads compute.");
   nb::class_<Kernel>(
-      m, "Kernel",
+      m, "Kernel", nb::type_slots(kernelSlots),
       "A kernel of one phase.\n\n"
       "Call it with arrays by their names; what it writes goes into `out`, a\n"
       "mapping of names to arrays, or into new arrays of the first array's library.\n"
@@ -159,17 +186,15 @@ NB_MODULE(_core, m) {
              bool copies) { new (self) Kernel(engine.compile(spec, phase, cpu, source), copies); },
           "engine"_a, "spec"_a, "phase"_a = "", "cpu"_a = "", "source"_a = "", "copies"_a = false,
           "Of one phase of a spec, YAML text; '' is the spec's first.")
-      .def("__call__",
-           [](Kernel &kernel, nb::kwargs given) {
-             return guarded([&] { return kernel.call(std::move(given)); });
-           })
       .def(
           "apply",
-          [](Kernel &kernel, nb::list arrays, const std::vector<double> &numbers) {
-            return guarded([&] { return kernel.apply(std::move(arrays), numbers); });
+          [](Kernel &kernel, const nb::list &arrays, const std::vector<double> &numbers,
+             nb::object out) {
+            return guarded([&] { return kernel.apply(arrays, numbers, out); });
           },
-          "arrays"_a, "numbers"_a = std::vector<double>(),
-          "Of all arrays and numbers in their order, new arrays.")
+          "arrays"_a, "numbers"_a = std::vector<double>(), "out"_a = nb::none(),
+          "Of all arrays and numbers in their order: what is written, new or into the arrays of "
+          "`out`, a list with None for new ones.")
       .def_prop_ro("name", [](const Kernel &k) { return std::string(k.kernel().name()); })
       .def_prop_ro("phase", [](const Kernel &k) { return textOf(k.kernel().phase()); })
       .def_prop_ro(
