@@ -10,7 +10,7 @@
 
 `compile` takes a spec, YAML text, and gives a kernel for this machine, which is called with arrays by
 their names: NumPy's, PyTorch's, JAX's, or any other with __dlpack__ or the buffer protocol. They are
-read and written where they lie. `norm.training`, `norm.backward` and the other phases are kernels
+read where they lie; results are PyTorch's for PyTorch's, NumPy's for all others, or arrays of yours. `norm.training`, `norm.backward` and the other phases are kernels
 too, compiled when first asked for. `layer_norm`, `rms_norm`, `group_norm`, `instance_norm` and
 `batch_norm` write the spec; `Pack` opens kernels that were compiled ahead of time, for which no
 compiler is needed. `normforge.torch` has PyTorch's layers.

@@ -35,16 +35,13 @@ def _numpy_dtype(name: str) -> Any:
 
 @functools.lru_cache(maxsize=None)
 def _maker(kind: type) -> Any:
-    """What makes an array as `kind` has them: of a shape and the name of a dtype."""
-    library = kind.__module__.partition(".")[0]
+    """What makes arrays for those of `kind`, of a shape and the name of a dtype: PyTorch's for its own,
+    NumPy's for all others. JAX's arrays cannot be written; it takes NumPy's."""
     if any(base.__module__.partition(".")[0] == "torch" for base in kind.__mro__):
         torch = sys.modules["torch"]
         return lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype))
     import numpy
 
-    if library in ("jax", "jaxlib"):
-        # JAX's arrays are not written to: the call's result is handed over (results_of).
-        return lambda shape, dtype: numpy.empty(shape, _numpy_dtype(dtype))
     return lambda shape, dtype: numpy.empty(shape, _numpy_dtype(dtype))
 
 

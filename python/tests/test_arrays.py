@@ -1,5 +1,7 @@
 """Kernels called with NumPy's arrays."""
 
+import shutil
+import subprocess
 import threading
 
 import ml_dtypes
@@ -225,3 +227,59 @@ def test_missing_compiler(tmp_path):
     engine = nf.Engine(compiler_library=str(tmp_path / "none.so"), cache_directory="")
     with pytest.raises(nf.CompilerNotFound, match="none.so"):
         nf.compile("input: {shape: [4, 8]}\n", engine=engine)
+
+
+def test_packs(tmp_path):
+    """A pack that `normforge pack` made, without any compiler."""
+    command = shutil.which("normforge")
+    if not command:
+        pytest.skip("the command normforge, which makes packs, is not here")
+    (tmp_path / "rows.yaml").write_text(
+        "input: {shape: [N, 48], layout: nc}\nmode: layer\nsemantics: pytorch\n"
+        "phases: [inference, training]\n"
+    )
+    path = tmp_path / "rows.nfk"
+    subprocess.run([command, "pack", tmp_path / "rows.yaml", "-o", path], check=True)
+    engine = nf.Engine(compiler_library=str(tmp_path / "none.so"), cache_directory="")
+    pack = nf.Pack(path, engine=engine)
+    assert sorted(pack.kernels) == [("rows", "inference"), ("rows", "training")]
+    assert list(pack) == ["rows"] and "rows" in pack and "others" not in pack
+    x, gamma, beta = drawn(4, 48), drawn(48), drawn(48)
+    y = pack["rows"](x=x, gamma=gamma, beta=beta)
+    np.testing.assert_allclose(y, layer_norm(x, gamma, beta), atol=1e-5)
+    np.testing.assert_array_equal(pack.load("rows", "training")(x=x, gamma=gamma, beta=beta).y, y)
+    with pytest.raises(nf.NotInPack, match="others"):
+        pack["others"]
+    with pytest.raises(ValueError, match="there is no phase 'forward'"):
+        pack.load("rows", "forward")
+
+
+def test_names_of_python_and_positional_arrays(norm):
+    with pytest.raises(TypeError, match="arrays are given by their names"):
+        norm(drawn(4, 48))
+    with pytest.raises(TypeError, match="takes x, gamma and beta, 3 arrays, and 0 numbers; 1"):
+        norm.apply([drawn(4, 48)])
+    with pytest.raises(TypeError, match="out has 2 arrays; it writes y"):
+        norm.apply([drawn(4, 48), drawn(48), drawn(48)], [], [None, None])
+
+
+def test_big_endian_and_other_types(norm):
+    gamma, beta = drawn(48), drawn(48)
+    for x, found in (
+        (drawn(4, 48).astype(">f4"), "ndarray"),
+        (drawn(4, 48).astype(np.int32), "int32"),
+        (drawn(4, 48).astype(np.complex64), "complex64"),
+    ):
+        with pytest.raises(TypeError, match=f"'x' is {found}; expected"):
+            norm(x=x, gamma=gamma, beta=beta)
+
+
+def test_subclasses_and_buffers(norm):
+    x, gamma, beta = drawn(4, 48), drawn(48), drawn(48)
+    y = norm(x=x, gamma=gamma, beta=beta)
+    np.testing.assert_array_equal(norm(x=x.view(np.matrix), gamma=gamma, beta=beta), y)
+    np.testing.assert_array_equal(norm(x=memoryview(x), gamma=gamma, beta=beta), y)
+
+
+def test_empty_batch(norm):
+    assert norm(x=drawn(0, 48), gamma=drawn(48), beta=drawn(48)).shape == (0, 48)

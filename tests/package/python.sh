@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The Python package: its wheel, checked, in an environment of its own, with NumPy; and in that of
+# `./dev bench --peers`, where there is one, with PyTorch and JAX.
+#   python.sh SOURCE BUILD FOLDER
+set -euo pipefail
+source=$1 build=$2 folder=$3
+mkdir -p "$folder"
+skip() {
+  echo "SKIP: $*"
+  exit 0
+}
+command -v python3 >/dev/null || skip "python3 is not installed"
+tools=$folder/tools
+if ! cmp -s "$source/python/tests/requirements.txt" "$tools/installed.txt"; then
+  rm -rf "$tools"
+  python3 -m venv "$tools" >"$folder/log" 2>&1 || skip "python3 -m venv: $(tail -n 1 "$folder/log")"
+  timeout 240 "$tools/bin/pip" install --quiet --disable-pip-version-check \
+    -r "$source/python/tests/requirements.txt" >"$folder/log" 2>&1 ||
+    skip "the packages of python/tests/requirements.txt cannot be installed: $(tail -n 1 "$folder/log")"
+  cp "$source/python/tests/requirements.txt" "$tools/installed.txt"
+fi
+! command -v ccache >/dev/null ||
+  export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+rm -rf "$folder/wheels" "$folder/site"
+"$tools/bin/pip" wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+  -w "$folder/wheels" -C build-dir="$folder/build" "$source/python" >"$folder/log" 2>&1 ||
+  { cat "$folder/log"; exit 1; }
+wheel=$(echo "$folder"/wheels/normforge-*-cp310-abi3-*.whl)
+[ "$(stat -c %s "$wheel")" -lt 1000000 ] || { echo "$wheel is large: $(stat -c %s "$wheel") bytes" >&2; exit 1; }
+"$tools/bin/abi3audit" --strict "$wheel"
+"$tools/bin/auditwheel" show "$wheel"
+"$tools/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder/site" "$wheel"
+[ ! -e "$folder/site/normforge/libLLVM.so" ]
+
+export NORMFORGE_COMPILER=$build/lib/libnormforge-compiler.so PYTHONPATH=$folder/site
+export PATH=$build/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+cd "$source/python/tests"
+"$tools/bin/python" -m pytest -q -p no:cacheprovider
+others=$build/peers/bin/python
+if [ ! -x "$others" ] || ! "$others" -c 'import torch, jax' 2>"$folder/log"; then
+  skip "PyTorch and JAX: ./dev bench --peers installs them"
+fi
+"$tools/bin/pip" install --quiet --disable-pip-version-check --upgrade --target "$folder/beside" \
+  nanobind-backend pytest 2>"$folder/log" || { cat "$folder/log"; exit 1; }
+PYTHONPATH=$PYTHONPATH:$folder/beside "$others" -m pytest -q -p no:cacheprovider test_torch.py test_jax.py
