@@ -7,14 +7,20 @@ replaces BatchNorm1d, 2d and 3d, SyncBatchNorm, LayerNorm, GroupNorm, InstanceNo
 RMSNorm of a model, in place: parameters, buffers, hooks and `state_dict` stay what they are. What a
 kernel does not take (another device, autocast, an odd dtype) PyTorch computes as before.
 
-Everything goes through one operator, torch.ops.normforge.apply, which changes nothing that it is
-given: torch.compile keeps it in one graph. Second derivatives are an error.
+    model = normforge.torch.fuse_norms(model)
+
+gives a module whose norms also do the add and the activation that only they feed.
+
+What torch.compile, torch.func and modes see is one operator, torch.ops.normforge.apply, which changes
+nothing that it is given: it stays in one graph. Second derivatives are an error.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import operator
+import re
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +29,7 @@ from . import _specs
 from ._core import Kernel
 from ._norm import Norm
 
-__all__ = ["replace_norms", "restore_norms"]
+__all__ = ["fuse_norms", "replace_norms", "restore_norms"]
 
 _DTYPES = {
     torch.float32: "f32",
@@ -56,24 +62,21 @@ def _apply(spec: str, phase: str, arrays: list[Tensor], numbers: list[float]) ->
 
 
 def _expression(text: str, sizes: dict[str, Any]) -> Any:
-    """A size of a shape's text: a number, a name, or products and sums of them."""
-    return eval(text.replace("/", "//"), {"__builtins__": {}}, sizes)
+    """A size of a shape's text: numbers, names, their sums and products, and quotients rounded up."""
+    text = re.sub(r"ceil\((.*) / (\d+)\)", r"(-(-(\1) // \2))", text)
+    return eval(text, {"__builtins__": {}}, sizes)
 
 
 @functools.lru_cache(maxsize=None)
-def _signature(spec: str, phase: str) -> tuple[list[list[str]], list[tuple[list[str], Any]]]:
+def _signature(spec: str, phase: str) -> tuple[list[list[str]], list[tuple[list[str], str]]]:
     """Axes of the arrays that are read, and axes and dtypes of those that are written."""
 
     def axes(argument: dict[str, Any]) -> list[str]:
-        return [axis for axis in argument["shape"].strip("()").split(", ") if axis.strip(",")]
+        return [axis for axis in argument["shape"][1:-1].rstrip(",").split(", ") if axis]
 
     arguments = _kernel(spec, phase).arguments
-    reads = [[axis.strip(",") for axis in axes(a)] for a in arguments if not a["written"]]
-    writes = [
-        ([axis.strip(",") for axis in axes(a)], getattr(torch, a["dtype"]))
-        for a in arguments
-        if a["written"]
-    ]
+    reads = [axes(a) for a in arguments if not a["written"]]
+    writes = [(axes(a), a["dtype"]) for a in arguments if a["written"]]
     return reads, writes
 
 
@@ -84,10 +87,21 @@ def _apply_fake(spec: str, phase: str, arrays: list[Tensor], numbers: list[float
         for axis, size in zip(axes, array.shape):
             if axis.isidentifier():
                 sizes.setdefault(axis, size)
-    return [
-        arrays[0].new_empty([_expression(axis, sizes) for axis in axes], dtype=dtype)
-        for axes, dtype in writes
-    ]
+    made = []
+    for axes, dtype in writes:
+        shape = [_expression(axis, sizes) for axis in axes]
+        if dtype == "bits":  # which are bytes here
+            made.append(arrays[0].new_empty([_product(shape) // 8], dtype=torch.uint8))
+        else:
+            made.append(arrays[0].new_empty(shape, dtype=getattr(torch, dtype)))
+    return made
+
+
+def _product(sizes: Any) -> Any:
+    product = 1
+    for size in sizes:
+        product = product * size
+    return product
 
 
 def _no_gradient(ctx: Any, *gradients: Any) -> Any:
@@ -126,44 +140,77 @@ def _run(
     return _kernel(spec, phase).apply(arrays, numbers, out)
 
 
+class _Routes(NamedTuple):
+    """Where the arrays of training and backward come from and go to: numbers of what autograd's
+    function is given (x, gamma, beta, moving statistics, operands: those of the spec), then of what
+    training writes."""
+
+    training: tuple[int, ...]  # what it reads
+    saved: tuple[int, ...]
+    backward: tuple[int, ...]  # what it reads, of what is saved and, the last, dy
+    gradients: tuple[int, ...]  # of what is given: the number of what backward writes, or -1
+    moving: tuple[int, ...]  # of what is given
+    moved: tuple[int, ...]  # their next values, of what training writes
+    written: int
+
+
+@functools.lru_cache(maxsize=None)
+def _cached_routes(spec: str, names: tuple[str, ...]) -> _Routes:
+    training, backward = _kernel(spec, "training"), _kernel(spec, "backward")
+    writes = training.writes
+    moving = tuple(i for i, name in enumerate(names) if name in writes)
+    known = {name: len(names) + i for i, name in enumerate(writes)}
+    known.update({name: i for i, name in enumerate(names)})
+    saved = tuple(known[name] for name in backward.reads if name != "dy")
+    position = {number: i for i, number in enumerate(saved)}
+    gradients = {name: i for i, name in enumerate(backward.writes)}
+    return _Routes(
+        training=tuple(known[name] for name in training.reads),
+        saved=saved,
+        backward=tuple(
+            len(saved) if name == "dy" else position[known[name]] for name in backward.reads
+        ),
+        gradients=tuple(gradients.get("d" + name, -1) for name in names),
+        moving=moving,
+        moved=tuple(writes.index(names[i]) for i in moving),
+        written=len(writes),
+    )
+
+
+@torch.compiler.assume_constant_result
+def _routes(spec: str, names: tuple[str, ...]) -> _Routes:
+    return _cached_routes(spec, names)
+
+
 class _Normalize(torch.autograd.Function):
-    """Training, with the gradients of x, gamma and beta."""
+    """Training, with the gradients of what it is given, by the spec's names of that."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        spec: str,
-        numbers: list[float],
-        keeps_moving: bool,
-        x: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        moving_mean: Tensor | None,
-        moving_variance: Tensor | None,
+        ctx: Any, spec: str, numbers: list[float], names: tuple[str, ...], *given: Tensor
     ) -> Any:
-        parameters = [t for t in (gamma, beta) if t is not None]
-        moving = [moving_mean, moving_variance] if keeps_moving else []
+        training, saved, backward, gradients, moving, moved, written = _routes(spec, names)
         # Where the kernel is called itself the moving statistics are written in place.
-        out = [None, *moving, None, None] if moving else None
-        written = _run(spec, "training", [x, *parameters, *moving], numbers, out)
-        # y, the moving statistics, the batch's: a mean, where the mode has one, and a variance.
-        y, statistics = written[0], written[1 + len(moving) :]
-        ctx.spec = spec
-        ctx.has = gamma is not None, beta is not None
-        ctx.save_for_backward(x, *([gamma] if gamma is not None else []), *statistics)
-        moved = [new for new, old in zip(written[1:], moving) if new is not old]
-        ctx.mark_non_differentiable(*moved)
-        return (y, *moved)
+        out: list[Tensor | None] | None = None
+        if moving:
+            out = [None] * written
+            for i, j in zip(moving, moved):
+                out[j] = given[i]
+        made = _run(spec, "training", [given[i] for i in training], numbers, out)
+        known = [*given, *made]
+        ctx.spec, ctx.routes = spec, (backward, gradients)
+        ctx.save_for_backward(*[known[i] for i in saved])
+        news = [made[j] for i, j in zip(moving, moved) if made[j] is not given[i]]
+        ctx.mark_non_differentiable(*news)
+        return (made[0], *news)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *unused: Any) -> Any:  # type: ignore[override]
-        x, *rest = ctx.saved_tensors
-        has_gamma, has_beta = ctx.has
-        dx, *gradients = _run(ctx.spec, "backward", [x, dy.contiguous(), *rest], [])
-        dgamma = gradients.pop(0) if has_gamma else None
-        dbeta = gradients.pop(0) if has_beta else None
-        return None, None, None, dx, dgamma, dbeta, None, None
+        reads, gradients = ctx.routes
+        known = [*ctx.saved_tensors, dy if dy.is_contiguous() else dy.contiguous()]
+        made = _run(ctx.spec, "backward", [known[i] for i in reads], [])
+        return (None, None, None, *[None if i < 0 else made[i] for i in gradients])
 
 
 # ---- Specs of layers ---------------------------------------------------------------------------
@@ -203,21 +250,30 @@ def _needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _normalize(spec: str, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-    """Of modes whose statistics are those of the call."""
-    if _needs_gradient(x, gamma, beta):
-        return _Normalize.apply(spec, [], False, x, gamma, beta, None, None)[0]
-    arrays = [x]
+def _compute(
+    spec: str, numbers: list[float], names: tuple[str, ...], given: list[Tensor]
+) -> Tensor:
+    """Of modes whose statistics are those of the call; `given` by the spec's names."""
+    if _needs_gradient(*given):
+        return _Normalize.apply(spec, numbers, names, *given)[0]
+    return _run(spec, "inference", given, [])[0]
+
+
+def _named(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None
+) -> tuple[tuple[str, ...], list[Tensor]]:
+    if gamma is not None and beta is not None:
+        return ("x", "gamma", "beta"), [x, gamma, beta]
     if gamma is not None:
-        arrays.append(gamma)
-    if beta is not None:
-        arrays.append(beta)
-    return _run(spec, "inference", arrays, [])[0]
+        return ("x", "gamma"), [x, gamma]
+    return (("x", "beta"), [x, beta]) if beta is not None else (("x",), [x])
 
 
 class _Layer:
     """What our classes of layers share: the spec of a call, made once and then found by what it
     depends on. Specs are text, so that layers are copied and pickled as ever."""
+
+    _fused: tuple[Any, ...] = ()  # steps after the norm (fuse_norms), as a spec has them
 
     def _mode(self) -> dict[str, Any]:
         """The keys of a spec that are the layer's own."""
@@ -236,7 +292,7 @@ class _Layer:
         if torch.compiler.is_compiling():
             return self._make_spec(x, layout, dtypes, parameters)
         known = self.__dict__.setdefault("_known_specs", {})
-        key = (x.dtype, x.dim(), layout, dtypes, self.eps)  # type: ignore[attr-defined]
+        key = (x.dtype, x.dim(), layout, dtypes, self.eps, self._fused)  # type: ignore[attr-defined]
         if key not in known:
             known[key] = self._make_spec(x, layout, dtypes, parameters)
         return known[key]
@@ -264,9 +320,33 @@ class _Layer:
             "eps": self.eps,  # type: ignore[attr-defined]
             "scale": parameters[0] is not None,
             "center": parameters[1] is not None,
+            "fuse": self._fused,
             **self._mode(),
         }
         return _text(*axes, tuple(keys.items()))
+
+
+    def _add(
+        self,
+        names: tuple[str, ...],
+        given: list[Tensor],
+        x: Tensor,
+        addend: Tensor | None,
+        layout: str,
+    ) -> tuple[tuple[str, ...], list[Tensor]] | None:
+        """The addend behind what is given; nothing where it is of another shape or dtype."""
+        if addend is None:
+            return names, given
+        if not isinstance(addend, Tensor) or addend.shape != x.shape or addend.dtype != x.dtype:
+            return None
+        laid = addend if layout[1:2] in ("", "c") else addend.movedim(1, -1)
+        return (*names, "addend"), [*given, laid if laid.is_contiguous() else laid.contiguous()]
+
+    def _finish(self, y: Tensor, addend: Tensor | None) -> Tensor:
+        """The fused steps by PyTorch, of what PyTorch has normalized."""
+        for step in self._fused:
+            y = y + addend if step == "add" else _STEPS[step](y)
+        return y
 
 
 class _ChannelLayer(_Layer):
@@ -291,43 +371,43 @@ class _BatchNorm(_ChannelLayer, nn.modules.batchnorm._BatchNorm):
             return {"mode": "batch"}
         return {"mode": "feature", "momentum": "argument"}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
         gamma, beta = self._parameters["weight"], self._parameters["bias"]
         mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
         data, layout = _laid_out(x)
         spec = self._spec(x, layout, gamma, beta, mean, variance)
-        if spec is None:
-            return super().forward(x)
+        frozen = mean is not None and not self.training  # whose gradients are PyTorch's
+        if spec is None or (frozen and _needs_gradient(x, gamma, beta, addend)):
+            return self._finish(super().forward(x), addend)
+        names, given = _named(data, gamma, beta)
+        if mean is not None:
+            names, given = (*names, "moving_mean", "moving_variance"), [*given, mean, variance]
+        if self._fused and not (added := self._add(names, given, x, addend, layout)):
+            return self._finish(super().forward(x), addend)
+        if self._fused:
+            names, given = added
+        if frozen:
+            return _channels_second(_run(spec, "inference", given, [])[0], layout)
+        if self.training and x.numel() == x.size(1):
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {x.size()}"
+            )
         if mean is None:
-            if self.training:
-                self._check_values(x)
-            return _channels_second(_normalize(spec, data, gamma, beta), layout)
-        if not self.training:
-            if _needs_gradient(x, gamma, beta):  # of frozen statistics, which are PyTorch's
-                return super().forward(x)
-            arrays = [data, *(p for p in (gamma, beta) if p is not None), mean, variance]
-            return _channels_second(_run(spec, "inference", arrays, [])[0], layout)
-        self._check_values(x)
+            return _channels_second(_compute(spec, [], names, given), layout)
         momentum = self.momentum
         batches = self._buffers["num_batches_tracked"]
         if batches is not None:
             batches.add_(1)
             if momentum is None:
                 momentum = 1.0 / float(batches)
-        y, *moved = _Normalize.apply(
-            spec, [float(momentum or 0.0)], True, data, gamma, beta, mean, variance
-        )
-        for old, new in zip((mean, variance), moved):  # where they were not written in place
-            old.copy_(new)
+        y, *moved = _Normalize.apply(spec, [float(momentum or 0.0)], names, *given)
+        if moved:
+            mean.copy_(moved[0])
+            variance.copy_(moved[1])
+        else:  # they were written in place, which autograd is to know
+            torch.autograd.graph.increment_version((mean, variance))
         return _channels_second(y, layout)
-
-    @staticmethod
-    def _check_values(x: Tensor) -> None:
-        if x.numel() == x.size(1):
-            raise ValueError(
-                f"Expected more than 1 value per channel when training, got input size {x.size()}"
-            )
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -345,14 +425,35 @@ class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
 class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
     """Of several ranks PyTorch trains as before; inference, and training of one, are ours."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         distributed = torch.distributed
         if self.training and distributed.is_available() and distributed.is_initialized():
-            return nn.SyncBatchNorm.forward(self, x)
-        return _BatchNorm.forward(self, x)
+            return self._finish(nn.SyncBatchNorm.forward(self, x), addend)
+        return _BatchNorm.forward(self, x, addend)
 
 
-class _RowLayer(_Layer):
+class _StatelessLayer(_Layer):
+    """Of statistics of the call alone."""
+
+    def _normalized(
+        self, x: Tensor, data: Tensor, layout: str, addend: Tensor | None
+    ) -> Tensor | None:
+        """As `data` lies; nothing where PyTorch is to compute."""
+        gamma = self._parameters["weight"]  # type: ignore[attr-defined]
+        beta = self._parameters.get("bias")  # type: ignore[attr-defined]
+        spec = self._spec(x, layout, gamma, beta)
+        if spec is None:
+            return None
+        names, given = _named(data, gamma, beta)
+        if self._fused:
+            added = self._add(names, given, x, addend, layout)
+            if not added:
+                return None
+            names, given = added
+        return _compute(spec, [], names, given)
+
+
+class _RowLayer(_StatelessLayer):
     """Of the last axes of x, which `normalized_shape` names."""
 
     def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
@@ -371,61 +472,51 @@ class _RowLayer(_Layer):
     def _mode(self) -> dict[str, Any]:
         return {"mode": "layer", "axis": tuple(self._letters())}
 
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        y = self._normalized(x, x if x.is_contiguous() else x.contiguous(), "", addend)
+        if y is None:
+            y = self._finish(super().forward(x), addend)  # type: ignore[misc]
+        return y
+
 
 class LayerNorm(_RowLayer, nn.LayerNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        gamma, beta = self._parameters["weight"], self._parameters["bias"]
-        spec = self._spec(x, "", gamma, beta)
-        if spec is None:
-            return super().forward(x)
-        return _normalize(spec, x if x.is_contiguous() else x.contiguous(), gamma, beta)
+    pass
 
 
 class RMSNorm(_RowLayer, nn.RMSNorm):
     def _mode(self) -> dict[str, Any]:
         return {"mode": "rms", "axis": tuple(self._letters())}  # whose epsilon is PyTorch's
 
-    def forward(self, x: Tensor) -> Tensor:
-        gamma = self._parameters["weight"]
-        spec = self._spec(x, "", gamma, None)
-        if spec is None:
-            return super().forward(x)
-        return _normalize(spec, x if x.is_contiguous() else x.contiguous(), gamma, None)
+
+class _PixelLayer(_StatelessLayer, _ChannelLayer):
+    def _takes(self, x: Tensor) -> bool:
+        return x.dim() in _PIXELS
+
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        if self._takes(x):
+            data, layout = _laid_out(x)
+            y = self._normalized(x, data, layout, addend)
+            if y is not None:
+                return _channels_second(y, layout)
+        return self._finish(super().forward(x), addend)  # type: ignore[misc]
 
 
-class GroupNorm(_ChannelLayer, nn.GroupNorm):
+class GroupNorm(_PixelLayer, nn.GroupNorm):
     def _channels(self) -> int:
         return self.num_channels
 
     def _mode(self) -> dict[str, Any]:
         return {"mode": "group", "groups": self.num_groups}
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() not in _PIXELS:
-            return super().forward(x)
-        gamma, beta = self._parameters["weight"], self._parameters["bias"]
-        data, layout = _laid_out(x)
-        spec = self._spec(x, layout, gamma, beta)
-        if spec is None:
-            return super().forward(x)
-        return _channels_second(_normalize(spec, data, gamma, beta), layout)
 
-
-class _InstanceNorm(_ChannelLayer, nn.modules.instancenorm._InstanceNorm):
+class _InstanceNorm(_PixelLayer, nn.modules.instancenorm._InstanceNorm):
     def _mode(self) -> dict[str, Any]:
         return {"mode": "instance"}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _takes(self, x: Tensor) -> bool:
         self._check_input_dim(x)
         batched = x.dim() == self._get_no_batch_dim() + 1
-        if not batched or self.track_running_stats or x[0, 0].numel() == 1:
-            return super().forward(x)
-        gamma, beta = self._parameters["weight"], self._parameters["bias"]
-        data, layout = _laid_out(x)
-        spec = self._spec(x, layout, gamma, beta)
-        if spec is None:
-            return super().forward(x)
-        return _channels_second(_normalize(spec, data, gamma, beta), layout)
+        return batched and not self.track_running_stats and x[0, 0].numel() > 1
 
 
 class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
@@ -455,6 +546,132 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
+# ---- What follows a norm -----------------------------------------------------------------------
+
+_STEPS: dict[Any, Any] = {
+    "relu": nn.functional.relu,
+    "relu6": nn.functional.relu6,
+    "gelu": nn.functional.gelu,
+    "gelu_tanh": functools.partial(nn.functional.gelu, approximate="tanh"),
+    "silu": nn.functional.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "mish": nn.functional.mish,
+    "hard_swish": nn.functional.hardswish,
+}
+
+
+def _step_of_module(module: nn.Module) -> str | None:
+    plain: dict[type[nn.Module], str] = {
+        nn.ReLU: "relu",
+        nn.ReLU6: "relu6",
+        nn.SiLU: "silu",
+        nn.Sigmoid: "sigmoid",
+        nn.Tanh: "tanh",
+        nn.Mish: "mish",
+        nn.Hardswish: "hard_swish",
+    }
+    if type(module) is nn.GELU:
+        return {"none": "gelu", "tanh": "gelu_tanh"}[module.approximate]
+    return plain.get(type(module))
+
+
+def _step_of_function(function: Any, keywords: dict[str, Any]) -> str | None:
+    f = nn.functional
+    if function is f.gelu and set(keywords) <= {"approximate"}:
+        return {"none": "gelu", "tanh": "gelu_tanh"}[keywords.get("approximate", "none")]
+    if not set(keywords) <= {"inplace"}:
+        return None
+    plain = {
+        f.relu: "relu",
+        torch.relu: "relu",
+        "relu": "relu",
+        "relu_": "relu",
+        f.relu6: "relu6",
+        f.silu: "silu",
+        torch.sigmoid: "sigmoid",
+        "sigmoid": "sigmoid",
+        torch.tanh: "tanh",
+        "tanh": "tanh",
+        f.mish: "mish",
+        f.hardswish: "hard_swish",
+    }
+    return plain.get(function)
+
+
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return type(module) in _THEIRS or super().is_leaf_module(module, name)
+
+
+def _only_user(node: torch.fx.Node) -> torch.fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _fuse_one(graph: torch.fx.Graph, model: nn.Module, node: torch.fx.Node) -> None:
+    """Takes what follows a norm into its call."""
+    layer = model.get_submodule(node.target)  # type: ignore[arg-type]
+    steps: list[str] = []
+    last, addend, gone = node, None, [node]
+    if (user := _only_user(last)) is not None and (
+        user.target in (operator.add, operator.iadd, torch.add)
+        or (user.op == "call_method" and user.target in ("add", "add_"))
+    ):
+        others = [arg for arg in user.args if arg is not last]
+        # x + x has one argument less; alpha and numbers are no addends.
+        if len(user.args) == 2 and len(others) == 1 and not user.kwargs:
+            if isinstance(others[0], torch.fx.Node):
+                steps.append("add")
+                last, addend = user, others[0]
+                gone.append(user)
+    if (user := _only_user(last)) is not None and user.args[:1] == (last,) and len(user.args) == 1:
+        step = None
+        if user.op == "call_module":
+            step = _step_of_module(model.get_submodule(user.target))  # type: ignore[arg-type]
+        elif user.op in ("call_function", "call_method"):
+            step = _step_of_function(user.target, user.kwargs)
+        if step:
+            steps.append(step)
+            last = user
+            gone.append(user)
+    if not steps:
+        return
+    layer._fused = tuple(steps)  # type: ignore[assignment]
+    with graph.inserting_after(last):
+        fused = graph.call_module(
+            node.target, (node.args[0],) if addend is None else (node.args[0], addend)  # type: ignore[arg-type]
+        )
+    last.replace_all_uses_with(fused)
+    for old in reversed(gone):
+        graph.erase_node(old)
+
+
+def fuse_norms(model: nn.Module) -> torch.fx.GraphModule:
+    """The model with its norms by our kernels, an add and an activation that only they feed within
+    them.
+
+    What comes back is a new module with the model's own parameters, buffers and `state_dict`, made by
+    torch.fx: its errors, where a model depends on its data, are torch.fx's. An addend of another
+    shape than x is added by PyTorch when it comes. Layers that a model calls twice stay as they are.
+    """
+    replace_norms(model)
+    graph = _Tracer().trace(model)
+    calls: dict[Any, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[node.target] = calls.get(node.target, 0) + 1
+    for node in list(graph.nodes):
+        if node.op != "call_module" or calls[node.target] != 1 or node.kwargs:
+            continue
+        if type(model.get_submodule(node.target)) in _THEIRS:
+            _fuse_one(graph, model, node)
+    graph.lint()
+    return torch.fx.GraphModule(model, graph)
+
+
+# ---- Models ------------------------------------------------------------------------------------
+
+
 def replace_norms(model: nn.Module) -> nn.Module:
     """Has the model's normalization layers computed by kernels of Normforge, and gives it back.
 
@@ -471,5 +688,7 @@ def restore_norms(model: nn.Module) -> nn.Module:
     """Undoes `replace_norms`."""
     for module in model.modules():
         if theirs := _THEIRS.get(type(module)):
+            if module._fused:
+                raise ValueError("normforge: what follows a norm is within it; fuse_norms is not undone")
             module.__class__ = theirs
     return model

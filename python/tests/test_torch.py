@@ -207,3 +207,91 @@ def test_children(method):
     child.start()
     assert queue.get(timeout=60) == 0
     child.join()
+
+
+class Block(nn.Module):
+    """Of a residual network."""
+
+    def __init__(self, channels, activation):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.activation = activation
+
+    def forward(self, x):
+        y = self.activation(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += x
+        return self.activation(y)
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.GELU(), nn.SiLU(), nn.Tanh()])
+def test_fused(activation, form):
+    torch.manual_seed(0)
+    theirs = nn.Sequential(Block(8, activation), nn.GroupNorm(2, 8), nn.Hardswish(), Block(8, activation))
+    ours = nft.fuse_norms(copy.deepcopy(theirs))
+    called = [node.target for node in ours.graph.nodes if node.op.startswith("call")]
+    assert called == ["0.conv1", "0.bn1", "0.conv2", "0.bn2", "1", "3.conv1", "3.bn1", "3.conv2", "3.bn2"]
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for _ in range(2):
+        x = torch.randn(3, 8, 5, 5).to(memory_format=form)
+        dy = torch.randn(3, 8, 5, 5)
+        results = []
+        for model in (ours, theirs):
+            model.zero_grad()
+            given = x.clone(memory_format=torch.preserve_format).requires_grad_()
+            y = model(given)
+            y.backward(dy)
+            results.append((y, given.grad, *(p.grad for p in model.parameters())))
+        for mine, other in zip(*results):
+            torch.testing.assert_close(mine, other, atol=2e-4, rtol=2e-4)
+    ours.eval(), theirs.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-4, rtol=1e-4)
+
+
+def test_fused_in_one_graph():
+    theirs = nn.Sequential(Block(8, nn.ReLU()), Block(8, nn.GELU()))
+    ours = torch.compile(nft.fuse_norms(copy.deepcopy(theirs)), fullgraph=True)
+    for rows in (2, 3, 4):
+        x = torch.randn(rows, 8, 4, 4)
+        results = []
+        for model in (ours, theirs):
+            given = x.clone().requires_grad_()
+            model(given).square().sum().backward()
+            results.append(given.grad)
+        torch.testing.assert_close(*results, atol=1e-3, rtol=1e-3)
+
+
+def test_what_is_not_fused():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(8)
+            self.twice = nn.LayerNorm(8)
+            self.wide = nn.LayerNorm(8)
+            self.number = nn.LayerNorm(8)
+
+        def forward(self, x):
+            y = self.norm(x)  # used twice
+            y = torch.relu(y) + y
+            y = torch.relu(self.twice(torch.relu(self.twice(y))))
+            y = self.number(y) + 1
+            return torch.relu(self.wide(y) + x.sum(0))  # an addend that is broadcast
+
+    torch.manual_seed(0)
+    theirs = Odd()
+    ours = nft.fuse_norms(copy.deepcopy(theirs))
+    assert [getattr(ours, n)._fused for n in ("norm", "twice", "number", "wide")] == [
+        (),
+        (),
+        (),
+        ("add", "relu"),
+    ]
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="fuse_norms is not undone"):
+        nft.restore_norms(ours)
