@@ -53,11 +53,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, c = x.shape
-        q, k, v = (
-            part.view(b, t, self.heads, c // self.heads).transpose(1, 2)
-            for part in self.qkv(self.norm1(x)).split(c, 2)
-        )
-        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        qkv = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, c // self.heads).transpose(1, 3)
+        y = nn.functional.scaled_dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         x = x + self.out(y.transpose(1, 2).reshape(b, t, c))
         return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
 

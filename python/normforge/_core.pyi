@@ -11,6 +11,7 @@ class Engine:
         threads: int = 0,
         compile_in_child: bool = False,
         tuned_records: str = "",
+        openmp: str = "",
     ) -> None: ...
     @property
     def threads(self) -> int: ...

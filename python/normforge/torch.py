@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 import re
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import _specs
-from ._core import Kernel
+from . import _compiler_library, _specs
+from ._core import Engine, Kernel
 from ._norm import Norm
 
 __all__ = ["fuse_norms", "replace_norms", "restore_norms"]
@@ -39,11 +40,26 @@ _DTYPES = {
 }
 
 
+def _openmp() -> str:
+    """The OpenMP library that PyTorch computes with; its threads are ours, too."""
+    own = os.path.dirname(os.path.abspath(torch.__file__))
+    loaded = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            path = line.rstrip("\n").partition("/")[2]
+            if os.path.basename(path).startswith(("libgomp", "libiomp5", "libomp")):
+                loaded.append("/" + path)
+    return next((path for path in loaded if path.startswith(own)), loaded[0] if loaded else "")
+
+
+@functools.lru_cache(maxsize=None)
+def _engine() -> Engine:
+    return Engine(compiler_library=_compiler_library(), openmp=_openmp())
+
+
 @functools.lru_cache(maxsize=None)
 def _norm(spec: str) -> Norm:
-    from . import compile as compile_spec
-
-    return compile_spec(spec)
+    return Norm(_engine(), spec)
 
 
 @functools.lru_cache(maxsize=None)

@@ -1,5 +1,6 @@
 // Python's module normforge._core: engines, kernels, packs and threads of normforge.h.
 #include "python/src/Kernel.h"
+#include "python/src/OpenMp.h"
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
@@ -60,12 +61,14 @@ const char *textOf(nf_role role) {
 class Engine {
 public:
   Engine(const std::string &compilerLibrary, const std::optional<std::string> &cacheDirectory,
-         uint32_t threads, bool compileInChild, const std::string &tunedRecords)
-      : threads_(guarded([&] { return nf::Threads(threads); })), engine_(guarded([&] {
+         uint32_t threads, bool compileInChild, const std::string &tunedRecords,
+         const std::string &openMp)
+      : threads_(guarded([&] { return nf::Threads(threads); })),
+        openMp_(openMp.empty() ? nullptr : new OpenMp(openMp)), engine_(guarded([&] {
           nf::Engine::Options options;
           options.compilerLibrary = compilerLibrary;
           options.cacheDirectory = cacheDirectory;
-          options.executor = threads_.executor();
+          options.executor = openMp_ ? openMp_->executor() : threads_.executor();
           options.compileInChild = compileInChild;
           options.tunedRecords = tunedRecords;
           return nf::Engine(options);
@@ -80,11 +83,14 @@ public:
       return engine_.compile(spec, {phase, cpu, source});
     });
   }
-  uint32_t threads() const { return threads_.count(); }
+  uint32_t threads() const {
+    return openMp_ ? static_cast<uint32_t>(openMp_->threads()) : threads_.count();
+  }
   const nf::Engine &engine() const { return engine_; }
 
 private:
   nf::Threads threads_;
+  const OpenMp *openMp_; ///< as long as the process, as its kernels may be
   nf::Engine engine_;
 };
 
@@ -164,14 +170,15 @@ NB_MODULE(_core, m) {
   nb::class_<Engine>(m, "Engine",
                      "Where kernels come from: the compiler, a cache on disk, and threads.")
       .def(nb::init<const std::string &, const std::optional<std::string> &, uint32_t, bool,
-                    const std::string &>(),
+                    const std::string &, const std::string &>(),
            "compiler_library"_a = "", "cache_directory"_a = nb::none(), "threads"_a = 0,
-           "compile_in_child"_a = false, "tuned_records"_a = "",
+           "compile_in_child"_a = false, "tuned_records"_a = "", "openmp"_a = "",
            "compiler_library: path of libnormforge-compiler.so.\n"
            "cache_directory: where compiled kernels are kept; '' is nowhere, None the default.\n"
            "threads: how many compute; 0 is as many as this process may use.\n"
            "compile_in_child: compile in a process of its own.\n"
-           "tuned_records: a file of records of `normforge tune`.")
+           "tuned_records: a file of records of `normforge tune`.\n"
+           "openmp: path of an OpenMP library that is loaded already, whose threads compute.")
       .def_prop_ro("threads", &Engine::threads, "How many threads compute.");
   nb::class_<Kernel>(
       m, "Kernel", nb::type_slots(kernelSlots),
