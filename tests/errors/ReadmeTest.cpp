@@ -1,5 +1,6 @@
-// The README's commands work as it says: each line of an ```sh block that begins with
-// build/bin/normforge, and what it continues with after a backslash, ends with status 0.
+// Commands of the README and of the pages about the command and packs work as they say: each line
+// of an ```sh block that begins with build/bin/normforge, and what it continues with after a
+// backslash, ends with status 0.
 #include <doctest/doctest.h>
 
 #include <filesystem>
@@ -12,8 +13,8 @@ namespace {
 
 const std::string command = "build/bin/normforge";
 
-std::vector<std::string> readmeCommands() {
-  std::ifstream file(NORMFORGE_SOURCE_DIR "/README.md");
+std::vector<std::string> commandsOf(const std::string &page) {
+  std::ifstream file(NORMFORGE_SOURCE_DIR "/" + page);
   std::vector<std::string> commands;
   bool inBlock = false;
   for (std::string line; std::getline(file, line);) {
@@ -32,11 +33,15 @@ std::string quoted(const std::string &path) { return "'" + path + "'"; }
 
 } // namespace
 
-TEST_CASE("the README's commands end with status 0") {
-  const auto commands = readmeCommands();
-  REQUIRE(commands.size() >= 5);
+TEST_CASE("commands of the README and the pages end with status 0") {
+  std::vector<std::string> commands;
+  for (const char *page : {"README.md", "docs/command.md", "docs/ahead.md"}) {
+    const auto further = commandsOf(page);
+    CHECK_MESSAGE(further.size() >= 3, page);
+    commands.insert(commands.end(), further.begin(), further.end());
+  }
   // They are run from the root, with the command of this build, and write into a folder of their
-  // own: the README's build/.
+  // own: the pages' build/.
   const std::filesystem::path folder = NORMFORGE_BUILD_DIR "/readme";
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
