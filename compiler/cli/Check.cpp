@@ -3,6 +3,7 @@
 #include "compiler/cli/Adversarial.h"
 #include "compiler/cli/CheckReport.h"
 #include "compiler/cli/Command.h"
+#include "compiler/cli/NamedArrays.h"
 #include "compiler/target/CodeGen.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -14,6 +15,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <memory>
 #include <random>
 
@@ -27,6 +29,51 @@ struct Options {
   ScheduleOptions schedule;
   bool json = false, verbose = false, adversarial = false;
 };
+
+/// Words of own data, NAME=FILE.npy and NAME=NUMBER, out of those of paths.
+std::vector<std::string> takeNamed(std::vector<std::string> &words) {
+  std::vector<std::string> named, paths;
+  for (const std::string &word : words) {
+    const std::string name = word.substr(0, word.find('='));
+    const bool isName =
+        word.find('=') != std::string::npos && !name.empty() && llvm::all_of(name, [](char c) {
+          return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.';
+        });
+    (isName ? named : paths).push_back(word);
+  }
+  words = std::move(paths);
+  return named;
+}
+
+/// One phase of one spec on own data.
+struct OwnData {
+  Operator op;
+  std::optional<NamedArrays> arrays{};
+  std::map<std::string, std::string> results{};
+};
+
+llvm::Expected<std::unique_ptr<OwnData>> readOwn(const std::vector<std::string> &words,
+                                                 const std::vector<std::string> &paths,
+                                                 const std::vector<Spec> &specs,
+                                                 const Options &options) {
+  if (specs.size() != 1)
+    return badInput(
+        fmt::format("{} is data of one spec; {} are given", words.front(), specs.size()));
+  if (!options.data.empty() || !options.seed.empty() || options.adversarial)
+    return badInput(fmt::format("{} is own data, and none are drawn; leave out --data, --seed and "
+                                "--adversarial, or it",
+                                words.front()));
+  auto phase = choosePhase(specs.front(), paths.front(), options.phase);
+  if (!phase)
+    return phase.takeError();
+  auto own = std::make_unique<OwnData>(OwnData{makeOperator(specs.front(), *phase)});
+  own->arrays.emplace(specs.front(), own->op, paths.front());
+  if (llvm::Error error = own->arrays->take(words, &own->results))
+    return error;
+  if (llvm::Error error = own->arrays->read())
+    return error;
+  return own;
+}
 
 class Planner {
 public:
@@ -139,12 +186,31 @@ llvm::Expected<ExitStatus> run(Options &options) {
   auto target = chooseTarget(options.cpu);
   if (!target)
     return target.takeError();
+  const std::vector<std::string> words = takeNamed(options.paths);
+  if (options.paths.empty())
+    return badInput("SPEC is required");
   auto paths = findSpecs(options.paths);
   if (!paths)
     return paths.takeError();
   auto specs = readSpecs(*paths, parsePhase(options.phase));
   if (!specs)
     return specs.takeError();
+  std::unique_ptr<OwnData> own;
+  if (!words.empty()) {
+    auto read = readOwn(words, *paths, *specs, options);
+    if (!read)
+      return read.takeError();
+    own = std::move(*read);
+    if (llvm::Error error = checkSizeNames(own->op.sizes, paths->front(), *sizes))
+      return error;
+    auto told = own->arrays->sizes(*sizes);
+    if (!told)
+      return told.takeError();
+    for (size_t i = 0; i < told->size(); ++i)
+      (*sizes)[own->op.sizes[i]] = (*told)[i];
+    options.phase = toString(own->op.phase);
+    settings->own = fmt::format("{}", fmt::join(words, " "));
+  }
   Planner planner(*sizes, options.phase);
   for (size_t i = 0; i < specs->size(); ++i)
     if (llvm::Error error = planner.add((*paths)[i], (*specs)[i]))
@@ -160,6 +226,12 @@ llvm::Expected<ExitStatus> run(Options &options) {
   const bool isAll = options.schedules == "all";
   std::vector<CheckCase> cases;
   for (CheckCase &check : planner.cases) {
+    if (own) {
+      check.own = &own->arrays->arrays();
+      check.results = own->results;
+      for (size_t i = 0; i < own->op.scalars.size(); ++i)
+        check.scalars[own->op.scalarNames()[i]] = own->arrays->scalars()[i];
+    }
     check.schedule = options.schedule.forced;
     if (!isAll) {
       cases.push_back(check);
@@ -217,7 +289,11 @@ void declareCheck(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
   CLI::App *sub = app.add_subcommand(
       "check", "Compile and run specs; compare them with oneDNN and an f64 reference");
-  sub->add_option("SPEC", options->paths, "Specs, or directories of *.yaml")
+  sub->add_option(
+         "SPEC", options->paths,
+         "Specs, or directories of *.yaml; and with one spec, own data: all that its phase "
+         "reads, as NAME=FILE.npy or NAME=NUMBER, and results that are to be compared, as "
+         "NAME=FILE.npy, or new.NAME=FILE.npy of what is read too")
       ->required()
       ->type_name("PATH");
   sub->add_option("--size", options->sizes,

@@ -1,6 +1,7 @@
 #include "compiler/cli/CheckCase.h"
 
 #include "compiler/cli/Command.h"
+#include "compiler/cli/NamedArrays.h"
 #include "compiler/oracle/Coordinates.h"
 #include "normforge/openmp.h"
 
@@ -92,6 +93,23 @@ Compared compareWith(const HostArray &actual, const HostArray &expected,
   return {oracle::compare(actual, expected, tolerance), std::move(tolerance)};
 }
 
+/// A file that is to hold the output that is the operator's operand `operand`.
+llvm::Expected<Compared> compareGiven(const Operator &op, const std::string &path,
+                                      const HostArray &expected, const oracle::Tolerance &tolerance,
+                                      size_t operand) {
+  auto given = readArray(op.operands[operand], path);
+  if (!given)
+    return given.takeError();
+  if (given->count() != expected.count())
+    return located(llvm::createStringError(
+        fmt::format("{}: error: argument {} takes shape {}, found {}", path,
+                    op.operands[operand].name, describe(expected.shape), describe(given->shape))));
+  HostArray actual = expected;
+  actual.dtype = given->dtype;
+  actual.bytes = given->bytes;
+  return compareWith(actual, expected, tolerance);
+}
+
 } // namespace
 
 bool OutputResult::agrees() const {
@@ -160,8 +178,11 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
   const Artifact &loaded = kernel->artifact();
   result.schedule = loaded.variants[call->plan().variant()].schedule;
 
-  const oracle::Arrays inputs = oracle::drawInputs(spec, check.phase, check.sizes, settings.seed,
-                                                   settings.data, check.scalars);
+  oracle::Arrays inputs = oracle::drawInputs(spec, check.phase, check.sizes, settings.seed,
+                                             settings.data, check.scalars);
+  if (check.own)
+    for (const auto &[name, array] : *check.own)
+      inputs.at(name).bytes = array.bytes; // whose shape has perhaps more axes of size 1
   result.notes = spec.notes;
   if (const std::string_view source = recordsOf(loaded.variants[call->plan().variant()].reason);
       !source.empty())
@@ -238,6 +259,16 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
     output.oneDnn = against(theirs);
     output.transposed = against(transposed);
     result.outputs.push_back(std::move(output));
+    if (const auto given = check.results.find(name); given != check.results.end()) {
+      auto own = compareGiven(op, given->second, expected.at(name), tolerances.at(name), i);
+      if (!own)
+        return own.takeError();
+      result.notes.push_back(fmt::format("{}: {} is off by {:.1e} where {:.1e} is allowed",
+                                         given->second, name, own->comparison.worstError,
+                                         own->comparison.allowed));
+      result.outputs.push_back(
+          {fmt::format("{} of {}", name, given->second), std::move(*own), {}, {}});
+    }
   }
 
   if (!timeBoth(*call, executor, oneDnn.get(), result, failure))

@@ -6,6 +6,7 @@
 #include "compiler/cli/Command.h"
 #include "compiler/oracle/Oracle.h"
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,6 +21,10 @@ struct CheckCase {
   std::string schedule{}; ///< a forced one's text; empty: what is chosen
   /// Values for the run-time numbers that the phase takes.
   oracle::Numbers scalars{};
+  /// Arrays instead of those that are drawn; or null.
+  const oracle::Arrays *own = nullptr;
+  /// Somebody's results, which are compared too: files by the names of outputs.
+  std::map<std::string, std::string> results{};
 };
 
 struct CheckSettings {
@@ -27,6 +32,7 @@ struct CheckSettings {
   int threads = 1;
   uint64_t seed = 0;
   oracle::Data data = oracle::Data::Normal;
+  std::string own{};        ///< words of own data, in whose place none are drawn; or empty
   ScheduleOptions chosen{}; ///< where a case has no schedule of its own
 
   ScheduleOptions schedules(const CheckCase &check) const {

@@ -67,9 +67,11 @@ public:
 
   void begin() override {
     clearProgress();
-    fmt::print("seed {}, {} data, {} thread{}, oneDNN {}{}\n", settings_.seed,
-               toString(settings_.data), settings_.threads, settings_.threads == 1 ? "" : "s",
-               oracle::oneDnnVersion(),
+    fmt::print("{}, {} thread{}, oneDNN {}{}\n",
+               settings_.own.empty()
+                   ? fmt::format("seed {}, {} data", settings_.seed, toString(settings_.data))
+                   : "own data",
+               settings_.threads, settings_.threads == 1 ? "" : "s", oracle::oneDnnVersion(),
                defaults_.empty() ? "" : fmt::format("; {} by default", fmt::join(defaults_, ", ")));
     row("spec", "phase", "sizes", "target", "compile", "error:", "allowed", "error:", "allowed",
         "time", "time", "verdict");
@@ -221,8 +223,10 @@ public:
       });
       json.attribute("target_cpu", result.targetCpu);
       json.attribute("threads", settings_.threads);
-      json.attribute("seed", settings_.seed);
-      json.attribute("data", llvm::StringRef(toString(settings_.data)));
+      if (settings_.own.empty())
+        json.attribute("seed", settings_.seed);
+      json.attribute("data", settings_.own.empty() ? llvm::StringRef(toString(settings_.data))
+                                                   : llvm::StringRef("own"));
       json.attribute("schedule", result.schedule);
       number(json, "compile_ms", rounded(result.compileMilliseconds));
       number(json, "time_us", rounded(result.timeMicroseconds));
@@ -308,8 +312,11 @@ std::string repeatCommand(const CheckCase &check, const CheckSettings &settings)
     command += " --tuned " + shellWord(settings.chosen.tuned);
   if (!check.schedule.empty())
     command += " --schedule " + shellWord(check.schedule);
-  return command + fmt::format(" --threads {} --data {} --seed {} --verbose", settings.threads,
-                               toString(settings.data), settings.seed);
+  command += fmt::format(" --threads {}", settings.threads);
+  command += settings.own.empty()
+                 ? fmt::format(" --data {} --seed {}", toString(settings.data), settings.seed)
+                 : " " + settings.own;
+  return command + " --verbose";
 }
 
 std::unique_ptr<CheckReport> makeTable(const std::vector<CheckCase> &cases,

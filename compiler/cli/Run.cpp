@@ -2,7 +2,7 @@
 // begins with.
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
-#include "compiler/cli/MatchShapes.h"
+#include "compiler/cli/NamedArrays.h"
 #include "compiler/oracle/Oracle.h"
 #include "compiler/spec/Initialize.h"
 #include "compiler/spec/Npy.h"
@@ -55,145 +55,6 @@ readOutputs(const std::vector<std::string> &words, const std::string &subject,
   return outputs;
 }
 
-/// What a phase takes and gives, and the words of the command line for it.
-struct Request {
-  const Spec &spec;
-  const Operator &op;
-  const std::string &path; ///< of the spec
-  std::map<std::string, std::string> inputs, outputs;
-
-  std::string subject() const { return fmt::format("phase {} of {}", toString(op.phase), path); }
-  std::string reads() const {
-    std::vector<std::string> arrays;
-    for (const Operand &argument : op.operands)
-      if (!argument.written)
-        arrays.push_back(argument.name);
-    std::string text = fmt::format("it reads the arrays {}", fmt::join(arrays, ", "));
-    if (!op.scalars.empty())
-      text += fmt::format(" and the numbers {}", fmt::join(op.scalarNames(), ", "));
-    return text;
-  }
-  std::string writes() const {
-    std::vector<std::string> arrays;
-    for (const Operand &argument : op.operands)
-      if (argument.written)
-        arrays.push_back(argument.name);
-    return fmt::format("it writes {}", fmt::join(arrays, ", "));
-  }
-  /// Why a name is none of the arguments, where that can be said: ", here 'gamma'" of what a
-  /// framework calls otherwise.
-  std::string ours(const std::string &theirs) const {
-    if (op.phase == Phase::Inference && llvm::is_contained(foldedNames(spec), theirs))
-      return fmt::format(", whose values ({}) are in the kernel", initialOf(spec, theirs)->key);
-    constexpr std::pair<std::string_view, std::string_view> names[] = {
-        {"weight", "gamma"},
-        {"scale", "gamma"},
-        {"Scale", "gamma"},
-        {"bias", "beta"},
-        {"B", "beta"},
-        {"Offset", "beta"},
-        {"offset", "beta"},
-        {"input", "x"},
-        {"X", "x"},
-        {"running_mean", "moving_mean"},
-        {"input_mean", "moving_mean"},
-        {"mean", "moving_mean"},
-        {"running_var", "moving_variance"},
-        {"running_std", "moving_stddev"},
-        {"running_std", "moving_variance"},
-        {"input_var", "moving_variance"},
-        {"var", "moving_variance"},
-        {"variance", "moving_variance"},
-        {"residual", "addend"},
-        {"eps", "epsilon"}};
-    for (auto [name, own] : names)
-      if (theirs == name && (isScalar(std::string(own)) || op.operand(own, false) >= 0))
-        return fmt::format(", here '{}'", own);
-    return "";
-  }
-  bool isScalar(const std::string &name) const {
-    return llvm::is_contained(op.scalarNames(), name);
-  }
-
-  /// Names against the operator: each known, none twice, none missing.
-  llvm::Error take(const Options &options) {
-    for (const std::string &word : options.inputs) {
-      auto pair = parseNamedText(word, "FILE.npy or NAME=NUMBER");
-      if (!pair)
-        return pair.takeError();
-      if (!isScalar(pair->name) && op.operand(pair->name, false) < 0)
-        return badInput(fmt::format("{} takes no '{}'{}; {}", subject(), pair->name,
-                                    ours(pair->name), reads()));
-      if (!inputs.emplace(pair->name, pair->text).second)
-        return badInput(fmt::format("argument {} is given twice", pair->name));
-    }
-    std::vector<std::string> missing;
-    for (const Operand &argument : op.operands)
-      if (!argument.written && !inputs.contains(argument.name))
-        missing.push_back(argument.name);
-    for (const std::string &scalar : op.scalarNames())
-      if (!inputs.contains(scalar))
-        missing.push_back(scalar);
-    if (!missing.empty())
-      return badInput(fmt::format("{} needs {}, which {} not given; {}", subject(),
-                                  fmt::join(missing, ", "), missing.size() == 1 ? "is" : "are",
-                                  reads()));
-    return takeOutputs(options);
-  }
-
-private:
-  llvm::Error takeOutputs(const Options &options) {
-    auto named = readOutputs(options.outputs, subject(), writes(),
-                             [&](const std::string &name) { return op.operand(name, true) >= 0; });
-    if (!named)
-      return named.takeError();
-    outputs = std::move(*named);
-    return llvm::Error::success();
-  }
-};
-
-llvm::Expected<std::vector<nf_scalar>> readScalars(const Request &request) {
-  std::vector<nf_scalar> scalars;
-  for (const std::string &name : request.op.scalarNames()) {
-    const std::string &text = request.inputs.at(name);
-    double value;
-    if (llvm::StringRef(text).getAsDouble(value))
-      return badInput(fmt::format("{}: expected a number, found '{}'", name, text));
-    scalars.push_back(value);
-  }
-  return scalars;
-}
-
-/// How NumPy makes the one dtype of the other.
-std::string conversion(DType wanted, DType found) {
-  if (wanted == DType::F32 && found == DType::F64)
-    return "; save it with .astype(\"float32\"), or write 'dtype: f64' in the spec";
-  if (wanted == DType::F64)
-    return "; save it with .astype(\"float64\")";
-  if (wanted == DType::F32)
-    return "; save it with .astype(\"float32\")";
-  return "";
-}
-
-llvm::Expected<std::map<std::string, HostArray>> readArrays(const Request &request) {
-  std::map<std::string, HostArray> arrays;
-  for (const Operand &argument : request.op.operands) {
-    if (argument.written)
-      continue;
-    const std::string &path = request.inputs.at(argument.name);
-    auto array = readNpy(path);
-    if (!array)
-      return located(array.takeError());
-    if (array->dtype != argument.dtype)
-      return located(llvm::createStringError(
-          fmt::format("{}: error: argument {} takes {}, found {}{}", path, argument.name,
-                      toString(argument.dtype), toString(array->dtype),
-                      conversion(argument.dtype, array->dtype))));
-    arrays.emplace(argument.name, std::move(*array));
-  }
-  return arrays;
-}
-
 /// Writes each array to its file, all of them or none.
 llvm::Error writeArrays(const std::vector<std::pair<std::string, HostArray>> &arrays) {
   std::vector<FileToWrite> files;
@@ -207,11 +68,11 @@ llvm::Error writeArrays(const std::vector<std::pair<std::string, HostArray>> &ar
   return error ? located(std::move(error)) : llvm::Error::success();
 }
 
-llvm::Error writeOutputs(const Request &request, const KernelCall &call) {
+llvm::Error writeOutputs(const std::map<std::string, std::string> &outputs, const Operator &op,
+                         const KernelCall &call) {
   std::vector<std::pair<std::string, HostArray>> arrays;
-  for (const auto &[name, path] : request.outputs)
-    arrays.emplace_back(
-        path, oracle::outputOf(call, static_cast<size_t>(request.op.operand(name, true))));
+  for (const auto &[name, path] : outputs)
+    arrays.emplace_back(path, oracle::outputOf(call, static_cast<size_t>(op.operand(name, true))));
   return writeArrays(arrays);
 }
 
@@ -288,21 +149,16 @@ llvm::Error run(Options &options) {
   if (llvm::Error error = checkSizeNames(op.sizes, options.spec, *given))
     return error;
 
-  Request request{*spec, op, options.spec, {}, {}};
-  if (llvm::Error error = request.take(options))
+  NamedArrays named(*spec, op, options.spec);
+  if (llvm::Error error = named.take(options.inputs))
     return error;
-  auto scalars = readScalars(request);
-  if (!scalars)
-    return scalars.takeError();
-  auto arrays = readArrays(request);
-  if (!arrays)
-    return arrays.takeError();
-  std::vector<GivenShape> shapes;
-  for (const Operand &argument : op.operands)
-    if (!argument.written)
-      shapes.push_back(
-          {&argument, request.inputs.at(argument.name), arrays->at(argument.name).shape});
-  auto sizes = matchShapes(op.sizes, *given, shapes);
+  auto outputs = readOutputs(options.outputs, named.subject(), named.writes(),
+                             [&](const std::string &name) { return op.operand(name, true) >= 0; });
+  if (!outputs)
+    return outputs.takeError();
+  if (llvm::Error error = named.read())
+    return error;
+  auto sizes = named.sizes(*given);
   if (!sizes)
     return sizes.takeError();
 
@@ -319,12 +175,12 @@ llvm::Error run(Options &options) {
   if (!call)
     return badInput(failure.message);
   call->allocate();
-  for (const auto &[name, array] : *arrays)
+  for (const auto &[name, array] : named.arrays())
     call->set(name, array.bytes);
-  call->setScalars(*scalars);
+  call->setScalars(named.scalars());
   if (!call->run(nf_openmp_executor(*threads), failure))
     return badInput(failure.message);
-  return writeOutputs(request, *call);
+  return writeOutputs(*outputs, op, *call);
 }
 
 } // namespace
