@@ -126,7 +126,7 @@ llvm::Expected<std::vector<FileSet>> Exporter::readSets() {
       FileSet &set = sets.emplace_back();
       llvm::SmallString<128> stem(request_.output);
       if (isDirectory_)
-        llvm::sys::path::append(stem, spec.name);
+        llvm::sys::path::append(stem, identifierOf(spec.name));
       else
         llvm::sys::path::replace_extension(stem, "");
       set.stem = stem.str().str();

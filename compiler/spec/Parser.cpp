@@ -93,12 +93,13 @@ void Parser::error(const Value &value, std::string message) {
 void Parser::readName(std::string_view sourceName) {
   if (const Entry *entry = keys_.find("name")) {
     std::optional<std::string_view> word = asWord(entry->value);
-    if (word && isIdentifier(*word) && word->size() <= maxName)
+    const auto isControl = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 127; };
+    if (word && !word->empty() && word->size() <= maxName && std::ranges::none_of(*word, isControl))
       spec_.name = *word;
     else
       error(entry->value,
-            fmt::format("name must be a C identifier of at most {} characters "
-                        "(letters, digits and _, not starting with a digit); found {}",
+            fmt::format("name must be text of at most {} bytes without control characters, numbers "
+                        "in quotation marks; found {}",
                         maxName, found(entry->value)));
     return;
   }

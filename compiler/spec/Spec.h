@@ -150,7 +150,7 @@ struct Renorm {
 };
 
 struct Spec {
-  std::string name;  ///< a C identifier
+  std::string name;  ///< text without control characters; C's symbols are made of it
   int64_t count = 1; ///< how often the layer stands in its network; documentation alone
   Semantics semantics = Semantics::Keras_1_2;
   std::vector<Size> shape; ///< logical, in the order of layout.axes

@@ -235,23 +235,23 @@ def test_packs(tmp_path):
     if not command:
         pytest.skip("the command normforge, which makes packs, is not here")
     (tmp_path / "rows.yaml").write_text(
-        "input: {shape: [N, 48], layout: nc}\nmode: layer\nsemantics: pytorch\n"
+        "name: layer1.0.norm\ninput: {shape: [N, 48], layout: nc}\nmode: layer\nsemantics: pytorch\n"
         "phases: [inference, training]\n"
     )
     path = tmp_path / "rows.nfk"
     subprocess.run([command, "pack", tmp_path / "rows.yaml", "-o", path], check=True)
     engine = nf.Engine(compiler_library=str(tmp_path / "none.so"), cache_directory="")
     pack = nf.Pack(path, engine=engine)
-    assert sorted(pack.kernels) == [("rows", "inference"), ("rows", "training")]
-    assert list(pack) == ["rows"] and "rows" in pack and "others" not in pack
+    assert sorted(pack.kernels) == [("layer1.0.norm", "inference"), ("layer1.0.norm", "training")]
+    assert list(pack) == ["layer1.0.norm"] and "layer1.0.norm" in pack and "others" not in pack
     x, gamma, beta = drawn(4, 48), drawn(48), drawn(48)
-    y = pack["rows"](x=x, gamma=gamma, beta=beta)
+    y = pack["layer1.0.norm"](x=x, gamma=gamma, beta=beta)
     np.testing.assert_allclose(y, layer_norm(x, gamma, beta), atol=1e-5)
-    np.testing.assert_array_equal(pack.load("rows", "training")(x=x, gamma=gamma, beta=beta).y, y)
+    np.testing.assert_array_equal(pack.load("layer1.0.norm", "training")(x=x, gamma=gamma, beta=beta).y, y)
     with pytest.raises(nf.NotInPack, match="others"):
         pack["others"]
     with pytest.raises(ValueError, match="there is no phase 'forward'"):
-        pack.load("rows", "forward")
+        pack.load("layer1.0.norm", "forward")
 
 
 def test_names_of_python_and_positional_arrays(norm):

@@ -154,6 +154,12 @@ TEST_CASE("dtypes of parameters, statistics and sums") {
   CHECK(canonicalText(spec) != canonicalText(parse(nchw + "axis: c\nparameter_dtype: bf16\n")));
 }
 
+TEST_CASE("names are text") {
+  for (const char *name : {"layer1.0.bn1", "a b", "blocks/0/norm", "größe", "\"50\""})
+    CHECK(parse("name: " + std::string(name) + "\ninput: {shape: [4, 8]}\n").name ==
+          (name[0] == '"' ? "50" : name));
+}
+
 TEST_CASE("a spec without phases has those that are asked for") {
   using Phases = std::vector<Phase>;
   const auto phases = [](const std::string &text, std::optional<Phase> asked) {
