@@ -71,13 +71,34 @@ struct PointerAsIndex : ViewPattern<memref::ExtractAlignedPointerAsIndexOp> {
   }
 };
 
+/// Halves as the integers of their bits: LLVM merges what branches store, and where a CPU has no
+/// numbers of the type it moves those by functions of a library.
+Type storedAs(Type type) {
+  if (auto vector = dyn_cast<VectorType>(type))
+    return integersOf(vector) ? Type(integersOf(vector)) : type;
+  return type.isBF16() || type.isF16() ? Type(IntegerType::get(type.getContext(), 16)) : type;
+}
+
+void load(ConversionPatternRewriter &b, Operation *op, Type type, Value pointer,
+          unsigned alignment) {
+  Value loaded = LLVM::LoadOp::create(b, op->getLoc(), storedAs(type), pointer, alignment);
+  if (storedAs(type) != type)
+    loaded = LLVM::BitcastOp::create(b, op->getLoc(), type, loaded);
+  b.replaceOp(op, loaded);
+}
+
+Value asStored(ConversionPatternRewriter &b, Location loc, Value value) {
+  const Type type = storedAs(value.getType());
+  return type == value.getType() ? value : LLVM::BitcastOp::create(b, loc, type, value);
+}
+
 struct ScalarLoad : ViewPattern<memref::LoadOp> {
   using ViewPattern::ViewPattern;
   LogicalResult matchAndRewrite(memref::LoadOp op, OpAdaptor adaptor,
                                 ConversionPatternRewriter &b) const override {
     Value pointer =
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getMemref(), adaptor.getIndices());
-    b.replaceOpWithNewOp<LLVM::LoadOp>(op, op.getType(), pointer, alignmentOf(op.getType()));
+    load(b, op, op.getType(), pointer, alignmentOf(op.getType()));
     return success();
   }
 };
@@ -88,7 +109,7 @@ struct ScalarStore : ViewPattern<memref::StoreOp> {
                                 ConversionPatternRewriter &b) const override {
     Value pointer =
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getMemref(), adaptor.getIndices());
-    b.replaceOpWithNewOp<LLVM::StoreOp>(op, adaptor.getValue(), pointer,
+    b.replaceOpWithNewOp<LLVM::StoreOp>(op, asStored(b, op.getLoc(), adaptor.getValue()), pointer,
                                         alignmentOf(op.getMemRefType().getElementType()));
     return success();
   }
@@ -114,8 +135,7 @@ struct Load : ViewPattern<vector::LoadOp> {
                                 ConversionPatternRewriter &b) const override {
     Value pointer =
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
-    b.replaceOpWithNewOp<LLVM::LoadOp>(op, op.getVectorType(), pointer,
-                                       alignmentOf(op.getVectorType().getElementType()));
+    load(b, op, op.getVectorType(), pointer, alignmentOf(op.getVectorType().getElementType()));
     return success();
   }
 };
@@ -128,8 +148,9 @@ struct Store : ViewPattern<vector::StoreOp> {
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
     const auto alignment = static_cast<unsigned>(
         op.getAlignment().value_or(alignmentOf(op.getVectorType().getElementType())));
-    b.replaceOpWithNewOp<LLVM::StoreOp>(op, adaptor.getValueToStore(), pointer, alignment,
-                                        /*isVolatile=*/false, op.getNontemporal());
+    b.replaceOpWithNewOp<LLVM::StoreOp>(op, asStored(b, op.getLoc(), adaptor.getValueToStore()),
+                                        pointer, alignment, /*isVolatile=*/false,
+                                        op.getNontemporal());
     return success();
   }
 };

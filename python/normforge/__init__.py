@@ -10,8 +10,8 @@
 
 `compile` takes a spec, YAML text, and gives a kernel for this machine, which is called with arrays by
 their names: NumPy's, PyTorch's, JAX's, or any other with __dlpack__ or the buffer protocol. They are
-read where they lie; results are PyTorch's for PyTorch's, NumPy's for all others, or arrays of yours. `norm.training`, `norm.backward` and the other phases are kernels
-too, compiled when first asked for. `layer_norm`, `rms_norm`, `group_norm`, `instance_norm` and
+read where they lie; results are PyTorch's for PyTorch's, NumPy's for all others, or arrays of yours.
+`norm.training`, `norm.backward` and the other phases are kernels too, compiled when first asked for. `layer_norm`, `rms_norm`, `group_norm`, `instance_norm` and
 `batch_norm` write the spec; `Pack` opens kernels that were compiled ahead of time, for which no
 compiler is needed. `normforge.torch` has PyTorch's layers.
 
@@ -34,10 +34,11 @@ from ._errors import (
     MachineError,
     NotInPack,
     OutOfMemory,
+    PhaseError,
     SpecError,
     SystemFailure,
 )
-from ._norm import Norm, Pack
+from ._norm import Norm, Pack, PackedNorm
 from ._specs import batch_norm_spec, group_norm_spec, instance_norm_spec, layer_norm_spec
 from ._specs import rms_norm_spec
 
@@ -55,6 +56,8 @@ __all__ = [
     "NotInPack",
     "OutOfMemory",
     "Pack",
+    "PackedNorm",
+    "PhaseError",
     "SpecError",
     "SystemFailure",
     "batch_norm",
@@ -86,14 +89,14 @@ def default_engine() -> Engine:
 
 
 def compile(
-    spec: str,
+    spec: str | os.PathLike[str],
     *,
     cpu: str = "",
     source: str = "",
     copies: bool = False,
     engine: Engine | None = None,
 ) -> Norm:
-    """The kernels of a spec, YAML text.
+    """The kernels of a spec: YAML text, or the path (pathlib.Path) of a file of it.
 
     cpu: LLVM's name of a CPU, or '' for this one.
     source: what errors call the text.
@@ -103,33 +106,56 @@ def compile(
     Raises SpecError with the places of what is wrong, and CompilerNotFound where the package
     normforge-compiler is missing.
     """
+    if isinstance(spec, os.PathLike):
+        source = source or os.fspath(spec)
+        with open(spec, encoding="utf-8") as file:
+            spec = file.read()
     return Norm(engine or default_engine(), spec, cpu=cpu, source=source, copies=copies)
+
+
+def _built(text: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Norm:
+    """What a spec's writer and `compile` make of their options."""
+    of_compile = {key: options.pop(key) for key in ("cpu", "copies", "engine") if key in options}
+    return compile(text(*arguments, **options), **of_compile)
 
 
 def layer_norm(size: int, **options: Any) -> Norm:
     """Layer norm over the last axis of x, of shape (N, size).
 
-    dtype: 'f32', 'bf16', 'f16' or 'f64'. eps: 1e-5. scale, center: whether gamma and beta exist.
+    dtype: of x and y, 'f32' (the default), 'bf16', 'f16' or 'f64'.
+    parameter_dtype: of gamma, beta and statistics; f32 by default, f64 with f64.
+    eps: PyTorch's 1e-5 by default.
+    scale, center: whether gamma and beta exist; True by default.
     fuse: steps after them, such as ['gelu'] or ['add', 'relu'], as a spec has them.
+    name, phases, and every other key of a spec; cpu, copies and engine as `compile` takes them.
     """
-    return compile(layer_norm_spec(size, **options))
+    return _built(layer_norm_spec, (size,), options)
 
 
 def rms_norm(size: int, **options: Any) -> Norm:
     """RMS norm over the last axis of x, of shape (N, size); options as `layer_norm`'s."""
-    return compile(rms_norm_spec(size, **options))
+    return _built(rms_norm_spec, (size,), options)
 
 
 def group_norm(groups: int, channels: int, **options: Any) -> Norm:
-    """Group norm of x of shape (N, channels, L); options as `layer_norm`'s, and layout."""
-    return compile(group_norm_spec(groups, channels, **options))
+    """Group norm of x of shape (N, channels, L).
+
+    layout: the letters of x's axes, outermost first: 'ncl' (the default), 'nchw', 'nhwc', 'nc'. Sizes
+    but the channels' are told by the arrays. Other options as `layer_norm`'s.
+    """
+    return _built(group_norm_spec, (groups, channels), options)
 
 
 def instance_norm(channels: int, **options: Any) -> Norm:
-    """Instance norm of x of shape (N, channels, L); options as `layer_norm`'s, and layout."""
-    return compile(instance_norm_spec(channels, **options))
+    """Instance norm of x of shape (N, channels, L); options as `group_norm`'s."""
+    return _built(instance_norm_spec, (channels,), options)
 
 
 def batch_norm(channels: int, **options: Any) -> Norm:
-    """Batch norm of x of shape (N, channels, H, W); options as `layer_norm`'s, layout, momentum."""
-    return compile(batch_norm_spec(channels, **options))
+    """Batch norm of x of shape (N, channels, H, W).
+
+    layout: 'nchw' by default. momentum: weighs the new value, 0.1 by default; None: the average of all
+    batches, whose number each call of training takes as `count`; 'argument': each call takes it.
+    Other options as `layer_norm`'s.
+    """
+    return _built(batch_norm_spec, (channels,), options)

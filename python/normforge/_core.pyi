@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 version: str
 
@@ -13,10 +13,16 @@ class Engine:
         tuned_records: str = "",
         openmp: str = "",
     ) -> None: ...
+    def load(self, artifact: bytes, copies: bool = False) -> Kernel: ...
     @property
     def threads(self) -> int: ...
 
 class Kernel:
+    @overload
+    def __init__(
+        self, pack: Pack, name: str, phase: str = "inference", copies: bool = False
+    ) -> None: ...
+    @overload
     def __init__(
         self,
         engine: Engine,

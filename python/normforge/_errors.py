@@ -4,11 +4,16 @@ from __future__ import annotations
 
 
 class Error(Exception):
-    """What every failing call raises, one of the classes below."""
+    """What the library raises, by one of the classes below. Calls with other names or dtypes than a
+    kernel takes are TypeError, with other strides ValueError."""
 
 
 class SpecError(Error, ValueError):
     """The spec has errors; the message has their places."""
+
+
+class PhaseError(SpecError, AttributeError):
+    """The spec, or the pack, has no such phase."""
 
 
 class ArgumentError(Error, ValueError):

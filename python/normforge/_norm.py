@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from . import _core
+from ._errors import NotInPack, PhaseError, SpecError
 
 
-class Norm(_core.Kernel):
-    """The kernels of one spec, or of one name of a pack.
+class _Phases(_core.Kernel):
+    """The kernel of one phase, with the other phases as attributes, made when they are first asked
+    for; PhaseError, which hasattr understands, where there is none."""
 
-    It is the kernel of inference, or of the first phase where the spec has no inference: call it with
-    arrays by their names. The other phases are its attributes, compiled when they are first asked
-    for; a spec that lists no phases has inference, training and backward.
-    """
-
-    def __init__(
-        self,
-        engine: _core.Engine,
-        spec: str,
-        *,
-        cpu: str = "",
-        source: str = "",
-        copies: bool = False,
-    ) -> None:
-        super().__init__(engine, spec, "", cpu, source, copies)
-        self.spec = spec
-        self._of_phase = lambda phase: _core.Kernel(engine, spec, phase, cpu, source, copies)
+    _of_phase: Callable[[str], _core.Kernel]
 
     def phase_kernel(self, phase: str) -> _core.Kernel:
         """The kernel of a phase by its name in specs: 'training', 'backward+update'."""
         kernels = self.__dict__.setdefault("_kernels", {self.phase: self})
         if phase not in kernels:
-            kernels[phase] = self._of_phase(phase)
+            try:
+                kernels[phase] = self._of_phase(phase)
+            except SpecError as error:
+                raise PhaseError(str(error)) from None
         return kernels[phase]
 
     @functools.cached_property
@@ -72,11 +61,49 @@ class Norm(_core.Kernel):
         return f"<normforge.Norm {self.name}: {self.phase} of {takes} gives {', '.join(self.writes)}>"
 
 
+class Norm(_Phases):
+    """The kernels of one spec.
+
+    It is the kernel of inference, or of the first phase where the spec has no inference: call it with
+    arrays by their names. The other phases are its attributes, compiled when they are first asked
+    for; a spec that lists no phases has inference, training and backward.
+    """
+
+    def __init__(
+        self,
+        engine: _core.Engine,
+        spec: str,
+        *,
+        cpu: str = "",
+        source: str = "",
+        copies: bool = False,
+    ) -> None:
+        super().__init__(engine, spec, "", cpu, source, copies)
+        self.spec = spec
+        self._of_phase = lambda phase: _core.Kernel(engine, spec, phase, cpu, source, copies)
+
+
+class PackedNorm(_Phases):
+    """The kernels of one name in a pack: that of inference, or of the first phase that there is."""
+
+    def __init__(self, pack: _core.Pack, name: str, phase: str, copies: bool = False) -> None:
+        super().__init__(pack, name, phase, copies)
+
+        def of_phase(other: str) -> _core.Kernel:
+            try:
+                return _core.Kernel(pack, name, other, copies)
+            except (NotInPack, ValueError) as error:
+                raise PhaseError(str(error)) from None
+
+        self._of_phase = of_phase
+
+
 class Pack:
     """Kernels in a file that `normforge pack` made; no compiler is needed.
 
     >>> norms = nf.Pack("resnet50.nfk")
-    >>> y = norms["conv1_bn"](x=x, ...)
+    >>> y = norms["resnet50_conv1_bn"](x=x, ...)
+    >>> norms["resnet50_conv1_bn"].training(x=x, ...)
     """
 
     def __init__(
@@ -94,18 +121,23 @@ class Pack:
     def names(self) -> list[str]:
         return sorted({name for name, _ in self.kernels})
 
-    def load(self, name: str, phase: str = "inference", *, copies: bool = False) -> _core.Kernel:
-        """One kernel; NotInPack where there is none, MachineError where it is for other CPUs."""
-        return self._pack.load(name, phase, copies)
+    def load(self, name: str, *, copies: bool = False) -> PackedNorm:
+        """The kernels of a name; NotInPack where there are none, MachineError where they are for other
+        CPUs."""
+        phases = [phase for known, phase in self.kernels if known == name]
+        if not phases:
+            raise NotInPack(f"the pack has no '{name}'; it has {', '.join(self.names())}")
+        first = "inference" if "inference" in phases else phases[0]
+        return PackedNorm(self._pack, name, first, copies)
 
-    def __getitem__(self, name: str) -> _core.Kernel:
+    def __getitem__(self, name: str) -> PackedNorm:
         return self.load(name)
 
     def __contains__(self, name: object) -> bool:
-        return any(name == known for known, _ in self.kernels)
+        return name in self.names()
 
     def __len__(self) -> int:
-        return len(self.kernels)
+        return len(self.names())
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self.names())

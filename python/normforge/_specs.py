@@ -42,7 +42,7 @@ def spec_text(
     if parameter_dtype:
         lines.append(f"parameter_dtype: {parameter_dtype}")
     if eps is not None:
-        lines.append(f"epsilon: {eps!r}")
+        lines.append(f"epsilon: {float(eps)!r}")
     if not scale:
         lines.append("scale: false")
     if center != (mode != "rms"):
@@ -50,6 +50,7 @@ def spec_text(
     for key, value in keys.items():
         if value is not None:
             lines.append(f"{key}: {value if isinstance(value, str) else _flow(value)}")
+    fuse = [fuse] if isinstance(fuse, str) else fuse
     if fuse:
         lines.append(f"fuse: {_flow(list(fuse))}")
     if phases:
@@ -78,4 +79,6 @@ def instance_norm_spec(channels: int, layout: str = "ncl", **options: Any) -> st
 
 
 def batch_norm_spec(channels: int, layout: str = "nchw", **options: Any) -> str:
+    if "momentum" in options and options["momentum"] is None:
+        options["momentum"] = "cumulative"  # as PyTorch's None
     return spec_text(_pixels(channels, layout), layout, mode="feature", **options)

@@ -11,12 +11,14 @@ kernel does not take (another device, autocast, an odd dtype) PyTorch computes a
 
 gives a module whose norms also do the add and the activation that only they feed.
 
-What torch.compile, torch.func and modes see is one operator, torch.ops.normforge.apply, which changes
-nothing that it is given: it stays in one graph. Second derivatives are an error.
+What torch.compile and modes see is one operator, torch.ops.normforge.apply, which changes nothing that
+it is given: it stays in one graph. Under torch.func, forward mode and torch.jit.trace PyTorch computes.
+Second derivatives are an error.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 import os
@@ -54,7 +56,10 @@ def _openmp() -> str:
 
 @functools.lru_cache(maxsize=None)
 def _engine() -> Engine:
-    return Engine(compiler_library=_compiler_library(), openmp=_openmp())
+    try:
+        return Engine(compiler_library=_compiler_library(), openmp=_openmp())
+    except RuntimeError:  # an OpenMP library of another kind
+        return Engine(compiler_library=_compiler_library())
 
 
 @functools.lru_cache(maxsize=None)
@@ -133,12 +138,22 @@ torch.library.register_autograd("normforge::apply", _no_gradient, lib=_library)
 
 
 def _is_watched(x: Tensor) -> bool:
-    """Whether somebody sees operators go by: torch.compile, torch.func, a mode, a class of tensors."""
+    """Whether somebody sees operators go by: torch.compile, a mode, a class of tensors."""
     return (
         torch.compiler.is_compiling()
         or (type(x) is not Tensor and type(x) is not nn.Parameter)
-        or torch._C._functorch.maybe_get_level(x) != -1
         or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def _is_transformed() -> bool:
+    """Whether PyTorch computes, for more is asked than kernels know: torch.func, forward mode,
+    torch.jit.trace, autocast."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+        or torch.is_autocast_enabled("cpu")
     )
 
 
@@ -223,6 +238,11 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *unused: Any) -> Any:  # type: ignore[override]
+        if not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(dy):
+            raise NotImplementedError(
+                "normforge: kernels take no batches of gradients at once; expected a call without "
+                "vectorize=True or is_grads_batched=True"
+            )
         reads, gradients = ctx.routes
         known = [*ctx.saved_tensors, dy if dy.is_contiguous() else dy.contiguous()]
         made = _run(ctx.spec, "backward", [known[i] for i in reads], [])
@@ -275,14 +295,18 @@ def _compute(
     return _run(spec, "inference", given, [])[0]
 
 
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
 def _named(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None
 ) -> tuple[tuple[str, ...], list[Tensor]]:
     if gamma is not None and beta is not None:
-        return ("x", "gamma", "beta"), [x, gamma, beta]
+        return ("x", "gamma", "beta"), [x, _dense(gamma), _dense(beta)]
     if gamma is not None:
-        return ("x", "gamma"), [x, gamma]
-    return (("x", "beta"), [x, beta]) if beta is not None else (("x",), [x])
+        return ("x", "gamma"), [x, _dense(gamma)]
+    return (("x", "beta"), [x, _dense(beta)]) if beta is not None else (("x",), [x])
 
 
 class _Layer:
@@ -299,16 +323,47 @@ class _Layer:
         """The shape and the layout of a spec for x; nothing where there is none."""
         raise NotImplementedError
 
+    def _size(self) -> Any:
+        """What of the layer its shape depends on."""
+        raise NotImplementedError
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether x has the layer's shape; what has not is PyTorch's to refuse."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_known_specs", None)
+        return state
+
+    def _parameter(self, name: str) -> Tensor | None:
+        """Also of a layer whose parameter is computed (torch.nn.utils.parametrize, prune)."""
+        parameters = self._parameters  # type: ignore[attr-defined]
+        return parameters[name] if name in parameters else getattr(self, name, None)
+
     def _spec(self, x: Tensor, layout: str, *parameters: Tensor | None) -> str | None:
-        """Nothing where PyTorch is to compute: of another device, under autocast, or of dtypes that
-        no kernel has."""
-        if not x.is_cpu or torch.is_autocast_enabled("cpu"):
+        """Nothing where PyTorch is to compute: of another device, shape or dtype than kernels have,
+        and what _is_transformed says."""
+        if not x.is_cpu or x.numel() == 0 or not self._fits(x):
             return None
         dtypes = tuple(p.dtype for p in parameters if p is not None)
         if torch.compiler.is_compiling():
+            if torch.is_autocast_enabled("cpu"):
+                return None
             return self._make_spec(x, layout, dtypes, parameters)
+        if x.is_neg() or _is_transformed():
+            return None
         known = self.__dict__.setdefault("_known_specs", {})
-        key = (x.dtype, x.dim(), layout, dtypes, self.eps, self._fused)  # type: ignore[attr-defined]
+        key = (
+            x.dtype,
+            x.layout,
+            x.dim(),
+            layout,
+            dtypes,
+            self.eps,  # type: ignore[attr-defined]
+            self._size(),
+            self._fused,
+        )
         if key not in known:
             known[key] = self._make_spec(x, layout, dtypes, parameters)
         return known[key]
@@ -325,15 +380,18 @@ class _Layer:
         if (
             axes is None
             or x.layout != torch.strided
+            or not (self.eps is None or self.eps > 0)  # type: ignore[attr-defined]
             or x.dtype not in _DTYPES
             or of not in _DTYPES
             or any(dtype != of for dtype in dtypes)
+            # Other mixtures PyTorch refuses.
+            or not (of == x.dtype or (of == torch.float32 and x.dtype.itemsize == 2))
         ):
             return None
         keys = {
             "dtype": _DTYPES[x.dtype],
             "parameter_dtype": _DTYPES[of],
-            "eps": self.eps,  # type: ignore[attr-defined]
+            "eps": None if self.eps is None else float(self.eps),  # type: ignore[attr-defined]
             "scale": parameters[0] is not None,
             "center": parameters[1] is not None,
             "fuse": self._fused,
@@ -371,9 +429,13 @@ class _ChannelLayer(_Layer):
     def _channels(self) -> int:
         return self.num_features  # type: ignore[attr-defined]
 
+    def _size(self) -> Any:
+        return self._channels()
+
+    def _fits(self, x: Tensor) -> bool:
+        return x.dim() in _PIXELS and x.size(1) == self._channels()
+
     def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
-        if x.size(1) != self._channels():
-            return None
         channels = self._channels()
         return tuple(channels if axis == "c" else axis.upper() for axis in layout), layout
 
@@ -389,11 +451,14 @@ class _BatchNorm(_ChannelLayer, nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
-        gamma, beta = self._parameters["weight"], self._parameters["bias"]
+        gamma, beta = self._parameter("weight"), self._parameter("bias")
         mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
-        data, layout = _laid_out(x)
-        spec = self._spec(x, layout, gamma, beta, mean, variance)
-        frozen = mean is not None and not self.training  # whose gradients are PyTorch's
+        # What has statistics and keeps others, or none, is PyTorch's, and so are frozen ones' gradients.
+        frozen = mean is not None and not self.training
+        spec = None
+        if x.dim() in _PIXELS and (mean is not None) == self.track_running_stats:
+            data, layout = _laid_out(x)
+            spec = self._spec(x, layout, gamma, beta, mean, variance)
         if spec is None or (frozen and _needs_gradient(x, gamma, beta, addend)):
             return self._finish(super().forward(x), addend)
         names, given = _named(data, gamma, beta)
@@ -405,7 +470,7 @@ class _BatchNorm(_ChannelLayer, nn.modules.batchnorm._BatchNorm):
             names, given = added
         if frozen:
             return _channels_second(_run(spec, "inference", given, [])[0], layout)
-        if self.training and x.numel() == x.size(1):
+        if x.numel() == x.size(1):
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.size()}"
             )
@@ -455,8 +520,7 @@ class _StatelessLayer(_Layer):
         self, x: Tensor, data: Tensor, layout: str, addend: Tensor | None
     ) -> Tensor | None:
         """As `data` lies; nothing where PyTorch is to compute."""
-        gamma = self._parameters["weight"]  # type: ignore[attr-defined]
-        beta = self._parameters.get("bias")  # type: ignore[attr-defined]
+        gamma, beta = self._parameter("weight"), self._parameter("bias")
         spec = self._spec(x, layout, gamma, beta)
         if spec is None:
             return None
@@ -472,12 +536,17 @@ class _StatelessLayer(_Layer):
 class _RowLayer(_StatelessLayer):
     """Of the last axes of x, which `normalized_shape` names."""
 
+    def _size(self) -> Any:
+        return self.normalized_shape  # type: ignore[attr-defined]
+
+    def _fits(self, x: Tensor) -> bool:
+        size = self.normalized_shape  # type: ignore[attr-defined]
+        return x.shape[-len(size) :] == size
+
     def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
         normalized = tuple(self.normalized_shape)  # type: ignore[attr-defined]
         lead = x.dim() - len(normalized)
         if not (1 <= lead <= 4 and len(normalized) <= 4) or x.dim() > 6:
-            return None
-        if tuple(x.shape[lead:]) != normalized:
             return None
         letters = "nbtd"[:lead]
         return (*letters.upper(), *normalized), letters + self._letters()
@@ -506,10 +575,10 @@ class RMSNorm(_RowLayer, nn.RMSNorm):
 
 class _PixelLayer(_StatelessLayer, _ChannelLayer):
     def _takes(self, x: Tensor) -> bool:
-        return x.dim() in _PIXELS
+        return True
 
     def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        if self._takes(x):
+        if x.dim() in _PIXELS and self._takes(x):
             data, layout = _laid_out(x)
             y = self._normalized(x, data, layout, addend)
             if y is not None:
@@ -520,6 +589,9 @@ class _PixelLayer(_StatelessLayer, _ChannelLayer):
 class GroupNorm(_PixelLayer, nn.GroupNorm):
     def _channels(self) -> int:
         return self.num_channels
+
+    def _size(self) -> Any:
+        return self.num_channels, self.num_groups
 
     def _mode(self) -> dict[str, Any]:
         return {"mode": "group", "groups": self.num_groups}
@@ -532,7 +604,9 @@ class _InstanceNorm(_PixelLayer, nn.modules.instancenorm._InstanceNorm):
     def _takes(self, x: Tensor) -> bool:
         self._check_input_dim(x)
         batched = x.dim() == self._get_no_batch_dim() + 1
-        return batched and not self.track_running_stats and x[0, 0].numel() > 1
+        if not batched or self.track_running_stats or x.numel() == 0:
+            return False
+        return x.numel() > x.size(0) * x.size(1)
 
 
 class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
@@ -624,65 +698,133 @@ def _only_user(node: torch.fx.Node) -> torch.fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _fuse_one(graph: torch.fx.Graph, model: nn.Module, node: torch.fx.Node) -> None:
-    """Takes what follows a norm into its call."""
-    layer = model.get_submodule(node.target)  # type: ignore[arg-type]
+def _has_hooks(module: nn.Module) -> bool:
+    return any(
+        getattr(module, name, None)
+        for name in (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_backward_hooks",
+            "_backward_pre_hooks",
+        )
+    )
+
+
+def _writes(node: torch.fx.Node, model: nn.Module) -> bool:
+    """Whether a node may write into a tensor that it is given."""
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        name = str(node.target)
+        return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        return (
+            bool(node.kwargs.get("inplace", False))
+            or "out" in node.kwargs
+            or name.endswith("_")
+            or name == "setitem"
+            or getattr(operator, name, None) is node.target
+            and name.startswith("i")
+            and name not in ("inv", "invert", "index", "is_", "is_not", "indexOf", "itemgetter")
+        )
+    return False
+
+
+def _added(node: torch.fx.Node, last: torch.fx.Node) -> torch.fx.Node | None:
+    """What a node adds to `last`, if it does that and no more; into it, where it adds in place."""
+    inplace = node.target is operator.iadd or (node.op == "call_method" and node.target == "add_")
+    plain = node.target in (operator.add, torch.add) or (
+        node.op == "call_method" and node.target == "add"
+    )
+    if not (plain or inplace) or len(node.args) != 2 or node.kwargs:
+        return None
+    others = [arg for arg in node.args if arg is not last]
+    if len(others) != 1 or not isinstance(others[0], torch.fx.Node):  # twice itself; a number
+        return None
+    return None if inplace and node.args[0] is not last else others[0]
+
+
+def _step_of(node: torch.fx.Node, model: nn.Module) -> str | None:
+    if len(node.args) != 1:
+        return None
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        return None if _has_hooks(module) or node.kwargs else _step_of_module(module)
+    if node.op in ("call_function", "call_method"):
+        return _step_of_function(node.target, node.kwargs)
+    return None
+
+
+def _fuse_one(graph: torch.fx.Graph, model: nn.Module, node: torch.fx.Node) -> tuple[str, ...]:
+    """Takes what follows a norm into its call, and says what that was."""
     steps: list[str] = []
     last, addend, gone = node, None, [node]
-    if (user := _only_user(last)) is not None and (
-        user.target in (operator.add, operator.iadd, torch.add)
-        or (user.op == "call_method" and user.target in ("add", "add_"))
-    ):
-        others = [arg for arg in user.args if arg is not last]
-        # x + x has one argument less; alpha and numbers are no addends.
-        if len(user.args) == 2 and len(others) == 1 and not user.kwargs:
-            if isinstance(others[0], torch.fx.Node):
-                steps.append("add")
-                last, addend = user, others[0]
-                gone.append(user)
-    if (user := _only_user(last)) is not None and user.args[:1] == (last,) and len(user.args) == 1:
-        step = None
-        if user.op == "call_module":
-            step = _step_of_module(model.get_submodule(user.target))  # type: ignore[arg-type]
-        elif user.op in ("call_function", "call_method"):
-            step = _step_of_function(user.target, user.kwargs)
-        if step:
-            steps.append(step)
-            last = user
-            gone.append(user)
+    user = _only_user(last)
+    if user is not None and (addend := _added(user, last)) is not None:
+        steps.append("add")
+        last = user
+        gone.append(user)
+    user = _only_user(last)
+    if user is not None and (step := _step_of(user, model)):
+        steps.append(step)
+        last = user
+        gone.append(user)
     if not steps:
-        return
-    layer._fused = tuple(steps)  # type: ignore[assignment]
+        return ()
+    # The norm moves to where its last step is: nothing between may write into what it reads.
+    between = node.next
+    while between is not last:
+        if between not in gone and _writes(between, model):
+            return ()
+        between = between.next
+    arguments = (node.args[0],) if addend is None else (node.args[0], addend)
     with graph.inserting_after(last):
-        fused = graph.call_module(
-            node.target, (node.args[0],) if addend is None else (node.args[0], addend)  # type: ignore[arg-type]
-        )
+        fused = graph.call_module(str(node.target), arguments)
     last.replace_all_uses_with(fused)
     for old in reversed(gone):
         graph.erase_node(old)
+    return tuple(steps)
 
 
 def fuse_norms(model: nn.Module) -> torch.fx.GraphModule:
-    """The model with its norms by our kernels, an add and an activation that only they feed within
-    them.
+    """A module that computes what the model does, its norms by our kernels, an add and an activation
+    that only they feed within them.
 
-    What comes back is a new module with the model's own parameters, buffers and `state_dict`, made by
-    torch.fx: its errors, where a model depends on its data, are torch.fx's. An addend of another
-    shape than x is added by PyTorch when it comes. Layers that a model calls twice stay as they are.
+    It is torch.fx's: it has the parameters and buffers of the model that its graph uses, the same ones,
+    by the same names; what a model decides by its data or by `training` outside of layers is decided now.
+    The model itself stays as it is. Layers that are called twice or have hooks, and activations that have
+    some, are not fused; an addend of another shape than x is added by PyTorch when it comes.
+
+    Raises what torch.fx raises where a model cannot be traced, and ValueError for a norm by itself.
     """
-    replace_norms(model)
+    if type(model) in _OURS or type(model) in _THEIRS:
+        raise ValueError("fuse_norms takes a model that has norms within it, not a norm")
     graph = _Tracer().trace(model)
     calls: dict[Any, int] = {}
     for node in graph.nodes:
         if node.op == "call_module":
             calls[node.target] = calls.get(node.target, 0) + 1
+    layers: dict[str, nn.Module] = {}
     for node in list(graph.nodes):
-        if node.op != "call_module" or calls[node.target] != 1 or node.kwargs:
+        if node.op != "call_module":
             continue
-        if type(model.get_submodule(node.target)) in _THEIRS:
-            _fuse_one(graph, model, node)
+        name = str(node.target)
+        layer = model.get_submodule(name)
+        if type(layer) not in _OURS and type(layer) not in _THEIRS:
+            continue
+        # A layer of its own over the same parameters.
+        ours = layers.setdefault(name, copy.copy(layer))
+        ours.__class__ = _OURS.get(type(layer), type(layer))
+        ours.__dict__.pop("_known_specs", None)
+        plain = len(node.args) == 1 and not node.kwargs and not ours._fused
+        if plain and calls[name] == 1 and not _has_hooks(layer):
+            ours._fused = _fuse_one(graph, model, node)  # type: ignore[assignment]
     graph.lint()
-    return torch.fx.GraphModule(model, graph)
+    fused = torch.fx.GraphModule(model, graph)
+    for name, layer in layers.items():
+        fused.set_submodule(name, layer)
+    return fused
 
 
 # ---- Models ------------------------------------------------------------------------------------
@@ -702,9 +844,11 @@ def replace_norms(model: nn.Module) -> nn.Module:
 
 def restore_norms(model: nn.Module) -> nn.Module:
     """Undoes `replace_norms`."""
-    for module in model.modules():
-        if theirs := _THEIRS.get(type(module)):
-            if module._fused:
-                raise ValueError("normforge: what follows a norm is within it; fuse_norms is not undone")
-            module.__class__ = theirs
+    ours = [module for module in model.modules() if type(module) in _THEIRS]
+    if any(module._fused for module in ours):
+        raise ValueError("normforge: what follows a norm is within it; fuse_norms is not undone")
+    for module in ours:
+        module.__class__ = _THEIRS[type(module)]
+        module.__dict__.pop("_known_specs", None)
+        module.__dict__.pop("_fused", None)
     return model

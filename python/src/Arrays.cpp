@@ -66,9 +66,9 @@ const Access &accessOf(nb::handle type) {
   if (const auto found = known->find(type.ptr()); found != known->end())
     return found->second;
   Access access{.isNumpy = false, .exchange = exchangeOf(type)};
-  const nb::object module = nb::getattr(type, "__module__", nb::none());
-  access.isNumpy = nb::isinstance<nb::str>(module) && nb::cast<std::string>(module) == "numpy" &&
-                   nb::cast<std::string>(type.attr("__name__")) == "ndarray";
+  // Not imported for this: without NumPy there are no arrays of its.
+  const nb::object numpy = nb::module_::import_("sys").attr("modules").attr("get")("numpy");
+  access.isNumpy = !numpy.is_none() && type.is(nb::getattr(numpy, "ndarray", nb::none()));
   return (*known)[type.inc_ref().ptr()] = access;
 }
 
@@ -205,7 +205,7 @@ nb::object makeArray(nb::handle like, const nb::object &shape, nf_dtype dtype) {
 
 Array::Array(nb::handle object, const char *name, nf_dtype dtype, bool written) {
   if (!takeAtOnce(object, written))
-    take(object, name, written);
+    take(object, name, python::nameOf(dtype), written);
   nb::dlpack::dtype found = tensor_.dtype;
   if (view_.is_valid()) // it was bfloat16
     found = typeOf(NF_BF16);
@@ -251,7 +251,7 @@ bool Array::takeAtOnce(nb::handle object, bool written) {
   return true;
 }
 
-void Array::take(nb::handle object, const char *name, bool written) {
+void Array::take(nb::handle object, const char *name, const char *expected, bool written) {
   auto describe = [&](const auto &array) {
     tensor_.data = const_cast<void *>(static_cast<const void *>(array.data()));
     tensor_.device = {array.device_type(), array.device_id()};
@@ -271,6 +271,12 @@ void Array::take(nb::handle object, const char *name, bool written) {
     PyErr_Clear();
     return false;
   };
+  if (written) {
+    const nb::object module = nb::getattr(object.type(), "__module__", nb::none());
+    if (nb::isinstance<nb::str>(module) && nb::cast<std::string>(module).starts_with("jax"))
+      throw nb::value_error(
+          (std::string("'") + name + "' is an array of JAX, which cannot be written").c_str());
+  }
   if (takes(object))
     return;
   if (nb::object bits = asBits(object); bits.is_valid() && takes(bits)) {
@@ -282,6 +288,10 @@ void Array::take(nb::handle object, const char *name, bool written) {
     throw nb::value_error(
         (std::string("'") + name + "' is read-only, and is to be written").c_str());
   PyErr_Clear();
+  if (const nb::object dtype = nb::getattr(object, "dtype", nb::none()); !dtype.is_none())
+    throw nb::type_error((std::string("'") + name + "' is " + typeName(object) + " of " +
+                          text(dtype) + "; expected " + expected)
+                             .c_str());
   throw nb::type_error((std::string("'") + name + "' is " + typeName(object) +
                         "; expected an array with __dlpack__ or the buffer protocol, such as "
                         "NumPy's, PyTorch's or JAX's")

@@ -35,7 +35,7 @@ public:
 
 private:
   size_t rank() const { return static_cast<size_t>(tensor_.ndim); }
-  void take(nb::handle object, const char *name, bool written);
+  void take(nb::handle object, const char *name, const char *expected, bool written);
   /// Of the arrays that most callers have, without their protocols.
   bool takeAtOnce(nb::handle object, bool written);
   void checkIsDense(const char *name) const;

@@ -34,14 +34,16 @@ PyObject *find(const nb::handle &mapping, const nb::object &name) {
 
 } // namespace
 
-Kernel::Kernel(nf::Kernel kernel, bool copies)
-    : kernel_(std::move(kernel)), copies_(copies), out_(interned("out")) {
+Kernel::Kernel(nf::Kernel kernel, std::shared_ptr<const void> threads, bool copies)
+    : threads_(std::move(threads)), kernel_(std::move(kernel)), copies_(copies),
+      out_(interned("out")) {
   for (size_t i = 0; i < kernel_.argumentCount(); ++i) {
     const std::string name(kernel_.argumentName(i));
     arguments_.push_back({interned(name), name, kernel_.argumentDType(i), kernel_.isWritten(i)});
     (kernel_.isWritten(i) ? writes_ : reads_).push_back(name);
   }
   readCount_ = reads_.size();
+  takesOut_ = std::ranges::find(reads_, "out") != reads_.end();
   for (size_t i = 0; i < kernel_.scalarCount(); ++i)
     scalars_.push_back(interned(std::string(kernel_.scalarName(i))));
   if (writes_.size() > 1) {
@@ -50,6 +52,13 @@ Kernel::Kernel(nf::Kernel kernel, bool copies)
       names.append(name);
     results_ = arraysModule().attr("results_class")(names);
   }
+}
+
+std::string Kernel::takes() const {
+  std::vector<std::string> all = reads_;
+  for (const nb::object &scalar : scalars_)
+    all.push_back(nb::cast<std::string>(scalar));
+  return list(all);
 }
 
 /// What is wrong with the names of a call.
@@ -83,7 +92,7 @@ void Kernel::failNames(const nb::dict &given, const nb::object &out) const {
 
 nb::object Kernel::dense(nb::handle array) const { return arraysModule().attr("dense")(array); }
 
-Kernel::Prepared &Kernel::prepare(const std::vector<Array> &arrays) {
+std::shared_ptr<Kernel::Prepared> Kernel::prepare(const std::vector<Array> &arrays) {
   Shapes shapes;
   shapes.reserve(last_.size());
   for (size_t i = 0; i < readCount_; ++i) {
@@ -92,7 +101,7 @@ Kernel::Prepared &Kernel::prepare(const std::vector<Array> &arrays) {
     shapes.insert(shapes.end(), shape.begin(), shape.end());
   }
   if (lastPrepared_ && shapes == last_)
-    return *lastPrepared_;
+    return lastPrepared_;
   auto found = prepared_.find(shapes);
   if (found == prepared_.end()) {
     std::vector<std::optional<std::span<const int64_t>>> known(arguments_.size());
@@ -119,15 +128,13 @@ Kernel::Prepared &Kernel::prepare(const std::vector<Array> &arrays) {
           shape.append(size);
       made.shapes.push_back(nb::tuple(shape));
     }
-    if (prepared_.size() >= kMostPlans) {
+    if (prepared_.size() >= kMostPlans)
       prepared_.clear(); // a host whose shapes never repeat
-      lastPrepared_ = nullptr;
-    }
-    found = prepared_.emplace(shapes, std::move(made)).first;
+    found = prepared_.emplace(shapes, std::make_shared<Prepared>(std::move(made))).first;
   }
+  lastPrepared_ = found->second;
   last_ = std::move(shapes);
-  lastPrepared_ = &found->second;
-  return found->second;
+  return lastPrepared_;
 }
 
 void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double> &numbers) {
@@ -142,8 +149,9 @@ void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double>
       objects[i] = dense(objects[i]);
     take(i);
   }
-  Prepared &prepared = prepare(arrays);
-  const nf::Plan plan = prepared.plan;
+  const std::shared_ptr<Prepared> own = prepare(arrays); // whatever others do meanwhile
+  Prepared &prepared = *own;
+  const nf::Plan &plan = prepared.plan;
   for (size_t i = readCount_; i < arguments_.size(); ++i) {
     if (!objects[i].is_valid()) {
       const nb::handle like = readCount_ ? nb::handle(objects[0]) : nb::none();
@@ -154,10 +162,15 @@ void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double>
     take(i);
     const auto shape = plan.shape(i);
     if (arguments_[i].dtype == NF_BIT ? arrays[i].bytes() != plan.bytes(i)
-                                      : !std::ranges::equal(arrays[i].shape(), shape))
-      throw nb::value_error(("out['" + arguments_[i].text + "'] has another shape than " +
+                                      : !std::ranges::equal(arrays[i].shape(), shape)) {
+      nb::list found;
+      for (const int64_t size : arrays[i].shape())
+        found.append(size);
+      throw nb::value_error(("out['" + arguments_[i].text + "'] has shape " +
+                             nb::cast<std::string>(nb::str(nb::tuple(found))) + "; expected " +
                              nb::cast<std::string>(nb::str(prepared.shapes[i])))
                                 .c_str());
+    }
   }
   std::vector<void *> pointers;
   pointers.reserve(arrays.size());
@@ -180,8 +193,8 @@ void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double>
     const nb::gil_scoped_release released;
     plan.run(pointers, numbers, workspace.get());
   }
-  if (lastPrepared_ && lastPrepared_->plan.get() == plan.get() && workspace.get())
-    lastPrepared_->workspaces.push_back(std::move(workspace));
+  if (workspace.get())
+    prepared.workspaces.push_back(std::move(workspace));
 }
 
 nb::list Kernel::apply(const nb::list &arrays, const std::vector<double> &numbers, nb::handle out) {
@@ -211,10 +224,20 @@ nb::list Kernel::apply(const nb::list &arrays, const std::vector<double> &number
 
 nb::object Kernel::call(const nb::dict &given) {
   nb::object out;
-  if (PyObject *mapping = find(given, out_); mapping && PyDict_Check(mapping))
-    out = nb::borrow(mapping);
+  size_t ignored = 0;
+  if (PyObject *mapping = find(given, out_); mapping && !takesOut_) {
+    if (PyDict_Check(mapping))
+      out = nb::borrow(mapping);
+    else if (mapping == Py_None)
+      ignored = 1;
+    else
+      throw nb::type_error(("out is " +
+                            nb::cast<std::string>(nb::handle(mapping).type().attr("__name__")) +
+                            "; expected a dict of arrays by their names, of " + list(writes_))
+                               .c_str());
+  }
   std::vector<nb::object> objects(arguments_.size());
-  size_t named = readCount_ + scalars_.size() + out.is_valid();
+  size_t named = readCount_ + scalars_.size() + out.is_valid() + ignored;
   for (size_t i = 0; i < readCount_; ++i) {
     PyObject *object = find(given, arguments_[i].name);
     if (!object)
@@ -227,8 +250,13 @@ nb::object Kernel::call(const nb::dict &given) {
     if (!object)
       failNames(given, out);
     numbers.push_back(PyFloat_AsDouble(object));
-    if (PyErr_Occurred())
-      throw nb::python_error();
+    if (PyErr_Occurred()) {
+      PyErr_Clear();
+      throw nb::type_error(("'" + nb::cast<std::string>(name) + "' is " +
+                            nb::cast<std::string>(nb::handle(object).type().attr("__name__")) +
+                            "; expected a number")
+                               .c_str());
+    }
   }
   size_t givenOutputs = 0;
   for (size_t i = readCount_; out.is_valid() && i < arguments_.size(); ++i)

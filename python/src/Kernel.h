@@ -14,8 +14,9 @@ namespace normforge::python {
 /// Called with the GIL, which is released while a kernel has more than a microsecond to compute.
 class Kernel {
 public:
-  /// `copies`: arrays that are not dense are copied, instead of an error.
-  Kernel(nf::Kernel kernel, bool copies);
+  /// `copies`: arrays that are not dense are copied, instead of an error. `threads` are what the
+  /// kernel computes with.
+  Kernel(nf::Kernel kernel, std::shared_ptr<const void> threads, bool copies);
   Kernel(const Kernel &) = delete;
   Kernel(Kernel &&) = default;
 
@@ -24,6 +25,8 @@ public:
   /// Names of the arrays that a call takes, in their order, and of those that it gives.
   const std::vector<std::string> &reads() const { return reads_; }
   const std::vector<std::string> &writes() const { return writes_; }
+  /// "x, gamma and beta", numbers too.
+  std::string takes() const;
 
   /// Arrays that are read, and run-time numbers, by their names; `out`, a mapping of names to
   /// arrays that are written. Those that it lacks are made by the library that the first array is
@@ -50,20 +53,23 @@ private:
 
   /// Of all arrays; those that are written and not there are made.
   void compute(std::vector<nb::object> &objects, const std::vector<double> &numbers);
-  Prepared &prepare(const std::vector<Array> &arrays);
+  std::shared_ptr<Prepared> prepare(const std::vector<Array> &arrays);
   nb::object dense(nb::handle array) const;
   [[noreturn]] void failNames(const nb::dict &given, const nb::object &out) const;
 
+  std::shared_ptr<const void> threads_; ///< outlive the kernel and its plans
   nf::Kernel kernel_;
   bool copies_;
   std::vector<Argument> arguments_;
   std::vector<nb::object> scalars_; ///< their names
   std::vector<std::string> reads_, writes_;
   size_t readCount_ = 0;
+  bool takesOut_ = false;    ///< an array of this name, which the mapping cannot have then
   nb::object out_, results_; ///< the name "out"; the named tuple's class, or none of one array
-  std::map<Shapes, Prepared> prepared_;
+  // Calls of other threads, and of Python that a call runs, change these at any time.
+  std::map<Shapes, std::shared_ptr<Prepared>> prepared_;
   Shapes last_;
-  Prepared *lastPrepared_ = nullptr;
+  std::shared_ptr<Prepared> lastPrepared_;
 };
 
 } // namespace normforge::python

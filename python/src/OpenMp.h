@@ -9,12 +9,15 @@
 
 namespace normforge::python {
 
-/// An executor; lives as long as the process.
+/// An executor; lives as long as what computes with it.
 class OpenMp {
 public:
   /// Throws std::runtime_error where `library` is not loaded or has not GCC's entries, which LLVM's
   /// and Intel's have too.
   explicit OpenMp(const std::string &library);
+
+  OpenMp(const OpenMp &) = delete;
+  OpenMp &operator=(const OpenMp &) = delete;
 
   const nf_executor &executor() const { return executor_; }
   /// As many as this thread's next region would have.

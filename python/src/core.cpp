@@ -18,7 +18,10 @@ namespace {
 [[noreturn]] void raise(const nf::Error &error) {
   const nb::object type =
       nb::module_::import_("normforge._errors").attr("class_of")(static_cast<int>(error.code()));
-  PyErr_SetString(type.ptr(), error.what());
+  std::string message = error.what();
+  if (error.code() == NF_NO_COMPILER)
+    message += "\nThe package normforge-compiler has one: pip install normforge-compiler.";
+  PyErr_SetString(type.ptr(), message.c_str());
   throw nb::python_error();
 }
 
@@ -57,24 +60,22 @@ const char *textOf(nf_role role) {
   return static_cast<size_t>(role) < std::size(names) ? names[role] : "";
 }
 
-/// Its threads outlive what came of it: kernels are released with the interpreter alone.
 class Engine {
 public:
   Engine(const std::string &compilerLibrary, const std::optional<std::string> &cacheDirectory,
          uint32_t threads, bool compileInChild, const std::string &tunedRecords,
          const std::string &openMp)
-      : threads_(guarded([&] { return nf::Threads(threads); })),
-        openMp_(openMp.empty() ? nullptr : new OpenMp(openMp)), engine_(guarded([&] {
+      : threads_(openMp.empty() ? guarded([&] { return std::make_shared<nf::Threads>(threads); })
+                                : nullptr),
+        openMp_(openMp.empty() ? nullptr : std::make_shared<OpenMp>(openMp)), engine_(guarded([&] {
           nf::Engine::Options options;
           options.compilerLibrary = compilerLibrary;
           options.cacheDirectory = cacheDirectory;
-          options.executor = openMp_ ? openMp_->executor() : threads_.executor();
+          options.executor = openMp_ ? openMp_->executor() : threads_->executor();
           options.compileInChild = compileInChild;
           options.tunedRecords = tunedRecords;
           return nf::Engine(options);
-        })) {
-    (void)new nf::Threads(threads_); // a kernel may be called when the engine is gone
-  }
+        })) {}
 
   nf::Kernel compile(const std::string &spec, const std::string &phase, const std::string &cpu,
                      const std::string &source) const {
@@ -83,21 +84,29 @@ public:
       return engine_.compile(spec, {phase, cpu, source});
     });
   }
+  Kernel load(const nb::bytes &artifact, bool copies) const {
+    const std::span bytes(static_cast<const std::byte *>(artifact.data()), artifact.size());
+    return guarded([&] { return Kernel(engine_.load(bytes), keeper(), copies); });
+  }
   uint32_t threads() const {
-    return openMp_ ? static_cast<uint32_t>(openMp_->threads()) : threads_.count();
+    return openMp_ ? static_cast<uint32_t>(openMp_->threads()) : threads_->count();
+  }
+  /// What computes, which kernels keep.
+  std::shared_ptr<const void> keeper() const {
+    return openMp_ ? std::shared_ptr<const void>(openMp_) : std::shared_ptr<const void>(threads_);
   }
   const nf::Engine &engine() const { return engine_; }
 
 private:
-  nf::Threads threads_;
-  const OpenMp *openMp_; ///< as long as the process, as its kernels may be
+  std::shared_ptr<const nf::Threads> threads_;
+  std::shared_ptr<const OpenMp> openMp_;
   nf::Engine engine_;
 };
 
 class Pack {
 public:
   Pack(const Engine &engine, const std::string &path)
-      : pack_(guarded([&] { return engine.engine().openPack(path); })) {}
+      : threads_(engine.keeper()), pack_(guarded([&] { return engine.engine().openPack(path); })) {}
 
   std::vector<std::pair<std::string, std::string>> kernels() const {
     std::vector<std::pair<std::string, std::string>> all;
@@ -106,10 +115,11 @@ public:
     return all;
   }
   Kernel load(const std::string &name, const std::string &phase, bool copies) const {
-    return guarded([&] { return Kernel(pack_.load(name, phaseOf(phase)), copies); });
+    return guarded([&] { return Kernel(pack_.load(name, phaseOf(phase)), threads_, copies); });
   }
 
 private:
+  std::shared_ptr<const void> threads_;
   nf::Pack pack_;
 };
 
@@ -120,7 +130,7 @@ PyObject *callKernel(PyObject *self, PyObject *positional, PyObject *named) noex
     if (!nb::inst_ready(self))
       throw nb::type_error("the kernel was not made");
     if (PyTuple_Size(positional) != 0)
-      throw nb::type_error("arrays are given by their names, such as x=...");
+      throw nb::type_error(("arrays are given by their names: " + kernel.takes()).c_str());
     const nb::dict given = named ? nb::borrow<nb::dict>(named) : nb::dict();
     return guarded([&] { return kernel.call(given); }).release().ptr();
   } catch (nb::python_error &error) {
@@ -179,18 +189,22 @@ NB_MODULE(_core, m) {
            "compile_in_child: compile in a process of its own.\n"
            "tuned_records: a file of records of `normforge tune`.\n"
            "openmp: path of an OpenMP library that is loaded already, whose threads compute.")
+      .def("load", &Engine::load, "artifact"_a, "copies"_a = false,
+           "A kernel of what Kernel.save gave, on a machine of the same kind; needs no compiler.")
       .def_prop_ro("threads", &Engine::threads, "How many threads compute.");
-  nb::class_<Kernel>(
+  nb::class_<Kernel> kernelClass(
       m, "Kernel", nb::type_slots(kernelSlots),
       "A kernel of one phase.\n\n"
       "Call it with arrays by their names; what it writes goes into `out`, a\n"
       "mapping of names to arrays, or into new arrays of the first array's library.\n"
-      "The GIL is released while it computes.")
+      "The GIL is released while it computes.");
+  kernelClass
       .def(
           "__init__",
           [](Kernel *self, const Engine &engine, const std::string &spec, const std::string &phase,
-             const std::string &cpu, const std::string &source,
-             bool copies) { new (self) Kernel(engine.compile(spec, phase, cpu, source), copies); },
+             const std::string &cpu, const std::string &source, bool copies) {
+            new (self) Kernel(engine.compile(spec, phase, cpu, source), engine.keeper(), copies);
+          },
           "engine"_a, "spec"_a, "phase"_a = "", "cpu"_a = "", "source"_a = "", "copies"_a = false,
           "Of one phase of a spec, YAML text; '' is the spec's first.")
       .def(
@@ -230,9 +244,16 @@ NB_MODULE(_core, m) {
             return all;
           },
           "Of each variant its schedule, and who chose it and why.")
-      .def("save", saved, "The kernel as bytes, which Engine.load of another process reads.");
+      .def("save", saved, "The kernel as bytes, for Engine.load.");
   nb::class_<Pack>(m, "Pack", "Kernels in a file, compiled ahead of time by `normforge pack`.")
       .def(nb::init<const Engine &, const std::string &>(), "engine"_a, "path"_a)
       .def_prop_ro("kernels", &Pack::kernels, "Names and phases.")
       .def("load", &Pack::load, "name"_a, "phase"_a = "inference", "copies"_a = false);
+  // Of a pack that the class above knows by now.
+  kernelClass.def(
+      "__init__",
+      [](Kernel *self, const Pack &pack, const std::string &name, const std::string &phase,
+         bool copies) { new (self) Kernel(pack.load(name, phase, copies)); },
+      "pack"_a, "name"_a, "phase"_a = "inference", "copies"_a = false,
+      "Of one phase of a name in a pack.");
 }

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import threading
 
 import ml_dtypes
@@ -116,7 +117,7 @@ def test_wrong_calls(norm):
         ),
         (
             ValueError,
-            r"out\['y'\] has another shape than \(4, 48\)",
+            r"out\['y'\] has shape \(3, 48\); expected \(4, 48\)",
             {"x": x, "gamma": gamma, "beta": beta, "out": {"y": drawn(3, 48)}},
         ),
     ]
@@ -247,15 +248,83 @@ def test_packs(tmp_path):
     x, gamma, beta = drawn(4, 48), drawn(48), drawn(48)
     y = pack["layer1.0.norm"](x=x, gamma=gamma, beta=beta)
     np.testing.assert_allclose(y, layer_norm(x, gamma, beta), atol=1e-5)
-    np.testing.assert_array_equal(pack.load("layer1.0.norm", "training")(x=x, gamma=gamma, beta=beta).y, y)
-    with pytest.raises(nf.NotInPack, match="others"):
+    trained = pack["layer1.0.norm"].training(x=x, gamma=gamma, beta=beta)
+    np.testing.assert_array_equal(trained.y, y)
+    with pytest.raises(nf.NotInPack, match="the pack has no 'others'; it has layer1.0.norm"):
         pack["others"]
-    with pytest.raises(ValueError, match="there is no phase 'forward'"):
-        pack.load("layer1.0.norm", "forward")
+    assert not hasattr(pack["layer1.0.norm"], "backward")
+
+
+def test_phases_that_there_are_not(norm):
+    assert hasattr(norm, "backward") and not hasattr(norm, "update")
+    with pytest.raises(nf.PhaseError, match="phase 'update' is not one of the spec's phases"):
+        norm.update
+    with pytest.raises(nf.SpecError):
+        norm.phase_kernel("update")
+
+
+def test_kernels_are_saved_and_loaded(norm):
+    engine = nf.Engine(compiler_library="/nowhere.so", cache_directory="")
+    kernel = engine.load(norm.save())
+    x, gamma, beta = drawn(4, 48), drawn(48), drawn(48)
+    del engine
+    np.testing.assert_array_equal(
+        kernel(x=x, gamma=gamma, beta=beta), norm(x=x, gamma=gamma, beta=beta)
+    )
+    with pytest.raises(nf.InternalError, match="artifact"):
+        nf.Engine().load(norm.save()[:100])
+
+
+def test_out_is_a_mapping(norm):
+    arrays = {"x": drawn(4, 48), "gamma": drawn(48), "beta": drawn(48)}
+    norm(**arrays, out=None)
+    with pytest.raises(TypeError, match="out is ndarray; expected a dict of arrays by their names"):
+        norm(**arrays, out=drawn(4, 48))
+
+
+def test_specs_of_files_and_options(tmp_path):
+    (tmp_path / "rows.yaml").write_text("input: {shape: [N, 8], layout: nc}\nmode: layer\n")
+    assert nf.compile(tmp_path / "rows.yaml").name == "rows"
+    (tmp_path / "wrong.yaml").write_text("inputs: 1\n")
+    with pytest.raises(nf.SpecError, match=r"wrong\.yaml:1:1"):
+        nf.compile(tmp_path / "wrong.yaml")
+    assert "relu" in nf.layer_norm(8, fuse="relu", engine=nf.Engine(nf._compiler_library())).spec
+    assert nf.layer_norm(8, eps=np.float32(0.5)).spec.count("epsilon: 0.5") == 1
+    assert nf.batch_norm(8, momentum=None).training.scalars == ["count"]
+
+
+def test_plans_of_many_shapes_in_many_threads():
+    """Plans are thrown away while others compute with them."""
+    norm = nf.layer_norm(16, dtype="bf16", parameter_dtype="bf16").training
+    bf16 = ml_dtypes.bfloat16
+    gamma, beta = np.ones(16, bf16), np.zeros(16, bf16)
+    wrong = []
+
+    def work(seed):
+        for rows in np.random.default_rng(seed).integers(1, 2000, 600):
+            y = norm(x=drawn(rows, 16, seed=seed).astype(bf16), gamma=gamma, beta=beta).y
+            if y.shape != (rows, 16):
+                wrong.append(rows)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert not wrong
+
+
+def test_arrays_that_only_look_like_numpys(norm):
+    fake = type("ndarray", (), {"__module__": "numpy"})()
+    with pytest.raises(TypeError, match="'x' is ndarray; expected an array"):
+        norm(x=fake, gamma=drawn(48), beta=drawn(48))
 
 
 def test_names_of_python_and_positional_arrays(norm):
-    with pytest.raises(TypeError, match="arrays are given by their names"):
+    with pytest.raises(TypeError, match="arrays are given by their names: x, gamma and beta"):
         norm(drawn(4, 48))
     with pytest.raises(TypeError, match="takes x, gamma and beta, 3 arrays, and 0 numbers; 1"):
         norm.apply([drawn(4, 48)])
@@ -266,7 +335,7 @@ def test_names_of_python_and_positional_arrays(norm):
 def test_big_endian_and_other_types(norm):
     gamma, beta = drawn(48), drawn(48)
     for x, found in (
-        (drawn(4, 48).astype(">f4"), "ndarray"),
+        (drawn(4, 48).astype(">f4"), "ndarray of >f4"),
         (drawn(4, 48).astype(np.int32), "int32"),
         (drawn(4, 48).astype(np.complex64), "complex64"),
     ):

@@ -16,3 +16,10 @@ def test_arrays_of_jax():
         1, keepdims=True
     )
     np.testing.assert_allclose(np.asarray(y), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="'y' is an array of JAX, which cannot be written"):
+        norm(
+            x=x,
+            gamma=jax.numpy.ones(48),
+            beta=jax.numpy.zeros(48),
+            out={"y": jax.numpy.zeros((4, 48))},
+        )

@@ -1,5 +1,6 @@
 """PyTorch's layers by our kernels, beside PyTorch's own."""
 
+import contextlib
 import copy
 import multiprocessing
 import pickle
@@ -295,3 +296,143 @@ def test_what_is_not_fused():
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="fuse_norms is not undone"):
         nft.restore_norms(ours)
+
+
+def both(make, change=lambda m: None, x=None, train=True):
+    """Results of our layer and PyTorch's, the same errors among them."""
+    results = []
+    for ours in (True, False):
+        torch.manual_seed(3)
+        layer = make()
+        if ours:
+            nft.replace_norms(layer)
+        layer.train(train)
+        with contextlib.suppress(RuntimeError, ValueError):
+            layer(torch.randn(2, *x.shape[1:]))
+        change(layer)
+        try:
+            results.append(layer(x))
+        except Exception as error:  # noqa: BLE001
+            results.append(type(error))
+    return results
+
+
+def check(make, change=lambda m: None, x=None, train=True):
+    mine, other = both(make, change, torch.randn(3, 8, 4) if x is None else x, train)
+    if isinstance(other, type):
+        assert mine is other
+    else:
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_are_changed_after_a_call():
+    check(lambda: nn.GroupNorm(2, 8), lambda m: setattr(m, "num_groups", 4))
+    check(lambda: nn.LayerNorm(4), lambda m: setattr(m, "eps", 0.5))
+    check(lambda: nn.LayerNorm(4), lambda m: setattr(m, "eps", 0.0))
+    check(lambda: nn.BatchNorm1d(8), lambda m: setattr(m, "track_running_stats", False))
+    check(lambda: nn.LayerNorm(4), x=torch.randn(3, 8, 5))
+    check(lambda: nn.LayerNorm(4), lambda m: m.double())
+    layer = nft.replace_norms(nn.BatchNorm1d(8))
+    layer.track_running_stats = False
+    before = layer.running_mean.clone()
+    layer(torch.randn(3, 8))
+    assert torch.equal(layer.running_mean, before) and layer.num_batches_tracked == 0
+
+
+def test_odd_inputs():
+    for make in (lambda: nn.LayerNorm(4), lambda: nn.GroupNorm(2, 8), lambda: nn.BatchNorm1d(8)):
+        check(make, x=torch.randn(0, 8, 4), train=False)
+        check(make, x=torch.randn(3, 8, 4).mT.contiguous().mT)
+        check(make, x=torch._neg_view(torch.randn(3, 8, 4)))
+        check(make, lambda m: setattr(m, "weight", nn.Parameter(torch.randn(4 * len(m.weight))[::4])))
+    check(lambda: nn.BatchNorm1d(8, track_running_stats=False), x=torch.randn(1, 8), train=False)
+    check(lambda: nn.InstanceNorm1d(8), x=torch.randn(2, 8, 0))
+
+
+def test_computed_parameters():
+    import torch.nn.utils.prune as prune
+
+    check(lambda: nn.LayerNorm(4), lambda m: prune.random_unstructured(m, "weight", 0.5))
+
+
+def test_transforms():
+    theirs = nn.LayerNorm(4).requires_grad_(False)
+    ours = nft.replace_norms(copy.deepcopy(theirs))
+    x, t = torch.randn(3, 4), torch.randn(3, 4)
+    for mine, other in zip(
+        torch.func.jvp(ours, (x,), (t,)), torch.func.jvp(theirs, (x,), (t,))
+    ):
+        torch.testing.assert_close(mine, other)
+    xs = torch.randn(5, 3, 4)
+    torch.testing.assert_close(torch.vmap(ours)(xs), torch.vmap(theirs)(xs))
+    torch.testing.assert_close(
+        torch.autograd.functional.jacobian(ours, x), torch.autograd.functional.jacobian(theirs, x)
+    )
+    with pytest.raises(NotImplementedError, match="no batches of gradients at once"):
+        torch.autograd.functional.jacobian(ours, x, vectorize=True)
+    weights = {name: p.detach() for name, p in theirs.named_parameters()}
+    for mine, other in zip(
+        *(
+            torch.func.grad(lambda p: torch.func.functional_call(m, p, (x,)).square().sum())(
+                weights
+            ).values()
+            for m in (ours, theirs)
+        )
+    ):
+        torch.testing.assert_close(mine, other)
+    traced = torch.jit.trace(lambda x: x + ours(x), (x,))
+    torch.testing.assert_close(traced(t), t + theirs(t))
+
+
+def test_fusing_leaves_the_model_and_what_is_fused():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.GELU(), nn.LayerNorm(8), nn.ReLU())
+    x = torch.randn(4, 8)
+    before = model(x)
+    once = nft.fuse_norms(model)
+    assert type(model[1]) is nn.LayerNorm
+    torch.testing.assert_close(model(x), before)
+    torch.testing.assert_close(once(x), before, atol=1e-5, rtol=1e-5)
+    assert once.get_submodule("1").weight is model[1].weight
+    torch.testing.assert_close(nft.fuse_norms(once)(x), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        nft.fuse_norms(nn.Sequential(once, nn.ReLU()))(x), before, atol=1e-5, rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="a model that has norms within it"):
+        nft.fuse_norms(nn.LayerNorm(8))
+    seen = []
+    model[2].register_forward_hook(lambda *a: seen.append(1))
+    hooked = nft.fuse_norms(model)
+    hooked(x)
+    assert seen and hooked.get_submodule("1")._fused == ()
+
+
+def test_writes_between_are_not_passed():
+    class Late(nn.Module):
+        def __init__(self, how):
+            super().__init__()
+            self.norm, self.relu, self.how = nn.LayerNorm(8), nn.ReLU(inplace=True), how
+
+        def forward(self, x):
+            h = x * 1
+            if self.how == 0:  # the norm's input is changed before its result is used
+                n = self.norm(h)
+                r = self.relu(h)
+                return n + r
+            if self.how == 1:
+                n = self.norm(h)
+                h.add_(3)
+                return torch.relu(n) + h
+            if self.how == 2:  # the sum goes into h
+                h.add_(self.norm(h))
+                return h
+            h += self.norm(h)
+            return h * 2
+
+    x = torch.randn(4, 8)
+    for how in range(4):
+        model = Late(how).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(
+                nft.fuse_norms(model)(x), model(x), atol=1e-5, rtol=1e-5, msg=str(how)
+            )

@@ -15,7 +15,7 @@ namespace {
 /// Looks at a value so often before the thread sleeps: some ten microseconds.
 constexpr int kSpins = 4000;
 
-/// A futex is an int: no table of waiters, which a child after fork would inherit, is between.
+/// What the system waits for itself, without a lock.
 using Number = std::atomic<int>;
 
 /// Waits until it is no longer `old`.

@@ -127,3 +127,32 @@ TEST_CASE("half precision: an operand of one element for each row of a vector") 
   }
   CHECK(ran > 0);
 }
+
+TEST_CASE("half precision: results that branches store") {
+  const std::string repeat = repeatCommand("half precision: results*");
+  int ran = 0;
+  for (const char *cpu : {"native", "haswell", "x86-64-v2"}) {
+    Session *session = sessionOrSkip(cpu);
+    if (!session)
+      continue;
+    for (const char *dtype : {"bf16", "f16"}) {
+      const Spec spec = specOf(fmt::format(
+          "name: branches\nsemantics: keras-3\ninput: {{shape: [96, 65, 6, H], layout: wtCh2c, "
+          "dtype: {}}}\naxis: [0, 2]\nmode: rms\ncenter: true\nscale: false\n"
+          "phases: [inference, training, backward]\n"
+          "fuse: [relu, {{expr: \"x * sigmoid(1.5 * x) + f\", operands: {{f: x}}}}]\n",
+          dtype));
+      for (Phase phase : spec.phases) {
+        INFO(repeat, " ", std::string(cpu), " ", std::string(dtype), " phase ",
+             std::string(toString(phase)));
+        const oracle::Sizes sizes{{"H", 1}};
+        const TestKernel kernel(spec, phase, *session);
+        const auto inputs = oracle::drawInputs(spec, phase, sizes, testSeed());
+        const std::string wrong = wrongResults(kernel, spec, phase, sizes, inputs);
+        CHECK_MESSAGE(wrong.empty(), wrong);
+        ++ran;
+      }
+    }
+  }
+  CHECK(ran > 0);
+}
