@@ -106,6 +106,10 @@ def compile(
     Raises SpecError with the places of what is wrong, and CompilerNotFound where the package
     normforge-compiler is missing.
     """
+    if not isinstance(spec, (str, os.PathLike)):
+        raise TypeError(f"spec is {type(spec).__name__}; expected YAML text, or a pathlib.Path")
+    if isinstance(spec, str) and spec.endswith((".yaml", ".yml")) and "\n" not in spec:
+        raise SpecError(f"'{spec}' is the name of a file; pass pathlib.Path(...), or its text")
     if isinstance(spec, os.PathLike):
         source = source or os.fspath(spec)
         with open(spec, encoding="utf-8") as file:

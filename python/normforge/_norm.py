@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from . import _core
+from . import _command, _core
 from ._errors import NotInPack, PhaseError, SpecError
 
 
@@ -80,7 +81,28 @@ class Norm(_Phases):
     ) -> None:
         super().__init__(engine, spec, "", cpu, source, copies)
         self.spec = spec
+        self._cpu = cpu
         self._of_phase = lambda phase: _core.Kernel(engine, spec, phase, cpu, source, copies)
+
+
+    def explain(self, phase: str = "", **sizes: int) -> str:
+        """How a phase is computed: its formulas, loop nest, schedule and arguments. Named sizes, such
+        as N=8, say what they come to. By the command `normforge`, on PATH or $NORMFORGE_COMMAND."""
+        return _command.explain(self.spec, phase or self.phase, self._cpu, sizes)
+
+    def check(
+        self, phase: str = "", *, results: Mapping[str, Any] | None = None, **arrays: Any
+    ) -> _command.Report:
+        """Whether the kernel agrees with the f64 reference, and with oneDNN where that computes the
+        same, on these arrays and numbers: all that the phase reads. `results` are somebody's, to be
+        compared too. By the command `normforge`, as `explain`; for the CPU it runs on.
+
+        Gives a Report, which is true where all agree and prints as the command does.
+        """
+        kernel = self.phase_kernel(phase or self.phase)
+        return _command.check(
+            self.spec, kernel.phase, kernel.scalars, results or {}, kernel.reads, arrays
+        )
 
 
 class PackedNorm(_Phases):

@@ -352,3 +352,39 @@ def test_subclasses_and_buffers(norm):
 
 def test_empty_batch(norm):
     assert norm(x=drawn(0, 48), gamma=drawn(48), beta=drawn(48)).shape == (0, 48)
+
+
+def test_explain_and_check():
+    if not shutil.which("normforge"):
+        pytest.skip("the command normforge is not here")
+    norm = nf.batch_norm(5, layout="nc", momentum="argument")
+    text = norm.explain("training", N=7)
+    assert "training, mode feature" in text and "(N, 5) = (7, 5)" in text
+    ones, zeros = np.ones(5, np.float32), np.zeros(5, np.float32)
+    x = drawn(7, 5)
+    arrays = {"x": x, "gamma": ones, "beta": zeros, "moving_mean": zeros, "moving_variance": ones}
+    made = norm.training(**arrays, momentum=0.5)
+    report = norm.check(
+        "training",
+        results={"y": made.y, "moving_mean": made.moving_mean},
+        **arrays,
+        momentum=0.5,
+    )
+    assert report and "y.npy: y is off by" in str(report) and "1 of 1 agree" in str(report)
+    wrong = made.y.copy()
+    wrong[2, 3] += 0.01
+    report = norm.check("training", results={"y": wrong}, **arrays, momentum=0.5)
+    assert not report and "element 13 is" in str(report)
+    with pytest.raises(nf.ArgumentError, match="needs gamma"):
+        norm.check("training", x=x, momentum=0.5)
+    with pytest.raises(nf.CompilerNotFound, match="is not on PATH"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", "/nowhere")
+            norm.explain()
+
+
+def test_specs_that_are_no_text():
+    with pytest.raises(TypeError, match="spec is dict; expected YAML text, or a pathlib.Path"):
+        nf.compile({"input": 1})
+    with pytest.raises(nf.SpecError, match="'a.yaml' is the name of a file; pass pathlib.Path"):
+        nf.compile("a.yaml")
