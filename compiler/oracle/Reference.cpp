@@ -11,12 +11,13 @@ namespace {
 double update(const Momentum &momentum, const Number &number, double old, double batch,
               const Numbers &scalars) {
   if (momentum.cumulative) {
-    const double weight = 1 / scalars.at("count");
-    return (1 - weight) * old + weight * batch;
+    const long double weight = 1 / static_cast<long double>(scalars.at("count"));
+    return static_cast<double>((1 - weight) * old + weight * batch);
   }
   const double a = resolve(number, "momentum", scalars);
-  return momentum.weighs == MomentumWeighs::Old ? a * old + (1 - a) * batch
-                                                : (1 - a) * old + a * batch;
+  const bool weighsOld = momentum.weighs == MomentumWeighs::Old;
+  const long double ofOld = weighsOld ? a : 1 - a, ofNew = weighsOld ? 1 - a : a;
+  return static_cast<double>(ofOld * old + ofNew * batch);
 }
 
 } // namespace
@@ -66,24 +67,24 @@ Arrays renormalize(const Spec &spec, const Coordinates &at, const Statistics &ba
   const Renorm &renorm = *spec.renorm;
   std::map<std::string, std::vector<double>> made;
   auto old = [&](const char *name, int64_t g) { return inputs.at(name).get(g); };
-  auto average = [&](const char *name, double weightOfOld, int64_t g, double value) {
-    made[name].push_back(weightOfOld * old(name, g) + (1 - weightOfOld) * value);
-    return made[name].back();
-  };
   const bool weighsOld = spec.momentum.weighs == MomentumWeighs::Old;
+  const double a = renorm.momentum;
+  const long double ofOld = weighsOld ? a : 1 - a, ofNew = weighsOld ? 1 - a : a;
+  auto average = [&](const char *name, int64_t g, double value) {
+    made[name].push_back(static_cast<double>(ofOld * old(name, g) + ofNew * value));
+  };
   for (int64_t g = 0; g < at.groups(); ++g) {
     const double deviation = rootOf(spec.epsilonPosition, batch.variance[g], epsilon);
     const double to = std::max(old("renorm_stddev", g), std::sqrt(epsilon));
     made["renorm_r"].push_back(std::clamp(deviation / to, renorm.rMin, renorm.rMax));
     made["renorm_d"].push_back(
         std::clamp((batch.mean[g] - old("renorm_mean", g)) / to, -renorm.dMax, renorm.dMax));
-    const double ofOld = weighsOld ? renorm.momentum : 1 - renorm.momentum;
-    average("renorm_mean", ofOld, g, batch.mean[g]);
-    average("renorm_stddev", ofOld, g, deviation);
+    average("renorm_mean", g, batch.mean[g]);
+    average("renorm_stddev", g, deviation);
     const double stddev =
         update(spec.momentum, spec.momentum.variance, old("moving_stddev", g), deviation, scalars);
     made["moving_stddev"].push_back(stddev);
-    const double left = stddev * stddev - epsilon;
+    const auto left = static_cast<double>(static_cast<long double>(stddev) * stddev - epsilon);
     made["moving_variance"].push_back(left < 0 ? 0 : left); // NaN stays
     made["moving_mean"].push_back(
         update(spec.momentum, spec.momentum.mean, old("moving_mean", g), batch.mean[g], scalars));
