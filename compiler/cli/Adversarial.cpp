@@ -1,5 +1,7 @@
 #include "compiler/cli/Adversarial.h"
 
+#include "compiler/cli/Terminal.h"
+
 #include "compiler/cli/Command.h"
 #include "normforge/openmp.h"
 
@@ -79,13 +81,17 @@ public:
     for (const Argument &argument : kernel_->artifact().arguments)
       if (argument.written)
         names_.push_back(argument.name);
-    fmt::print(
+    printFolded(
         "{}, {}, seed {}; ours and oneDNN {}: largest difference from the f64 reference over "
-        "the largest magnitude\n{:<28}",
-        check_.path, toString(check_.phase), settings_.seed, oracle::oneDnnVersion(), "x");
+        "the largest magnitude\n",
+        check_.path, toString(check_.phase), settings_.seed, oracle::oneDnnVersion());
+    std::vector<Column> columns{{.title = "x", .width = 28}};
+    int importance = static_cast<int>(names_.size());
     for (const std::string &name : names_)
-      fmt::print("  {:<17}", name);
-    fmt::print("\n");
+      columns.push_back({.title = name, .width = 17, .importance = importance--});
+    columns.push_back({.title = "", .width = std::size("DISAGREES") - 1});
+    columns_.emplace(std::move(columns));
+    fmt::print("{}", columns_->titles());
     bool agrees = true;
     for (const Row &row : rows) {
       auto good = printRow(row);
@@ -93,6 +99,7 @@ public:
         return good.takeError();
       agrees = agrees && *good;
     }
+    printFolded("{}", columns_->leftOut());
     return agrees;
   }
 
@@ -188,7 +195,7 @@ private:
     }
     const oracle::Arrays expected =
         oracle::reference(spec, check_.phase, *sizes, inputs, check_.scalars);
-    fmt::print("{:<28}", row.name);
+    std::vector<std::string> cells{row.name};
     bool agrees = true;
     const auto &arguments = kernel_->artifact().arguments;
     for (size_t i = 0; i < arguments.size(); ++i) {
@@ -197,15 +204,17 @@ private:
       const std::string &name = arguments[i].name;
       const HostArray actual = oracle::outputOf(*call, i);
       const Error ours = errorOf(actual, expected.at(name));
-      fmt::print("  {:<8} {:<8}", ours.text,
-                 theirs.count(name) ? errorOf(theirs.at(name), expected.at(name)).text : "-");
+      cells.push_back(
+          fmt::format("{:<8} {}", ours.text,
+                      theirs.count(name) ? errorOf(theirs.at(name), expected.at(name)).text : "-"));
       // Bits of arguments near a kink may be either.
       agrees =
           agrees && ((!std::isfinite(row.spot) && actual.dtype == DType::Bit) ||
                      (ours.isPlaced &&
                       oracle::compare(actual, expected.at(name), tolerances.at(name)).agrees()));
     }
-    fmt::print("{}\n", agrees ? "" : "  DISAGREES");
+    cells.push_back(agrees ? "" : "DISAGREES");
+    fmt::print("{}", columns_->row(cells));
     std::fflush(stdout);
     return agrees;
   }
@@ -215,6 +224,7 @@ private:
   const CheckSettings &settings_;
   std::shared_ptr<const Kernel> kernel_;
   std::vector<std::string> names_;
+  std::optional<Columns> columns_;
 };
 
 } // namespace

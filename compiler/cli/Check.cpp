@@ -3,7 +3,10 @@
 #include "compiler/cli/Adversarial.h"
 #include "compiler/cli/CheckReport.h"
 #include "compiler/cli/Command.h"
+#include "compiler/cli/Help.h"
 #include "compiler/cli/NamedArrays.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
 #include "compiler/target/CodeGen.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -25,7 +28,8 @@ namespace {
 
 struct Options {
   std::vector<std::string> paths, sizes;
-  std::string threads, cpu, phase, seed, data, schedules;
+  TargetOptions target;
+  std::string threads, phase, seed, data, schedules;
   ScheduleOptions schedule;
   bool json = false, verbose = false, adversarial = false;
 };
@@ -148,7 +152,7 @@ private:
 
 llvm::Expected<CheckSettings> readSettings(const Options &options) {
   CheckSettings settings;
-  settings.cpu = options.cpu;
+  settings.target = options.target;
   auto threads = parseThreads(options.threads);
   if (!threads)
     return threads.takeError();
@@ -183,7 +187,7 @@ llvm::Expected<ExitStatus> run(Options &options) {
   auto sizes = parseSizes(options.sizes);
   if (!sizes)
     return sizes.takeError();
-  auto target = chooseTarget(options.cpu);
+  auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
   const std::vector<std::string> words = takeNamed(options.paths);
@@ -296,26 +300,17 @@ void declareCheck(CLI::App &app, int &status) {
          "NAME=FILE.npy, or new.NAME=FILE.npy of what is read too")
       ->required()
       ->type_name("PATH");
-  sub->add_option("--size", options->sizes,
-                  "a named size; may be given several times (default: N=8, T=128)")
-      ->type_name("NAME=VALUE")
-      ->allow_extra_args(false);
-  sub->add_option("--threads", options->threads,
-                  "Threads, for oneDNN too (default: as many as processors may be used)")
-      ->type_name("COUNT");
-  sub->add_option("--cpu", options->cpu,
-                  "Compile for this CPU, which must be one that this machine can stand for "
-                  "(default: native)")
-      ->type_name("CPU");
-  sub->add_option("--phase", options->phase, phaseChoices() + " (default: each of a spec's)")
-      ->type_name("PHASE");
+  addSizeOption(*sub, options->sizes,
+                "A named size; may be given several times (default: N=8, T=128)");
+  addThreadsOption(*sub, options->threads, "Threads, for oneDNN too");
+  addCpuOption(*sub, options->target,
+               "Compile for this CPU, which must be one that this machine can stand for");
+  addPhaseOption(*sub, options->phase, "(default: each of a spec's)");
   sub->add_option("--data", options->data,
                   "How inputs are drawn: normal, offset (mean far from 0), constant, outlier or "
                   "denormal, large (default: normal)")
       ->type_name("KIND");
-  sub->add_option("--seed", options->seed,
-                  "Draw the same inputs again (default: a new seed, which is printed)")
-      ->type_name("NUMBER");
+  addSeedOption(*sub, options->seed);
   addScheduleOptions(*sub, options->schedule);
   sub->add_option("--schedules", options->schedules,
                   "all: check every schedule that there is to choose from, one after the other")
@@ -323,8 +318,12 @@ void declareCheck(CLI::App &app, int &status) {
   sub->add_flag("--adversarial", options->adversarial,
                 "Instead, print how far our results and oneDNN's are off on data that are hard for "
                 "arithmetic");
-  sub->add_flag("--json", options->json, "One JSON object a line, units in the names");
-  sub->add_flag("--verbose", options->verbose, "Every output, its tolerance and the schedule");
+  addJsonFlag(*sub, options->json);
+  sub->add_flag("--verbose", options->verbose,
+                "Print every output, its tolerance and the schedule");
+  addWideOption(*sub);
+  addExamples(*sub, "check specs/resnet50/conv5_block1_1_bn.yaml --size N=2",
+              "check specs/bert_base --size N=2 --size T=16 --phase training --json");
   sub->callback([options, &status] {
     auto result = run(*options);
     status = result ? static_cast<int>(*result) : report(result.takeError());

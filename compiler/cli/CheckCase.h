@@ -28,7 +28,7 @@ struct CheckCase {
 };
 
 struct CheckSettings {
-  std::string cpu; ///< as given; empty: native
+  TargetOptions target{}; ///< as given
   int threads = 1;
   uint64_t seed = 0;
   oracle::Data data = oracle::Data::Normal;

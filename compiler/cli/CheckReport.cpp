@@ -1,6 +1,7 @@
 #include "compiler/cli/CheckReport.h"
 
 #include "compiler/cli/Command.h"
+#include "compiler/cli/Terminal.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/JSON.h"
@@ -11,7 +12,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <unistd.h>
 
 namespace normforge::cli {
 
@@ -33,11 +33,6 @@ std::string errorText(double error) {
   return std::isfinite(error) ? fmt::format("{:.1e}", error) : "inf";
 }
 
-bool isTerminal(FILE *stream) {
-  const char *kind = std::getenv("TERM");
-  return isatty(fileno(stream)) && !(kind && std::string_view(kind) == "dumb");
-}
-
 bool wantsColour() {
   const char *no = std::getenv("NO_COLOR"); // https://no-color.org
   return isTerminal(stdout) && !(no && *no);
@@ -57,25 +52,37 @@ public:
         const std::string &targetCpu, const std::vector<std::string> &defaults, bool verbose)
       : cases_(cases), settings_(settings), targetCpu_(targetCpu), defaults_(defaults),
         verbose_(verbose), colour_(wantsColour()), progress_(isTerminal(stderr)) {
+    size_t spec = 0, phase = 0, sizes = 0;
     for (const CheckCase &check : cases) {
-      specWidth_ = std::max(specWidth_, check.path.size());
-      phaseWidth_ = std::max(phaseWidth_, toString(check.phase).size());
-      sizesWidth_ = std::max(sizesWidth_, sizesText(check).size());
+      spec = std::max(spec, check.path.size());
+      phase = std::max(phase, toString(check.phase).size());
+      sizes = std::max(sizes, sizesText(check).size());
     }
-    cpuWidth_ = std::max(cpuWidth_, targetCpu.size());
+    columns_.emplace(std::vector<Column>{
+        {.title = "spec", .width = spec},
+        {.title = "phase", .width = phase},
+        {.title = "sizes", .width = sizes, .importance = 3},
+        {.title = "target", .width = targetCpu.size(), .importance = 1},
+        {.title = "compile\nms", .isNumber = true, .importance = 2},
+        {.title = "error:\noneDNN", .width = 7, .isNumber = true, .importance = 5},
+        {.title = "allowed\noneDNN", .isNumber = true, .importance = 4},
+        {.title = "error:\nf64", .width = 7, .isNumber = true},
+        {.title = "allowed\nf64", .isNumber = true},
+        {.title = "time\nus", .width = 8, .isNumber = true},
+        {.title = "time\noneDNN", .width = 8, .isNumber = true, .importance = 6},
+        {.title = "verdict\n[notes]", .width = std::size("DISAGREES [1]") - 1}});
   }
 
   void begin() override {
     clearProgress();
-    fmt::print("{}, {} thread{}, oneDNN {}{}\n",
-               settings_.own.empty()
-                   ? fmt::format("seed {}, {} data", settings_.seed, toString(settings_.data))
-                   : "own data",
-               settings_.threads, settings_.threads == 1 ? "" : "s", oracle::oneDnnVersion(),
-               defaults_.empty() ? "" : fmt::format("; {} by default", fmt::join(defaults_, ", ")));
-    row("spec", "phase", "sizes", "target", "compile", "error:", "allowed", "error:", "allowed",
-        "time", "time", "verdict");
-    row("", "", "", "", "ms", "oneDNN", "oneDNN", "f64", "f64", "us", "oneDNN", "[notes]");
+    printFolded("{}, {} thread{}, oneDNN {}{}\n",
+                settings_.own.empty()
+                    ? fmt::format("seed {}, {} data", settings_.seed, toString(settings_.data))
+                    : "own data",
+                settings_.threads, settings_.threads == 1 ? "" : "s", oracle::oneDnnVersion(),
+                defaults_.empty() ? ""
+                                  : fmt::format("; {} by default", fmt::join(defaults_, ", ")));
+    fmt::print("{}", columns_->titles());
   }
 
   void starting(size_t index) override {
@@ -100,18 +107,21 @@ public:
     const bool agrees = result.agrees();
     disagreements_ += !agrees;
     ++finished_;
-    row(check.path, toString(check.phase), sizesText(check), result.targetCpu,
-        fmt::format("{:.1f}", result.compileMilliseconds),
-        theirs ? errorText(byOneDnn(*theirs).comparison.worstError) : "-",
-        theirs ? errorText(byOneDnn(*theirs).comparison.allowed) : "-",
-        errorText(worst.reference.comparison.worstError),
-        errorText(worst.reference.comparison.allowed),
-        fmt::format("{:.1f}", result.timeMicroseconds),
-        result.oneDnnMicroseconds ? fmt::format("{:.1f}", *result.oneDnnMicroseconds) : "-",
-        fmt::format("{} [{}]", verdict(agrees), fmt::join(notes, " ")));
+    fmt::print(
+        "{}",
+        columns_->row(
+            {check.path, std::string(toString(check.phase)), sizesText(check), result.targetCpu,
+             fmt::format("{:.1f}", result.compileMilliseconds),
+             theirs ? errorText(byOneDnn(*theirs).comparison.worstError) : "-",
+             theirs ? errorText(byOneDnn(*theirs).comparison.allowed) : "-",
+             errorText(worst.reference.comparison.worstError),
+             errorText(worst.reference.comparison.allowed),
+             fmt::format("{:.1f}", result.timeMicroseconds),
+             result.oneDnnMicroseconds ? fmt::format("{:.1f}", *result.oneDnnMicroseconds) : "-",
+             fmt::format("{} [{}]", verdict(agrees), fmt::join(notes, " "))}));
     if (verbose_)
-      fmt::print("    schedule {}\n    oneDNN {}\n", result.schedule,
-                 result.oneDnnImplementation.empty() ? "-" : result.oneDnnImplementation);
+      printFolded("    schedule {}\n    oneDNN {}\n", result.schedule,
+                  result.oneDnnImplementation.empty() ? "-" : result.oneDnnImplementation);
     for (const OutputResult &output : result.outputs)
       if (verbose_ || !output.agrees())
         printOutput(output);
@@ -124,30 +134,17 @@ public:
     clearProgress();
     if (finished_ == 0)
       return;
+    printFolded("{}", columns_->leftOut());
     for (size_t i = 0; i < notes_.size(); ++i)
-      fmt::print("[{}] {}\n", i + 1, notes_[i]);
-    fmt::print("Errors are of the element nearest to its tolerance. Times are medians of a few "
-               "calls: a check, no benchmark.\n");
+      printFolded("[{}] {}\n", i + 1, notes_[i]);
+    printFolded("Errors are of the element nearest to its tolerance. Times are medians of a few "
+                "calls: a check, no benchmark.\n");
     if (complete)
       fmt::print("{} of {} agree.\n", finished_ - disagreements_, finished_);
     std::fflush(stdout);
   }
 
 private:
-  template <typename... Ts>
-  void row(std::string_view spec, std::string_view phase, std::string_view sizes,
-           std::string_view target, Ts &&...rest) {
-    fmt::print("{:<{}}  {:<{}}  {:<{}}  {:<{}}", spec, specWidth_, phase, phaseWidth_, sizes,
-               sizesWidth_, target, cpuWidth_);
-    numbers(std::string_view(rest)...);
-  }
-  void numbers(std::string_view compile, std::string_view oneDnn, std::string_view oneDnnAllowed,
-               std::string_view reference, std::string_view allowed, std::string_view time,
-               std::string_view theirs, std::string_view last) {
-    fmt::print("  {:>7}  {:>7}  {:>7}  {:>7}  {:>7}  {:>8}  {:>8}  {}\n", compile, oneDnn,
-               oneDnnAllowed, reference, allowed, time, theirs, last);
-  }
-
   std::string verdict(bool agrees) const {
     if (!colour_)
       return agrees ? "agrees" : "DISAGREES";
@@ -157,13 +154,13 @@ private:
   static void printOutput(const OutputResult &output) {
     auto line = [&](const char *authority, const Compared &compared) {
       const oracle::Comparison &c = compared.comparison;
-      fmt::print("    {:<15} {:<18} {}: largest error {}; at the worst element {}, allowed {} ({})",
-                 output.name, authority, c.agrees() ? "agrees" : "DISAGREES",
-                 errorText(c.largestError), errorText(c.worstError), errorText(c.allowed),
-                 compared.tolerance.why);
+      printFolded(
+          "    {:<15} {:<18} {}: largest error {}; at the worst element {}, allowed {} ({})",
+          output.name, authority, c.agrees() ? "agrees" : "DISAGREES", errorText(c.largestError),
+          errorText(c.worstError), errorText(c.allowed), compared.tolerance.why);
       if (!c.agrees() && c.worst >= 0)
-        fmt::print("; element {} is {}, expected {}", c.worst, c.actual, c.expected);
-      fmt::print("\n");
+        printFolded("; element {} is {}, expected {}", c.worst, c.actual, c.expected);
+      printFolded("\n");
     };
     line("f64", output.reference);
     if (output.oneDnn)
@@ -191,7 +188,7 @@ private:
   const std::string targetCpu_;
   const std::vector<std::string> defaults_;
   const bool verbose_, colour_, progress_;
-  size_t specWidth_ = 4, phaseWidth_ = 9, sizesWidth_ = 5, cpuWidth_ = 6;
+  std::optional<Columns> columns_;
   size_t finished_ = 0, disagreements_ = 0;
   std::vector<std::string> notes_;
 };
@@ -306,8 +303,10 @@ std::string repeatCommand(const CheckCase &check, const CheckSettings &settings)
       fmt::format("normforge check {} --phase {}", shellWord(check.path), toString(check.phase));
   for (const auto &[name, value] : check.sizes)
     command += fmt::format(" --size {}={}", name, value);
-  if (!settings.cpu.empty())
-    command += " --cpu " + shellWord(settings.cpu);
+  if (!settings.target.cpus.empty())
+    command += " --cpu " + shellWord(settings.target.cpus.front());
+  if (!settings.target.caches.empty())
+    command += " --cache " + shellWord(settings.target.caches);
   if (!settings.chosen.tuned.empty())
     command += " --tuned " + shellWord(settings.chosen.tuned);
   if (!check.schedule.empty())

@@ -10,7 +10,6 @@
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdlib>
 #include <fmt/format.h>
@@ -171,19 +170,70 @@ llvm::Expected<Phase> choosePhase(const Spec &spec, llvm::StringRef path, llvm::
                               path.str(), fmt::join(listed, ", ")));
 }
 
-llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::StringRef machine) {
-  auto target = describeTarget(cpu, machine);
+namespace {
+
+/// "l1=32K,l2=512K,l3=2M".
+llvm::Expected<GivenCaches> parseCaches(llvm::StringRef text) {
+  GivenCaches caches;
+  llvm::SmallVector<llvm::StringRef> words;
+  text.split(words, ',', -1, /*KeepEmpty=*/!text.empty());
+  for (llvm::StringRef word : words) {
+    auto [name, size] = word.split('=');
+    std::optional<int64_t> *const cache = name == "l1"   ? &caches.l1
+                                          : name == "l2" ? &caches.l2
+                                          : name == "l3" ? &caches.l3
+                                                         : nullptr;
+    int shift = 0;
+    if (size.consume_back("K"))
+      shift = 10;
+    else if (size.consume_back("M"))
+      shift = 20;
+    uint64_t bytes;
+    constexpr uint64_t least = 1024, most = uint64_t(1) << 40;
+    if (!cache || size.getAsInteger(10, bytes) || bytes > most || bytes << shift < least ||
+        bytes << shift > most)
+      return badInput(fmt::format("--cache: expected l1=BYTES,l2=BYTES,l3=BYTES of 1K to 1048576M, "
+                                  "such as l1=32K,l2=512K,l3=2M, found '{}'",
+                                  word.str()));
+    if (*cache)
+      return badInput(fmt::format("--cache: {} is given twice", name.str()));
+    *cache = static_cast<int64_t>(bytes << shift);
+  }
+  return caches;
+}
+
+llvm::Expected<TargetDescription> chooseOne(llvm::StringRef cpu, const TargetOptions &options) {
+  auto caches = parseCaches(options.caches);
+  if (!caches)
+    return caches.takeError();
+  auto target = describeTarget(cpu, options.machine, *caches);
   if (!target)
-    return badInput((machine.empty() ? "--cpu: " : "--target and --cpu: ") +
+    return badInput((options.machine.empty() ? "--cpu: " : "--target and --cpu: ") +
                     llvm::toString(target.takeError()));
+  if (target->l1Bytes > target->l2Bytes)
+    return badInput(fmt::format("--cache: L1 of {} is larger than L2 of {}",
+                                describeBytes(static_cast<double>(target->l1Bytes)),
+                                describeBytes(static_cast<double>(target->l2Bytes))));
+  if (target->cachesAreAssumed)
+    llvm::errs() << "normforge: note: the caches of " << target->cpu
+                 << " are not known, and haswell's are assumed: L1 32K, L2 256K, L3 8M; --cache "
+                    "l1=...,l2=...,l3=... says them\n";
   return target;
 }
 
-llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<std::string> &cpus,
-                                                             llvm::StringRef machine) {
+} // namespace
+
+llvm::Expected<TargetDescription> chooseTarget(const TargetOptions &options) {
+  return chooseOne(options.cpus.empty() ? "" : llvm::StringRef(options.cpus.front()), options);
+}
+
+llvm::Expected<std::vector<TargetDescription>> chooseTargets(const TargetOptions &options) {
+  if (options.cpus.size() > 1 && !options.caches.empty())
+    return badInput(fmt::format("--cache is of one CPU, and {} are given", options.cpus.size()));
   std::vector<TargetDescription> targets;
-  for (const std::string &cpu : cpus.empty() ? std::vector<std::string>{"native"} : cpus) {
-    auto target = chooseTarget(cpu, machine);
+  for (const std::string &cpu :
+       options.cpus.empty() ? std::vector<std::string>{"native"} : options.cpus) {
+    auto target = chooseOne(cpu, options);
     if (!target)
       return target.takeError();
     for (const TargetDescription &other : targets) {
@@ -247,23 +297,6 @@ llvm::Expected<std::vector<ScheduleVariant>> chooseVariants(const Operator &op,
   if (!variants)
     return badInput("--schedule: " + llvm::toString(variants.takeError()));
   return variants;
-}
-
-void addScheduleOptions(CLI::App &command, ScheduleOptions &options) {
-  command
-      .add_option("--schedule", options.forced,
-                  "Compute by this schedule, for all sizes, instead of those that are chosen; "
-                  "`normforge explain` shows them")
-      ->type_name("TEXT");
-  addTunedOption(command, options);
-}
-
-void addTunedOption(CLI::App &command, ScheduleOptions &options) {
-  command
-      .add_option("--tuned", options.tuned,
-                  "Take schedules from these records of `normforge tune` where they are of this "
-                  "machine")
-      ->type_name("FILE");
 }
 
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths) {

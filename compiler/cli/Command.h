@@ -82,11 +82,18 @@ llvm::Expected<std::vector<Phase>> choosePhases(const Spec &spec, llvm::StringRe
                                                 llvm::StringRef word);
 /// Whether every session of the command verifies: the environment's NORMFORGE_VERIFY=1, for tests.
 bool environmentVerifies();
-/// describeTarget, its error as one of --cpu and --target.
-llvm::Expected<TargetDescription> chooseTarget(llvm::StringRef cpu, llvm::StringRef machine = "");
-/// Several, each once; the native one where none is named.
-llvm::Expected<std::vector<TargetDescription>> chooseTargets(const std::vector<std::string> &cpus,
-                                                             llvm::StringRef machine = "");
+/// Which machine a command compiles for: --cpu, --target, --cache.
+struct TargetOptions {
+  std::vector<std::string> cpus{}; ///< none: the native one
+  std::string machine{}, caches{};
+
+  bool isNative() const { return cpus.empty() || cpus.front() == "native"; }
+};
+/// The one machine, or an error as one of the options. A note on stderr where its caches are
+/// assumed.
+llvm::Expected<TargetDescription> chooseTarget(const TargetOptions &options = {});
+/// Several, each once.
+llvm::Expected<std::vector<TargetDescription>> chooseTargets(const TargetOptions &options);
 
 /// Where a command's schedules come from: --schedule, --tuned.
 struct ScheduleOptions {
@@ -96,8 +103,6 @@ struct ScheduleOptions {
   /// Reads the file that `tuned` names. Lines that are none are told of on stderr.
   llvm::Error read();
 };
-void addScheduleOptions(CLI::App &command, ScheduleOptions &options);
-void addTunedOption(CLI::App &command, ScheduleOptions &options);
 /// chooseSchedules, its error as one of --schedule.
 llvm::Expected<std::vector<ScheduleVariant>>
 chooseVariants(const Operator &op, const TargetDescription &target, const ScheduleOptions &options);

@@ -2,6 +2,9 @@
 // programs.
 #include "compiler/cli/Export.h"
 #include "compiler/cli/Files.h"
+#include "compiler/cli/Help.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -16,8 +19,9 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::vector<std::string> specs, emit, cpus;
-  std::string machine, phase, output, variant;
+  std::vector<std::string> specs, emit;
+  TargetOptions target;
+  std::string phase, output, variant;
   ScheduleOptions schedule;
   bool time = false;
 };
@@ -127,16 +131,16 @@ llvm::Error run(Options &options) {
     if (!stage) {
       if (!options.variant.empty())
         return badInput("--variant: a file holds all variants; leave it out, or print a stage");
-      return exportKernels({options.specs, options.cpus, options.machine, options.phase,
-                            options.schedule, std::move(kinds), options.output});
+      return exportKernels({options.specs, options.target, options.phase, options.schedule,
+                            std::move(kinds), options.output});
     }
   }
-  if (options.specs.size() > 1 || options.cpus.size() > 1)
+  if (options.specs.size() > 1 || options.target.cpus.size() > 1)
     return badInput(fmt::format("{} {} of one spec for one CPU; files ({}) may be of several",
                                 options.time ? "--time" : "--emit=" + options.emit.front(), "is",
                                 fileKindNames()));
   const std::string &path = options.specs.front();
-  auto target = chooseTarget(options.cpus.empty() ? "" : options.cpus.front(), options.machine);
+  auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
   auto spec = readSpec(path, parsePhase(options.phase));
@@ -213,18 +217,12 @@ void declareCompile(CLI::App &app, int &status) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("KIND[,KIND]");
-  sub->add_option("--cpu", options->cpus,
-                  "LLVM's name of the CPU; `normforge targets` lists them (default: native). "
-                  "Several for a library, which chooses when it is loaded")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->type_name("CPU[,CPU]");
-  sub->add_option("--target", options->machine,
-                  "The machine, x86_64-linux-gnu or aarch64-linux-gnu (default: the CPU's)")
-      ->type_name("TRIPLE");
-  sub->add_option("--phase", options->phase,
-                  phaseChoices() + " (default: all of the spec's in a file; the first, printed)")
-      ->type_name("PHASE");
+  addCpusOption(*sub, options->target,
+                "LLVM's name of the CPU, of those that `normforge targets` lists; several for a "
+                "library, which chooses when it is loaded");
+  addMachineOption(*sub, options->target);
+  addPhaseOption(*sub, options->phase,
+                 "(default: all of the spec's in a file; the first, printed)");
   sub->add_option("--variant", options->variant,
                   "The number of one variant, as `normforge explain` shows them (default: all, one "
                   "after the other; other tools read one at a time)")
@@ -236,6 +234,9 @@ void declareCompile(CLI::App &app, int &status) {
                   "there already) gets files named after each spec")
       ->type_name("PATH");
   addScheduleOptions(*sub, options->schedule);
+  addExamples(
+      *sub, "compile specs/bert_base/layer_norm.yaml --emit=vector",
+      "compile examples/ahead.yaml --emit=so,header --cpu haswell,skylake-avx512 -o build/");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

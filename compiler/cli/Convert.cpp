@@ -1,5 +1,8 @@
 // `normforge convert`: what one framework's layers have saved, as another's take it.
 #include "compiler/spec/Convert.h"
+#include "compiler/cli/Help.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
 
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
@@ -192,6 +195,8 @@ void declareConvert(CLI::App &app, int &status) {
       ->delimiter(',');
   command->add_flag("--inference", options->forInference,
                     "Leave out what training alone takes and the other framework has none of");
+  addExamples(*command, "convert model.npz --from pytorch --to tf-keras -o build/tf.npz",
+              "convert build/tf.npz --from tf-keras --to pytorch --inference -o build/torch.npz");
   command->callback([options, &status] {
     llvm::Error error = convertFile(*options);
     status = error ? report(std::move(error)) : Success;

@@ -1,8 +1,12 @@
 // `normforge explain`: what a spec becomes: loops, schedules, work, arguments.
-#include "compiler/cli/Command.h"
+#include "compiler/cli/Explain.h"
+#include "compiler/cli/Help.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
+#include "runtime/cpu_info/CpuInfo.h"
 
-#include "compiler/spec/Initialize.h"
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/Support/FormatVariadic.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -15,12 +19,12 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::string spec, cpu, machine, phase;
+  std::string spec, phase;
+  TargetOptions target;
   ScheduleOptions schedule;
   std::vector<std::string> sizes;
+  bool json = false;
 };
-
-using Values = std::optional<std::vector<int64_t>>;
 
 std::string plural(int64_t count, const char *noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
@@ -66,15 +70,15 @@ std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &sta
   return text;
 }
 
-/// Names of arrays of the data: what reductions read, or else what elements are made of first; what
-/// is written.
+/// Names of arrays of the data: those that reductions read, or else those that elements are made
+/// of; those that are written.
 std::vector<std::string> arraysRead(const Operator &op) {
   std::vector<std::string> names;
   for (const Step &step : op.steps)
     for (Expr expr : op.exprs.nodesOf(step.values())) {
       const Operand *array = op.arrayOf(expr);
       if (!array || !op.isWhole(*array) ||
-          (op.reduces() ? step.reduce == Reduce::None || !op.isWhole(step) : !names.empty()))
+          (op.reduces() && (step.reduce == Reduce::None || !op.isWhole(step))))
         continue;
       if (!llvm::is_contained(names, array->name))
         names.push_back(array->name);
@@ -152,195 +156,77 @@ const char *formInWords(const Operator &op, const Schedule &schedule) {
 
 void printSchedule(const Operator &op, const Schedule &schedule) {
   const std::string written = fmt::format("{}", fmt::join(arraysWritten(op), ", "));
-  fmt::print("    vectors of {} {}, tails {}{}{}\n", schedule.stages.front().vector,
-             toString(op.compute), schedule.maskedTails ? "under a mask" : "in narrower vectors",
-             schedule.pairsHalves ? ", those of bf16 in pairs where most data is bf16" : "",
-             llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
-                 ? fmt::format(", {} stored around the caches", withoutBits(op, arraysWritten(op)))
-                 : "");
-  fmt::print("    moved      {}{}\n", trafficInWords(op, schedule),
-             written.empty() ? ""
-                             : fmt::format("; {} {} written once", written,
-                                           arraysWritten(op).size() == 1 ? "is" : "are"));
+  printFolded("    vectors of {} {}, tails {}{}{}\n", schedule.stages.front().vector,
+              toString(op.compute), schedule.maskedTails ? "under a mask" : "in narrower vectors",
+              schedule.pairsHalves ? ", those of bf16 in pairs where most data is bf16" : "",
+              llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
+                  ? fmt::format(", {} stored around the caches", withoutBits(op, arraysWritten(op)))
+                  : "");
+  printFolded("    moved      {}{}\n", trafficInWords(op, schedule),
+              written.empty() ? ""
+                              : fmt::format("; {} {} written once", written,
+                                            arraysWritten(op).size() == 1 ? "is" : "are"));
   for (size_t i = 0; i < schedule.stages.size(); ++i) {
     const StagePlan &stage = schedule.stages[i];
     const std::vector<StageLoop> loops = stageLoops(op, schedule, i);
-    fmt::print("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
-               flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
-               stage.reversed ? "; tasks from the last to the first" : "");
+    printFolded("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
+                flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
+                stage.reversed ? "; tasks from the last to the first" : "");
     if (stage.rows == Rows::Together)
-      fmt::print("               the rows of a tile are written together\n");
+      printFolded("               the rows of a tile are written together\n");
     if (stage.prefetch > 0)
-      fmt::print("               while {} is written, the {} of {} is fetched into L2\n", written,
-                 withoutBits(op, arraysRead(op)),
-                 stage.prefetch == 1 ? "the next tile"
-                                     : fmt::format("the tile {} after it", stage.prefetch));
+      printFolded("               while {} is written, the {} of {} is fetched into L2\n", written,
+                  withoutBits(op, arraysRead(op)),
+                  stage.prefetch == 1 ? "the next tile"
+                                      : fmt::format("the tile {} after it", stage.prefetch));
   }
 }
 
-std::string numberInWords(const Number &number, const char *argument) {
-  return number.isArgument ? fmt::format("the number {}", argument)
-                           : fmt::format("{}", number.value);
-}
-
-std::string_view rootInWords(const Spec &spec) {
-  return spec.epsilonPosition == EpsilonPosition::Outside ? "sqrt(variance)"
-                                                          : "sqrt(variance + epsilon)";
-}
-
-/// What the second moving vector takes of a sum of squares over n values.
-void printStored(const Spec &spec, std::string_view squares, std::string_view n) {
-  std::string divisor(n);
-  if (spec.runningVariance == RunningVariance::Bessel)
-    divisor = fmt::format("({} - 1)", n);
-  else if (spec.runningVariance == RunningVariance::Keras2)
-    divisor = fmt::format("({} - 1 - epsilon)", n);
-  fmt::print("  the variance in {}: {} / {}{}\n", spec.movingSpreadName(), squares, divisor,
-             spec.movingSpread == MovingSpread::Deviation
-                 ? fmt::format(", as {}", rootInWords(spec))
-                 : "");
-}
-
-/// What the semantics, and what the spec says beside them, come to.
-void printFormula(const Spec &whole, Phase phase) {
-  const Spec spec = ofPhase(whole, phase);
-  if (isUpdate(phase)) {
-    fmt::print("\nOptimizer, by {}\n  {}\n", toString(spec.semantics), textOf(*spec.optimizer));
-    if (spec.learnsGamma())
-      fmt::print("  gamma  {}\n", textOf(spec.gammaLearned));
-    if (spec.learnsBeta())
-      fmt::print("  beta   {}\n", textOf(spec.betaLearned));
-  }
-  if (phase == Phase::Update)
-    return;
-  if (spec.hasRange()) {
-    if (phase == Phase::Population)
-      fmt::print("\nFormula\n  minimum' = the least of minimum and {0}, maximum' = the greatest of "
-                 "maximum and {0}\n",
-                 spec.prologue.empty() ? "x" : "what the prologue makes of x");
-    else
-      fmt::print("\nFormula\n  y = (x - minimum) / (maximum - minimum){}{}, the divisor 1 where it "
-                 "is not above 0\n{}",
-                 spec.scale ? " * gamma" : "", spec.center ? " + beta" : "",
-                 spec.prologue.empty() ? "" : "  x stands for what the prologue makes of it\n");
-    return;
-  }
-  if (phase == Phase::Moments) {
-    fmt::print(
-        "\nFormula\n  count, mean as rounded, sums of what remains and of its squares, of these "
-        "samples{}{}:\n  nf_plan_merge makes those of all ranks' of them\n",
-        spec.prologue.empty() ? "" : ", of what the prologue makes of x",
-        spec.mask ? ", weighed by mask" : "");
-    return;
-  }
-  if (phase == Phase::Population) {
-    fmt::print("\nFormula (Chan, Golub, LeVeque 1983), in f64\n"
-               "  count' = count + n, mean' = mean + (batch_mean - mean) * n / count',\n"
-               "  m2' = m2 + batch_m2 + (batch_mean - mean)^2 * n * count / count'\n"
-               "  of n values{}{}; moving_mean' = mean'\n",
-               spec.prologue.empty() ? "" : " that the prologue makes of x",
-               spec.mask ? ", weighed by mask, n their sum" : "");
-    printStored(spec, "m2'", "count'");
-    return;
-  }
-  const EpsilonPosition position = spec.epsilonPosition;
-  const bool keepsDeviation = spec.movingSpread == MovingSpread::Deviation;
-  const std::string root(rootInWords(spec));
-  const std::string deviation =
-      keepsDeviation && spec.takesMovingStatistics(phase) ? "moving_stddev" : root;
-  const std::string denominator =
-      position == EpsilonPosition::Inside ? deviation : fmt::format("({} + epsilon)", deviation);
-  fmt::print("\nFormula, by {}\n  y = {} / {}{}{}\n  epsilon {}\n", toString(spec.semantics),
-             spec.hasMean() ? "(x - mean)" : "x", denominator, spec.scale ? " * gamma" : "",
-             spec.center ? " + beta" : "", numberInWords(spec.epsilon, "epsilon"));
-  if (!spec.prologue.empty())
-    fmt::print("  x stands for what the prologue makes of it\n");
-  if (!spec.hasMean())
-    fmt::print("  variance is the mean of x * x\n");
-  if (spec.takesBatchStatistics(phase)) {
-    if (spec.renorm)
-      fmt::print("  then times r, plus d, before gamma and beta: t = max(renorm_stddev, "
-                 "sqrt(epsilon)),\n  r = {} / t in [{}, {}], d = (mean - renorm_mean) / t in "
-                 "[-{}, {}]\n",
-                 root, spec.renorm->rMin, spec.renorm->rMax, spec.renorm->dMax, spec.renorm->dMax);
-    if (spec.adjustment)
-      fmt::print("  then times adjust_scale, plus adjust_bias, before gamma and beta\n");
-    if (spec.mask)
-      fmt::print("  mean and variance are weighed by mask, their divisor sum(mask) + 1e-7\n");
-    if (spec.synchronized)
-      fmt::print("  statistics{} are of all ranks' samples: {}\n",
-                 isBackward(phase) ? " and sums of gradients" : "",
-                 phase == Phase::GradientSums
-                     ? "dgamma and dbeta are of these samples"
-                     : "nf_plan_merge has made what the partial arrays hold");
-    if (spec.ghostBatch > 0)
-      fmt::print("  statistics are of ghost batches of {} samples, every (samples / {})-th; the "
-                 "moving ones\n  take the means of theirs\n",
-                 spec.ghostBatch, spec.ghostBatch);
-  }
-  if (spec.frozen != Frozen::Nothing)
-    fmt::print("  trainable: false keeps gamma and beta{} as they are\n",
-               spec.frozen == Frozen::ParametersAndStatistics ? " and the moving statistics" : "");
-  if (!spec.updatesMovingStatistics(phase))
-    return;
-  const Momentum &momentum = spec.momentum;
-  if (momentum.cumulative)
-    fmt::print("  moving = (1 - 1/count) * moving + 1/count * batch, count a number\n");
-  else {
-    const std::string mean = numberInWords(momentum.mean, "momentum"),
-                      variance = numberInWords(momentum.variance, "momentum");
-    fmt::print(
-        "  moving = {}\n  momentum {}\n",
-        momentum.weighs == MomentumWeighs::Old ? "momentum * moving + (1 - momentum) * batch"
-                                               : "(1 - momentum) * moving + momentum * batch",
-        mean == variance ? mean
-                         : fmt::format("{} for the mean, {} for the variance", mean, variance));
-  }
-  printStored(spec, "sum of squares", "N");
-}
-
-void printLoops(const Operator &op, const Values &values) {
-  fmt::print("\nLoop nest, outermost first\n");
+void printLoops(const Operator &op, const SizeValues &values) {
+  printFolded("\nLoop nest, outermost first\n");
   const std::vector<bool> kept = op.kept();
   std::string indent = "  ";
   for (int i = 0; i < op.rank(); ++i) {
+    std::vector<std::string> words;
+    if (op.reduces())
+      words.push_back(kept[i] ? "kept, indexes the statistics" : "reduced");
     std::vector<std::string_view> parameters;
     for (const Operand &operand : op.operands)
-      if (operand.role == Role::Parameter && !operand.written &&
-          llvm::is_contained(operand.loops, i))
+      if (!op.isWhole(operand) && !operand.written && llvm::is_contained(operand.loops, i) &&
+          (operand.role == Role::Parameter || !op.reduces()))
         parameters.push_back(operand.name);
-    fmt::print("{}for {} in {}: {}{}{}\n", indent, op.loops[i].name,
-               describe(op.loops[i].size, op.sizes, values),
-               kept[i] ? "kept, indexes the statistics" : "reduced",
-               parameters.empty() ? ""
-               : kept[i]          ? " and "
-                                  : ", indexes ",
-               fmt::join(parameters, ", "));
+    if (!parameters.empty())
+      words.push_back(fmt::format("indexes {}", fmt::join(parameters, ", ")));
+    printFolded("{}for {} in {}{}{}\n", indent, op.loops[i].name,
+                describe(op.loops[i].size, op.sizes, values), words.empty() ? "" : ": ",
+                fmt::join(words, "; "));
     indent += "  ";
   }
   if (op.blocked)
-    fmt::print("  blocks of {} of an axis of {}{}\n", op.blocked->block,
-               describe(op.blocked->size, op.sizes, values),
-               op.blocked->padded ? "; the last one may be padded with zeros" : "");
-  fmt::print("  a statistic is taken over {} elements\n", describe(op.groupSize, op.sizes, values));
+    printFolded("  blocks of {} of an axis of {}{}\n", op.blocked->block,
+                describe(op.blocked->size, op.sizes, values),
+                op.blocked->padded ? "; the last one may be padded with zeros" : "");
+  if (op.reduces())
+    printFolded("  a statistic is taken over {} elements\n",
+                describe(op.groupSize, op.sizes, values));
 }
 
 /// The formulas of the steps, in their order.
 void printSteps(const Operator &op) {
-  fmt::print("\nSteps\n");
+  printFolded("\nSteps\n");
   const Exprs::Names names = op.names();
   for (const Step &step : op.steps) {
     std::vector<std::string> over;
     for (int loop : step.loops)
       over.push_back(op.loops[loop].name);
-    fmt::print("  {} over {}\n", step.name,
-               over.empty() ? "nothing" : fmt::format("{}", fmt::join(over, ", ")));
+    printFolded("  {} over {}\n", step.name,
+                over.empty() ? "nothing" : fmt::format("{}", fmt::join(over, ", ")));
     if (step.reduce == Reduce::Moments) {
-      fmt::print("    mean of {}{}, sums of what remains and of its squares\n",
-                 op.exprs.text(step.results[0].value, names),
-                 step.results.size() > 3
-                     ? fmt::format(" weighed by {}", op.exprs.text(step.results[3].value, names))
-                     : "");
+      printFolded("    mean of {}{}, sums of what remains and of its squares\n",
+                  op.exprs.text(step.results[0].value, names),
+                  step.results.size() > 3
+                      ? fmt::format(" weighed by {}", op.exprs.text(step.results[3].value, names))
+                      : "");
       continue;
     }
     const std::string_view reduction = step.reduce == Reduce::Sum       ? "sum of "
@@ -350,59 +236,82 @@ void printSteps(const Operator &op) {
     for (const Result &result : step.results)
       results.emplace_back(result.name + (result.operand < 0 ? "" : "'"), result.value);
     for (const std::string &line : op.exprs.lines(results, names, reduction))
-      fmt::print("    {}\n", line);
+      printFolded("    {}\n", line);
   }
 }
 
-void printWork(const Operator &op, const Values &values) {
+void printWork(const Explained &explained) {
+  const Operator &op = explained.op;
+  const SizeValues &values = explained.values;
   std::vector<std::string_view> whole;
+  SizeExpr small(0);
   for (const Operand &operand : op.operands)
     if (op.isWhole(operand))
       whole.push_back(operand.name);
-  fmt::print("\nWork of a call\n"
-             "  elements  {}\n"
-             "  bytes     {}  (at least: {}, once each)\n"
-             "  flops     {}\n",
-             describe(op.elements, op.sizes, values), describe(op.minimumBytes(), op.sizes, values),
-             fmt::join(whole, ", "), describe(op.flops(), op.sizes, values));
+    else
+      small = small + operand.bytes();
+  printFolded("\nWork of a call\n"
+              "  elements  {}\n"
+              "  bytes     {}  (at least: {}, once each)\n",
+              describe(op.elements, op.sizes, values),
+              describe(op.minimumBytes(), op.sizes, values), fmt::join(whole, ", "));
+  for (const Operand *operand : operandsOfSteps(explained))
+    printFolded("            {} of them {}, of the {} step that takes it\n",
+                describe(operand->bytes(), op.sizes, values), operand->name,
+                explained.spec.prologue.empty() ? "fused" : "prologue's or fused");
+  printFolded("            {} beside them, of parameters and statistics\n"
+              "  flops     {}\n",
+              describe(small, op.sizes, values), describe(op.flops(), op.sizes, values));
 }
 
-void printVariants(const Operator &op, llvm::ArrayRef<ScheduleVariant> variants,
-                   const Artifact &artifact, const Values &values) {
-  size_t taken = variants.size();
-  for (size_t i = variants.size(); values && i-- > 0;)
-    if (variants[i].guard.holds(*values))
-      taken = i;
+void printVariants(const Explained &explained) {
+  const Operator &op = explained.op;
+  const SizeValues &values = explained.values;
+  const llvm::ArrayRef<ScheduleVariant> variants = explained.variants;
+  const std::optional<size_t> taken = explained.taken();
   for (size_t i = 0; i < variants.size(); ++i) {
     const ScheduleVariant &variant = variants[i];
-    fmt::print("\nVariant {} of {}, {}{}\n", i + 1, variants.size(),
-               describeGuard(variants, i, op.sizes),
-               i == taken && variants.size() > 1 ? " (taken by these sizes)" : "");
-    fmt::print("  schedule   {}\n  in words   {}: {}\n", variant.schedule.text(op),
-               formInWords(op, variant.schedule), variant.reason);
+    printFolded("\nVariant {} of {}, {}{}\n", i + 1, variants.size(),
+                describeGuard(variants, i, op.sizes),
+                taken == i && variants.size() > 1 ? " (taken by these sizes)" : "");
+    printFolded("  schedule   {}\n  in words   {}: {}\n", variant.schedule.text(op),
+                formInWords(op, variant.schedule), variant.reason);
     printSchedule(op, variant.schedule);
-    for (const Stage &stage : artifact.variants[i].stages)
-      fmt::print("  stage      {}\n"
-                 "    tasks      {}\n"
-                 "    each moves {} bytes\n",
-                 stage.symbol, describe(stage.tasks, op.sizes, values),
-                 describe(stage.bytesPerTask, op.sizes, values));
-    const Image &image = artifact.variants[i].image;
-    fmt::print("  image      {} bytes of code and constants, loaded as one\n", image.bytes.size());
-    for (const Stage &stage : artifact.variants[i].stages) {
+    const std::vector<Stage> &stages = explained.artifact.variants[i].stages;
+    const Image &image = explained.artifact.variants[i].image;
+    for (size_t k = 0; k < stages.size(); ++k) {
       uint64_t end = image.bytes.size();
-      for (const Stage &other : artifact.variants[i].stages)
-        if (other.entry > stage.entry)
+      for (const Stage &other : stages)
+        if (other.entry > stages[k].entry)
           end = std::min(end, other.entry);
-      fmt::print("    {:#06x}     {}, {} bytes\n", stage.entry, stage.symbol, end - stage.entry);
+      printFolded("  stage      {}, {} bytes of code at {:#x}\n"
+                  "    tasks      {}\n"
+                  "    each moves {} bytes\n",
+                  stages[k].symbol, end - stages[k].entry, stages[k].entry,
+                  describe(stages[k].tasks, op.sizes, values),
+                  describe(stages[k].bytesPerTask, op.sizes, values));
+      printFolded("{}", pseudocode(op, variant.schedule, k, values));
     }
-    fmt::print("  workspace  {} bytes\n",
-               describe(artifact.variants[i].workspaceBytes, op.sizes, values));
+    printFolded("  image      {} bytes of code and constants, loaded as one\n"
+                "  workspace  {} bytes\n",
+                image.bytes.size(),
+                describe(explained.artifact.variants[i].workspaceBytes, op.sizes, values));
   }
+  const std::vector<Alternative> others = alternatives(explained);
+  if (others.empty())
+    return;
+  printFolded("\nWhat else there was to choose, by a model of bytes and instructions whose ratios "
+              "alone mean anything\n"
+              "  1.00  the one taken, some {:.3g} us with {} thread{}\n",
+              estimateOfTaken(explained) / 1e3, explained.threads,
+              explained.threads == 1 ? "" : "s");
+  for (const Alternative &other : others)
+    printFolded("  {:.2f}  {}\n", other.ratio, other.schedule);
+  printFolded("  `normforge tune` measures them and their neighbors\n");
 }
 
-void printArguments(const Spec &spec, const Operator &op, const Values &values) {
-  fmt::print("\nArguments, in order\n");
+void printArguments(const Spec &spec, const Operator &op, const SizeValues &values) {
+  printFolded("\nArguments, in order\n");
   for (size_t i = 0; i < op.operands.size(); ++i) {
     const Operand &argument = op.operands[i];
     std::string shape = describe(argument.shape, op.sizes);
@@ -416,24 +325,24 @@ void printArguments(const Spec &spec, const Operator &op, const Values &values) 
     std::vector<std::string> aliases;
     for (uint32_t alias : argument.mayAlias)
       aliases.push_back(fmt::format("{} ({})", alias, op.operands[alias].name));
-    fmt::print("  {:>2}  {:<7}  {:<15}  {}  {}{}\n", i, argument.written ? "written" : "read",
-               argument.name, toString(argument.dtype), shape,
-               aliases.empty()
-                   ? ""
-                   : fmt::format("; may be the buffer of {}", fmt::join(aliases, " or ")));
+    printFolded("  {:>2}  {:<7}  {:<15}  {}  {}{}\n", i, argument.written ? "written" : "read",
+                argument.name, toString(argument.dtype), shape,
+                aliases.empty()
+                    ? ""
+                    : fmt::format("; may be the buffer of {}", fmt::join(aliases, " or ")));
   }
   if (op.phase == Phase::Inference)
     for (const std::string &name : foldedNames(spec)) {
       const Initial &initial = *initialOf(spec, name);
-      fmt::print("      within   {:<15}  {}  {}\n", name, toString(spec.parameterDType),
-                 initial.kind == Initial::Kind::Constant
-                     ? fmt::format("{}", initial.first)
-                     : plural(static_cast<int64_t>(initial.values.size()), "number"));
+      printFolded("      within   {:<15}  {}  {}\n", name, toString(spec.parameterDType),
+                  initial.kind == Initial::Kind::Constant
+                      ? fmt::format("{}", initial.first)
+                      : plural(static_cast<int64_t>(initial.values.size()), "number"));
     }
   if (!op.sizes.empty())
-    fmt::print("Sizes, in order: {}\n", fmt::join(op.sizes, ", "));
+    printFolded("Sizes, in order: {}\n", fmt::join(op.sizes, ", "));
   if (!op.scalars.empty())
-    fmt::print("Numbers, in order: {}\n", fmt::join(op.scalarNames(), ", "));
+    printFolded("Numbers, in order: {}\n", fmt::join(op.scalarNames(), ", "));
 }
 
 llvm::Error run(Options &options) {
@@ -442,7 +351,7 @@ llvm::Error run(Options &options) {
   auto given = parseSizes(options.sizes);
   if (!given)
     return given.takeError();
-  auto target = chooseTarget(options.cpu, options.machine);
+  auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
   auto spec = readSpec(options.spec, parsePhase(options.phase));
@@ -456,7 +365,7 @@ llvm::Error run(Options &options) {
   if (llvm::Error error = checkSizeNames(spec->sizeNames(), options.spec, *given))
     return error;
   // With all sizes or with none: expressions are shown either way, and values where they are known.
-  Values values;
+  SizeValues values;
   std::vector<std::string> missing;
   std::vector<int64_t> ordered = orderSizes(op.sizes, *given, missing);
   if (!given->empty() && !missing.empty())
@@ -481,17 +390,23 @@ llvm::Error run(Options &options) {
   if (std::string problem = values ? problemOf(*artifact, *values) : ""; !problem.empty())
     return badInput(fmt::format("{}: {}", options.spec, problem));
 
-  fmt::print("{}: {}, mode {}{}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
-             spec->groups > 0 ? fmt::format(" of {}", spec->groups) : "", spec->layout.text,
-             toString(spec->dtype), stepsInWords(*spec));
-  fmt::print("for {}\n", targetFor(op, *target).summary());
+  const Explained explained{*spec,     op,     targetFor(op, *target), variants,
+                            *artifact, values, usableProcessors()};
+  if (options.json) {
+    fmt::print("{}\n", llvm::formatv("{0:2}", llvm::json::Value(jsonOf(explained))).str());
+    return llvm::Error::success();
+  }
+  printFolded("{}: {}, mode {}{}, {} {}{}\n", spec->name, toString(op.phase), toString(spec->mode),
+              spec->groups > 0 ? fmt::format(" of {}", spec->groups) : "", spec->layout.text,
+              toString(spec->dtype), stepsInWords(*spec));
+  printFolded("for {}\n", explained.target.summary());
   for (const std::string &note : spec->notes)
-    fmt::print("note: {}\n", note);
+    printFolded("note: {}\n", note);
   printFormula(*spec, *phase);
   printLoops(op, values);
   printSteps(op);
-  printWork(op, values);
-  printVariants(op, variants, *artifact, values);
+  printWork(explained);
+  printVariants(explained);
   printArguments(*spec, op, values);
   return llvm::Error::success();
 }
@@ -502,18 +417,16 @@ void declareExplain(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
   CLI::App *sub =
       app.add_subcommand("explain", "Show a spec's loop nest, schedules, work and arguments");
-  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required()->type_name("PATH");
-  sub->add_option("--size", options->sizes, "a named size; with all of them, values are shown")
-      ->type_name("NAME=VALUE")
-      ->allow_extra_args(false);
-  sub->add_option("--cpu", options->cpu, "Explain the kernel for this CPU (default: native)")
-      ->type_name("CPU");
-  sub->add_option("--target", options->machine,
-                  "The machine, x86_64-linux-gnu or aarch64-linux-gnu (default: the CPU's)")
-      ->type_name("TRIPLE");
-  sub->add_option("--phase", options->phase, phaseChoices() + " (default: the spec's first)")
-      ->type_name("PHASE");
+  addSpecArgument(*sub, options->spec);
+  addSizeOption(*sub, options->sizes, "A named size; with all of them, values are shown");
+  addCpuOption(*sub, options->target, "Explain the kernel for this CPU");
+  addMachineOption(*sub, options->target);
+  addPhaseOption(*sub, options->phase, "(default: the spec's first)");
   addScheduleOptions(*sub, options->schedule);
+  addJsonFlag(*sub, options->json, "Print one JSON object");
+  addWideOption(*sub);
+  addExamples(*sub, "explain specs/resnet50/conv4_block1_1_bn.yaml --size N=8",
+              "explain specs/bert_base/layer_norm.yaml --cpu skylake-avx512 --phase training");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

@@ -216,7 +216,7 @@ llvm::Error Exporter::compile(const FileSet &set) {
 llvm::Error Exporter::run() {
   isDirectory_ = llvm::StringRef(request_.output).ends_with("/") ||
                  llvm::sys::fs::is_directory(request_.output);
-  auto targets = chooseTargets(request_.cpus, request_.machine);
+  auto targets = chooseTargets(request_.target);
   if (!targets)
     return targets.takeError();
   targets_ = std::move(*targets);

@@ -11,8 +11,8 @@ std::string_view fileKindNames(); ///< "obj, so, asm, header, manifest"
 
 struct ExportRequest {
   std::vector<std::string> specs; ///< files and directories
-  std::vector<std::string> cpus;
-  std::string machine, phase;
+  TargetOptions target;
+  std::string phase;
   ScheduleOptions schedule;
   std::vector<FileKind> kinds;
   std::string output; ///< -o: a file, or a directory; empty: standard output

@@ -9,14 +9,6 @@ namespace normforge::cli {
 
 namespace {
 
-/// The named size that an expression is, if it is nothing else.
-std::optional<size_t> bareSize(const SizeExpr &expression) {
-  const auto nodes = expression.nodes();
-  if (nodes.size() == 1 && nodes[0].op == SizeExpr::Op::Size)
-    return static_cast<size_t>(nodes[0].value);
-  return std::nullopt;
-}
-
 class Matcher {
 public:
   Matcher(const std::vector<std::string> &names, const NamedSizes &given)
@@ -37,7 +29,7 @@ public:
       if (const auto value = expected[i].constant(); value && *value != array.shape[i])
         return false;
     for (size_t i = 0; i < expected.size(); ++i)
-      if (const auto name = bareSize(expected[i]))
+      if (const auto name = expected[i].name())
         if (llvm::Error error = bind(*name, array.shape[i], array))
           return error;
     return true;
@@ -58,7 +50,7 @@ public:
       if (value == 1)
         continue;
       expected.push_back(&size);
-      unknown += !value && bareSize(size);
+      unknown += !value && size.name();
     }
     const bool all = found.size() == expected.size();
     if (!all && found.size() + unknown != expected.size())
@@ -67,7 +59,7 @@ public:
     std::vector<std::pair<size_t, int64_t>> taken;
     size_t next = 0;
     for (const SizeExpr *size : expected) {
-      const auto name = bareSize(*size);
+      const auto name = size->name();
       const std::optional<int64_t> value = evaluate(*size);
       const bool isUnknown = name && !value;
       if (value && found[next] != *value)

@@ -3,6 +3,7 @@
 #include "compiler/cli/MatchShapes.h"
 #include "compiler/spec/Initialize.h"
 #include "compiler/spec/Npy.h"
+#include "runtime/kernel/ForeignNames.h"
 
 #include "llvm/ADT/STLExtras.h"
 
@@ -66,31 +67,10 @@ std::string NamedArrays::writes() const {
 std::string NamedArrays::ours(const std::string &theirs) const {
   if (op_.phase == Phase::Inference && llvm::is_contained(foldedNames(spec_), theirs))
     return fmt::format(", whose values ({}) are in the kernel", initialOf(spec_, theirs)->key);
-  constexpr std::pair<std::string_view, std::string_view> names[] = {
-      {"weight", "gamma"},
-      {"scale", "gamma"},
-      {"Scale", "gamma"},
-      {"bias", "beta"},
-      {"B", "beta"},
-      {"Offset", "beta"},
-      {"offset", "beta"},
-      {"input", "x"},
-      {"X", "x"},
-      {"running_mean", "moving_mean"},
-      {"input_mean", "moving_mean"},
-      {"mean", "moving_mean"},
-      {"running_var", "moving_variance"},
-      {"running_std", "moving_stddev"},
-      {"running_std", "moving_variance"},
-      {"input_var", "moving_variance"},
-      {"var", "moving_variance"},
-      {"variance", "moving_variance"},
-      {"residual", "addend"},
-      {"eps", "epsilon"}};
-  for (auto [name, own] : names)
-    if (theirs == name && (isScalar(std::string(own)) || op_.operand(own, false) >= 0))
-      return fmt::format(", here '{}'", own);
-  return "";
+  const std::string_view own = ownName(theirs, [&](std::string_view name) {
+    return isScalar(std::string(name)) || op_.operand(name, false) >= 0;
+  });
+  return own.empty() ? "" : fmt::format(", here '{}'", own);
 }
 
 bool NamedArrays::isScalar(const std::string &name) const {

@@ -2,6 +2,9 @@
 #include "runtime/pack/Pack.h"
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
+#include "compiler/cli/Help.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
 #include "runtime/kernel/Kernel.h"
 
 #include <CLI/CLI.hpp>
@@ -15,7 +18,8 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::vector<std::string> specs, cpus;
+  std::vector<std::string> specs;
+  TargetOptions target;
   std::string phase, output, list;
   ScheduleOptions schedule;
 };
@@ -28,8 +32,19 @@ llvm::Error list(const std::string &path) {
     return badInput(failure.message);
   llvm::Error errors = llvm::Error::success();
   std::map<uint64_t, uint64_t> distinct; // bytes by offset
-  fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {}\n", "kernel", "phase", "machine", "cpu", "bytes",
-             "code");
+  size_t names = 0, phases = 0, cpus = 0;
+  for (const Pack::Entry &entry : pack->entries()) {
+    names = std::max(names, entry.name.size());
+    phases = std::max(phases, entry.phase.size());
+    cpus = std::max(cpus, entry.cpu.size());
+  }
+  Columns columns({{.title = "kernel", .width = names},
+                   {.title = "phase", .width = phases},
+                   {.title = "machine", .width = 8, .importance = 1},
+                   {.title = "cpu", .width = cpus},
+                   {.title = "bytes", .width = 8, .isNumber = true, .importance = 2},
+                   {.title = "code", .width = std::size("123456 in 3 variants") - 1}});
+  fmt::print("{}", columns.titles());
   for (const Pack::Entry &entry : pack->entries()) {
     Artifact artifact;
     if (!pack->read(entry, artifact, failure)) {
@@ -44,14 +59,17 @@ llvm::Error list(const std::string &path) {
       if (llvm::StringRef(variant.reason).starts_with("tuned: "))
         records += fmt::format("; {}", variant.reason);
     }
-    fmt::print("{:<40} {:<10} {:<8} {:<16} {:>8}  {} in {} variant{}{}{}\n", entry.name,
-               entry.phase, architectureOf(entry.triple), entry.cpu, entry.bytes, code,
-               artifact.variants.size(), artifact.variants.size() == 1 ? "" : "s",
-               isNew ? "" : ", shared with another", records);
+    printFolded("{}",
+                columns.row({entry.name, entry.phase, std::string(architectureOf(entry.triple)),
+                             entry.cpu, std::to_string(entry.bytes),
+                             fmt::format("{} in {} variant{}{}{}", code, artifact.variants.size(),
+                                         artifact.variants.size() == 1 ? "" : "s",
+                                         isNew ? "" : ", shared with another", records)}));
   }
   uint64_t bytes = 0;
   for (const auto &[offset, size] : distinct)
     bytes += size;
+  printFolded("{}", columns.leftOut());
   fmt::print("{} kernels, {} of them distinct code, {} bytes\n", pack->entries().size(),
              distinct.size(), bytes);
   return errors;
@@ -75,7 +93,7 @@ llvm::Error run(Options &options) {
   if (llvm::Error error = options.schedule.read())
     return error;
   if (!options.list.empty()) {
-    if (!options.specs.empty() || !options.output.empty() || !options.cpus.empty() ||
+    if (!options.specs.empty() || !options.output.empty() || !options.target.cpus.empty() ||
         !options.phase.empty())
       return badInput("--list shows a pack; leave out specs, --cpu, --phase and -o, or --list");
     return list(options.list);
@@ -84,7 +102,7 @@ llvm::Error run(Options &options) {
     return badInput("specs are missing; expected files or directories of them, or --list FILE");
   if (options.output.empty())
     return badInput("-o is missing; expected the pack's file, such as -o model.nfk");
-  auto targets = chooseTargets(options.cpus);
+  auto targets = chooseTargets(options.target);
   if (!targets)
     return targets.takeError();
   std::vector<std::unique_ptr<Session>> sessions;
@@ -142,17 +160,16 @@ void declarePack(CLI::App &app, int &status) {
       "pack", "Compile kernels into one file that a program loads without the compiler");
   sub->add_option("SPECS", options->specs, "Specs, YAML files, or directories of them")
       ->type_name("PATH");
-  sub->add_option("--cpu", options->cpus,
-                  "LLVM's names of CPUs, of any machines; the one that fits best is chosen when a "
-                  "kernel is loaded (default: native)")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->type_name("CPU[,CPU]");
-  sub->add_option("--phase", options->phase, phaseChoices() + " (default: all of each spec)")
-      ->type_name("PHASE");
+  addCpusOption(*sub, options->target,
+                "LLVM's names of CPUs, of any machines; the one that fits best is chosen when a "
+                "kernel is loaded");
+  addPhaseOption(*sub, options->phase, "(default: all of each spec)");
   sub->add_option("-o", options->output, "The file to write, such as model.nfk")->type_name("FILE");
   addTunedOption(*sub, options->schedule);
   sub->add_option("--list", options->list, "Show and check what a pack holds")->type_name("FILE");
+  addWideOption(*sub);
+  addExamples(*sub, "pack specs/bert_base --cpu haswell,neoverse-n1 -o build/bert.nfk",
+              "pack --list build/bert.nfk");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

@@ -2,7 +2,10 @@
 // begins with.
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Files.h"
+#include "compiler/cli/Help.h"
 #include "compiler/cli/NamedArrays.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
 #include "compiler/oracle/Oracle.h"
 #include "compiler/spec/Initialize.h"
 #include "compiler/spec/Npy.h"
@@ -24,7 +27,8 @@ namespace normforge::cli {
 namespace {
 
 struct Options {
-  std::string spec, cpu, phase, threads, seed;
+  TargetOptions target;
+  std::string spec, phase, threads, seed;
   ScheduleOptions schedule;
   std::vector<std::string> inputs, outputs, sizes;
 };
@@ -83,8 +87,10 @@ llvm::Error initialize(const Spec &spec, const Options &options, const NamedSize
   if (!options.inputs.empty())
     return badInput(
         fmt::format("{} takes no arrays and numbers; found {}", subject, options.inputs.front()));
-  for (const auto &[option, text] : {std::pair("--cpu", &options.cpu),
-                                     {"--threads", &options.threads},
+  if (!options.target.cpus.empty())
+    return badInput(fmt::format("--cpu: {} has no kernel that it could be of", subject));
+  for (const auto &[option, text] : {std::pair("--threads", &options.threads),
+                                     {"--cache", &options.target.caches},
                                      {"--schedule", &options.schedule.forced},
                                      {"--tuned", &options.schedule.tuned}})
     if (!text->empty())
@@ -137,7 +143,7 @@ llvm::Error run(Options &options) {
   auto threads = parseThreads(options.threads);
   if (!threads)
     return threads.takeError();
-  auto target = chooseTarget(options.cpu);
+  auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
   if (*seed)
@@ -188,7 +194,7 @@ llvm::Error run(Options &options) {
 void declareRun(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
   CLI::App *sub = app.add_subcommand("run", "Compute one phase of a spec on NumPy files");
-  sub->add_option("SPEC", options->spec, "The spec, a YAML file")->required()->type_name("PATH");
+  addSpecArgument(*sub, options->spec);
   sub->add_option("ARGUMENT", options->inputs,
                   "The arrays that the phase reads, by their names; numbers as epsilon=1e-5. "
                   "`normforge explain` lists them")
@@ -198,20 +204,18 @@ void declareRun(CLI::App &app, int &status) {
                   "are dropped")
       ->type_name("NAME=FILE.npy")
       ->allow_extra_args(false);
-  sub->add_option("--size", options->sizes, "a size that the arrays do not tell")
-      ->type_name("NAME=VALUE")
-      ->allow_extra_args(false);
-  sub->add_option("--phase", options->phase,
-                  phaseChoices() + " (default: the spec's first), or initialize")
-      ->type_name("PHASE");
+  addSizeOption(*sub, options->sizes, "A size that the arrays do not tell");
+  addPhaseOption(*sub, options->phase, "(default: the spec's first), or initialize");
   sub->add_option("--seed", options->seed, "What initialize draws numbers with (default: 0)")
       ->type_name("NUMBER");
-  sub->add_option("--cpu", options->cpu, "Compile for this CPU (default: native)")
-      ->type_name("CPU");
-  sub->add_option("--threads", options->threads,
-                  "Threads to use (default: as many as processors may be used)")
-      ->type_name("COUNT");
+  addCpuOption(*sub, options->target, "Compile for this CPU");
+  addThreadsOption(*sub, options->threads);
   addScheduleOptions(*sub, options->schedule);
+  addExamples(*sub,
+              "run specs/frameworks/keras1_batch_normalization.yaml --phase initialize "
+              "-o gamma=build/gamma.npy",
+              "run specs/frameworks/pytorch_layer_norm.yaml x=x.npy gamma=gamma.npy beta=beta.npy "
+              "-o y=build/y.npy");
   sub->callback([options, &status] {
     if (llvm::Error error = run(*options))
       status = report(std::move(error));

@@ -1,5 +1,8 @@
 // `normforge tune`: a sweep over the schedules of specs, and what is done with its records.
 #include "compiler/cli/Files.h"
+#include "compiler/cli/Help.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
 #include "compiler/cli/TuneOptions.h"
 #include "compiler/cli/TuneProgress.h"
 #include "compiler/tune/Benchdnn.h"
@@ -27,7 +30,8 @@ namespace {
 struct Options {
   std::vector<std::string> specs, lists, sizes, phases, layouts, caches{"warm"}, faults;
   std::string threads, bits = "any", effort = "quick", budget, shard, seed, output = "tuned.jsonl",
-                       candidateSeconds, candidateBytes, cpu, candidates, exportPath;
+                       candidateSeconds, candidateBytes, candidates, exportPath;
+  TargetOptions target;
   bool json = false, again = false;
 };
 
@@ -219,7 +223,7 @@ llvm::Error run(const Options &options, int &status) {
   auto faults = readFaults(options.faults);
   if (!faults)
     return faults.takeError();
-  auto target = chooseTarget("");
+  auto target = chooseTarget();
   if (!target)
     return target.takeError();
   auto cases = makeCases(options, *common, *target);
@@ -284,10 +288,9 @@ void addCaseOptions(CLI::App &sub, Options &options) {
                  "Also the problems of this list, in the notation of oneDNN's benchdnn")
       ->type_name("FILE")
       ->allow_extra_args(false);
-  sub.add_option("--size", options.sizes,
-                 "Values of a named size; may be given several times (default: N=8, T=128)")
-      ->type_name("NAME=VALUE[,VALUE]")
-      ->allow_extra_args(false);
+  addSizeOption(sub, options.sizes,
+                "A named size, or several values of it, NAME=1,8; may be given several times "
+                "(default: N=8, T=128)");
   sub.add_option("--phase", options.phases, phaseChoices() + " (default: each of a spec's)")
       ->delimiter(',')
       ->allow_extra_args(false)
@@ -298,10 +301,7 @@ void addCaseOptions(CLI::App &sub, Options &options) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"nchw", "nhwc", "nChw16c", "nChw8c"}));
-  sub.add_option("--threads", options.threads,
-                 "Threads that kernels are measured with (default: as many as processors may be "
-                 "used)")
-      ->type_name("COUNT");
+  addThreadsOption(sub, options.threads, "Threads that kernels are measured with");
   sub.add_option("--cache", options.caches,
                  "warm: data are in the caches as far as the call before left them there; cold: "
                  "they are in memory alone (default: warm)")
@@ -311,9 +311,7 @@ void addCaseOptions(CLI::App &sub, Options &options) {
   sub.add_option("--bits", options.bits,
                  "any; fixed: search only what changes no bit of a result (default: any)")
       ->type_name("POLICY");
-  sub.add_option("--seed", options.seed,
-                 "Draw the same data again (default: a new seed, which is printed)")
-      ->type_name("NUMBER");
+  addSeedOption(sub, options.seed);
 }
 
 llvm::Error runExport(const Options &options) {
@@ -330,7 +328,7 @@ llvm::Error runExport(const Options &options) {
   auto count = parseNumber("--candidates", options.candidates, 1, 10000);
   if (!count)
     return count.takeError();
-  auto target = chooseTarget(options.cpu);
+  auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
   auto cases = makeCases(options, *common, *target);
@@ -338,7 +336,7 @@ llvm::Error runExport(const Options &options) {
     return cases.takeError();
   tune::ExportOptions how{*target, environmentVerifies(), seed->value_or(std::random_device()())};
   how.candidates = count->value_or(how.candidates);
-  how.isNative = options.cpu.empty() || options.cpu == "native";
+  how.isNative = options.target.isNative();
   if (!how.isNative && options.threads.empty())
     return badInput("--threads is missing: with how many is to be measured on that machine");
   auto sweep = tune::exportSweep(*cases, how, [](const tune::Case &) {});
@@ -365,12 +363,20 @@ void declareTuneExport(CLI::App &tune, int &status) {
       "export", "Compile a sweep into one file for a machine without a compiler, where "
                 "normforge-tune-run runs it");
   addCaseOptions(*sub, *options);
-  sub->add_option("--cpu", options->cpu, "LLVM's name of that machine's CPU (default: native)")
+  // --cache is the state of data here.
+  sub->add_option("--cpu", options->target.cpus,
+                  "LLVM's name of that machine's CPU (default: native)")
+      ->expected(1)
       ->type_name("CPU");
   sub->add_option("--candidates", options->candidates, "Of each case, at most (default: 40)")
       ->type_name("COUNT");
   sub->add_option("-o", options->exportPath, "The file to write, such as sweep.nfs")
       ->type_name("FILE");
+  addExamples(*sub,
+              "tune export specs/bert_base --phase inference --cpu haswell --threads 1 "
+              "-o build/sweep.nfs",
+              "tune export specs/bert_base --candidates 4 --cpu neoverse-n1 --threads 4 "
+              "-o build/arm.nfs");
   sub->callback([options, &status] {
     if (llvm::Error error = runExport(*options))
       status = report(std::move(error));
@@ -399,7 +405,12 @@ void declareTune(CLI::App &app, int &status) {
       ->type_name("FILE");
   sub->add_flag("--again", options->again,
                 "Measure again what is there but too noisy to choose by");
-  sub->add_flag("--json", options->json, "One JSON object a line for all that happens");
+  addJsonFlag(*sub, options->json, "Print one JSON object a line for all that happens");
+  addWideOption(*sub);
+  addExamples(*sub,
+              "tune specs/bert_base/layer_norm.yaml --phase inference --size N=1 --budget 20s "
+              "-o build/tuned.jsonl",
+              "tune show build/tuned.jsonl");
   // For tests: what happens to candidates that have this text in their schedules, and how long one
   // may take to answer beyond its measurements, and of memory beyond its arrays.
   sub->add_option("--candidate-seconds", options->candidateSeconds)->group("");

@@ -1,5 +1,8 @@
 // `normforge tune merge`, `show`, `report` and `import`: what is done with records.
 #include "compiler/cli/Files.h"
+#include "compiler/cli/Help.h"
+#include "compiler/cli/SharedOptions.h"
+#include "compiler/cli/Terminal.h"
 #include "compiler/cli/TuneProgress.h"
 #include "compiler/tune/Export.h"
 #include "compiler/tune/Report.h"
@@ -149,7 +152,7 @@ llvm::Error writeReport(const ReportOptions &options) {
   auto files = readAll(options.paths);
   if (!files)
     return files.takeError();
-  auto target = chooseTarget("");
+  auto target = chooseTarget();
   if (!target)
     return target.takeError();
   const std::string page = tune::reportPage(
@@ -200,7 +203,7 @@ llvm::Error show(const ShowOptions &options) {
   auto files = readAll(options.paths);
   if (!files)
     return files.takeError();
-  auto target = chooseTarget("");
+  auto target = chooseTarget();
   if (!target)
     return target.takeError();
   const std::vector<ResultRecord> results = tune::latestResults(*files);
@@ -221,29 +224,40 @@ llvm::Error show(const ShowOptions &options) {
     phases = std::max(phases, record.key.phase.size());
     shapes = std::max(shapes, shapeText(record).size());
   }
-  fmt::print("gain: the default's time over the tuned schedule's, 95 % interval; share: of the "
-             "speed of a copy of as many bytes; noise: of two copies of the default\n");
-  fmt::print(
-      "{:<{}} {:<{}} {:<{}} {:<12} {:>7} {:<5} {:>10} {:>10}  {:<18} {:>8} {:>5} {:>9}  {}\n",
-      "spec", width, "phase", phases, "layout, shape", shapes, "sizes", "threads", "cache",
-      "default us", "us", "gain", "noise", "share", "effort", "");
+  printFolded("gain: the default's time over the tuned schedule's, 95 % interval; share: of the "
+              "speed of a copy of as many bytes; noise: of two copies of the default\n");
+  Columns columns({{.title = "spec", .width = width},
+                   {.title = "phase", .width = phases},
+                   {.title = "layout, shape", .width = shapes, .importance = 4},
+                   {.title = "sizes", .width = 12},
+                   {.title = "threads", .isNumber = true, .importance = 3},
+                   {.title = "cache", .importance = 2},
+                   {.title = "default us", .isNumber = true},
+                   {.title = "us", .width = 10, .isNumber = true, .importance = 5},
+                   {.title = "gain", .width = 18},
+                   {.title = "noise", .width = 8, .isNumber = true, .importance = 6},
+                   {.title = "share", .width = 5, .isNumber = true, .importance = 7},
+                   {.title = "effort", .width = 9, .isNumber = true, .importance = 1},
+                   {.title = "", .width = 6}});
+  fmt::print("{}", columns.titles());
   std::vector<double> gains; // of those that are not stale
   size_t tuned = 0, noisy = 0;
   std::map<CandidateState, int> counts;
   std::vector<std::string> reasons; // for being stale
   for (const ResultRecord &record : results) {
     const std::string stale = stalenessOf(record, *target);
-    fmt::print(
-        "{:<{}} {:<{}} {:<{}} {:<12} {:>7} {:<5} {:>10.1f} {:>10.1f}  {:<18} {:>8} {:>5} {:>9}  "
-        "{}\n",
-        record.name, width, record.key.phase, phases, shapeText(record), shapes, sizesText(record),
-        record.key.threads, toString(record.key.cache).str(), record.standardMicroseconds,
-        record.microseconds, record.isTuned() ? ratioText(record.gain) : "default stays",
-        noiseText(record.noise),
-        record.copyMicroseconds > 0
-            ? fmt::format("{:.2f}", record.copyMicroseconds / record.microseconds)
-            : "-",
-        toString(record.effort).str(), marksOf(record, stale, reasons));
+    printFolded(
+        "{}",
+        columns.row({record.name, record.key.phase, shapeText(record), sizesText(record),
+                     std::to_string(record.key.threads), toString(record.key.cache).str(),
+                     fmt::format("{:.1f}", record.standardMicroseconds),
+                     fmt::format("{:.1f}", record.microseconds),
+                     record.isTuned() ? ratioText(record.gain) : "default stays",
+                     noiseText(record.noise),
+                     record.copyMicroseconds > 0
+                         ? fmt::format("{:.2f}", record.copyMicroseconds / record.microseconds)
+                         : "-",
+                     toString(record.effort).str(), marksOf(record, stale, reasons)}));
     for (const auto &[state, count] : record.counts)
       counts[state] += count;
     if (!stale.empty())
@@ -252,19 +266,20 @@ llvm::Error show(const ShowOptions &options) {
     tuned += record.isTuned();
     gains.push_back(record.gain.value);
   }
+  printFolded("{}", columns.leftOut());
   std::vector<std::string> parts;
   for (const auto &[state, count] : counts)
     parts.push_back(fmt::format("{} {}", count, toString(state).str()));
-  fmt::print("\n{} cases, {} of them of this machine and version; {} tuned, gain {:.3f} in the "
-             "geometric mean of these {}\ncandidates: {}\n",
-             results.size(), gains.size(), tuned, geometricMean(gains), gains.size(),
-             parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, ", ")));
+  printFolded("\n{} cases, {} of them of this machine and version; {} tuned, gain {:.3f} in the "
+              "geometric mean of these {}\ncandidates: {}\n",
+              results.size(), gains.size(), tuned, geometricMean(gains), gains.size(),
+              parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, ", ")));
   if (noisy > 0)
-    fmt::print(
+    printFolded(
         "{} of them are too noisy to choose by: normforge tune --again measures them again\n",
         noisy);
   for (size_t i = 0; i < reasons.size(); ++i)
-    fmt::print("{}[{}] {}\n", i == 0 ? "stale:\n" : "", i + 1, reasons[i]);
+    printFolded("{}[{}] {}\n", i == 0 ? "stale:\n" : "", i + 1, reasons[i]);
   return llvm::Error::success();
 }
 
@@ -279,6 +294,8 @@ void declareTuneMerge(CLI::App &tune, int &status) {
       ->type_name("FILE");
   sub->add_flag("--results", options->resultsAlone,
                 "Leave out the candidates: what is needed to use the records, not to go on");
+  addExamples(*sub, "tune merge specs/tuned/*.jsonl -o build/all.jsonl",
+              "tune merge --results build/all.jsonl -o build/results.jsonl");
   sub->callback([options, &status] {
     if (llvm::Error error = merge(*options))
       status = report(std::move(error));
@@ -294,6 +311,8 @@ void declareTuneImport(CLI::App &tune, int &status) {
       ->type_name("FILE");
   sub->add_option("-o", options->output, "The file of records (default: tuned.jsonl)")
       ->type_name("FILE");
+  addExamples(*sub, "tune import build/r.jsonl -o build/all.jsonl",
+              "tune import build/r.jsonl build/r.jsonl -o build/all.jsonl");
   sub->callback([options, &status] {
     if (llvm::Error error = importRuns(*options))
       status = report(std::move(error));
@@ -309,6 +328,8 @@ void declareTuneReport(CLI::App &tune, int &status) {
   sub->add_option("-o", options->output, "The page to write, such as report.html")
       ->required()
       ->type_name("FILE");
+  addExamples(*sub, "tune report specs/tuned/znver4.jsonl -o build/report.html",
+              "tune report specs/tuned/*.jsonl -o build/all.html");
   sub->callback([options, &status] {
     if (llvm::Error error = writeReport(*options))
       status = report(std::move(error));
@@ -320,7 +341,10 @@ void declareTuneShow(CLI::App &tune, int &status) {
   CLI::App *sub = tune.add_subcommand(
       "show", "Show what was found, against what, how sure, and what is stale here and why");
   sub->add_option("FILE", options->paths, "Files of records")->required()->type_name("FILE");
-  sub->add_flag("--json", options->json, "One JSON object a line");
+  addJsonFlag(*sub, options->json, "Print one JSON object a line");
+  addWideOption(*sub);
+  addExamples(*sub, "tune show specs/tuned/znver4.jsonl",
+              "tune show specs/tuned/znver4.jsonl --json");
   sub->callback([options, &status] {
     if (llvm::Error error = show(*options))
       status = report(std::move(error));

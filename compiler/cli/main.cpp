@@ -1,5 +1,6 @@
 // The command `normforge`: reads the command line and hands it to a subcommand.
 #include "compiler/cli/Command.h"
+#include "compiler/cli/Help.h"
 #include "compiler/oracle/Oracle.h"
 #include "normforge/normforge.h"
 
@@ -49,6 +50,7 @@ int parseAndRun(int argc, char **argv) {
   CLI::App app(description, "normforge");
   app.set_version_flag("--version", versions, "Print the versions of normforge, LLVM and oneDNN");
   app.set_help_flag("-h,--help", "Print this help");
+  app.formatter(cli::makeHelpFormatter()); // before the subcommands, which inherit it
   app.require_subcommand(1);
   app.footer("Exit status: 0 success; 1 a check that disagrees, or cache entries that would not be "
              "used; 2 bad input; 3 out of memory or a "
@@ -62,6 +64,7 @@ int parseAndRun(int argc, char **argv) {
   cli::declareExplain(app, status);
   cli::declareTargets(app, status);
   cli::declareCache(app, status);
+  cli::declareHelp(app, status);
 
   if (std::string wrong = wrongWord(app, argc, argv); !wrong.empty())
     return cli::report(cli::badInput(wrong));

@@ -258,7 +258,8 @@ static bool describeAarch64(TargetDescription &description, int sveBits) {
   return description.has("neon");
 }
 
-llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machineText) {
+llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machineText,
+                                                 const GivenCaches &caches) {
   const bool native = cpu.empty() || cpu == "native";
   auto machine = machineText.empty() ? machineOf(cpu, native) : findMachine(machineText);
   if (!machine)
@@ -318,6 +319,16 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::Stri
     description.l1Bytes = host.l1;
     description.l2Bytes = host.l2;
     description.l3Bytes = host.l3;
+  }
+  description.cachesAreAssumed = !native && !known;
+  if (caches.l1 || caches.l2 || caches.l3) {
+    description.cachesBasis =
+        (caches.l1 && caches.l2 && caches.l3 ? "" : description.cachesBasis + ", but ") +
+        std::string("given");
+    description.cachesAreAssumed &= !(caches.l1 && caches.l2 && caches.l3);
+    description.l1Bytes = caches.l1.value_or(description.l1Bytes);
+    description.l2Bytes = caches.l2.value_or(description.l2Bytes);
+    description.l3Bytes = caches.l3.value_or(description.l3Bytes);
   }
   const bool hasVectors = description.isX86() ? describeX86(description, entry.streamingShare)
                                               : describeAarch64(description, entry.sveBits);

@@ -43,6 +43,7 @@ struct TargetDescription {
   std::optional<int64_t> streamingBytes;
   /// Where the caches' sizes and streamingBytes are from, in words; documentation alone.
   std::string cachesBasis, streamingBasis;
+  bool cachesAreAssumed = false; ///< nobody knows or has said them
 
   bool isX86() const { return llvm::StringRef(triple).starts_with("x86_64"); }
   bool has(llvm::StringRef feature) const;
@@ -66,12 +67,18 @@ struct TargetDescription {
   const char *tailsInWords() const { return maskedTails ? "masked" : "narrower"; }
 };
 
+/// Bytes of caches, where they are said rather than known.
+struct GivenCaches {
+  std::optional<int64_t> l1, l2, l3;
+};
+
 /// Describes a CPU by LLVM's name ("haswell", "znver5", "x86-64-v4", "neoverse-n1"), or the host as
 /// "native" or "". `machine` is a triple such as "aarch64-linux-gnu", or empty: the one that the
 /// CPU's name belongs to. Code is ELF for Linux. An unknown name, a CPU of another machine, or one
 /// without vectors that kernels can be made of (SSE4.2, NEON) is an error that says what can be
-/// compiled for.
-llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machine = "");
+/// compiled for. `caches` win over what is known of the CPU.
+llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machine = "",
+                                                 const GivenCaches &caches = {});
 
 /// Names of CPUs that kernels can be compiled for and whose caches are known here. Others that LLVM
 /// knows work too, with the caches of a small one.

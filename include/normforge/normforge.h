@@ -258,6 +258,12 @@ typedef enum nf_role {
   NF_PARTIAL_SUM = 8
 } nf_role;
 
+/* A phase as specs have it, "backward+update"; "" for NF_OTHER_PHASE. The phase of such a name, or
+ * NF_OTHER_PHASE. A role in words, "parameter"; "" for NF_NO_ROLE. They live for ever. */
+NF_API const char *nf_phase_name(nf_phase phase);
+NF_API nf_phase nf_phase_named(const char *name);
+NF_API const char *nf_role_name(nf_role role);
+
 typedef struct nf_compile_options {
   uint32_t struct_size; /* sizeof(nf_compile_options); less than its first version is an error */
   /* "inference", "backward+update", ...; NULL: the spec's first. A spec that lists no phases has
@@ -333,6 +339,9 @@ NF_API size_t nf_kernel_argument_old(const nf_kernel *kernel, size_t argument);
 NF_API int nf_kernel_may_alias(const nf_kernel *kernel, size_t written, size_t read);
 /* The index of the array of this name that is read (written = 0) or written (1); NF_NOT_FOUND. */
 NF_API size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int written);
+/* What the kernel calls an array or number that a framework calls `theirs`: "gamma" for "weight" or
+ * "Scale". NULL where it has none that is called so. Lives for ever. */
+NF_API const char *nf_kernel_own_name(const nf_kernel *kernel, const char *theirs);
 
 /* The named sizes that nf_plan_create takes, in order. */
 NF_API size_t nf_kernel_size_count(const nf_kernel *kernel);

@@ -182,6 +182,10 @@ public:
   size_t findArgument(const std::string &name, bool written) const {
     return nf_kernel_find_argument(get(), name.c_str(), written);
   }
+  /// Its word for what a framework calls `theirs`: "gamma" for "weight"; empty where it has none.
+  std::string_view ownName(const std::string &theirs) const {
+    return text(nf_kernel_own_name(get(), theirs.c_str()));
+  }
   bool mayAlias(size_t written, size_t read) const {
     return nf_kernel_may_alias(get(), written, read) != 0;
   }

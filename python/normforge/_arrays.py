@@ -9,22 +9,6 @@ import keyword
 import sys
 from typing import Any
 
-# Words of frameworks for our arguments.
-FOREIGN = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-    "input": "x",
-    "input_mean": "moving_mean",
-    "input_var": "moving_variance",
-    "grad_output": "dy",
-    "grad": "dy",
-    "residual": "addend",
-    "eps": "epsilon",
-}
-
-
 def _numpy_dtype(name: str) -> Any:
     if name != "bfloat16":
         return name
@@ -66,11 +50,16 @@ def results_class(names: list[str]) -> type:
     )
 
 
-def unknown_name(name: str, known: list[str]) -> str:
-    """What is said of an argument that a kernel does not have."""
-    ours = FOREIGN.get(name)
-    if ours in known:
-        return f"there is no argument '{name}': it is called '{ours}' here"
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f": did you mean '{close[0]}'?" if close else f"; expected {', '.join(known)}"
-    return f"there is no argument '{name}'{hint}"
+def unknown_names(names: dict[str, str], known: list[str]) -> str:
+    """What is said of arguments that a kernel does not have; `names` has its own words for those that
+    a framework calls so, and "" for the others."""
+    said = []
+    for name, ours in names.items():
+        close = difflib.get_close_matches(name, known, 1)
+        if ours:
+            said.append(f"there is no argument '{name}': it is called '{ours}' here")
+        elif close:
+            said.append(f"there is no argument '{name}': did you mean '{close[0]}'?")
+        else:
+            said.append(f"there is no argument '{name}'; expected {', '.join(known)}")
+    return "\n".join(said)

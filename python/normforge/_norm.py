@@ -84,7 +84,6 @@ class Norm(_Phases):
         self._cpu = cpu
         self._of_phase = lambda phase: _core.Kernel(engine, spec, phase, cpu, source, copies)
 
-
     def explain(self, phase: str = "", **sizes: int) -> str:
         """How a phase is computed: its formulas, loop nest, schedule and arguments. Named sizes, such
         as N=8, say what they come to. By the command `normforge`, on PATH or $NORMFORGE_COMMAND."""

@@ -76,9 +76,12 @@ void Kernel::failNames(const nb::dict &given, const nb::object &out) const {
   auto isKnown = [](const std::vector<std::string> &names, nb::handle name) {
     return std::ranges::find(names, nb::cast<std::string>(nb::str(name))) != names.end();
   };
+  nb::dict unknown; // our names of them, or ""
   for (auto [name, value] : given)
     if (!isKnown(needed, name) && !(name.equal(out_) && out.is_valid()))
-      message = nb::cast<std::string>(arraysModule().attr("unknown_name")(name, known));
+      unknown[name] = std::string(kernel_.ownName(nb::cast<std::string>(name)));
+  if (unknown.size() > 0)
+    message = nb::cast<std::string>(arraysModule().attr("unknown_names")(unknown, known));
   if (message.empty() && missing.empty() && out.is_valid())
     for (nb::handle name : out)
       if (!isKnown(writes_, name))

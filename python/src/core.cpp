@@ -34,30 +34,10 @@ template <typename Body> auto guarded(Body body) {
 }
 
 nf_phase phaseOf(const std::string &name) {
-  static constexpr std::pair<const char *, nf_phase> phases[] = {
-      {"inference", NF_INFERENCE}, {"training", NF_TRAINING},
-      {"backward", NF_BACKWARD},   {"population", NF_POPULATION},
-      {"update", NF_UPDATE},       {"backward+update", NF_BACKWARD_UPDATE},
-      {"moments", NF_MOMENTS},     {"gradient_sums", NF_GRADIENT_SUMS}};
-  for (const auto &[text, phase] : phases)
-    if (name == text)
-      return phase;
-  throw nb::value_error(("there is no phase '" + name + "'").c_str());
-}
-
-const char *textOf(nf_phase phase) {
-  static constexpr const char *names[] = {"inference",  "training",     "backward",
-                                          "population", "update",       "backward+update",
-                                          "moments",    "gradient_sums"};
-  const auto index = static_cast<size_t>(phase);
-  return phase >= 0 && index < std::size(names) ? names[index] : "other";
-}
-
-const char *textOf(nf_role role) {
-  static constexpr const char *names[] = {"",           "data",     "parameter", "statistic",
-                                          "state",      "gradient", "mask",      "partial moments",
-                                          "partial sum"};
-  return static_cast<size_t>(role) < std::size(names) ? names[role] : "";
+  const nf_phase phase = nf_phase_named(name.c_str());
+  if (phase == NF_OTHER_PHASE)
+    throw nb::value_error(("there is no phase '" + name + "'").c_str());
+  return phase;
 }
 
 class Engine {
@@ -111,7 +91,7 @@ public:
   std::vector<std::pair<std::string, std::string>> kernels() const {
     std::vector<std::pair<std::string, std::string>> all;
     for (size_t i = 0; i < pack_.size(); ++i)
-      all.emplace_back(pack_.name(i), textOf(pack_.phase(i)));
+      all.emplace_back(pack_.name(i), nf_phase_name(pack_.phase(i)));
     return all;
   }
   Kernel load(const std::string &name, const std::string &phase, bool copies) const {
@@ -157,7 +137,7 @@ nb::list argumentsOf(const Kernel &kernel) {
     argument["name"] = std::string(of.argumentName(i));
     argument["dtype"] = of.argumentDType(i) == NF_BIT ? "bits" : nameOf(of.argumentDType(i));
     argument["shape"] = std::string(of.argumentShape(i));
-    argument["role"] = textOf(of.role(i));
+    argument["role"] = nf_role_name(of.role(i));
     argument["written"] = of.isWritten(i);
     all.append(argument);
   }
@@ -217,7 +197,7 @@ NB_MODULE(_core, m) {
           "Of all arrays and numbers in their order: what is written, new or into the arrays of "
           "`out`, a list with None for new ones.")
       .def_prop_ro("name", [](const Kernel &k) { return std::string(k.kernel().name()); })
-      .def_prop_ro("phase", [](const Kernel &k) { return textOf(k.kernel().phase()); })
+      .def_prop_ro("phase", [](const Kernel &k) { return nf_phase_name(k.kernel().phase()); })
       .def_prop_ro(
           "cpu", [](const Kernel &k) { return std::string(k.kernel().cpu()); },
           "The CPU that it was compiled for.")

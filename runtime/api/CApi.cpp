@@ -8,6 +8,7 @@
 #include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/fork/ForkGate.h"
 #include "runtime/kernel/Exchange.h"
+#include "runtime/kernel/ForeignNames.h"
 #include "runtime/kernel/MatchShapes.h"
 #include "runtime/kernel/Plan.h"
 #include "runtime/loader/CompilerLibrary.h"
@@ -226,6 +227,13 @@ nf_phase phaseOf(std::string_view text) {
                                     : static_cast<nf_phase>(found - std::begin(kPhases));
 }
 
+/// Of a number that C may have made of nothing.
+template <typename Enum> std::underlying_type_t<Enum> numberOf(const Enum &value) {
+  std::underlying_type_t<Enum> number; // to C++ an unknown value is no Enum
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
+
 const Pack::Entry *entryAt(const nf_pack *pack, size_t kernel) {
   const auto kernels = pack->pack->kernels();
   return kernel < kernels.size() ? &pack->pack->entries()[kernels[kernel]] : nullptr;
@@ -388,8 +396,7 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
       return false;
     if (!name)
       return failNull("name", failure);
-    std::underlying_type_t<nf_phase> number; // C may give any; to C++ another is no nf_phase
-    std::memcpy(&number, &phase, sizeof number);
+    const auto number = numberOf(phase);
     if (number < 0 || static_cast<size_t>(number) >= std::size(kPhases))
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE, NF_TRAINING, "
@@ -452,6 +459,17 @@ void nf_bytes_free(uint8_t *bytes) { std::free(bytes); }
 void nf_kernel_retain(nf_kernel *kernel) { retain(kernel); }
 void nf_kernel_release(nf_kernel *kernel) { release(kernel); }
 
+const char *nf_phase_name(nf_phase phase) {
+  const auto number = numberOf(phase);
+  return number >= 0 && static_cast<size_t>(number) < std::size(kPhases) ? kPhases[number].data()
+                                                                         : "";
+}
+nf_phase nf_phase_named(const char *name) { return name ? phaseOf(name) : NF_OTHER_PHASE; }
+const char *nf_role_name(nf_role role) {
+  const auto number = static_cast<int64_t>(numberOf(role)) - NF_DATA;
+  return number >= 0 && number < roleCount ? toString(static_cast<Role>(number)).data() : "";
+}
+
 const char *nf_kernel_name(const nf_kernel *kernel) { return artifactOf(kernel).name.c_str(); }
 nf_phase nf_kernel_phase(const nf_kernel *kernel) { return phaseOf(artifactOf(kernel).phase); }
 const char *nf_kernel_cpu(const nf_kernel *kernel) { return artifactOf(kernel).cpu.c_str(); }
@@ -500,6 +518,15 @@ size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int wr
 size_t nf_kernel_size_count(const nf_kernel *kernel) { return artifactOf(kernel).sizes.size(); }
 const char *nf_kernel_size_name(const nf_kernel *kernel, size_t size) {
   return nameAt(artifactOf(kernel).sizes, size);
+}
+const char *nf_kernel_own_name(const nf_kernel *kernel, const char *theirs) {
+  const Artifact &artifact = artifactOf(kernel);
+  const std::string_view own = !theirs ? "" : ownName(theirs, [&](std::string_view name) {
+    auto isName = [&](const auto &known) { return known.name == name; };
+    return std::ranges::any_of(artifact.arguments, isName) ||
+           std::ranges::any_of(artifact.scalars, isName);
+  });
+  return own.empty() ? nullptr : own.data(); // a literal
 }
 nf_status *nf_kernel_match_sizes(const nf_kernel *kernel, const int64_t *const *shapes,
                                  const size_t *ranks, size_t count, int64_t *sizes) {

@@ -102,6 +102,12 @@ std::optional<int64_t> SizeExpr::constant() const {
   return std::nullopt;
 }
 
+std::optional<size_t> SizeExpr::name() const {
+  if (nodes_.size() == 1 && nodes_[0].op == Op::Size)
+    return static_cast<size_t>(nodes_[0].value);
+  return std::nullopt;
+}
+
 /// Folds `a op b` for a commutative op: constants move to the right end and meet there, so that
 /// N * 4 * 8 becomes N * 32.
 static std::optional<std::vector<Node>> foldCommutative(Op op, int64_t neutral, const SizeExpr &a,

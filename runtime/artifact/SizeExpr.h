@@ -39,6 +39,8 @@ public:
 
   /// The constant this is, if it is one.
   std::optional<int64_t> constant() const;
+  /// The index of the named size that this is, if it is nothing else.
+  std::optional<size_t> name() const;
   /// The value for these named sizes; empty when an intermediate result exceeds int64_t or a
   /// divisor is 0.
   std::optional<int64_t> evaluate(std::span<const int64_t> sizes) const;

@@ -37,6 +37,8 @@ std::string problemOf(const struct stat &status, bool isLast, const std::string 
   if (isLast ? status.st_uid != geteuid() : !isOurs(status))
     return name + " belongs to another user, so it is not used";
   const bool isShared = status.st_mode & (S_IWGRP | S_IWOTH);
+  if (isShared && isLast && (status.st_mode & S_ISVTX)) // such as /tmp, which has to stay so
+    return name + " is shared by users, so it is not used; name a directory within it";
   if (isShared && (isLast || !(status.st_mode & S_ISVTX)))
     return "its group or others can write to " + name +
            ", so it is not used; chmod go-w makes it safe";

@@ -11,14 +11,6 @@ template <typename Item, typename Text> std::string tuple(std::span<const Item> 
   return "(" + all + (items.size() == 1 ? ",)" : ")");
 }
 
-/// The named size that an expression is, if it is nothing else.
-std::optional<size_t> bareSize(const SizeExpr &expression) {
-  const auto nodes = expression.nodes();
-  if (nodes.size() == 1 && nodes[0].op == SizeExpr::Op::Size)
-    return static_cast<size_t>(nodes[0].value);
-  return std::nullopt;
-}
-
 } // namespace
 
 std::string shapeText(const Argument &argument, const std::vector<std::string> &sizeNames) {
@@ -45,7 +37,7 @@ matchShapes(const Artifact &artifact,
     if (expected.size() != shapes[i]->size())
       return wrong(i);
     for (size_t axis = 0; axis < expected.size(); ++axis) {
-      const std::optional<size_t> name = bareSize(expected[axis]);
+      const std::optional<size_t> name = expected[axis].name();
       if (!name)
         continue;
       const int64_t size = (*shapes[i])[axis];
