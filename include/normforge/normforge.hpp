@@ -13,7 +13,7 @@
 
 #if __cplusplus < 202002L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 202002L)
 #error "normforge.hpp needs C++20 (-std=c++20); normforge.h is for C and older C++"
-#endif
+#else // compilers go on after #error
 
 #include "normforge/normforge.h"
 
@@ -379,4 +379,5 @@ private:
 
 } // namespace nf
 
+#endif
 #endif

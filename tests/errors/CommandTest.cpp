@@ -249,7 +249,7 @@ TEST_CASE("unknown commands and empty words are named") {
   const Folder folder;
   folder.refuses({"chek", "bn.yaml"},
                  "normforge: error: unknown command 'chek'; expected one of "
-                 "check, compile, pack, tune, run, convert, explain, targets, cache");
+                 "check, compile, pack, tune, run, convert, explain, targets, cache, help");
   folder.refuses({"check", ""}, "normforge: error: argument 2 is empty");
   folder.refuses({"check", "bn.yaml", "--threads="}, "normforge: error: --threads has no value");
 }
@@ -271,8 +271,11 @@ TEST_CASE("a kernel for a CPU that this machine is not") {
                                 ? fmt::format("kernel needs {}, which this machine lacks", missing)
                                 : fmt::format("kernel is code for {}; this machine is {}",
                                               architecture, hostArchitecture());
-    folder.refuses({"check", "bn.yaml", "--cpu", cpu}, "normforge: error: bn.yaml: " + why);
-    folder.refuses(runWords({"-o", "y=y.npy", "--cpu", cpu}), "normforge: error: " + why);
+    const std::vector<std::string> caches{"--cache", "l1=16K,l2=2M,l3=8M"};
+    folder.refuses(with({"check", "bn.yaml", "--cpu", cpu}, caches),
+                   "normforge: error: bn.yaml: " + why);
+    folder.refuses(with(runWords({"-o", "y=y.npy", "--cpu", cpu}), caches),
+                   "normforge: error: " + why);
     // Compiling for it needs no such machine.
     CHECK(folder.run({"compile", "bn.yaml", "--emit=asm", "--cpu", cpu}).status == 0);
   }
@@ -280,6 +283,34 @@ TEST_CASE("a kernel for a CPU that this machine is not") {
     MESSAGE("SKIP: this machine runs kernels for every CPU that can be compiled for");
   if (hostHasFeature("avx512f"))
     MESSAGE("SKIP: an AVX-512 kernel on a machine without AVX-512; this one has it");
+}
+
+TEST_CASE("caches are those of the CPU, or those that are given, and assumed ones are told of") {
+  const Folder folder;
+  const std::vector<std::string> words{"explain", "bn.yaml", "--cpu", "cortex-a55"};
+  const Outcome assumed = folder.run(words);
+  CHECK(assumed.status == 0);
+  CHECK(assumed.err ==
+        "normforge: note: the caches of cortex-a55 are not known, and haswell's are assumed: L1 "
+        "32K, L2 256K, L3 8M; --cache l1=...,l2=...,l3=... says them\n");
+  const Outcome given = folder.run(with(words, {"--cache", "l1=16K,l2=128K,l3=1M"}));
+  CHECK(given.err == "");
+  CHECK(contains(given.out, "L1 16 KiB, L2 128 KiB, L3 1 MiB"));
+  const std::string expected =
+      "normforge: error: --cache: expected l1=BYTES,l2=BYTES,l3=BYTES of 1K "
+      "to 1048576M, such as l1=32K,l2=512K,l3=2M, found '";
+  for (const char *bad : {"l4=1M", "l1", "l1=", "l1=many", "l1=1G", "l2=1", "l3=99999999M"})
+    folder.refuses(with(words, {"--cache", bad}), expected + bad + "'");
+  folder.refuses(with(words, {"--cache", "l1=1K,l1=2K"}),
+                 "normforge: error: --cache: l1 is given twice");
+  folder.refuses(with(words, {"--cache", "l1=1M,l2=1K"}),
+                 "normforge: error: --cache: L1 of 1 MiB is larger than L2 of 1 KiB");
+  folder.refuses({"pack", "bn.yaml", "--cpu", "haswell,znver4", "--cache", "l1=16K", "-o", "a.nfk"},
+                 "normforge: error: --cache is of one CPU, and 2 are given");
+  // /tmp has to stay as it is, whoever asks.
+  const Outcome shared = folder.run({"cache", "clear", "--dir", "/tmp"});
+  CHECK(shared.status == 2);
+  CHECK(!contains(shared.err, "chmod"));
 }
 
 // ---- Good runs ----------------------------------------------------------------------------------

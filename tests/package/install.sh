@@ -28,19 +28,36 @@ cp "$source/examples/embed.c" "$source/examples/thread_pool.cpp" "$folder/consum
 cat >"$folder/consumer/CMakeLists.txt" <<'TEXT'
 cmake_minimum_required(VERSION 3.25)
 project(Consumer LANGUAGES C CXX)
-set(CMAKE_CXX_STANDARD 20)
 find_package(Normforge 0.1 REQUIRED)
-find_package(Threads REQUIRED)
 add_executable(embed embed.c)
 target_link_libraries(embed PRIVATE Normforge::runtime)
+# C++20 comes with the target.
 add_executable(pool thread_pool.cpp)
-target_link_libraries(pool PRIVATE Normforge::runtime Threads::Threads)
+target_link_libraries(pool PRIVATE Normforge::runtime)
+add_executable(static thread_pool.cpp)
+target_link_libraries(static PRIVATE Normforge::runtime-static)
 TEXT
 cmake -S "$folder/consumer" -B "$folder/consumer/build" -DCMAKE_PREFIX_PATH="$folder/prefix" \
   >"$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
 cmake --build "$folder/consumer/build" >"$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
 "$folder/consumer/build/embed"
 "$folder/consumer/build/pool"
+# The one that has the runtime within it looks for the compiler beside itself, then as the loader does.
+ldd "$folder/consumer/build/static" | grep libnormforge && fail "the static program needs a library"
+LD_LIBRARY_PATH=$(dirname "$library") "$folder/consumer/build/static"
+
+echo "-- C++17 is told in one line what it lacks"
+echo '#include <normforge/normforge.hpp>' | g++ -std=c++17 -fsyntax-only -I"$folder/prefix/include" -x c++ - \
+  2>"$folder/log" && fail "normforge.hpp was compiled as C++17"
+[ "$(grep -c ' error: ' "$folder/log")" = 1 ] || { cat "$folder/log"; fail "more than one error"; }
+
+echo "-- the manual page and completions"
+for file in man/man1/normforge.1.gz bash-completion/completions/normforge \
+  zsh/vendor-completions/_normforge fish/vendor_completions.d/normforge.fish; do
+  [ -s "$folder/prefix/share/$file" ] || fail "$file is not installed"
+done
+gzip -dc "$folder/prefix/share/man/man1/normforge.1.gz" | grep -q '^\.SH COMMANDS' || fail "no manual page"
+"$folder/prefix/bin/normforge-bench" --help >"$folder/log"
 
 if command -v pkg-config >/dev/null; then
   echo "-- pkg-config"
@@ -69,7 +86,20 @@ if command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null; then
     [ -n "$file" ] || fail "no package $package"
     echo "$package: $(dpkg-deb -f "$file" Installed-Size) KiB, needs $(dpkg-deb -f "$file" Depends)"
     dpkg-deb -x "$file" "$folder/root"
+    [ -s "$folder/root/usr/share/doc/$package/copyright" ] || fail "$package has no copyright file"
   done
+  # Other packages of this version; libraries in the folder of the machine.
+  for package in libnormforge-dev normforge; do
+    dpkg-deb -f "$folder/${package}"_*.deb Depends | grep -q 'libnormforge0.1 (= ' ||
+      fail "$package takes any version of the library"
+  done
+  [ -e "$folder/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)/libnormforge.so.0.1" ] ||
+    fail "the library is in no multiarch folder: $(find "$folder/root" -name 'libnormforge.so*')"
+  if command -v lintian >/dev/null; then
+    lintian --fail-on error "$folder"/*.deb >"$folder/log" 2>&1 || { cat "$folder/log"; fail "lintian finds errors"; }
+  else
+    echo "SKIP: lintian is not installed"
+  fi
   # The runtime's package needs no LLVM, the compiler's does.
   dpkg-deb -f "$folder"/libnormforge0.1_*.deb Depends | grep -q -i llvm && fail "the runtime needs LLVM"
   dpkg-deb -f "$folder"/normforge_*.deb Depends | grep -q -i llvm || fail "the compiler needs LLVM"
