@@ -1,6 +1,7 @@
 // `normforge check`: compiles specs, runs them on drawn data, and compares with oneDNN and with the
 // f64 reference.
 #include "compiler/cli/Adversarial.h"
+#include "compiler/cli/CasePlanner.h"
 #include "compiler/cli/CheckReport.h"
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Help.h"
@@ -29,7 +30,7 @@ namespace {
 struct Options {
   std::vector<std::string> paths, sizes;
   TargetOptions target;
-  std::string threads, phase, seed, data, schedules;
+  std::string threads, phase, seed, data, schedules, variant;
   ScheduleOptions schedule;
   bool json = false, verbose = false, adversarial = false;
 };
@@ -78,77 +79,6 @@ llvm::Expected<std::unique_ptr<OwnData>> readOwn(const std::vector<std::string> 
     return error;
   return own;
 }
-
-class Planner {
-public:
-  Planner(const NamedSizes &given, const std::string &phase) : given_(given), phase_(phase) {}
-
-  llvm::Error add(const std::string &path, const Spec &spec) {
-    std::vector<Phase> phases = spec.phases;
-    if (!phase_.empty()) {
-      const std::optional<Phase> phase = parsePhase(phase_);
-      if (!phase)
-        return badInput(fmt::format("--phase: expected {}, found '{}'", phaseChoices(), phase_));
-      if (!spec.hasPhase(*phase))
-        return llvm::Error::success();
-      phases = {*phase};
-    }
-    CheckCase check{path, spec, Phase::Inference, {}, {}};
-    std::vector<std::string> missing;
-    for (const std::string &name : spec.sizeNames()) {
-      used_.push_back(name);
-      if (const auto found = given_.find(name); found != given_.end()) {
-        check.sizes[name] = found->second;
-        continue;
-      }
-      const std::optional<int64_t> fallback = defaultSize(name);
-      if (!fallback) {
-        missing.push_back(name);
-        continue;
-      }
-      check.sizes[name] = *fallback;
-      if (std::string text = fmt::format("{}={}", name, *fallback);
-          !llvm::is_contained(defaults, text))
-        defaults.push_back(std::move(text));
-    }
-    if (!missing.empty())
-      return badInput(fmt::format("{}: no value for size {}; give it with --size {}=VALUE (named "
-                                  "sizes of this spec: {})",
-                                  path, fmt::join(missing, ", "), missing.front(),
-                                  fmt::join(spec.sizeNames(), ", ")));
-    for (Phase phase : phases) {
-      check.phase = phase;
-      check.scalars = oracle::usualNumbers(spec, phase);
-      cases.push_back(check);
-    }
-    return llvm::Error::success();
-  }
-
-  /// What was asked for and concerns nothing.
-  llvm::Error finish() const {
-    if (cases.empty())
-      return badInput(fmt::format("--phase: no spec given has phase {}", phase_));
-    for (const auto &[name, value] : given_)
-      if (!llvm::is_contained(used_, name)) {
-        std::vector<std::string> names = used_;
-        llvm::sort(names);
-        names.erase(std::unique(names.begin(), names.end()), names.end());
-        return badInput(fmt::format(
-            "--size: no spec given has a size '{}'; {}", name,
-            names.empty() ? "all sizes are numbers"
-                          : fmt::format("the named sizes are {}", fmt::join(names, ", "))));
-      }
-    return llvm::Error::success();
-  }
-
-  std::vector<CheckCase> cases;
-  std::vector<std::string> defaults; ///< "N=8"
-
-private:
-  const NamedSizes &given_;
-  const std::string &phase_;
-  std::vector<std::string> used_;
-};
 
 llvm::Expected<CheckSettings> readSettings(const Options &options) {
   CheckSettings settings;
@@ -215,7 +145,7 @@ llvm::Expected<ExitStatus> run(Options &options) {
     options.phase = toString(own->op.phase);
     settings->own = fmt::format("{}", fmt::join(words, " "));
   }
-  Planner planner(*sizes, options.phase);
+  CasePlanner planner(*sizes, options.phase);
   for (size_t i = 0; i < specs->size(); ++i)
     if (llvm::Error error = planner.add((*paths)[i], (*specs)[i]))
       return error;
@@ -227,6 +157,12 @@ llvm::Expected<ExitStatus> run(Options &options) {
   if (!options.schedules.empty() && (!options.schedule.forced.empty() || options.adversarial))
     return badInput("--schedules all is of a check by itself; leave out --schedule and "
                     "--adversarial, or --schedules");
+  auto variant = parseNumber("--variant", options.variant, 1, 1000);
+  if (!variant)
+    return variant.takeError();
+  if (*variant && (!options.schedules.empty() || !options.schedule.forced.empty()))
+    return badInput("--variant is of the schedules that are chosen; leave out --schedule and "
+                    "--schedules, or it");
   const bool isAll = options.schedules == "all";
   std::vector<CheckCase> cases;
   for (CheckCase &check : planner.cases) {
@@ -237,6 +173,19 @@ llvm::Expected<ExitStatus> run(Options &options) {
         check.scalars[own->op.scalarNames()[i]] = own->arrays->scalars()[i];
     }
     check.schedule = options.schedule.forced;
+    if (*variant) {
+      auto variants =
+          chooseVariants(makeOperator(check.spec, check.phase), *target, options.schedule);
+      if (!variants)
+        return variants.takeError();
+      if (**variant > variants->size())
+        return badInput(fmt::format("--variant: phase {} of {} has {} variant{} on this machine, "
+                                    "found {}",
+                                    toString(check.phase), check.path, variants->size(),
+                                    variants->size() == 1 ? "" : "s", **variant));
+      check.schedule =
+          (*variants)[**variant - 1].schedule.text(makeOperator(check.spec, check.phase));
+    }
     if (!isAll) {
       cases.push_back(check);
       continue;
@@ -315,6 +264,10 @@ void declareCheck(CLI::App &app, int &status) {
   sub->add_option("--schedules", options->schedules,
                   "all: check every schedule that there is to choose from, one after the other")
       ->type_name("all");
+  sub->add_option("--variant", options->variant,
+                  "Check this variant, by its number in `normforge explain`, whatever sizes it is "
+                  "meant for (default: the one that the sizes choose)")
+      ->type_name("NUMBER");
   sub->add_flag("--adversarial", options->adversarial,
                 "Instead, print how far our results and oneDNN's are off on data that are hard for "
                 "arithmetic");

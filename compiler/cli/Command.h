@@ -39,6 +39,7 @@ void declareConvert(CLI::App &app, int &status);
 void declareRun(CLI::App &app, int &status);
 void declareExplain(CLI::App &app, int &status);
 void declarePack(CLI::App &app, int &status);
+void declareRoofline(CLI::App &app, int &status);
 void declareTargets(CLI::App &app, int &status);
 void declareTune(CLI::App &app, int &status);
 

@@ -58,6 +58,7 @@ int parseAndRun(int argc, char **argv) {
   cli::declareCheck(app, status);
   cli::declareCompile(app, status);
   cli::declarePack(app, status);
+  cli::declareRoofline(app, status);
   cli::declareTune(app, status);
   cli::declareRun(app, status);
   cli::declareConvert(app, status);

@@ -247,9 +247,10 @@ TEST_CASE("compile --time prints a row for each variant") {
 
 TEST_CASE("unknown commands and empty words are named") {
   const Folder folder;
-  folder.refuses({"chek", "bn.yaml"},
-                 "normforge: error: unknown command 'chek'; expected one of "
-                 "check, compile, pack, tune, run, convert, explain, targets, cache, help");
+  folder.refuses(
+      {"chek", "bn.yaml"},
+      "normforge: error: unknown command 'chek'; expected one of "
+      "check, compile, pack, roofline, tune, run, convert, explain, targets, cache, help");
   folder.refuses({"check", ""}, "normforge: error: argument 2 is empty");
   folder.refuses({"check", "bn.yaml", "--threads="}, "normforge: error: --threads has no value");
 }
@@ -490,6 +491,51 @@ TEST_CASE("variants are printed one after another or one alone") {
   folder.refuses({"compile", "large.yaml", "--emit=obj", "--variant", "2", "-o", "large.o"},
                  "normforge: error: --variant: a file holds all variants; leave it out, or print a "
                  "stage");
+}
+
+TEST_CASE("roofline prints shares of a copy and what limits a kernel") {
+  const Folder folder;
+  const std::vector<std::string> words{"roofline", "bn.yaml", "--size", "N=64", "--threads", "1"};
+  const Outcome table = folder.run(words);
+  CHECK(table.err == "");
+  CHECK(table.status == 0);
+  CHECK(contains(table.out, "\nbn.yaml  inference  N=64 "));
+  CHECK(contains(table.out, "\nbn.yaml  training   N=64 "));
+  CHECK(contains(table.out, "limited by"));
+  const Outcome json = folder.run(with(words, {"--json", "--phase", "training"}));
+  CHECK(json.status == 0);
+  auto value = llvm::json::parse(json.out);
+  REQUIRE(bool(value));
+  const llvm::json::Object *object = value->getAsObject();
+  CHECK(object->getInteger("least_bytes") == 64 * 12 * 4 * 2);
+  CHECK(*object->getNumber("time_us") > 0);
+  CHECK(*object->getNumber("share") ==
+        doctest::Approx(*object->getNumber("copy_us") / *object->getNumber("time_us")));
+  folder.refuses(with(words, {"--seconds", "0"}),
+                 "normforge: error: --seconds: expected a whole number from 1 to 3600, found '0'");
+  folder.refuses(with(words, {"--phase", "update"}),
+                 "normforge: error: --phase: no spec given has phase update");
+}
+
+TEST_CASE("check --variant checks that one at any sizes") {
+  const Folder folder;
+  const std::vector<std::string> words{"check",  "bn.yaml", "--phase", "training",
+                                       "--size", "N=2",     "--json"};
+  std::vector<std::string> schedules;
+  for (const char *number : {"1", "2"}) {
+    const Outcome outcome = folder.run(with(words, {"--variant", number}));
+    CHECK(outcome.status == 0);
+    auto value = llvm::json::parse(outcome.out);
+    REQUIRE(bool(value));
+    schedules.push_back(value->getAsObject()->getString("schedule")->str());
+  }
+  CHECK(schedules[0] != schedules[1]);
+  const Outcome none = folder.run(with(words, {"--variant", "99"}));
+  CHECK(none.status == 2);
+  CHECK(contains(none.err, "--variant: phase training of bn.yaml has "));
+  folder.refuses(with(words, {"--variant", "1", "--schedules", "all"}),
+                 "normforge: error: --variant is of the schedules that are chosen; leave out "
+                 "--schedule and --schedules, or it");
 }
 
 TEST_CASE("check --adversarial prints our errors beside oneDNN's") {

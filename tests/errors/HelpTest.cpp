@@ -79,7 +79,7 @@ TEST_CASE("help fits 80 columns, is the same by help and --help, and describes e
   CHECK(commands > 15);
   folder.refuses({"help", "chek"},
                  "normforge: error: unknown command 'chek'; expected one of check, compile, pack, "
-                 "tune, run, convert, explain, targets, cache, help");
+                 "roofline, tune, run, convert, explain, targets, cache, help");
   folder.refuses({"help", "check", "more"},
                  "normforge: error: normforge check has no subcommands; found 'more'");
   folder.refuses({"help", "--completion", "tcsh"},
