@@ -38,6 +38,7 @@ void declareCompile(CLI::App &app, int &status);
 void declareConvert(CLI::App &app, int &status);
 void declareRun(CLI::App &app, int &status);
 void declareExplain(CLI::App &app, int &status);
+void declareImport(CLI::App &app, int &status);
 void declarePack(CLI::App &app, int &status);
 void declareRoofline(CLI::App &app, int &status);
 void declareTargets(CLI::App &app, int &status);

@@ -62,6 +62,7 @@ int parseAndRun(int argc, char **argv) {
   cli::declareTune(app, status);
   cli::declareRun(app, status);
   cli::declareConvert(app, status);
+  cli::declareImport(app, status);
   cli::declareExplain(app, status);
   cli::declareTargets(app, status);
   cli::declareCache(app, status);

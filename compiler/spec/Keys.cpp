@@ -42,7 +42,11 @@ constexpr std::string_view specKeyNames[] = {"name",
 constexpr std::string_view inputKeyNames[] = {"shape", "layout", "dtype", "strides"};
 constexpr std::string_view outputKeyNames[] = {"layout", "dtype", "scale", "zero_point", "strides"};
 
-/// What other frameworks call it, and what a spec says instead.
+/// Keys that are known and refused, and what their paths begin with.
+constexpr std::pair<std::string_view, std::string_view> unbuiltKeys[] = {
+    {"input", "strides"}, {"output", "strides"}, {"output", "scale"}, {"output", "zero_point"}};
+
+/// Another framework's word, and what a spec says instead.
 struct ForeignName {
   std::string_view theirs, ours;
 };
@@ -174,7 +178,14 @@ std::string unknownKey(const std::string &key, std::string_view path,
   if (!path.empty() &&
       std::find(std::begin(specKeyNames), std::end(specKeyNames), key) != std::end(specKeyNames))
     return message + fmt::format("; it belongs to the spec itself");
-  return message + fmt::format("; expected {}", listed(known));
+  std::vector<std::string> marked;
+  for (std::string_view word : known) {
+    const bool isUnbuilt =
+        std::ranges::find(unbuiltKeys, std::pair(path, word)) != std::end(unbuiltKeys);
+    marked.push_back(std::string(word) + (isUnbuilt ? " (not built yet)" : ""));
+  }
+  const std::vector<std::string_view> words(marked.begin(), marked.end());
+  return message + fmt::format("; expected {}", listed(words));
 }
 
 } // namespace
