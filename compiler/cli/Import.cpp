@@ -216,7 +216,7 @@ llvm::Error run(const Options &options) {
     if (std::error_code code = llvm::sys::fs::create_directories(options.output))
       return badInput(fmt::format("-o: {} cannot be made: {}", options.output, code.message()));
   if (llvm::Error error = writeFiles(written))
-    return error;
+    return located(std::move(error));
   if (options.json)
     printJson(*model, imported, files);
   else

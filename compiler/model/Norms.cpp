@@ -217,6 +217,20 @@ private:
     return Spread{mean->of, mean->axes, true};
   }
 
+  /// Whether a value is a variance times or over something.
+  bool isScaledSpread(int v) const {
+    for (int i = 0; i < 2; ++i) {
+      const Node *node = producer(bare(v));
+      if (!node || !(node->is("Mul") || node->is("Div")))
+        return false;
+      std::string why;
+      v = node->input(0);
+      if (spreadOf(v, why))
+        return true;
+    }
+    return false;
+  }
+
   /// Whether a value is what is divided: x less its mean, or x.
   bool isCentered(int v, const Spread &spread) const {
     if (!spread.hasMean)
@@ -251,9 +265,11 @@ private:
     const Node *add = producer(bare(node.input(0)));
     std::string why;
     if (!add || !add->is("Add")) {
-      // Outside the root, or nowhere.
       if (spreadOf(node.input(0), why))
-        leave(index, "its epsilon is not within the root");
+        leave(index, "no epsilon is within the root of its variance");
+      else if (isScaledSpread(node.input(0)))
+        leave(index,
+              "its variance is scaled, by N/(N-1) perhaps, and no epsilon is within the root");
       return;
     }
     std::optional<Spread> spread;
@@ -268,6 +284,8 @@ private:
       spread = found;
       epsilon = graph_.scalar(add->input(1 - i));
     }
+    if (!spread && why.empty() && (isScaledSpread(add->input(0)) || isScaledSpread(add->input(1))))
+      why = "its variance is scaled, by N/(N-1) perhaps";
     if (!spread)
       return leave(index, why);
     if (!epsilon)
@@ -413,11 +431,20 @@ private:
   /// x from and y to half precision, where one cast is before and one behind all.
   void takeCasts(Norm &norm) const {
     const Node *before = producer(norm.x), *behind = freeUser(norm.y);
-    if (!before || !before->is("Cast") || !behind || !behind->is("Cast"))
+    if (!behind || !behind->is("Cast"))
+      return;
+    auto isWide = [](int type) { return type == kFloat || type == kDouble; };
+    if (isWide(value(norm.y).type) && !isWide(value(norm.x).type) &&
+        value(norm.x).type == value(behind->output(0)).type) {
+      norm.y = behind->output(0);
+      norm.notes.push_back("subtracts the mean in f32, where the model does in half precision");
+      return;
+    }
+    if (!before || !before->is("Cast"))
       return;
     const int from = value(before->input(0)).type, to = value(behind->output(0)).type;
     if (from != to || from == value(norm.x).type || typeName(from).empty() ||
-        value(norm.x).type != kFloat)
+        !isWide(value(norm.x).type) || isWide(from))
       return;
     norm.x = before->input(0);
     norm.y = behind->output(0);
@@ -432,18 +459,27 @@ private:
     if (!before || !behind || !(before->is("Reshape") || before->is("Flatten")) ||
         !behind->is("Reshape"))
       return;
-    const int from = before->input(0), to = behind->output(0);
-    const Shape *outer = graph_.shape(from), *inner = graph_.shape(norm.x);
-    if (!outer || !inner || outer->size() < 2 || norm.prologue.size() + norm.fuse.size() > 0)
+    const int to = behind->output(0);
+    const Shape *inner = graph_.shape(norm.x), *back = graph_.shape(to);
+    if (!inner || norm.prologue.size() + norm.fuse.size() > 0)
       return;
-    const Shape *back = graph_.shape(to);
-    const bool isBack = (behind->input(1) >= 0 && value(behind->input(1)).shapeOf == from) ||
-                        (back && back->size() == outer->size() &&
-                         llvm::all_of(llvm::zip(*back, *outer), [](auto pair) {
-                           return std::get<0>(pair).same(std::get<1>(pair));
-                         }));
-    if (!isBack)
-      return;
+    // Through several in a row, to the value whose shape is given back.
+    int from = before->input(0);
+    auto isBack = [&] {
+      const Shape *outer = graph_.shape(from);
+      return outer && outer->size() >= 2 &&
+             ((behind->input(1) >= 0 && value(behind->input(1)).shapeOf == from) ||
+              (back && back->size() == outer->size() &&
+               llvm::all_of(llvm::zip(*back, *outer),
+                            [](auto pair) { return std::get<0>(pair).same(std::get<1>(pair)); })));
+    };
+    while (!isBack()) {
+      const Node *further = producer(bare(from));
+      if (!further || !(further->is("Reshape") || further->is("Flatten")))
+        return;
+      from = further->input(0);
+    }
+    const Shape *outer = graph_.shape(from);
     const bool isPlain = norm.gamma < 0 && norm.beta < 0;
     std::vector<int64_t> trailing(inner->size() - std::min<size_t>(2, inner->size()));
     std::iota(trailing.begin(), trailing.end(), 2);

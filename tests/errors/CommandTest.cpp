@@ -250,7 +250,7 @@ TEST_CASE("unknown commands and empty words are named") {
   folder.refuses(
       {"chek", "bn.yaml"},
       "normforge: error: unknown command 'chek'; expected one of "
-      "check, compile, pack, roofline, tune, run, convert, explain, targets, cache, help");
+      "check, compile, pack, roofline, tune, run, convert, import, explain, targets, cache, help");
   folder.refuses({"check", ""}, "normforge: error: argument 2 is empty");
   folder.refuses({"check", "bn.yaml", "--threads="}, "normforge: error: --threads has no value");
 }
@@ -689,4 +689,42 @@ TEST_CASE("explain, targets, help and version say what they should") {
     CHECK(help.status == 0);
     CHECK(contains(help.out, std::string("Usage: normforge ") + sub));
   }
+}
+
+TEST_CASE("import writes a spec a layer, and a model with nodes of ours") {
+  const Folder folder;
+  const std::string model = std::string(NORMFORGE_TEST_DATA_DIR) + "/data/onnx/model.onnx";
+  const Outcome outcome =
+      folder.run({"import", model, "-o", "specs", "--rewrite", "ours.onnx", "--verbose"});
+  CHECK(outcome.err == "");
+  CHECK(outcome.status == 0);
+  CHECK(outcome.out ==
+        model + ": opset 17, 14 nodes; 2 norms, 2 specs\n"
+                "spec                                  count  layer\n"
+                "specs/batch_norm_4x5x6_add_relu.yaml      1  batch norm of (N, 4, 5, 6) f32, then "
+                "add, relu\n"
+                "    bn: BatchNormalization, Add, Relu\n"
+                "specs/layer_norm_30.yaml                  1  layer norm of (N, 4, 30) f32\n"
+                "    ln/mean: ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add\n"
+                "ours.onnx: 2 of these are nodes normforge.Normalization now\n");
+  CHECK(slurp(folder.path() / "specs/layer_norm_30.yaml") ==
+        "# model.onnx: ln/mean\nname: layer_norm_30\ncount: 1\nsemantics: onnx-15\n"
+        "input: {shape: [N, 4, 30], layout: nbc, dtype: f32}\nmode: layer\naxis: [2]\n"
+        "epsilon: 1e-05\nparameter_dtype: f32\nphases: [inference]\n");
+  CHECK(folder.run({"check", "specs", "--size", "N=3", "--threads", "1"}).status == 0);
+  // The rewritten one has no norms left that are not ours.
+  const Outcome again = folder.run({"import", "ours.onnx", "--json"});
+  auto value = llvm::json::parse(again.out);
+  REQUIRE(bool(value));
+  CHECK(value->getAsObject()->getArray("layers")->empty());
+
+  folder.refuses({"import", "bn.yaml"}, "bn.yaml: error: expected an ONNX model, found something "
+                                        "else than its protobuf");
+  folder.refuses({"import", "none.onnx"},
+                 "none.onnx: error: cannot be read: No such file or directory");
+  folder.refuses({"import", model, "--rewrite", model},
+                 "normforge: error: --rewrite: " + model + " is the model that is read");
+  folder.refuses(
+      {"import", model, "-o", "bn.yaml"},
+      "bn.yaml/batch_norm_4x5x6_add_relu.yaml: error: cannot be written: Not a directory");
 }

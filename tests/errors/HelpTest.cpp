@@ -79,7 +79,7 @@ TEST_CASE("help fits 80 columns, is the same by help and --help, and describes e
   CHECK(commands > 15);
   folder.refuses({"help", "chek"},
                  "normforge: error: unknown command 'chek'; expected one of check, compile, pack, "
-                 "roofline, tune, run, convert, explain, targets, cache, help");
+                 "roofline, tune, run, convert, import, explain, targets, cache, help");
   folder.refuses({"help", "check", "more"},
                  "normforge: error: normforge check has no subcommands; found 'more'");
   folder.refuses({"help", "--completion", "tcsh"},
@@ -95,6 +95,7 @@ TEST_CASE("the two examples at the end of each command's help work") {
     fs::create_directory_symlink(source / name, folder.path() / name);
   fs::create_directory(folder.path() / "build");
   fs::copy_file(source / "tests/data/npz/model.npz", folder.path() / "model.npz");
+  fs::copy_file(source / "tests/data/onnx/model.onnx", folder.path() / "model.onnx");
   folder.array("x.npy", {20, 5, 10}, 1);
   folder.array("gamma.npy", {10}, 2);
   folder.array("beta.npy", {10}, 0.5);

@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplemented_
 
 
 def inputs_of(session: ort.InferenceSession, seed: int) -> dict[str, np.ndarray]:
@@ -44,12 +45,17 @@ def session_of(path: pathlib.Path, library: str | None = None) -> ort.InferenceS
     options.intra_op_num_threads = 2
     if library:
         options.register_custom_ops_library(library)
+    else:  # as it is: ONNX Runtime 1.31's fusions break some exports of RMS norm
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def check(command: str, library: str, folder: pathlib.Path, model: pathlib.Path) -> tuple[int, float]:
-    """How many norms are ours in the rewritten model, and how far its results are off at most, over
-    the largest magnitude of each."""
+# Of the largest magnitude of an output: kernels round less often than decomposed norms.
+ALLOWED = {"float32": 2e-5, "float64": 1e-12, "float16": 1e-2}
+
+
+def check(command: str, library: str, folder: pathlib.Path, model: pathlib.Path) -> tuple[int, str]:
+    """How many norms are ours in the rewritten model, and what is wrong, or ""."""
     rewritten = folder / "rewritten.onnx"
     told = json.loads(
         subprocess.run(
@@ -62,36 +68,42 @@ def check(command: str, library: str, folder: pathlib.Path, model: pathlib.Path)
         node.op_type == "Normalization" and node.domain == "normforge"
         for node in onnx.load(str(rewritten)).graph.node
     )
+    if ours > sum(layer["count"] for layer in told["layers"]):
+        return ours, "more nodes than norms"
     before = session_of(model)
     arrays = inputs_of(before, 5)
     expected = before.run(None, arrays)
     found = session_of(rewritten, library).run(None, arrays)
-    worst = 0.0
     for one, other in zip(expected, found):
-        assert one.shape == other.shape and one.dtype == other.dtype, (one.shape, other.shape)
-        if one.size == 0 or not np.issubdtype(one.dtype, np.floating):
-            assert np.array_equal(one, other)
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return ours, f"{other.dtype} of {other.shape}, expected {one.dtype} of {one.shape}"
+        if str(one.dtype) not in ALLOWED or one.size == 0:
             continue
-        scale = max(float(np.max(np.abs(one.astype(np.float64)))), 1e-30)
-        difference = np.abs(one.astype(np.float64) - other.astype(np.float64))
-        worst = max(worst, float(np.max(difference)) / scale)
-    expected_count = sum(layer["count"] for layer in told["layers"])
-    assert ours <= expected_count
-    return ours, worst
+        wide = one.astype(np.float64)
+        difference = float(np.max(np.abs(wide - other.astype(np.float64))))
+        if not difference <= ALLOWED[str(one.dtype)] * float(np.max(np.abs(wide))):
+            return ours, f"off by {difference:.2e} of {float(np.max(np.abs(wide))):.2e}"
+    return ours, ""
 
 
 def main() -> None:
     command, library, folder = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
-    total = 0
-    for model in map(pathlib.Path, sys.argv[4:]):
+    models = [pathlib.Path(name) for name in sys.argv[4:]]
+    total = bad = 0
+    for model in models:
         try:
-            ours, worst = check(command, library, folder, model)
+            ours, wrong = check(command, library, folder, model)
+        except NotImplemented_ as error:
+            ours, wrong = 0, ""
+            print(f"SKIP: {model}: ONNX Runtime does not run it: {str(error)[:150]}")
         except Exception as error:  # noqa: BLE001
-            print(f"{model}: FAILED: {type(error).__name__}: {str(error)[:300]}")
-            continue
+            ours, wrong = 0, f"{type(error).__name__}: {str(error)[:300]}"
         total += ours
-        print(f"{model.parent.name}/{model.name}: {ours} of ours, off by {worst:.1e}")
-    print(total, "nodes of ours")
+        bad += bool(wrong)
+        if wrong:
+            print(f"{model}: {wrong}", file=sys.stderr)
+    print(f"{len(models)} models, {total} norms of ours in them, {bad} wrong")
+    sys.exit(bool(bad) or total < len(models) // 2)
 
 
 if __name__ == "__main__":
