@@ -279,18 +279,22 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::Stri
   description.cpu = native ? llvm::sys::getHostCPUName().str() : cpu.str();
 
   // The host's features win over its name: LLVM may know the name of an older CPU only.
-  std::string features;
+  std::string features, without;
   if (native)
     for (const auto &feature : llvm::sys::getHostCPUFeatures()) {
       // SVE may be there in a length that kernels are not right for (see hostFeatures), under names
       // of what is built on it, too.
       constexpr llvm::StringRef ofSve[] = {"sve", "sme", "f32mm", "f64mm"};
+      const llvm::StringRef name = feature.first();
       const bool isUsable =
-          llvm::none_of(ofSve, [&](llvm::StringRef n) { return feature.first().starts_with(n); }) ||
-          (*machine)->architecture != llvm::StringRef("aarch64") || hostHasFeature("sve");
-      features += (features.empty() ? "" : ",") +
-                  std::string(feature.second && isUsable ? "+" : "-") + feature.first().str();
+          !isMaskedFeature(std::string_view(name.data(), name.size())) &&
+          (llvm::none_of(ofSve, [&](llvm::StringRef n) { return name.starts_with(n); }) ||
+           (*machine)->architecture != llvm::StringRef("aarch64") || hostHasFeature("sve"));
+      std::string &list = feature.second && isUsable ? features : without;
+      list += (feature.second && isUsable ? "+" : "-") + name.str() + ",";
     }
+  features += without; // last: what is there may be built on what is not to be
+  features.resize(features.size() - !features.empty());
 
   if (!native && !knows(**machine, description.cpu))
     return unknownCpu(cpu, *machine);

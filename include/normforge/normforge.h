@@ -366,6 +366,41 @@ NF_API const char *nf_kernel_variant_schedule(const nf_kernel *kernel, size_t va
  * record's gain and file. */
 NF_API const char *nf_kernel_variant_reason(const nf_kernel *kernel, size_t variant);
 
+/* ---- Specs ----------------------------------------------------------------------------------- */
+
+/* A spec that is put together key by key, for hosts that would write its text otherwise. It writes
+ * text; what keys there are and what they mean, the compiler says. Used by one thread at a time.
+ * Errors of all: NF_INVALID_ARGUMENT (NULL, a key without a name, a number that is not finite, a
+ * list where a value is or the other way around), NF_OUT_OF_MEMORY; the spec is as it was then. */
+typedef struct nf_spec nf_spec;
+
+NF_API nf_status *nf_spec_create(nf_spec **spec);
+NF_API void nf_spec_free(nf_spec *spec); /* NULL is allowed */
+/* input: its shape, layout and dtype. Where `names` has a name, that is the size, known at the call
+ * alone; else `sizes` has its number. `names` may be NULL. `layout` is "nchw", ...; NULL: of rank 1
+ * and 2 the default. */
+NF_API nf_status *nf_spec_input(nf_spec *spec, const int64_t *sizes, const char *const *names,
+                                size_t rank, const char *layout, nf_dtype dtype);
+/* A key's value: text ("mode", "layer"), a number ("epsilon", 1e-5), or a truth ("scale", 0). A
+ * part of a key follows a dot: "parameters.gamma.constraint". A second value takes the place of the
+ * first. */
+NF_API nf_status *nf_spec_set_text(nf_spec *spec, const char *key, const char *text);
+NF_API nf_status *nf_spec_set_number(nf_spec *spec, const char *key, double number);
+NF_API nf_status *nf_spec_set_flag(nf_spec *spec, const char *key, int flag);
+/* One more of a list of words: "phases", "training"; "axis", "c". */
+NF_API nf_status *nf_spec_add_word(nf_spec *spec, const char *key, const char *word);
+/* One more step of "fuse" or "prologue": a function ("relu", "leaky_relu" with 1 number, "clamp"
+ * with 2), an operand ("add", "mul", "bias") of this name (NULL: the default), or a formula of x.
+ */
+NF_API nf_status *nf_spec_add_function(nf_spec *spec, const char *steps, const char *function,
+                                       const double *numbers, size_t count);
+NF_API nf_status *nf_spec_add_operand(nf_spec *spec, const char *steps, const char *operation,
+                                      const char *name);
+NF_API nf_status *nf_spec_add_formula(nf_spec *spec, const char *steps, const char *formula);
+/* The text so far, for nf_compile, and its bytes where `bytes` is not NULL. Lives until the spec is
+ * changed or freed. NULL where there is no memory for it. */
+NF_API const char *nf_spec_text(nf_spec *spec, size_t *bytes);
+
 /* ---- Packs ----------------------------------------------------------------------------------- */
 
 /* Kernels in one file, compiled ahead of time for several CPUs by `normforge pack`. Needs no
@@ -397,6 +432,11 @@ NF_API nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel);
  * has it for other CPUs alone, NF_BAD_ARTIFACT where it is damaged, NF_INVALID_ARGUMENT for a phase
  * that is none, NF_OUT_OF_MEMORY and NF_SYSTEM_ERROR as nf_compile. */
 NF_API nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel);
+/* The same of one CPU that the pack was made for, by its name there ("haswell"), such as a lesser
+ * one than this machine is. NULL or "": as nf_pack_load. NF_NO_KERNEL where the pack has it for
+ * other CPUs alone. */
+NF_API nf_status *nf_pack_load_for(nf_pack *pack, const char *name, nf_phase phase, const char *cpu,
+                                   nf_kernel **kernel);
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
 

@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <initializer_list>
+#include <memory>
 #include <new>
 #include <optional>
 #include <span>
@@ -257,9 +258,11 @@ public:
   }
   nf_phase phase(size_t i) const { return nf_pack_kernel_phase(get(), i); }
 
-  Kernel load(const std::string &name, nf_phase phase = NF_INFERENCE) const {
+  /// With a `cpu`, that of the pack's kernels that is for it.
+  Kernel load(const std::string &name, nf_phase phase = NF_INFERENCE,
+              const std::string &cpu = {}) const {
     nf_kernel *kernel = nullptr;
-    detail::check(nf_pack_load(get(), name.c_str(), phase, &kernel));
+    detail::check(nf_pack_load_for(get(), name.c_str(), phase, cpu.c_str(), &kernel));
     return Kernel(kernel);
   }
   /// Nothing where the pack has no such kernel, or has it for other machines alone.
@@ -274,6 +277,94 @@ public:
     detail::check(status);
     return Kernel(kernel);
   }
+};
+
+/// A size of a spec's shape: a number, or a name for one that the call tells.
+struct Size {
+  int64_t number = 0;
+  const char *name = nullptr;
+  Size(int64_t number) : number(number) {}
+  Size(int number) : number(number) {}
+  Size(const char *name) : name(name) {}
+};
+
+/// A spec put together key by key, as nf_spec is:
+///
+///   nf::Spec().input({"N", 768}, "nc").set("mode", "layer").set("epsilon",
+///   1e-5).step("gelu").text()
+class Spec {
+public:
+  Spec() {
+    nf_spec *spec = nullptr;
+    detail::check(nf_spec_create(&spec));
+    spec_.reset(spec);
+  }
+
+  Spec &input(std::initializer_list<Size> shape, const std::string &layout = {},
+              nf_dtype dtype = NF_F32) {
+    std::vector<int64_t> sizes;
+    std::vector<const char *> names;
+    for (const Size &size : shape) {
+      sizes.push_back(size.number);
+      names.push_back(size.name);
+    }
+    detail::check(nf_spec_input(spec_.get(), sizes.data(), names.data(), sizes.size(),
+                                layout.empty() ? nullptr : layout.c_str(), dtype));
+    return *this;
+  }
+  Spec &set(const std::string &key, const char *text) {
+    detail::check(nf_spec_set_text(spec_.get(), key.c_str(), text));
+    return *this;
+  }
+  Spec &set(const std::string &key, const std::string &text) { return set(key, text.c_str()); }
+  Spec &set(const std::string &key, double number) {
+    detail::check(nf_spec_set_number(spec_.get(), key.c_str(), number));
+    return *this;
+  }
+  Spec &set(const std::string &key, int number) { return set(key, static_cast<double>(number)); }
+  Spec &set(const std::string &key, bool flag) {
+    detail::check(nf_spec_set_flag(spec_.get(), key.c_str(), flag));
+    return *this;
+  }
+  /// One more word of a list: add("phases", "training").
+  Spec &add(const std::string &key, const std::string &word) {
+    detail::check(nf_spec_add_word(spec_.get(), key.c_str(), word.c_str()));
+    return *this;
+  }
+  /// One more step of `fuse`: a function and its numbers.
+  Spec &step(const std::string &function, std::initializer_list<double> numbers = {},
+             const char *steps = "fuse") {
+    detail::check(nf_spec_add_function(spec_.get(), steps, function.c_str(), numbers.begin(),
+                                       numbers.size()));
+    return *this;
+  }
+  /// One more that takes an operand: "add", "mul", "bias"; without a name it has the default one.
+  Spec &operand(const std::string &operation, const std::string &name = {},
+                const char *steps = "fuse") {
+    detail::check(nf_spec_add_operand(spec_.get(), steps, operation.c_str(),
+                                      name.empty() ? nullptr : name.c_str()));
+    return *this;
+  }
+  /// One more that is a formula of x.
+  Spec &formula(const std::string &text, const char *steps = "fuse") {
+    detail::check(nf_spec_add_formula(spec_.get(), steps, text.c_str()));
+    return *this;
+  }
+
+  /// For Engine::compile.
+  std::string text() const {
+    size_t bytes = 0;
+    const char *text = nf_spec_text(spec_.get(), &bytes);
+    if (!text)
+      throw std::bad_alloc();
+    return {text, bytes};
+  }
+
+private:
+  struct Free {
+    void operator()(nf_spec *spec) const { nf_spec_free(spec); }
+  };
+  std::unique_ptr<nf_spec, Free> spec_;
 };
 
 /// Where kernels come from.

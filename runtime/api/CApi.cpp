@@ -391,6 +391,11 @@ nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel) {
 }
 
 nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel) {
+  return nf_pack_load_for(pack, name, phase, nullptr, kernel);
+}
+
+nf_status *nf_pack_load_for(nf_pack *pack, const char *name, nf_phase phase, const char *cpu,
+                            nf_kernel **kernel) {
   return guarded([&](Failure &failure) {
     if (!begin(kernel, "kernel", pack, "pack", failure))
       return false;
@@ -404,7 +409,7 @@ nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kern
                                                   "NF_BACKWARD_UPDATE, NF_MOMENTS or "
                                                   "NF_GRADIENT_SUMS");
     const ForkGate gate; // of the lock below
-    const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], failure);
+    const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], cpu ? cpu : "", failure);
     if (!entry)
       return false;
     std::lock_guard lock(pack->mutex);

@@ -182,8 +182,32 @@ void readCachesFromSystem(CacheSizes &caches) {
 
 } // namespace
 
+bool isMaskedFeature(std::string_view name) {
+  static const std::string masked = [] {
+    const char *text = secure_getenv("NORMFORGE_WITHOUT_FEATURES");
+    return "," + std::string(text ? text : "") + ",";
+  }();
+  if (masked.size() <= 2)
+    return false;
+  // What is built on others goes with them.
+  constexpr std::pair<std::string_view, std::string_view> builtOn[] = {
+      {"avx2", "avx"},      {"fma", "avx"},     {"f16c", "avx"},     {"avxvnni", "avx2"},
+      {"avx512f", "avx2"},  {"avx512f", "fma"}, {"avx512f", "f16c"}, {"avx512", "avx512f"},
+      {"avx10", "avx512f"}, {"sve", "sve"},     {"f32mm", "sve"},    {"f64mm", "sve"}};
+  if (masked.find("," + std::string(name) + ",") != std::string::npos)
+    return true;
+  for (auto [above, base] : builtOn)
+    if (name.starts_with(above) && name != base && isMaskedFeature(base))
+      return true;
+  return false;
+}
+
 std::span<const std::string_view> hostFeatures() {
-  static const std::vector<std::string_view> names = readFeatures();
+  static const std::vector<std::string_view> names = [] {
+    std::vector<std::string_view> all = readFeatures();
+    std::erase_if(all, isMaskedFeature);
+    return all;
+  }();
   return names;
 }
 

@@ -18,6 +18,10 @@ bool hostHasFeature(std::string_view name);
 /// Those of `features` that the host lacks, in words: "avx512f, avx512bw". Empty: it has them all.
 std::string hostLacks(std::span<const std::string> features);
 
+/// Whether NORMFORGE_WITHOUT_FEATURES, names with commas between them, says to do without a
+/// feature: by its name, or by that of one that it is built on. Tests of lesser machines set it.
+bool isMaskedFeature(std::string_view name);
+
 /// The bits of an SVE vector, which the system may set for each process; 0 without SVE.
 int hostSveBits();
 

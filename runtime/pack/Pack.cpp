@@ -202,16 +202,20 @@ bool Pack::readTable(Failure &failure) {
   return true;
 }
 
-const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase,
+const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase, std::string_view cpu,
                                 Failure &failure) const {
   const auto less = [](const Entry &entry,
                        const std::pair<std::string_view, std::string_view> &key) {
     return std::pair<std::string_view, std::string_view>(entry.name, entry.phase) < key;
   };
   const Entry *best = nullptr;
-  std::string reasons;
+  std::string reasons, others;
   auto entry = std::lower_bound(entries_.begin(), entries_.end(), std::pair(name, phase), less);
   for (; entry != entries_.end() && entry->name == name && entry->phase == phase; ++entry) {
+    if (!cpu.empty() && entry->cpu != cpu) {
+      others += (others.empty() ? "" : ", ") + entry->cpu;
+      continue;
+    }
     const std::string why = lacks(*entry);
     if (!why.empty())
       reasons += (reasons.empty() ? "for " : "; for ") + entry->cpu + ", " + why;
@@ -221,7 +225,10 @@ const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase,
   if (best)
     return best;
   const std::string what = "'" + std::string(name) + "', " + std::string(phase);
-  if (reasons.empty())
+  if (reasons.empty() && !others.empty())
+    failure.set(NF_NO_KERNEL,
+                "the pack has kernel " + what + " for " + others + ", not for " + std::string(cpu));
+  else if (reasons.empty())
     failure.set(NF_NO_KERNEL, "the pack has no kernel " + what);
   else
     failure.set(NF_WRONG_MACHINE, "the pack has kernel " + what + " for other CPUs than this " +

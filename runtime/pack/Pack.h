@@ -55,7 +55,9 @@ public:
   /// The entry of a kernel that this machine runs: of those all of whose features it has, the one
   /// with most of them, the first of equals. Null with `failure` set: NF_NO_KERNEL,
   /// NF_WRONG_MACHINE.
-  const Entry *choose(std::string_view name, std::string_view phase, Failure &failure) const;
+  /// With a `cpu`, the entry of that one, or NF_NO_KERNEL.
+  const Entry *choose(std::string_view name, std::string_view phase, std::string_view cpu,
+                      Failure &failure) const;
   /// Reads and checks an entry's artifact: NF_BAD_ARTIFACT.
   bool read(const Entry &entry, Artifact &artifact, Failure &failure) const;
 

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <dlfcn.h>
 #include <filesystem>
@@ -149,6 +150,67 @@ TEST_CASE("host: specs from files") {
       CHECK(error.code() == NF_SYSTEM_ERROR);
       CHECK(std::string(error.what()).find(wrong + ": cannot be read: ") == 0);
     }
+}
+
+TEST_CASE("host: specs put together key by key are text that reads back") {
+  nf::Spec spec;
+  spec.input({"N", 4, "H", 7}, "nchw", NF_BF16)
+      .set("name", "layer1.0.bn1: \"é\"")
+      .set("mode", "feature")
+      .set("axis", "c")
+      .set("epsilon", 1e-3)
+      .set("scale", false)
+      .set("semantics", "keras-3")
+      .add("phases", "inference")
+      .add("phases", "training")
+      .set("momentum.mean", 0.5)
+      .set("momentum.variance", 0.25)
+      .operand("add", "skip")
+      .step("leaky_relu", {0.1})
+      .step("clamp", {-1, 6})
+      .formula("x * 2 + 1");
+  CHECK(spec.text() == "input:\n  shape: [N, 4, H, 7]\n  layout: nchw\n  dtype: bf16\n"
+                       "name: \"layer1.0.bn1: \\\"é\\\"\"\nmode: feature\naxis: c\n"
+                       "epsilon: 0.001\nscale: false\nsemantics: keras-3\n"
+                       "phases: [inference, training]\nmomentum:\n  mean: 0.5\n"
+                       "  variance: 0.25\nfuse: [{add: {name: skip}}, {leaky_relu: 0.1}, "
+                       "{clamp: [-1, 6]}, {expr: \"x * 2 + 1\"}]\n");
+  const nf::Engine engine;
+  const nf::Kernel kernel = engine.compile(spec.text(), {.phase = "training"});
+  CHECK(kernel.name() == "layer1.0.bn1: \"é\"");
+  CHECK(kernel.findArgument("skip", false) != NF_NOT_FOUND);
+  CHECK(kernel.findArgument("gamma", false) == NF_NOT_FOUND);
+  // Words that YAML reads otherwise are in quotes.
+  CHECK(nf::Spec().set("name", "true").set("mode", "1").text() == "name: \"true\"\nmode: \"1\"\n");
+  // A later value wins; what is no value is refused and changes nothing.
+  CHECK(spec.set("mode", "batch").text().find("mode: batch\n") != std::string::npos);
+  const std::string before = spec.text();
+  CHECK_THROWS_WITH(spec.set("", "a"), "the key '' is none: expected names with dots between");
+  CHECK_THROWS_WITH(spec.set("mode.more", 1),
+                    "the key 'mode.more' is part of one that has a value");
+  CHECK_THROWS_WITH(spec.add("mode", "a"), "the key 'mode' has a value already");
+  CHECK_THROWS_WITH(spec.set("phases", "a"), "the key 'phases' has a list already");
+  CHECK_THROWS_WITH(spec.set("epsilon", std::nan("")), "a number is not finite");
+  CHECK_THROWS_WITH(spec.set("a: b", 1),
+                    "the key 'a: b' is none: expected names with dots between");
+  CHECK(spec.text() == before);
+}
+
+TEST_CASE("host: names of phases and roles, and frameworks' words") {
+  for (int i = 0; i <= NF_GRADIENT_SUMS; ++i)
+    CHECK(nf_phase_named(nf_phase_name(static_cast<nf_phase>(i))) == i);
+  CHECK(std::string(nf_phase_name(NF_BACKWARD_UPDATE)) == "backward+update");
+  CHECK(std::string(nf_phase_name(NF_OTHER_PHASE)) == "");
+  CHECK(nf_phase_named("forwards") == NF_OTHER_PHASE);
+  CHECK(nf_phase_named(nullptr) == NF_OTHER_PHASE);
+  CHECK(std::string(nf_role_name(NF_PARAMETER)) == "parameter");
+  CHECK(std::string(nf_role_name(NF_NO_ROLE)) == "");
+  const nf::Engine engine;
+  const nf::Kernel kernel = engine.compile(nf::Spec().input({"N", 4}, "nc").text());
+  CHECK(kernel.ownName("weight") == "gamma");
+  CHECK(kernel.ownName("running_var") == "moving_variance");
+  CHECK(kernel.ownName("residual") == ""); // it adds nothing
+  CHECK(kernel.ownName("gamma") == "");
 }
 
 TEST_CASE("host: exactly the recorded symbols are exported") {

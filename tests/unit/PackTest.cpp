@@ -124,7 +124,7 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
       best = kernel.artifact.cpu;
     }
   }
-  const Pack::Entry *chosen = pack->choose("a", "training", failure);
+  const Pack::Entry *chosen = pack->choose("a", "training", "", failure);
   if (best.empty()) {
     CHECK(chosen == nullptr);
     CHECK(failure.code == NF_WRONG_MACHINE);
@@ -134,7 +134,21 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
   CHECK(chosen->cpu == best);
   CHECK(chosen->phase == "training");
 
-  CHECK(pack->choose("aa", "training", failure) == nullptr);
+  // Of one CPU.
+  for (const PackedKernel &kernel : kernels()) {
+    if (kernel.name != "a")
+      continue;
+    const auto &features = kernel.artifact.requiredFeatures;
+    const bool runs = kernel.artifact.triple.starts_with(hostArchitecture()) &&
+                      std::all_of(features.begin(), features.end(), hostHasFeature);
+    const Pack::Entry *own = pack->choose("a", "training", kernel.artifact.cpu, failure);
+    CHECK((own && own->cpu == kernel.artifact.cpu) == runs);
+  }
+  CHECK(pack->choose("a", "training", "pdp-11", failure) == nullptr);
+  CHECK(failure.code == NF_NO_KERNEL);
+  CHECK(failure.message.ends_with(", not for pdp-11"));
+
+  CHECK(pack->choose("aa", "training", "", failure) == nullptr);
   CHECK(failure.code == NF_NO_KERNEL);
   CHECK(failure.message == "the pack has no kernel 'aa', training");
 
@@ -146,7 +160,7 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
   const auto bytes = writePack({other, foreign});
   const auto strange = Pack::open(bytes, failure);
   REQUIRE(strange);
-  CHECK(strange->choose("b", "inference", failure) == nullptr);
+  CHECK(strange->choose("b", "inference", "", failure) == nullptr);
   CHECK(failure.code == NF_WRONG_MACHINE);
   CHECK(failure.message.find("it is code for riscv64") != std::string::npos);
 }
