@@ -161,7 +161,8 @@ std::vector<std::string> TargetDescription::instructionSets() const {
   constexpr llvm::StringRef kFamilies[] = {"avx", "sse",  "ssse",   "fma",   "f16c",
                                            "bmi", "gfni", "popcnt", "lzcnt", "movbe"};
   // In the families, but of no use to a kernel: some machines of a kind lack them.
-  constexpr llvm::StringRef kUnused[] = {"sse4a", "avx512vp2intersect"};
+  // AVX10.1 is a name for sets that are listed by their own.
+  constexpr llvm::StringRef kUnused[] = {"sse4a", "avx512vp2intersect", "avx10.1"};
   std::vector<std::string> sets;
   for (const std::string &feature : features) {
     const bool isUsed =
@@ -175,6 +176,19 @@ std::vector<std::string> TargetDescription::instructionSets() const {
       sets.push_back(feature);
   }
   return sets;
+}
+
+std::vector<std::string> TargetDescription::uselessSets(bool hasF16, bool hasBf16) const {
+  // SVE is built on fullfp16, and every CPU with AVX2 on f16c.
+  std::vector<std::string> useless;
+  auto drop = [&](bool isUsed, std::initializer_list<llvm::StringRef> names) {
+    for (llvm::StringRef name : names)
+      if (!isUsed && has(name) && !(name == "fullfp16" && has("sve")))
+        useless.push_back(name.str());
+  };
+  drop(hasF16, {"fullfp16", "avx512fp16"});
+  drop(hasBf16, {"bf16", "avx512bf16", "sve-b16b16"});
+  return useless;
 }
 
 std::string TargetDescription::text() const {

@@ -50,6 +50,9 @@ struct TargetDescription {
   /// The features whose instructions a kernel may contain: vectors, bit manipulation, and what goes
   /// with them; not those that only an operating system or another kind of program uses.
   std::vector<std::string> instructionSets() const;
+  /// Those of them that only arithmetic in these types has use for, where kernels have none of it:
+  /// f16 and bf16 are computed in f32, and what narrows them is among these.
+  std::vector<std::string> uselessSets(bool hasF16, bool hasBf16) const;
   /// How many times the least length of scalable vectors, 128 bits, schedules are made for; 0 for
   /// others.
   int64_t vectorScale() const { return scalableVectors ? vectorBits / 128 : 0; }

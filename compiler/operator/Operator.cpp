@@ -136,6 +136,11 @@ bool Operator::takesBits() const {
   return llvm::any_of(operands, [](const Operand &operand) { return operand.isBits(); });
 }
 
+bool Operator::hasArrayOf(DType dtype) const {
+  return llvm::any_of(operands, [&](const Operand &operand) { return operand.dtype == dtype; }) ||
+         llvm::any_of(known, [&](const KnownArray &array) { return array.array.dtype == dtype; });
+}
+
 bool Operator::reduces() const {
   return llvm::any_of(steps, [](const Step &step) { return step.reduce != Reduce::None; });
 }

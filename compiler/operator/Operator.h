@@ -159,6 +159,8 @@ struct Operator {
   bool takesBits(const Step &step) const;
   /// Whether some step does.
   bool takesBits() const;
+  /// Whether an array is of this type.
+  bool hasArrayOf(DType dtype) const;
   /// Whether some step reduces.
   bool reduces() const;
   /// Whether these are all loops of the data.

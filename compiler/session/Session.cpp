@@ -86,6 +86,10 @@ struct Compiled {
   std::unique_ptr<llvm::Module> module;
 };
 
+std::vector<std::string> uselessSets(const Operator &op, const TargetDescription &target) {
+  return target.uselessSets(op.hasArrayOf(DType::F16), op.hasArrayOf(DType::BF16));
+}
+
 /// All that a manifest has before the code.
 Artifact manifestOf(const Operator &op, const TargetDescription &target) {
   Artifact artifact;
@@ -94,6 +98,9 @@ Artifact manifestOf(const Operator &op, const TargetDescription &target) {
   artifact.triple = target.triple;
   artifact.cpu = target.cpu;
   artifact.requiredFeatures = target.instructionSets();
+  const std::vector<std::string> useless = uselessSets(op, target);
+  llvm::erase_if(artifact.requiredFeatures,
+                 [&](const std::string &name) { return llvm::is_contained(useless, name); });
   artifact.sizes = op.sizes;
   artifact.constraints = op.constraints;
   artifact.scalars = op.scalars;
@@ -245,7 +252,7 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
   std::unique_ptr<llvm::Module> llvmModule;
   {
     Stopwatch watch(times.translate);
-    llvmModule = translate(module, llvmContext, target, *machine);
+    llvmModule = translate(module, llvmContext, target, *machine, uselessSets(op, target));
     if (!llvmModule)
       return failure("translation to LLVM IR");
   }

@@ -129,7 +129,11 @@ void registerLlvmTranslation(DialectRegistry &registry) {
 
 std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &context,
                                         const TargetDescription &target,
-                                        llvm::TargetMachine &machine) {
+                                        llvm::TargetMachine &machine,
+                                        llvm::ArrayRef<std::string> useless) {
+  std::string features = machine.getTargetFeatureString().str();
+  for (const std::string &name : useless)
+    features += ",-" + name;
   std::unique_ptr<llvm::Module> llvmModule = translateModuleToLLVMIR(module, context, "normforge");
   if (!llvmModule)
     return nullptr;
@@ -142,7 +146,7 @@ std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &cont
     function.addFnAttr(llvm::Attribute::NoUnwind);
     function.addFnAttr("frame-pointer", "all");
     function.addFnAttr("target-cpu", target.cpu);
-    function.addFnAttr("target-features", machine.getTargetFeatureString());
+    function.addFnAttr("target-features", features);
     if (target.isX86()) {
       function.addFnAttr("prefer-vector-width", llvm::utostr(target.vectorBits));
       function.addFnAttr("min-legal-vector-width", llvm::utostr(target.vectorBits));

@@ -35,10 +35,12 @@ private:
 
 void registerLlvmTranslation(mlir::DialectRegistry &registry);
 
-/// Translates the LLVM dialect; nothing on failure, which is reported as diagnostics.
+/// Translates the LLVM dialect; nothing on failure, which is reported as diagnostics. The code has
+/// no instruction of the features `useless`.
 std::unique_ptr<llvm::Module> translate(mlir::ModuleOp module, llvm::LLVMContext &context,
                                         const TargetDescription &target,
-                                        llvm::TargetMachine &machine);
+                                        llvm::TargetMachine &machine,
+                                        llvm::ArrayRef<std::string> useless);
 
 /// EarlyCSE, InstCombine, SimplifyCFG and LICM: LLVM's vectorizers would vectorize tails again.
 void optimize(llvm::Module &module, llvm::TargetMachine &machine);

@@ -314,6 +314,48 @@ TEST_CASE("caches are those of the CPU, or those that are given, and assumed one
   CHECK(!contains(shared.err, "chmod"));
 }
 
+TEST_CASE("features that are masked are those of a lesser machine") {
+  const Folder folder;
+  if (!hostHasFeature("avx2")) {
+    MESSAGE("SKIP: this machine has no AVX2 to mask");
+    return;
+  }
+  setenv("NORMFORGE_WITHOUT_FEATURES", "avx2", 1);
+  const Outcome lesser = folder.run({"check", "bn.yaml", "--size", "N=3", "--threads", "1"});
+  const Outcome targets = folder.run({"targets", "--json"});
+  const Outcome refused = folder.run({"check", "bn.yaml", "--cpu", "haswell"});
+  unsetenv("NORMFORGE_WITHOUT_FEATURES");
+  CHECK(lesser.status == 0);
+  auto value = llvm::json::parse(targets.out);
+  REQUIRE(bool(value));
+  const llvm::json::Object *target = value->getAsObject()->getObject("host")->getObject("target");
+  CHECK(target->getInteger("vector_bits") == 128);
+  for (const llvm::json::Value &feature : *target->getArray("features")) {
+    CHECK(*feature.getAsString() != "avx2");
+    CHECK(!feature.getAsString()->starts_with("avx512"));
+  }
+  CHECK(refused.status == 2);
+  CHECK(contains(refused.err, "kernel needs "));
+  CHECK(contains(refused.err, "avx2"));
+}
+
+TEST_CASE("headers name the features that a kernel has use for") {
+  const Folder folder;
+  folder.write("half.yaml", "name: half\ninput: {shape: [N, 3], layout: nc, dtype: f16}\n"
+                            "parameter_dtype: f32\n");
+  auto needs = [&](const char *spec, const char *cpu) {
+    REQUIRE(folder.run({"compile", spec, "--emit=obj,header", "--cpu", cpu, "-o", "k.o"}).status ==
+            0);
+    const std::string header = slurp(folder.path() / "k.h");
+    const size_t at = header.find("which must have: ");
+    return header.substr(at, header.find('\n', at) - at);
+  };
+  CHECK(needs("bn.yaml", "neoverse-n1") == "which must have: fp-armv8 neon. */");
+  CHECK(needs("half.yaml", "neoverse-n1") == "which must have: fp-armv8 fullfp16 neon. */");
+  CHECK(!contains(needs("bn.yaml", "sapphirerapids"), "avx512fp16"));
+  CHECK(!contains(needs("bn.yaml", "sapphirerapids"), "avx512bf16"));
+}
+
 // ---- Good runs ----------------------------------------------------------------------------------
 
 TEST_CASE("run computes what the formula says") {
