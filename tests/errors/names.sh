@@ -21,6 +21,7 @@ exceptions=$(
 compiler/session/CompilerEntry.cpp	Phase::Inference	the phase of a request before its spec is read
 runtime/api/CApi.cpp	"inference",  "training",     "backward"	the numbers that the C API gives phases
 runtime/api/CApi.cpp	"moments",    "gradient_sums"	the numbers that the C API gives phases
+runtime/kernel/ForeignNames.h	{"	words of frameworks beside ours
 END
 )
 
