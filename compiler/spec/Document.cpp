@@ -251,7 +251,7 @@ private:
   bool readEntry(yaml::KeyValueNode &node, Value &mapping, int depth) {
     yaml::Node *keyNode = node.getKey();
     Value key;
-    if (!keyNode || !readValue(*keyNode, key, depth + 1))
+    if (!keyNode || !readValue(*keyNode, key, depth + 1) || !checkIndentation(mapping, key))
       return false;
     yaml::Node *valueNode = node.getValue();
     Entry &entry = mapping.entries.emplace_back();
@@ -269,6 +269,20 @@ private:
     if (entry.value.kind == Value::Kind::Null)
       entry.value.offset = key.offset;
     return true;
+  }
+
+  /// Tabs indent nothing in YAML, and what LLVM's reader makes of them is another mapping.
+  bool checkIndentation(const Value &mapping, const Value &key) {
+    const bool isFlow = mapping.offset < text_.size() && text_[mapping.offset] == '{';
+    const size_t end = text_.substr(0, key.offset).rfind('\n');
+    const size_t line = end == std::string_view::npos ? 0 : end + 1;
+    const std::string_view indentation = text_.substr(line, key.offset - line);
+    const size_t tab = indentation.find('\t');
+    if (isFlow || tab == std::string_view::npos ||
+        indentation.find_first_not_of(" \t") != std::string_view::npos)
+      return true;
+    diagnostics_.error(line + tab, "a tab indents this line; YAML takes spaces");
+    return false;
   }
 
   void enter(size_t offset) {

@@ -27,7 +27,7 @@ constexpr Alias semanticsAliases[] = {{"keras-1", "keras-1.2"},
 constexpr Choice modeNames[] = {{"feature"}, {"sample"}, {"batch"}, {"instance"},
                                 {"rms"},     {"group"},  {"range"}};
 constexpr char expectedModes[] =
-    "0 (feature), 1 (sample), 2 (batch), instance, rms, group or range";
+    "0 (feature), 1 (sample, layer), 2 (batch), instance, rms, group or range";
 constexpr Choice runningVarianceNames[] = {{"biased"}, {"bessel"}, {"keras-2"}};
 constexpr Alias runningVarianceAliases[] = {{"unbiased", "bessel"}};
 /// In the order of Phase; the last has no kernel.
@@ -157,9 +157,14 @@ void Parser::readMode() {
   } else {
     if (entry->value.isScalar())
       modeName_ = entry->value.text;
-    if (modeName_ == "layer") // the field's name of it
+    constexpr std::string_view layer[] = {"layer"}; // the field's name of it
+    if (modeName_ == layer[0])
       modeName_ = "sample";
-    else if (!choose(entry->value, "mode", modeNames, diagnostics_, {}, expectedModes))
+    else if (entry->value.isScalar() && nearest(modeName_, layer)) {
+      error(entry->value,
+            fmt::format("unknown mode {}; did you mean 'layer'?", found(entry->value)));
+      modeKnown_ = false;
+    } else if (!choose(entry->value, "mode", modeNames, diagnostics_, {}, expectedModes))
       modeKnown_ = false;
   }
   for (size_t i = 0; i < std::size(modeNames); ++i)

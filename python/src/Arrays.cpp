@@ -232,9 +232,12 @@ uint64_t Array::bytes() const {
 bool Array::takeAtOnce(nb::handle object, bool written) {
   const Access &access = accessOf(object.type());
   if (access.exchange) {
-    if (access.exchange->describe(object.ptr(), &tensor_) != 0)
-      throw nb::python_error();
-    return true;
+    if (access.exchange->describe(object.ptr(), &tensor_) == 0)
+      return true;
+    // Of what PyTorch says the first line; behind it are addresses.
+    nb::python_error error;
+    const std::string text = nb::cast<std::string>(nb::str(error.value()));
+    throw nb::value_error(("an array cannot be read: " + text.substr(0, text.find('\n'))).c_str());
   }
   if (!access.isNumpy)
     return false;
@@ -260,6 +263,7 @@ void Array::take(nb::handle object, const char *name, const char *expected, bool
     tensor_.shape = const_cast<int64_t *>(array.shape_ptr());
     tensor_.strides = const_cast<int64_t *>(array.stride_ptr());
   };
+  std::string cause;
   auto takes = [&](nb::handle from) {
     if (written ? nb::try_cast(from, writable_, false) : nb::try_cast(from, readable_, false)) {
       if (written)
@@ -268,7 +272,11 @@ void Array::take(nb::handle object, const char *name, const char *expected, bool
         describe(readable_);
       return true;
     }
-    PyErr_Clear();
+    // What the array's own library says of itself, for the message below.
+    if (PyErr_Occurred()) {
+      nb::python_error error;
+      cause = std::string(": ") + nb::cast<std::string>(nb::str(error.value()));
+    }
     return false;
   };
   if (written) {
@@ -290,7 +298,7 @@ void Array::take(nb::handle object, const char *name, const char *expected, bool
   PyErr_Clear();
   if (const nb::object dtype = nb::getattr(object, "dtype", nb::none()); !dtype.is_none())
     throw nb::type_error((std::string("'") + name + "' is " + typeName(object) + " of " +
-                          text(dtype) + "; expected " + expected)
+                          text(dtype) + "; expected " + expected + cause)
                              .c_str());
   throw nb::type_error((std::string("'") + name + "' is " + typeName(object) +
                         "; expected an array with __dlpack__ or the buffer protocol, such as "

@@ -21,6 +21,8 @@ public:
   Kernel(Kernel &&) = default;
 
   const nf::Kernel &kernel() const { return kernel_; }
+  /// What its calls compute with, which lives as long as they are made.
+  const std::shared_ptr<const void> &threads() const { return threads_; }
   bool copies() const { return copies_; }
   /// Names of the arrays that a call takes, in their order, and of those that it gives.
   const std::vector<std::string> &reads() const { return reads_; }

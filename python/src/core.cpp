@@ -1,4 +1,5 @@
 // Python's module normforge._core: engines, kernels, packs and threads of normforge.h.
+#include "python/src/Jax.h"
 #include "python/src/Kernel.h"
 #include "python/src/OpenMp.h"
 
@@ -229,6 +230,7 @@ NB_MODULE(_core, m) {
       .def(nb::init<const Engine &, const std::string &>(), "engine"_a, "path"_a)
       .def_prop_ro("kernels", &Pack::kernels, "Names and phases.")
       .def("load", &Pack::load, "name"_a, "phase"_a = "inference", "copies"_a = false);
+  declareJax(m);
   // Of a pack that the class above knows by now.
   kernelClass.def(
       "__init__",

@@ -388,3 +388,27 @@ def test_specs_that_are_no_text():
         nf.compile({"input": 1})
     with pytest.raises(nf.SpecError, match="'a.yaml' is the name of a file; pass pathlib.Path"):
         nf.compile("a.yaml")
+
+
+def test_all_foreign_names_are_told_at_once():
+    with pytest.raises(TypeError) as error:
+        nf.layer_norm(8)(input=1, weight=2, betta=3)
+    assert str(error.value).splitlines() == [
+        "there is no argument 'input': it is called 'x' here",
+        "there is no argument 'weight': it is called 'gamma' here",
+        "there is no argument 'betta': did you mean 'beta'?",
+    ]
+
+
+def test_the_reason_of_an_array_is_told():
+    class Broken:
+        def __dlpack__(self, **options):
+            raise BufferError("it lies elsewhere")
+
+        def __dlpack_device__(self):
+            return (1, 0)
+
+        dtype = "float32"
+
+    with pytest.raises(TypeError, match="'x' is .*Broken of float32"):
+        nf.layer_norm(8)(x=Broken(), gamma=np.ones(8, np.float32), beta=np.ones(8, np.float32))

@@ -23,3 +23,99 @@ def test_arrays_of_jax():
             beta=jax.numpy.zeros(48),
             out={"y": jax.numpy.zeros((4, 48))},
         )
+
+
+nfj = pytest.importorskip("normforge.jax")
+jnp = jax.numpy
+
+
+def reference(x, gamma, beta, axes, eps, has_mean=True):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axes, keepdims=True) if has_mean else 0
+    spread = jnp.square(wide - mean).mean(axes, keepdims=True)
+    return (wide - mean) / jnp.sqrt(spread + eps) * gamma + beta
+
+
+def drawn(*shape, dtype=jnp.float32, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("mode", ["layer", "rms"])
+def test_rows_and_gradients(mode, dtype):
+    x, gamma, beta = drawn(3, 5, 48, dtype=dtype), drawn(48, seed=1), drawn(48, seed=2)
+    ours = nfj.layer_norm if mode == "layer" else nfj.rms_norm
+    weights = drawn(3, 5, 48, seed=3)
+
+    def loss(of):
+        return lambda *arrays: (of(*arrays).astype(jnp.float32) * weights).sum()
+
+    def theirs(x, gamma, beta):
+        return reference(x, gamma, beta, -1, 1e-5, mode == "layer")
+
+    def mine(x, gamma, beta):
+        return ours(x, gamma, beta, eps=1e-5)
+
+    tolerance = 2e-5 if dtype == jnp.float32 else 5e-2
+    y = jax.jit(mine)(x, gamma, beta)
+    assert y.dtype == dtype and y.shape == x.shape
+    np.testing.assert_allclose(y.astype(np.float32), theirs(x, gamma, beta), atol=tolerance)
+    expected = jax.grad(loss(theirs), (0, 1, 2))(x, gamma, beta)
+    for found in (
+        jax.grad(loss(mine), (0, 1, 2))(x, gamma, beta),
+        jax.jit(jax.grad(loss(mine), (0, 1, 2)))(x, gamma, beta),
+    ):
+        for one, other in zip(found, expected):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(
+                one.astype(np.float32), other.astype(np.float32), atol=10 * tolerance, rtol=tolerance
+            )
+
+
+def test_fused_steps_and_no_parameters():
+    x, addend = drawn(4, 48), drawn(4, 48, seed=1)
+    y = nfj.layer_norm(x, addend=addend, fuse="relu")
+    expected = jnp.maximum(reference(x, 1, 0, -1, 1e-5) + addend, 0)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    gradient = jax.grad(lambda x, a: nfj.layer_norm(x, addend=a, fuse="relu").sum(), (0, 1))
+    wanted = jax.grad(
+        lambda x, a: jnp.maximum(reference(x, 1, 0, -1, 1e-5) + a, 0).sum(), (0, 1)
+    )
+    for one, other in zip(gradient(x, addend), wanted(x, addend)):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_groups_and_instances():
+    x, gamma, beta = drawn(2, 6, 5, 8), drawn(8, seed=1), drawn(8, seed=2)
+    found = nfj.instance_norm(x, gamma, beta)
+    np.testing.assert_allclose(found, reference(x, gamma, beta, (1, 2), 1e-5), atol=1e-5)
+    grouped = x.reshape(2, 6, 5, 4, 2)
+    expected = reference(grouped, 1, 0, (1, 2, 4), 1e-5).reshape(x.shape) * gamma + beta
+    np.testing.assert_allclose(nfj.group_norm(x, 4, gamma, beta), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="layout 'nchwd' of x of 4 axes"):
+        nfj.group_norm(x, 4, layout="nchwd")
+
+
+def test_vmap_and_any_phase():
+    x, gamma, beta = drawn(3, 4, 48), drawn(48, seed=1), drawn(48, seed=2)
+    found = jax.vmap(lambda x: nfj.layer_norm(x, gamma, beta))(x)
+    np.testing.assert_allclose(found, reference(x, gamma, beta, -1, 1e-5), atol=1e-5)
+    spec = "input: {shape: [N, 8], layout: nc}\nsemantics: pytorch\nmomentum: argument\nphases: [training]\n"
+    x = drawn(16, 8)
+    made = nfj.apply(
+        spec, x=x, gamma=jnp.ones(8), beta=jnp.zeros(8), moving_mean=jnp.zeros(8),
+        moving_variance=jnp.ones(8), momentum=0.25,
+    )  # fmt: skip
+    np.testing.assert_allclose(made["moving_mean"], 0.25 * x.mean(0), atol=1e-5)
+    with pytest.raises(TypeError, match="momentum is not among them or is missing"):
+        nfj.apply(
+            spec, x=x, gamma=jnp.ones(8), beta=jnp.zeros(8), moving_mean=jnp.zeros(8),
+            moving_variance=jnp.ones(8),
+        )  # fmt: skip
+
+
+def test_what_is_refused():
+    with pytest.raises(TypeError, match="arrays are int32"):
+        nfj.layer_norm(jnp.zeros((2, 8), jnp.int32))
+    with pytest.raises(TypeError, match="this spec takes x, gamma, beta; beta is not among them"):
+        nfj.norm("mode: layer\ninput: {shape: [N, 8]}\n", x=drawn(2, 8), gamma=drawn(8))

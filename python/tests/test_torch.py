@@ -436,3 +436,8 @@ def test_writes_between_are_not_passed():
             torch.testing.assert_close(
                 nft.fuse_norms(model)(x), model(x), atol=1e-5, rtol=1e-5, msg=str(how)
             )
+
+
+def test_a_tensor_without_data():
+    with pytest.raises(ValueError, match="^an array cannot be read: Cannot pack tensors on meta$"):
+        nf.layer_norm(8)(x=torch.zeros(2, 8, device="meta"), gamma=torch.ones(8), beta=torch.ones(8))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from .. import _compiler_library
 from .._core import Engine, Kernel
 from .._norm import Norm
+from .._routes import Routes, Signature, routes
 
 
 def _openmp() -> str:
@@ -53,47 +53,14 @@ def _apply(spec: str, phase: str, arrays: list[Tensor], numbers: list[float]) ->
     return _kernel(spec, phase).apply(arrays, numbers)
 
 
-def _expression(text: str, sizes: dict[str, Any]) -> Any:
-    """A size of a shape's text: numbers, names, their sums and products, and quotients rounded up."""
-    text = re.sub(r"ceil\((.*) / (\d+)\)", r"(-(-(\1) // \2))", text)
-    return eval(text, {"__builtins__": {}}, sizes)
-
-
 @functools.lru_cache(maxsize=None)
-def _signature(spec: str, phase: str) -> tuple[list[list[str]], list[tuple[list[str], str]]]:
-    """Axes of the arrays that are read, and axes and dtypes of those that are written."""
-
-    def axes(argument: dict[str, Any]) -> list[str]:
-        return [axis for axis in argument["shape"][1:-1].rstrip(",").split(", ") if axis]
-
-    arguments = _kernel(spec, phase).arguments
-    reads = [axes(a) for a in arguments if not a["written"]]
-    writes = [(axes(a), a["dtype"]) for a in arguments if a["written"]]
-    return reads, writes
+def _signature(spec: str, phase: str) -> Signature:
+    return Signature(_kernel(spec, phase))
 
 
 def _apply_fake(spec: str, phase: str, arrays: list[Tensor], numbers: list[float]) -> list[Tensor]:
-    reads, writes = _signature(spec, phase)
-    sizes: dict[str, Any] = {}
-    for axes, array in zip(reads, arrays):
-        for axis, size in zip(axes, array.shape):
-            if axis.isidentifier():
-                sizes.setdefault(axis, size)
-    made = []
-    for axes, dtype in writes:
-        shape = [_expression(axis, sizes) for axis in axes]
-        if dtype == "bits":  # which are bytes here
-            made.append(arrays[0].new_empty([_product(shape) // 8], dtype=torch.uint8))
-        else:
-            made.append(arrays[0].new_empty(shape, dtype=getattr(torch, dtype)))
-    return made
-
-
-def _product(sizes: Any) -> Any:
-    product = 1
-    for size in sizes:
-        product = product * size
-    return product
+    results = _signature(spec, phase).results([array.shape for array in arrays])
+    return [arrays[0].new_empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in results]
 
 
 def _no_gradient(ctx: Any, *gradients: Any) -> Any:
@@ -142,45 +109,13 @@ def _run(
     return _kernel(spec, phase).apply(arrays, numbers, out)
 
 
-class _Routes(NamedTuple):
-    """Where the arrays of training and backward come from and go to: numbers of what autograd's
-    function is given (x, gamma, beta, moving statistics, operands: those of the spec), then of what
-    training writes."""
-
-    training: tuple[int, ...]  # what it reads
-    saved: tuple[int, ...]
-    backward: tuple[int, ...]  # what it reads, of what is saved and, the last, dy
-    gradients: tuple[int, ...]  # of what is given: the number of what backward writes, or -1
-    moving: tuple[int, ...]  # of what is given
-    moved: tuple[int, ...]  # their next values, of what training writes
-    written: int
-
-
 @functools.lru_cache(maxsize=None)
-def _cached_routes(spec: str, names: tuple[str, ...]) -> _Routes:
-    training, backward = _kernel(spec, "training"), _kernel(spec, "backward")
-    writes = training.writes
-    moving = tuple(i for i, name in enumerate(names) if name in writes)
-    known = {name: len(names) + i for i, name in enumerate(writes)}
-    known.update({name: i for i, name in enumerate(names)})
-    saved = tuple(known[name] for name in backward.reads if name != "dy")
-    position = {number: i for i, number in enumerate(saved)}
-    gradients = {name: i for i, name in enumerate(backward.writes)}
-    return _Routes(
-        training=tuple(known[name] for name in training.reads),
-        saved=saved,
-        backward=tuple(
-            len(saved) if name == "dy" else position[known[name]] for name in backward.reads
-        ),
-        gradients=tuple(gradients.get("d" + name, -1) for name in names),
-        moving=moving,
-        moved=tuple(writes.index(names[i]) for i in moving),
-        written=len(writes),
-    )
+def _cached_routes(spec: str, names: tuple[str, ...]) -> Routes:
+    return routes(_kernel(spec, "training"), _kernel(spec, "backward"), names)
 
 
 @torch.compiler.assume_constant_result
-def _routes(spec: str, names: tuple[str, ...]) -> _Routes:
+def _routes(spec: str, names: tuple[str, ...]) -> Routes:
     return _cached_routes(spec, names)
 
 
