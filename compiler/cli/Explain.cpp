@@ -44,7 +44,7 @@ std::string taskInWords(std::span<const StageLoop> loops, const StagePlan &stage
                        : fmt::format("a task takes {} and {}", fmt::join(parts, ", "), last);
 }
 
-/// What of a stage is in registers at once.
+/// The part of a stage that is in registers at once, in words.
 std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &stage) {
   if (loops.empty())
     return "one value of each result";
@@ -106,7 +106,7 @@ std::string times(int count) {
   return count == 1 ? "once" : count == 2 ? "twice" : fmt::format("{} times", count);
 }
 
-/// What of the arrays moves, and where from.
+/// Which arrays move, and where from, in words.
 std::string trafficInWords(const Operator &op, const Schedule &schedule) {
   int stages = 0, passes = 0;
   size_t partials = 0;

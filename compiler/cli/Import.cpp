@@ -66,7 +66,9 @@ std::string commentOf(const model::Model &model, const model::Layer &layer,
   for (llvm::StringRef line : lines) {
     comment += "# ";
     for (char c : line)
-      comment += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
+      comment += static_cast<unsigned char>(c) < ' ' || c == 0x7f                    ? ' '
+                 : static_cast<unsigned char>(c) > 0x7f && !llvm::json::isUTF8(line) ? '?'
+                                                                                     : c;
     comment += "\n";
   }
   return comment;
@@ -196,16 +198,26 @@ llvm::Error run(const Options &options) {
   std::optional<model::Rewritten> rewritten;
   if (!options.rewritten.empty()) {
     namespace path = llvm::sys::path;
-    if (model::hasExternalData(*model) &&
-        !llvm::sys::fs::equivalent(
-            path::parent_path(options.path).empty() ? "." : path::parent_path(options.path),
-            path::parent_path(options.rewritten).empty() ? "."
-                                                         : path::parent_path(options.rewritten)))
+    const std::vector<std::string> external = model::externalFiles(*model);
+    auto folderOf = [](const std::string &file) {
+      return path::parent_path(file).empty() ? "." : path::parent_path(file).str();
+    };
+    if (!external.empty() &&
+        !llvm::sys::fs::equivalent(folderOf(options.path), folderOf(options.rewritten)))
       return badInput(fmt::format("--rewrite: {} has weights in other files beside it; write the "
                                   "new model into its folder",
                                   options.path));
-    if (llvm::sys::fs::equivalent(options.path, options.rewritten))
-      return badInput(fmt::format("--rewrite: {} is the model that is read", options.rewritten));
+    std::vector<std::string> read{options.path};
+    for (const std::string &file : external) {
+      llvm::SmallString<128> whole(folderOf(options.path));
+      path::append(whole, file);
+      read.emplace_back(whole);
+    }
+    if (const std::string same = overwritten(read, {options.rewritten}); !same.empty())
+      return badInput(fmt::format("--rewrite: {} is a file that is read", same));
+    for (const FileToWrite &file : written)
+      if (fileOf(file.path) == fileOf(options.rewritten))
+        return badInput(fmt::format("--rewrite: {} is the file of a spec", options.rewritten));
     auto made = model::rewrite(*model, imported);
     if (!made)
       return badInput("--rewrite: " + llvm::toString(made.takeError()));
@@ -222,7 +234,7 @@ llvm::Error run(const Options &options) {
   else
     printTable(*model, imported, files, options);
   if (rewritten && !options.json) {
-    printFolded("{}: {} of these are nodes normforge.Normalization now\n", options.rewritten,
+    printFolded("{}: {} of these are nodes of normforge now\n", options.rewritten,
                 rewritten->nodes);
     std::map<std::string, std::vector<std::string>> kept;
     for (const auto &one : rewritten->kept)

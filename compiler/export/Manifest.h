@@ -1,4 +1,4 @@
-// What a file of kernels holds, for other programs.
+// Describes a file of kernels, for other programs.
 #pragma once
 
 #include "compiler/export/CHeader.h"

@@ -30,7 +30,7 @@ constexpr Machine kMachines[] = {
     {"aarch64", "aarch64-unknown-linux-gnu", "AArch64", "generic"},
 };
 
-/// What LLVM's tables do not tell of a CPU: caches of one core (L3: shared) and the length of
+/// A CPU's data that LLVM's tables lack: caches of one core (L3: shared) and the length of
 /// scalable vectors, from the vendors' manuals; and how many vectors are summed at once, the
 /// latency of an addition times how many begin in a cycle, but not more than was seen to help.
 struct Cpu {

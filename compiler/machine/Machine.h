@@ -1,4 +1,4 @@
-// What a kernel is compiled for.
+// The machine that a kernel is compiled for.
 //
 // Enters: a CPU's name, and the machine it is in where the name is not enough. Leaves: a
 // description that schedules and code generation read; no constant of a machine stands anywhere

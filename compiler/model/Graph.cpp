@@ -58,6 +58,10 @@ std::string_view typeName(int type) {
   return "";
 }
 
+int precisionOf(int type) {
+  return type == kDouble ? 3 : type == kFloat ? 2 : type == kFloat16 || type == kBFloat16 ? 1 : 0;
+}
+
 // ---- Nodes --------------------------------------------------------------------------------------
 
 const onnx::AttributeProto *Node::find(std::string_view attribute) const {
@@ -167,8 +171,9 @@ private:
   }
 
   llvm::Error addGraph(onnx::GraphProto &proto, const std::string &path, const Opsets &opsets,
-                       Scope *outer) {
+                       Scope *outer, bool isOfFunction = false) {
     auto graph = std::make_unique<Graph>();
+    graph->isOfFunction = isOfFunction || (outer && outer->graph.isOfFunction);
     graph->path = path;
     graph->proto = &proto;
     Scope scope{*graph, {}, opsets, outer};
@@ -184,8 +189,10 @@ private:
     }
     for (const auto &info : proto.input()) {
       Value &value = graph->values[add(scope, info.name())];
-      if (!value.constant) // else it is a default, which is taken to stay
+      if (!value.constant)
         describe(value, info);
+      else if (model_.proto->ir_version() >= 4) // a default, which a call may replace
+        value.constant.reset();
     }
     for (const auto &node : proto.node())
       for (const std::string &output : node.output())
@@ -249,6 +256,9 @@ private:
   /// bodies apart.
   llvm::Error addNode(Scope &scope, onnx::NodeProto &proto, int number, const std::string &prefix,
                       int depth) {
+    if (++nodes_ > kMostNodes)
+      return llvm::createStringError(
+          fmt::format("more than {} nodes, functions expanded", kMostNodes));
     const std::string domain = domainOf(proto.domain());
     if (const auto function = functions_.find({domain, proto.op_type()});
         function != functions_.end())
@@ -281,10 +291,12 @@ private:
       const std::string path =
           fmt::format("{} of {}", attribute.name(), scope.graph.nodes[index].name);
       if (attribute.has_g())
-        if (llvm::Error error = addGraph(*attribute.mutable_g(), path, scope.opsets, &scope))
+        if (llvm::Error error =
+                addGraph(*attribute.mutable_g(), path, scope.opsets, &scope, number < 0))
           return error;
       for (int k = 0; k < attribute.graphs_size(); ++k)
-        if (llvm::Error error = addGraph(*attribute.mutable_graphs(k), path, scope.opsets, &scope))
+        if (llvm::Error error =
+                addGraph(*attribute.mutable_graphs(k), path, scope.opsets, &scope, number < 0))
           return error;
     }
     return llvm::Error::success();
@@ -314,7 +326,9 @@ private:
     inner.names.swap(scope.names);
     llvm::Error failed = llvm::Error::success();
     for (const onnx::NodeProto &body : function.node()) {
-      onnx::NodeProto node = body;
+      // Bodies within it are graphs, which keep a pointer to it.
+      model_.expanded.push_back(std::make_shared<onnx::NodeProto>(body));
+      onnx::NodeProto &node = *model_.expanded.back();
       for (std::string &name : *node.mutable_input())
         name = nameOf(name);
       for (std::string &name : *node.mutable_output())
@@ -342,8 +356,11 @@ private:
     return failed;
   }
 
+  static constexpr size_t kMostNodes = 1000000;
+
   Model &model_;
   const Functions &functions_;
+  size_t nodes_ = 0;
 };
 
 } // namespace

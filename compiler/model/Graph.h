@@ -56,6 +56,7 @@ struct Tensor {
 /// Types by ONNX's numbers, TensorProto.DataType; 0 is unknown.
 enum Type : int { kFloat = 1, kInt64 = 7, kFloat16 = 10, kDouble = 11, kBFloat16 = 16 };
 std::string_view typeName(int type); ///< "f32", ... of those that kernels have; else ""
+int precisionOf(int type);           ///< of these: 1 half, 2 single, 3 double; else 0
 
 struct Value {
   std::string name;
@@ -100,6 +101,7 @@ private:
 struct Graph {
   std::string path; ///< "" of the model's own; "then_branch of If_12"
   onnx::GraphProto *proto = nullptr;
+  bool isOfFunction = false; ///< the body of a node that came of a function
   std::vector<Value> values;
   std::vector<Node> nodes; ///< each after those whose outputs it takes
 
@@ -118,16 +120,17 @@ struct Graph {
 
 struct Model {
   std::shared_ptr<onnx::ModelProto> proto;
-  int64_t opset = 0;         ///< of ONNX's own operators
-  std::vector<Graph> graphs; ///< the model's own first
+  std::vector<std::shared_ptr<onnx::NodeProto>> expanded; ///< of functions, with their bodies
+  int64_t opset = 0;                                      ///< of ONNX's own operators
+  std::vector<Graph> graphs;                              ///< the model's own first
 };
 
 /// Reads a model's file. Values of other files (external data) stay unknown; their shapes do not.
 llvm::Expected<Model> readModel(const std::string &path);
-/// Of a model that is there.
+/// The same for a model in memory.
 llvm::Expected<Model> makeModel(std::shared_ptr<onnx::ModelProto> proto, const std::string &path);
 
-/// What is known of a node's outputs by its inputs: constants, types, shapes.
+/// Infers constants, types and shapes of a node's outputs from its inputs.
 void infer(Graph &graph, Node &node);
 
 } // namespace normforge::model

@@ -5,6 +5,7 @@
 #include "llvm/ADT/StringRef.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -141,6 +142,9 @@ private:
   }
 
   void type() {
+    for (size_t i = 1; i < node_.outputs.size(); ++i)
+      if (node_.op == "Split" && node_.output(i) >= 0 && in(0) && out(i).type == 0)
+        out(i).type = in(0)->type;
     if (out().type != 0)
       return;
     if (node_.op == "Cast")
@@ -149,7 +153,7 @@ private:
       out().type = kInt64;
     else if (node_.op == "CastLike" && in(1))
       out().type = in(1)->type;
-    else if (isOneOf({"Where"}) && in(1))
+    else if (isOneOf({"Where", "DequantizeLinear"}) && in(1))
       out().type = in(1)->type;
     else if (in(0) && !isOneOf({"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Not",
                                 "And", "Or", "IsNaN", "IsInf", "ConstantOfShape", "Constant",
@@ -178,8 +182,10 @@ private:
     }
     if (inputs.empty())
       return;
-    if (isOneOf({"Identity", "Cast", "CastLike"}))
+    if (node_.is("Identity"))
       return setConstant(*inputs[0]);
+    if (isOneOf({"Cast", "CastLike"}))
+      return converted(*inputs[0]);
     if (isOneOf({"Add", "Sub", "Mul", "Div", "Pow"}) && inputs.size() == 2)
       return arithmetic(*inputs[0], *inputs[1]);
     if (isOneOf({"Neg", "Sqrt", "Reciprocal"}))
@@ -239,6 +245,38 @@ private:
     setConstant(std::move(tensor));
   }
 
+  /// As ONNX casts: whole numbers cut off, others rounded to the nearest.
+  void converted(Tensor tensor) {
+    using Data = onnx::TensorProto;
+    for (double &value : tensor.values)
+      switch (out().type) {
+      case Data::DOUBLE:
+        break;
+      case Data::FLOAT:
+        value = static_cast<float>(value);
+        break;
+      case Data::FLOAT16:
+        value = static_cast<double>(static_cast<_Float16>(value));
+        break;
+      case Data::BFLOAT16: {
+        uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(value));
+        bits += 0x7fff + (bits >> 16 & 1);
+        value = std::bit_cast<float>(bits & 0xffff0000u);
+        break;
+      }
+      case Data::INT64:
+      case Data::INT32:
+        value = std::trunc(value);
+        break;
+      case Data::BOOL:
+        value = value != 0;
+        break;
+      default:
+        return; // the shape alone is of use
+      }
+    setConstant(std::move(tensor));
+  }
+
   static double apply(const std::string &op, double a, double b, bool isWhole) {
     if (op == "Add")
       return a + b;
@@ -252,12 +290,13 @@ private:
   }
 
   void arithmetic(const Tensor &a, const Tensor &b) {
-    if (!a.hasValues() || !b.hasValues() ||
+    if (!a.hasValues() || !b.hasValues() || a.count() == 0 || b.count() == 0 ||
         (a.count() != 1 && b.count() != 1 && a.shape != b.shape))
       return;
     const Tensor &large = a.count() >= b.count() ? a : b;
-    Tensor made{a.count() == b.count() && a.shape.size() < b.shape.size() ? b.shape : large.shape,
-                {}};
+    const size_t rank = std::max(a.shape.size(), b.shape.size());
+    Tensor made{std::vector<int64_t>(rank - large.shape.size(), 1), {}};
+    made.shape.insert(made.shape.end(), large.shape.begin(), large.shape.end());
     const bool isWhole = in(0)->type == kInt64 || in(0)->type == onnx::TensorProto::INT32;
     for (int64_t i = 0; i < large.count(); ++i)
       made.values.push_back(apply(node_.op, a.values[a.count() == 1 ? 0 : i],
@@ -279,13 +318,14 @@ private:
     if (!first || !last || !by || *by == 0 || std::abs((*last - *first) / *by) > kMostValues)
       return;
     Tensor made;
-    for (double value = *first; *by > 0 ? value < *last : value > *last; value += *by)
-      made.values.push_back(value);
+    const auto count = static_cast<int64_t>(std::max(0.0, std::ceil((*last - *first) / *by)));
+    for (int64_t i = 0; i < count; ++i)
+      made.values.push_back(*first + static_cast<double>(i) * *by);
     made.shape = {static_cast<int64_t>(made.values.size())};
     setConstant(std::move(made));
   }
 
-  /// Of constants of one value the values do not move; of others the shape alone is known.
+  /// Constants that are one value all over stay so; others keep their shape alone.
   void rearranged(const Tensor &a) {
     shape();
     const auto sizes = out().shape ? sizesOf(*out().shape) : std::nullopt;
@@ -346,7 +386,7 @@ private:
       return;
     }
     if (node_.is("Size") && in(0) && in(0)->shape) {
-      // Of a shape, it is the rank.
+      // The size of a shape is the rank.
       int64_t count = 1;
       for (const Dim &dim : *in(0)->shape)
         count = dim.isKnown() && count >= 0 ? count * *dim.size : -1;
@@ -384,20 +424,20 @@ private:
     } else if (node_.is("Slice")) {
       const auto all = intsOf(0);
       const bool isOld = node_.version < 10;
-      const auto starts = node_.integers("starts"), ends = node_.integers("ends");
-      const auto start =
-          isOld ? (starts && starts->size() == 1 ? std::optional((*starts)[0]) : std::nullopt)
-                : numberOf(1);
-      const auto end = isOld
-                           ? (ends && ends->size() == 1 ? std::optional((*ends)[0]) : std::nullopt)
-                           : numberOf(2);
-      if (!all || !start || !end || (!isOld && in(4) && numberOf(4) != 1))
+      auto bound = [&](const char *attribute, size_t input) -> std::vector<int64_t> {
+        if (isOld)
+          return node_.integers(attribute).value_or(std::vector<int64_t>{});
+        const auto number = numberOf(input);
+        return number ? std::vector<int64_t>{*number} : std::vector<int64_t>{};
+      };
+      const std::vector<int64_t> start = bound("starts", 1), end = bound("ends", 2);
+      if (!all || start.size() != 1 || end.size() != 1 || (!isOld && in(4) && numberOf(4) != 1))
         return;
       const auto count = static_cast<int64_t>(all->size());
       auto clamp = [&](int64_t at) {
         return std::clamp(at < 0 ? at + count : at, int64_t(0), count);
       };
-      const int64_t first = clamp(*start), last = std::max(first, clamp(*end));
+      const int64_t first = clamp(start[0]), last = std::max(first, clamp(end[0]));
       setInts({all->begin() + first, all->begin() + last});
     } else if (isOneOf({"Unsqueeze", "Squeeze"})) {
       if (const auto all = intsOf(0); all && all->size() == 1)
@@ -421,7 +461,7 @@ private:
       out().shape = std::move(shape);
       return;
     }
-    // What the model says, and where it says nothing what is found.
+    // The model's word wins, and where it says nothing what is found here.
     if (out().shape->size() == shape.size())
       for (size_t i = 0; i < shape.size(); ++i)
         if (!(*out().shape)[i].isKnown() && (shape[i].isKnown() || (*out().shape)[i].name.empty()))

@@ -43,16 +43,29 @@ private:
   const Node *producer(int value) const { return graph_.producer(value); }
   const Value &value(int v) const { return graph_.values[static_cast<size_t>(v)]; }
 
-  /// What is the same number, element by element, but for its type.
+  /// The value that has the same numbers, element by element, before casts.
   int bare(int v) const {
     while (const Node *node = producer(v)) {
-      const bool isSame = node->is("Identity") || node->is("Cast") ||
-                          (node->is("Dropout") && !node->integer("training_mode", 0));
-      if (!isSame || node->input(0) < 0)
+      if (node->input(0) < 0 || !(isWidening(*node) || isNothing(*node)))
         break;
       v = node->input(0);
     }
     return v;
+  }
+  /// A cast that loses no digit.
+  bool isWidening(const Node &node) const {
+    const int from = value(node.input(0)).type, to = value(node.output(0)).type;
+    return node.is("Cast") && precisionOf(from) > 0 &&
+           (from == to || precisionOf(to) > precisionOf(from));
+  }
+  /// A node that changes nothing, in inference.
+  bool isNothing(const Node &node) const {
+    if (node.is("Dropout"))
+      return node.version >= 12 ? node.input(2) < 0 || graph_.scalar(node.input(2)) == 0.0
+                                : node.version >= 7 || node.integer("is_test", 0) != 0;
+    return node.is("Identity") ||
+           (node.is("Cast") && value(node.input(0)).type == value(node.output(0)).type &&
+            value(node.input(0)).type != 0);
   }
   bool same(int a, int b) const { return a >= 0 && b >= 0 && bare(a) == bare(b); }
 
@@ -82,23 +95,24 @@ private:
     return axes;
   }
 
+  static constexpr int kMostDepth = 8; ///< of nodes that change nothing
+
   struct Mean {
     int of = -1; ///< the value
     std::vector<int64_t> axes;
   };
 
-  /// What a value is the mean of, over axes that it still has, with 1 element each. `why` gets what
+  /// The value whose mean `v` is, over axes that it still has, with 1 element each. `why` gets what
   /// is in the way where it is one after all.
   std::optional<Mean> meanOf(int v, std::string &why) const {
     v = bare(v);
     const Node *node = producer(v);
     if (!node)
       return std::nullopt;
-    // Axes that were dropped are put back by what follows.
-    bool isPutBack = false;
-    int restored = v;
+    // Axes that were dropped are put back by what follows, the outermost first here.
+    std::vector<const Node *> behind;
     while (node && (node->is("Unsqueeze") || node->is("Reshape") || node->is("Expand"))) {
-      isPutBack = true;
+      behind.push_back(node);
       v = bare(node->input(0));
       node = producer(v);
     }
@@ -147,17 +161,26 @@ private:
       if (std::abs(factor * count - 1) > 1e-6)
         return std::nullopt;
     }
-    if (node->integer("keepdims", 1) == 0) {
-      // Put back, they are in their places again, with one element or expanded to x's.
-      const Shape *back = graph_.shape(restored), &own = *graph_.shape(of);
-      bool isBack = isPutBack && back && back->size() == own.size();
-      for (size_t i = 0; isBack && i < own.size(); ++i)
-        isBack = (*back)[i].same(own[i]) ||
-                 ((*back)[i].size == 1 && llvm::is_contained(*axes, static_cast<int64_t>(i)));
-      if (!isBack) {
-        why = "a mean drops its axes (keepdims=0)";
-        return std::nullopt;
-      }
+    // With all axes again, a mean may be expanded: each number stays in its place.
+    const Shape &own = *graph_.shape(of);
+    bool hasAll = node->integer("keepdims", 1) != 0;
+    auto isOneEach = [&](const Shape *shape) {
+      bool is = shape && shape->size() == own.size();
+      for (size_t i = 0; is && i < own.size(); ++i)
+        is = llvm::is_contained(*axes, static_cast<int64_t>(i)) ? (*shape)[i].size == 1
+                                                                : (*shape)[i].same(own[i]);
+      return is;
+    };
+    for (const Node *further : llvm::reverse(behind)) {
+      if (!further->is("Expand"))
+        hasAll = isOneEach(graph_.shape(further->output(0)));
+      if (!hasAll)
+        break;
+    }
+    if (!hasAll) {
+      why = behind.empty() ? "a mean drops its axes (keepdims=0)"
+                           : "a mean is reshaped, and its axes are not where they were";
+      return std::nullopt;
     }
     return Mean{of, *axes};
   }
@@ -180,8 +203,8 @@ private:
     bool hasMean = false;
   };
 
-  /// What a value is the variance of, or the mean of squares.
-  std::optional<Spread> spreadOf(int v, std::string &why) const {
+  /// The value whose variance, or mean of squares, `v` is.
+  std::optional<Spread> spreadOf(int v, std::string &why, int depth = 0) const {
     if (auto mean = meanOf(v, why)) {
       const auto d = rootOf(mean->of);
       if (!d)
@@ -202,9 +225,9 @@ private:
     if (node->is("Max") && node->inputs.size() == 2)
       for (int i : {0, 1})
         if (graph_.scalar(node->input(i)) == 0.0)
-          return spreadOf(node->input(1 - i), why);
+          return depth < kMostDepth ? spreadOf(node->input(1 - i), why, depth + 1) : std::nullopt;
     if (node->is("Relu"))
-      return spreadOf(node->input(0), why);
+      return depth < kMostDepth ? spreadOf(node->input(0), why, depth + 1) : std::nullopt;
     if (!node->is("Sub"))
       return std::nullopt;
     // The mean of squares less the square of the mean.
@@ -304,13 +327,18 @@ private:
   }
 
   /// Finds what is divided by a root, or multiplied with its inverse.
-  bool divide(int root, bool isInverse, const Spread &spread, Norm &norm) const {
+  bool divide(int root, bool isInverse, const Spread &spread, Norm &norm, int depth = 0) const {
+    if (depth > kMostDepth)
+      return false;
     for (int user : value(root).users) {
       const Node &node = graph_.nodes[user];
       const int out = node.output(0);
       if (out < 0)
         continue;
-      if ((node.is("Cast") || node.is("Identity")) && divide(out, isInverse, spread, norm))
+      // Rounded to x's own type at most.
+      const bool isCast = node.is("Cast") && precisionOf(value(out).type) > 0 &&
+                          precisionOf(value(out).type) >= precisionOf(value(spread.x).type);
+      if ((isCast || node.is("Identity")) && divide(out, isInverse, spread, norm, depth + 1))
         return true;
       if (!isInverse) {
         const bool isNumerator = same(node.input(0), root);
@@ -320,7 +348,7 @@ private:
         }
         const bool inverts = node.is("Reciprocal") || (node.is("Div") && !isNumerator &&
                                                        graph_.scalar(node.input(0)) == 1.0);
-        if (inverts && divide(out, /*isInverse=*/true, spread, norm))
+        if (inverts && divide(out, /*isInverse=*/true, spread, norm, depth + 1))
           return true;
         continue;
       }
@@ -416,15 +444,12 @@ private:
 
   /// Nodes that change nothing.
   void passIdentities(Norm &norm) const {
-    auto isNothing = [&](const Node *node) {
-      return node && node->input(0) >= 0 && node->output(0) >= 0 &&
-             (node->is("Identity") ||
-              (node->is("Cast") && value(node->input(0)).type == value(node->output(0)).type &&
-               value(node->input(0)).type != 0));
+    auto passes = [&](const Node *node) {
+      return node && node->input(0) >= 0 && node->output(0) >= 0 && isNothing(*node);
     };
-    while (isNothing(producer(norm.x)))
+    while (passes(producer(norm.x)))
       norm.x = producer(norm.x)->input(0);
-    while (isNothing(freeUser(norm.y)))
+    while (passes(freeUser(norm.y)))
       norm.y = freeUser(norm.y)->output(0);
   }
 
@@ -499,8 +524,12 @@ private:
       size_t first = outer->size();
       while (first > 1 && count < *(*inner)[1].size && (*outer)[first - 1].isKnown())
         count *= *(*outer)[--first].size;
-      if (count != *(*inner)[1].size)
+      if (count != *(*inner)[1].size || first == outer->size())
         return;
+      for (int v : {norm.gamma, norm.beta})
+        if (v >= 0 && !isParameter(v, norm.x, {1}))
+          return;
+      norm.isFlattened = true;
       norm.axes.resize(outer->size() - first);
       std::iota(norm.axes.begin(), norm.axes.end(), static_cast<int64_t>(first));
     } else {
@@ -587,7 +616,7 @@ private:
     Norm norm = ofNode(node, Kind::Instance);
     norm.gamma = node.input(1);
     norm.beta = node.input(2);
-    // Of ones and zeros, it has none: groups, perhaps.
+    // Ones and zeros change nothing: it may be a group norm.
     const Tensor *gamma = graph_.constant(norm.gamma), *beta = graph_.constant(norm.beta);
     const Node *before = producer(norm.x);
     if (gamma && beta && gamma->isAll(1) && beta->isAll(0) && before && before->is("Reshape")) {
@@ -657,6 +686,10 @@ private:
       return leave(index, "the shape of what is added is not known, or another one");
     if (bias >= 0)
       norm.prologue.push_back({"bias", bias});
+    for (size_t i : {1, 2})
+      if (const int v = node.output(i);
+          v >= 0 && (!value(v).users.empty() || value(v).isOutput || value(v).isUsedWithin))
+        norm.stays = "its mean or deviation is used, too";
     const int sum = node.output(3);
     const bool isWanted =
         sum >= 0 && (!value(sum).users.empty() || value(sum).isOutput || value(sum).isUsedWithin);
@@ -679,7 +712,8 @@ private:
     }
     if (const std::string why = problemOf(norm); !why.empty())
       return leave(first, why);
-    takeSteps(graph_, taken_, norm.y, norm.fuse, found_.left);
+    // Who takes a stored sum may come before what the steps take.
+    takeSteps(graph_, taken_, /*operands=*/norm.sum < 0, norm.y, norm.fuse, found_.left);
     norm.nodes = cone(norm);
     for (int node : norm.nodes)
       taken_.insert(node);
@@ -697,6 +731,8 @@ private:
       return type == 0 ? "the type of x is not known" : "x of a type that no kernel has";
     if (value(norm.y).type != 0 && value(norm.y).type != type)
       return "casts between: y has another type than x";
+    if (const Shape *result = graph_.shape(norm.y); result && result->size() != shape->size())
+      return fmt::format("y of shape {} beside x of shape {}", text(*result), text(*shape));
     int parameters = 0;
     for (int v : {norm.gamma, norm.beta, norm.mean, norm.variance}) {
       if (v < 0)
@@ -724,7 +760,8 @@ private:
       if (!own)
         return fmt::format("the shape of its {} is not known", word);
       const bool isFlat = !isOfRows && own->size() == 1 && (*own)[0].same((*shape)[1]);
-      if (!isFlat && !isParameter(v, norm.x, parameterAxes(norm)) && !isFlattened(*own, norm))
+      if (!isFlat && !isParameter(v, norm.x, parameterAxes(norm)) &&
+          !(norm.isFlattened && isFlattened(*own, norm)))
         return fmt::format("a {} of shape {} that broadcasts over x of shape {}", word, text(*own),
                            text(*shape));
     }

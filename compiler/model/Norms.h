@@ -38,8 +38,9 @@ struct Norm {
   int mean = -1, variance = -1;       ///< given ones
   int newMean = -1, newVariance = -1; ///< that training writes
   std::vector<Step> prologue, fuse;
-  int sum = -1;           ///< that the prologue's sum is stored in; -1: nobody wants it
-  std::vector<int> nodes; ///< all that it is made of
+  int sum = -1;             ///< that the prologue's sum is stored in; -1: nobody wants it
+  bool isFlattened = false; ///< parameters are (1, all normalized axes as one)
+  std::vector<int> nodes;   ///< all that it is made of
   std::vector<std::string> notes;
   std::string stays; ///< why a rewritten model keeps its nodes; else ""
 };
@@ -55,10 +56,13 @@ struct Found {
 };
 Found findNorms(const Graph &graph);
 
+/// A number as a spec has it for data of this type: in the fewest digits that give it back.
+std::string numberText(double number, int type);
+
 /// The steps that follow value `y` and that only it feeds, none of them in `taken`, each into
 /// `steps`; `y` becomes the last one's result. `left` gets the node that ends them, where it could
-/// have been one.
-void takeSteps(const Graph &graph, const std::set<int> &taken, int &y, std::vector<Step> &steps,
-               std::vector<Left> &left);
+/// have been one. Without `operands`, those that take another value end them.
+void takeSteps(const Graph &graph, const std::set<int> &taken, bool operands, int &y,
+               std::vector<Step> &steps, std::vector<Left> &left);
 
 } // namespace normforge::model

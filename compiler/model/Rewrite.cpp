@@ -17,7 +17,7 @@ namespace normforge::model {
 
 namespace {
 
-constexpr const char *kDomain = "normforge", *kOperator = "Normalization";
+constexpr const char *kDomain = "normforge";
 
 /// The value of the graph that a kernel's argument is; -1: none.
 int valueOf(const Norm &norm, const Spec &spec, const Operand &operand) {
@@ -81,22 +81,47 @@ private:
     std::set<int> candidates;             ///< numbers of nodes that may be of no use now
   };
 
+  /// ONNX Runtime turns nodes of half precision into f32 where an operator takes that, too.
+  static std::string operatorName(int type) {
+    return type == kFloat ? "Normalization" : fmt::format("Normalization_{}", typeName(type));
+  }
+
+  /// One that no node and no value of the model has.
+  std::string newName(const std::string &wanted) {
+    if (names_.empty())
+      for (const Graph &graph : model_.graphs) {
+        for (const onnx::NodeProto &node : graph.proto->node())
+          names_.insert(node.name());
+        for (const Value &value : graph.values)
+          names_.insert(value.name);
+      }
+    std::string name = wanted;
+    for (int i = 2; !names_.insert(name).second; ++i)
+      name = fmt::format("{}_{}", wanted, i);
+    return name;
+  }
+
   std::string replace(const Place &place, const Layer &layer, const Spec &spec,
                       const Operator &op) {
     const Graph &graph = model_.graphs[place.graph];
     const Norm &norm = place.norm;
     if (!norm.stays.empty())
       return norm.stays;
-    int last = -1;
+    if (graph.isOfFunction)
+      return "it is within a function of the model";
+    // Behind the last of its nodes; where its sum is taken, too, behind the first, for steps take
+    // nothing else then.
+    int at = -1;
     for (int node : norm.nodes) {
-      if (graph.nodes[node].number < 0)
+      const int number = graph.nodes[node].number;
+      if (number < 0)
         return "it is within a function of the model";
-      last = std::max(last, graph.nodes[node].number);
+      at = at < 0 ? number : norm.sum < 0 ? std::max(at, number) : std::min(at, number);
     }
     onnx::NodeProto node;
     node.set_domain(kDomain);
-    node.set_op_type(kOperator);
-    node.set_name(graph.nodes[norm.nodes.back()].name + "/normforge");
+    node.set_op_type(operatorName(graph.values[norm.x].type));
+    node.set_name(newName(graph.nodes[norm.nodes.back()].name + "/normforge"));
     for (const Operand &operand : op.operands) {
       const int value = valueOf(norm, spec, operand);
       if (value < 0)
@@ -115,7 +140,7 @@ private:
     word("spec", "name: " + layer.name + "\n" + layer.text);
     word("phase", std::string(toString(op.phase)));
     Changes &changes = changes_[place.graph];
-    changes.added.emplace(last, std::move(node));
+    changes.added.emplace(at, std::move(node));
     for (int taken : norm.nodes)
       changes.candidates.insert(graph.nodes[taken].number);
     return {};
@@ -138,7 +163,7 @@ private:
         ++users[input];
       made.insert(node.output().begin(), node.output().end());
     }
-    // What makes a value that a new node makes goes; then what only that took, from the end on.
+    // Nodes whose values new nodes make go; then those that only they took, from the end on.
     std::set<int> gone;
     const std::vector<int> lastFirst(changes.candidates.rbegin(), changes.candidates.rend());
     for (bool isMore = true; isMore;) {
@@ -181,6 +206,7 @@ private:
 
   Model &model_;
   std::map<size_t, Changes> changes_; ///< by graphs
+  std::set<std::string> names_;
 };
 
 } // namespace
@@ -199,18 +225,24 @@ llvm::Expected<Rewritten> rewrite(Model &model, const Imported &imported) {
   return result;
 }
 
-bool hasExternalData(const Model &model) {
-  auto isExternal = [](const onnx::TensorProto &tensor) {
-    return tensor.data_location() == onnx::TensorProto::EXTERNAL;
+std::vector<std::string> externalFiles(const Model &model) {
+  std::set<std::string> files;
+  auto add = [&](const onnx::TensorProto &tensor) {
+    if (tensor.data_location() != onnx::TensorProto::EXTERNAL)
+      return;
+    for (const auto &entry : tensor.external_data())
+      if (entry.key() == "location")
+        files.insert(entry.value());
   };
-  return llvm::any_of(model.graphs, [&](const Graph &graph) {
-    return llvm::any_of(graph.proto->initializer(), isExternal) ||
-           llvm::any_of(graph.proto->node(), [&](const onnx::NodeProto &node) {
-             return llvm::any_of(node.attribute(), [&](const onnx::AttributeProto &attribute) {
-               return attribute.has_t() && isExternal(attribute.t());
-             });
-           });
-  });
+  for (const Graph &graph : model.graphs) {
+    for (const onnx::TensorProto &tensor : graph.proto->initializer())
+      add(tensor);
+    for (const onnx::NodeProto &node : graph.proto->node())
+      for (const onnx::AttributeProto &attribute : node.attribute())
+        if (attribute.has_t())
+          add(attribute.t());
+  }
+  return {files.begin(), files.end()};
 }
 
 } // namespace normforge::model

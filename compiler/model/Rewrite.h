@@ -24,7 +24,7 @@ struct Rewritten {
 /// more go, and initializers that only they took. A model of more than 2 GiB is an error.
 llvm::Expected<Rewritten> rewrite(Model &model, const Imported &imported);
 
-/// Whether values of the model lie in other files beside it.
-bool hasExternalData(const Model &model);
+/// The other files that values of the model lie in, relative to its folder.
+std::vector<std::string> externalFiles(const Model &model);
 
 } // namespace normforge::model

@@ -77,7 +77,7 @@ std::string specText(const Graph &graph, const Norm &norm, const std::string &la
       fmt::join(isOfRows(norm) ? norm.axes : std::vector<int64_t>{1}, ", "));
   if (norm.kind == Kind::Group)
     text += fmt::format("groups: {}\n", norm.groups);
-  text += fmt::format("epsilon: {}\n", static_cast<float>(norm.epsilon));
+  text += fmt::format("epsilon: {}\n", numberText(norm.epsilon, x.type));
   for (int v : {norm.gamma, norm.beta, norm.mean})
     if (v >= 0 && graph.values[v].type != 0) {
       text += fmt::format("parameter_dtype: {}\n", typeName(graph.values[v].type));
@@ -90,7 +90,7 @@ std::string specText(const Graph &graph, const Norm &norm, const std::string &la
   if (norm.beta >= 0 && norm.kind == Kind::Rms)
     text += "center: true\n";
   if (norm.isTraining)
-    text += fmt::format("momentum: {}\n", static_cast<float>(norm.momentum));
+    text += fmt::format("momentum: {}\n", numberText(norm.momentum, x.type));
   if (!norm.prologue.empty())
     text += fmt::format("prologue: {}\n", stepList(norm.prologue));
   if (!norm.fuse.empty())

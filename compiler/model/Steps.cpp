@@ -11,6 +11,11 @@
 
 namespace normforge::model {
 
+std::string numberText(double number, int type) {
+  return type == kDouble ? fmt::format("{}", number)
+                         : fmt::format("{}", static_cast<float>(number));
+}
+
 namespace {
 
 /// An activation's name and, of those with a number, which attribute it is and its default.
@@ -25,13 +30,10 @@ constexpr Function kFunctions[] = {
     {"Tanh", "tanh"},           {"Softplus", "softplus"},
     {"Mish", "mish"},           {"HardSwish", "hard_swish"}};
 
-/// As specs have numbers of ONNX's attributes, which are f32.
-std::string numberText(double number) { return fmt::format("{}", static_cast<float>(number)); }
-
 class Follower {
 public:
-  Follower(const Graph &graph, const std::set<int> &taken, int y)
-      : graph_(graph), taken_(taken), y_(y) {}
+  Follower(const Graph &graph, const std::set<int> &taken, bool operands, int y)
+      : graph_(graph), taken_(taken), operands_(operands), y_(y) {}
 
   /// One more step; empty where nothing follows that could be one.
   std::optional<Step> next() {
@@ -51,7 +53,10 @@ public:
       return std::nullopt;
     const int index = value.users[0];
     const Node &node = graph_.nodes[index];
-    if (!node.domain.empty() || node.output(0) < 0)
+    // A call of a function is whole, or not taken at all.
+    const Node *own = graph_.producer(y_);
+    if (!node.domain.empty() || node.output(0) < 0 ||
+        (own && (own->number < 0) != (node.number < 0)))
       return std::nullopt;
     if (auto step = activation(index))
       return step;
@@ -172,6 +177,8 @@ private:
       return stop(
           index, fmt::format("an operand of shape {} beside the norm's {}", text(*of), text(*own)));
     const char *name = isAdd ? "add" : "mul";
+    if (!operands_)
+      return stop(index, "the norm's sum is used, too, perhaps before this operand is there");
     if (axes.size() == own->size())
       return take(node, name, other);
     if (axes.empty())
@@ -185,6 +192,10 @@ private:
            });
   }
 
+  bool rankStays(const Node *before, const Node *behind) const {
+    const Shape *a = graph_.shape(before->output(0)), *b = graph_.shape(behind->output(0));
+    return a && b && a->size() == b->size();
+  }
   const Node *user(int value, size_t i) const {
     const auto &users = graph_.values[value].users;
     return i < users.size() && !taken_.contains(users[i]) ? &graph_.nodes[users[i]] : nullptr;
@@ -208,9 +219,16 @@ private:
     return std::nullopt;
   }
 
-  /// The number that a node multiplies a value by.
+  std::string numberText(double number) const {
+    return normforge::model::numberText(number, graph_.values[y_].type);
+  }
+
+  /// The number that a node multiplies a value by, which gets no further axes.
   std::optional<double> factorOf(const Node *node, int of) const {
     if (!node || (!node->is("Mul") && !node->is("Div")))
+      return std::nullopt;
+    const Shape *before = graph_.shape(of), *behind = graph_.shape(node->output(0));
+    if (!before || !behind || before->size() != behind->size())
       return std::nullopt;
     if (node->is("Div"))
       return node->input(0) == of && graph_.scalar(node->input(1))
@@ -223,7 +241,8 @@ private:
   std::optional<Step> errorGelu() {
     if (graph_.values[y_].users.size() != 2)
       return std::nullopt;
-    auto near = [](std::optional<double> a, double b) { return a && std::abs(*a - b) < 1e-3; };
+    const double rounding = precisionOf(graph_.values[y_].type) < 2 ? 1e-3 : 1e-6;
+    auto near = [&](std::optional<double> a, double b) { return a && std::abs(*a - b) < rounding; };
     for (size_t i : {0, 1}) {
       const Node *inner = user(y_, i), *other = user(y_, 1 - i);
       if (!other || !near(factorOf(inner, y_), std::numbers::sqrt2 / 2) ||
@@ -233,7 +252,7 @@ private:
       if (!erf || !erf->is("Erf") || !isOwned(erf->output(0)))
         continue;
       const Node *one = user(erf->output(0), 0);
-      if (!one || !one->is("Add") || !isOwned(one->output(0)) ||
+      if (!one || !one->is("Add") || !isOwned(one->output(0)) || !rankStays(erf, one) ||
           (graph_.scalar(one->input(0)) != 1.0 && graph_.scalar(one->input(1)) != 1.0))
         continue;
       // Three factors are left: x, 1 + erf, 0.5.
@@ -263,16 +282,17 @@ private:
 
   const Graph &graph_;
   const std::set<int> &taken_;
+  const bool operands_;
   int y_;
   std::optional<Left> left_;
 };
 
 } // namespace
 
-void takeSteps(const Graph &graph, const std::set<int> &taken, int &y, std::vector<Step> &steps,
-               std::vector<Left> &left) {
+void takeSteps(const Graph &graph, const std::set<int> &taken, bool operands, int &y,
+               std::vector<Step> &steps, std::vector<Left> &left) {
   constexpr size_t kMostSteps = 8;
-  Follower follower(graph, taken, y);
+  Follower follower(graph, taken, operands, y);
   while (steps.size() < kMostSteps) {
     auto step = follower.next();
     if (!step)

@@ -1,4 +1,4 @@
-// What an optimizer does with the gradients of gamma and beta: phase update, and the end of
+// An optimizer's step by the gradients of gamma and beta: phase update, and the end of
 // backward+update.
 #include "compiler/operator/OperatorBuilder.h"
 
@@ -109,7 +109,7 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
       rate = rate * root;
   }
 
-  // What a constraint takes a weight times, by a norm.
+  // The factor that a constraint takes a weight times, by a norm.
   auto factorOf = [&](const Learned &learned, Term norm) {
     auto clip = [&](Term value, double least) {
       const Term most = constant(learned.most), low = constant(least);

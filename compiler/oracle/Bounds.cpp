@@ -70,7 +70,7 @@ public:
   Evaluator(const Operator &op, const Sizes &sizes, const Arrays &inputs, const Numbers &scalars,
             bool corrected);
 
-  /// What may differ, by written operand.
+  /// The tolerances, by written operand.
   std::map<std::string, Tolerance> run();
 
 private:

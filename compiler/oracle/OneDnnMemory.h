@@ -1,4 +1,4 @@
-// What the problems that are set up for oneDNN share: memory, threads, and the way that a spec is
+// Shared by the problems that are set up for oneDNN: memory, threads, and the way that a spec is
 // seen.
 #pragma once
 

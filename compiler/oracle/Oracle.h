@@ -1,4 +1,4 @@
-// What a kernel's results are compared with: an f64 reference written to be read, and oneDNN.
+// Results to compare a kernel's with: an f64 reference written to be read, and oneDNN.
 //
 // Both take the spec itself, never the operator or the schedule that the kernel was made from. What
 // inputs are drawn and how far results may be off is read from the operator.

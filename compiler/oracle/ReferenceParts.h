@@ -1,4 +1,4 @@
-// What the parts of the reference share. Private to Reference*.cpp.
+// Shared by the parts of the reference. Private to Reference*.cpp.
 //
 // Reference.cpp has the forward phases, ReferenceStatistics.cpp what is taken of a batch or of all
 // batches, ReferenceGradients.cpp the backward phases.

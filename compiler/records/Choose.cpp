@@ -74,7 +74,7 @@ llvm::Expected<TunedRecords> readTunedRecords(const std::string &path,
 
 namespace {
 
-/// What reasons of variants from records begin with.
+/// Reasons of variants from records begin so.
 constexpr std::string_view kTuned = "tuned: ";
 
 /// A record and the variant of the heuristic that it replaces.

@@ -1,4 +1,4 @@
-// What a sweep has measured, a JSON object a line.
+// Records of what a sweep has measured, a JSON object a line.
 //
 // Two kinds of lines. A `candidate` is one schedule of a case, measured against the default or
 // known for what it is not: wrong, crashed. A `result` ends a case: the schedule to take, how sure
@@ -64,7 +64,7 @@ std::string compilerKey();
 /// The same in full, for people.
 std::string compilerVersions();
 
-/// What a measurement is of. Equal ones have equal ids.
+/// The subject of a measurement. Equal ones have equal ids.
 struct CaseKey {
   std::string op, family; ///< digests of signatureOf and familyOf
   std::string phase;

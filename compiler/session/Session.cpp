@@ -78,7 +78,7 @@ std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir
 
 namespace {
 
-/// What one variant is at the stage asked for: text up to the LLVM dialect, then an llvm::Module.
+/// A variant at the stage asked for: text up to the LLVM dialect, then an llvm::Module.
 struct Compiled {
   std::string text;
   std::vector<StageInfo> stages;
@@ -178,7 +178,7 @@ struct Session::State {
 
 constexpr std::string_view kLessInFlight = "; with less in flight, which the stack holds";
 
-/// What is no fault of the schedule is one of the compiler.
+/// A failure that is no fault of the schedule is one of the compiler.
 static llvm::Error linkFailure(llvm::Error error) {
   return error.isA<StackError>()
              ? std::move(error)

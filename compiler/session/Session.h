@@ -12,7 +12,7 @@
 
 namespace normforge {
 
-/// What `compile --emit` can show, in the order in which it comes to be.
+/// The stages that `compile --emit` can show, in the order in which they come to be.
 enum class EmitStage : uint8_t { Linalg, Scheduled, Vector, LlvmMlir, Llvm, Assembly };
 std::optional<EmitStage> parseEmitStage(std::string_view text);
 std::string_view emitStageNames(); ///< "linalg, scheduled, ..."

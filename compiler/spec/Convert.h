@@ -1,4 +1,4 @@
-// What a layer of one framework has saved, as a layer of another takes it.
+// Turns what a layer of one framework has saved into what a layer of another takes.
 //
 // Enters: gamma, beta and moving statistics by their framework's names. Leaves: the same by the
 // other's names, of values with which its inference computes the same y, or errors that say why
@@ -18,7 +18,7 @@ namespace normforge {
 struct Conversion {
   Semantics from = Semantics::Keras_1_2, to = Semantics::PyTorch;
   Mode mode = Mode::Feature; ///< of the layers; not Range
-  /// Of the layers converted; none: their framework's default.
+  /// The epsilon of the layers converted; none: their framework's default.
   std::optional<double> fromEpsilon{};
   /// Of the layers made; none: the same, and where the formula is another one, their framework's
   /// default.
@@ -42,7 +42,7 @@ struct Converted {
   std::vector<std::string> notes;     ///< what differs beside y of inference
 };
 
-/// What could not be read, by name: why.
+/// Why an array could not be read, by its name.
 using Problems = std::map<std::string, std::string>;
 
 /// Converts every layer among `arrays`, which have the names that the framework gives them, or

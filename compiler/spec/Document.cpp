@@ -23,7 +23,7 @@ constexpr size_t maxBytes = 1 << 20;
 /// Far above any spec; keeps the tree, and the errors about it, small beside the text.
 constexpr size_t maxValues = 1 << 16;
 
-/// What makes the text unreadable before YAML is looked at.
+/// Refuses bytes that no YAML has.
 bool checkBytes(std::string_view text, Diagnostics &diagnostics) {
   if (text.size() > maxBytes) {
     diagnostics.error(0, fmt::format("the spec is larger than {} bytes", maxBytes));

@@ -128,7 +128,7 @@ private:
     value.text = word;
     value.plain = true;
     const std::optional<double> number = asNumber(value);
-    // What f32 cannot hold would be another number.
+    // A number that f32 cannot hold would be another one.
     if (!number || !std::isfinite(static_cast<float>(*number)))
       return fail(begin, fmt::format("expected a number, found {}", quoted(word)));
     formula.kind = Formula::Kind::Number;
@@ -193,7 +193,7 @@ private:
     return true;
   }
 
-  /// What follows the first argument of `where`.
+  /// Reads the rest of `where` behind its first argument.
   bool readComparison(Formula &left, const std::string &function, size_t argument) {
     const char next = peek();
     const bool compares = next == '<' || next == '>';

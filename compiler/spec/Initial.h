@@ -1,4 +1,4 @@
-// What a parameter or a moving statistic begins with, as a spec says it.
+// The start of a parameter or a moving statistic, as a spec says it.
 #pragma once
 
 #include <cstdint>

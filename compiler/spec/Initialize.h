@@ -1,4 +1,4 @@
-// What gamma, beta and the moving statistics begin with, before the first batch.
+// Makes the values that gamma, beta and the moving statistics begin with.
 //
 // Made on the host. Kernels of inference alone have within them what is written as a value.
 #pragma once
@@ -10,7 +10,7 @@
 
 namespace normforge {
 
-/// What has no kernel, and is no Phase.
+/// The phase that has no kernel, and is no Phase.
 constexpr llvm::StringLiteral kInitialize = "initialize";
 
 /// The arrays of `spec` that have an initial value, by their names: gamma, beta, moving_mean and

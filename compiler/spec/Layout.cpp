@@ -19,7 +19,7 @@ constexpr int64_t minBlock = 2, maxBlock = 64;
 bool isUpper(char c) { return c >= 'A' && c <= 'Z'; }
 char lower(char c) { return isUpper(c) ? static_cast<char>(c - 'A' + 'a') : c; }
 
-/// What is wrong with a layout, or empty. Fills `layout`.
+/// Fills `layout`; gives what is wrong with the text, or empty.
 std::string parse(std::string_view text, Layout &layout) {
   layout.text = text;
   size_t axesEnd = std::min(text.find_first_of("0123456789"), text.size());

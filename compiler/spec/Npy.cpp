@@ -33,7 +33,7 @@ llvm::Error failure(StringRef path, const std::string &text) {
                                  llvm::Twine(fmt::format("{}: error: {}", path.str(), text)));
 }
 
-/// What a header says.
+/// A header's fields.
 struct Header {
   std::optional<std::string> descr;
   std::optional<bool> fortranOrder;

@@ -20,7 +20,7 @@ std::string beside(llvm::StringRef of, const std::string &path);
 /// The same of a file's bytes; `place` is what errors begin with.
 llvm::Expected<HostArray> parseNpy(llvm::StringRef bytes, llvm::StringRef place);
 
-/// What a file has before an array's bytes.
+/// The header of a file, before the array's bytes.
 llvm::Expected<std::string> npyHead(const HostArray &array);
 llvm::StringRef bytesOf(const HostArray &array);
 

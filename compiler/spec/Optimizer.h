@@ -61,7 +61,7 @@ enum class WeightConstraint : uint8_t {
   NonNegative ///< max(w, 0)
 };
 
-/// What is beside the optimizer of one parameter.
+/// Settings of one parameter beside the optimizer's.
 struct Learned {
   double l1 = 0, l2 = 0; ///< penalty l1*sum|w| + l2*sum(w^2), gradient l1*sign(w) + 2*l2*w
   WeightConstraint constraint = WeightConstraint::None;

@@ -1,4 +1,4 @@
-// What arrays begin with: `value` and `initializer` of `parameters`, and Keras 1's `weights`.
+// Parses `value` and `initializer` of `parameters`, and Keras 1's `weights`.
 #include "compiler/spec/Parser.h"
 #include "compiler/spec/Values.h"
 

@@ -1,4 +1,4 @@
-// What the frameworks do differently: the defaults that `semantics` stands for.
+// The defaults that `semantics` stands for, in which the frameworks differ.
 #pragma once
 
 #include "compiler/spec/Spec.h"
@@ -28,10 +28,10 @@ constexpr int kChannels = INT_MIN;
 
 const Preset &presetOf(Semantics semantics);
 
-/// Of a layer that computes in `compute`.
+/// The default epsilon of a layer that computes in `compute`.
 double defaultEpsilon(const Preset &preset, Mode mode, DType compute);
 
-/// Of `sgd`, `momentum`, `rmsprop` or `adam`, with what the framework does otherwise.
+/// The optimizer `sgd`, `momentum`, `rmsprop` or `adam`, as the framework has it.
 Optimizer defaultOptimizer(Semantics semantics, std::string_view name);
 
 } // namespace normforge::spec

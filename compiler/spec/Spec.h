@@ -1,4 +1,4 @@
-// What is to be computed: the value of a spec file.
+// The value of a spec file: all that is to be computed.
 //
 // Enters: YAML text. Leaves: a checked Spec, presets applied, or errors with file, line and column.
 // Nothing here says how a kernel computes it.
@@ -98,7 +98,7 @@ enum class MovingSpread : uint8_t { Variance, Deviation };
 enum class Frozen : uint8_t { Nothing, Parameters, ParametersAndStatistics };
 /// The moving variance takes v, v*N/(N-1), v*N/(N-(1+e)); N <= 1 (or N <= 1+e) takes v.
 enum class RunningVariance : uint8_t { Biased, Bessel, Keras2 };
-/// What momentum weighs: a*old + (1-a)*batch, or (1-a)*old + a*batch.
+/// Which value momentum weighs: a*old + (1-a)*batch, or (1-a)*old + a*batch.
 enum class MomentumWeighs : uint8_t { Old, New };
 /// The statistics that gradients go through: the batch's, which depend on x, or the moving ones,
 /// which do not (layers whose statistics are frozen).

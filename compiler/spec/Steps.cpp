@@ -171,7 +171,7 @@ std::optional<std::vector<double>> readParameters(const Function &function, cons
   std::vector<double> numbers;
   auto take = [&](const Value &one) {
     const std::optional<double> number = asNumber(one);
-    // What f32 cannot hold would be another function.
+    // A number that f32 cannot hold would make another function.
     const bool isNumber = number && std::isfinite(static_cast<float>(*number));
     if (isNumber)
       numbers.push_back(*number);

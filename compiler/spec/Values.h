@@ -30,7 +30,7 @@ std::optional<std::string_view> asWord(const Value &value);
 bool isNull(const Value &value);
 bool isIdentifier(std::string_view text);
 
-/// What was found, for "expected ...; found ...": 'text', a list, a mapping, nothing.
+/// A value in words, for "expected ...; found ...": 'text', a list, a mapping, nothing.
 std::string found(const Value &value);
 
 /// A word of the language. `built` is false where it is part of it but not built yet.
@@ -38,7 +38,7 @@ struct Choice {
   std::string_view name;
   bool built = true;
 };
-/// What others call it, and our name.
+/// Another framework's word, and ours.
 using Alias = std::pair<std::string_view, std::string_view>;
 
 /// The index of the choice that `value` names. Otherwise empty and an error that calls it `what`

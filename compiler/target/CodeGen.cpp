@@ -26,7 +26,7 @@ namespace normforge {
 
 using namespace llvm;
 
-/// What abi.h promises of a stage's stack.
+/// The stack that abi.h promises a stage at most.
 static constexpr uint64_t kMostStackBytes = 16 * 1024;
 
 char StackError::ID = 0;

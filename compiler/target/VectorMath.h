@@ -51,7 +51,7 @@ public:
     const Number large = o.number(o.isF64 ? 700 : 80);
     const Number near = o.select(o.less(large, x), large, x);
     const Reduced reduced = reduce(near);
-    // What is far below 0 is -1, whatever the factor.
+    // Far below 0 the result is -1, whatever the factor.
     const Number factor = powerOf2(reduced.n);
     const Number least = o.number(o.isF64 ? -700 : -80);
     const Number y = o.fma(factor, reduced.rest, o.sub(factor, o.number(1)));

@@ -9,7 +9,7 @@ namespace {
 
 // Of one core, in bytes a nanosecond: orders of magnitude that CPUs of the last ten years share.
 constexpr double kL1Speed = 120, kL2Speed = 45, kL3Speed = 20, kMemorySpeed = 10;
-/// What one more thread brings where memory is shared.
+/// One more thread brings this share of the first one's speed where memory is shared.
 constexpr double kMemoryOfFurtherThreads = 0.5;
 constexpr double kTaskNanoseconds = 60, kBarrierNanoseconds = 1500;
 /// Vector instructions a nanosecond.

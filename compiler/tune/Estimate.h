@@ -1,4 +1,4 @@
-// What a schedule may cost: a model of bytes, tasks and instructions that says in which order
+// A model of bytes, tasks and instructions of a schedule, which says in which order
 // candidates are worth a measurement. Only ratios of its figures mean anything.
 #pragma once
 

@@ -8,7 +8,7 @@
 
 namespace normforge::tune {
 
-/// What a file holds.
+/// The records of a file.
 struct Records {
   std::vector<ResultRecord> results;
   std::vector<CandidateRecord> candidates;

@@ -1,4 +1,4 @@
-// What a sweep has found as one HTML page: no scripts, nothing from elsewhere.
+// Writes what a sweep has found as one HTML page: no scripts, nothing from elsewhere.
 #pragma once
 
 #include "compiler/tune/RecordFile.h"

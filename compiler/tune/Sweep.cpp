@@ -15,7 +15,7 @@ double secondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// What an effort may take of time.
+/// The time that an effort may take.
 struct Allowance {
   double search;    ///< seconds a case, without its beginning
   double candidate; ///< seconds of pairs

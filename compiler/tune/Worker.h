@@ -1,4 +1,4 @@
-// What compiles, checks and times candidates, within a process of its own.
+// Compiles, checks and times candidates, within a process of its own.
 //
 // Enters: cases, and schedules one after the other. Leaves: what is wrong with each, or how its
 // time compares with the default's. The default and a candidate run in turn, in blocks of calls, on

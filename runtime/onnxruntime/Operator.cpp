@@ -1,5 +1,5 @@
-// An operator library for ONNX Runtime: normforge.Normalization, which `normforge import --rewrite`
-// puts into models.
+// An operator library for ONNX Runtime: normforge.Normalization and its likes of other types than
+// f32, which `normforge import --rewrite` puts into models.
 //
 //   options.register_custom_ops_library("libnormforge-onnxruntime.so")
 //
@@ -246,29 +246,63 @@ template <typename Body> OrtStatus *guarded(Body body) noexcept {
   }
 }
 
+/// Results have x's shape. Nothing is said where a size of it has neither a number nor a name: ONNX
+/// Runtime would take that for -1.
+OrtStatus *inferShapes(OrtShapeInferContext *context) {
+  OrtTensorTypeAndShapeInfo *info = nullptr; // the context's own
+  NF_RETURN_IF(ort->ShapeInferContext_GetInputTypeShape(context, 0, &info));
+  size_t rank = 0;
+  NF_RETURN_IF(ort->GetDimensionsCount(info, &rank));
+  std::vector<int64_t> sizes(rank);
+  std::vector<const char *> names(rank);
+  NF_RETURN_IF(ort->GetDimensions(info, sizes.data(), rank));
+  NF_RETURN_IF(ort->GetSymbolicDimensions(info, names.data(), rank));
+  for (size_t i = 0; i < rank; ++i)
+    if (sizes[i] < 0 && (!names[i] || !*names[i]))
+      return nullptr;
+  if (rank == 0) // not known: no norm is of a scalar
+    return nullptr;
+  for (size_t i = 0; i < 2; ++i)
+    if (OrtStatus *status = ort->ShapeInferContext_SetOutputTypeShape(context, i, info))
+      ort->ReleaseStatus(status); // it has no second output
+  return nullptr;
+}
+
 // ---- The operator -------------------------------------------------------------------------------
 
-OrtCustomOp makeOperator() {
-  OrtCustomOp op{};
+/// An operator for x of one type. It takes no other: ONNX Runtime would turn nodes of half
+/// precision into f32 for an operator that takes both.
+struct Operator : OrtCustomOp {
+  const char *name;
+  ONNXTensorElementDataType type;
+
+  static const Operator &of(const OrtCustomOp *op) { return *static_cast<const Operator *>(op); }
+};
+
+Operator makeOperator(const char *name, ONNXTensorElementDataType type) {
+  Operator op{};
+  op.name = name;
+  op.type = type;
   op.version = ORT_API_VERSION;
-  op.GetName = [](const OrtCustomOp *) { return "Normalization"; };
+  op.GetName = [](const OrtCustomOp *of) { return Operator::of(of).name; };
   op.GetExecutionProviderType = [](const OrtCustomOp *) -> const char * { return nullptr; };
-  // As many arrays as the kernel takes, of any types.
-  op.GetInputTypeCount = [](const OrtCustomOp *) -> size_t { return 1; };
-  op.GetInputType = [](const OrtCustomOp *, size_t) {
-    return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  // x, and as many arrays as the kernel takes, of any types.
+  op.GetInputTypeCount = [](const OrtCustomOp *) -> size_t { return 2; };
+  op.GetInputType = [](const OrtCustomOp *of, size_t i) {
+    return i == 0 ? Operator::of(of).type : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   };
-  op.GetInputCharacteristic = [](const OrtCustomOp *, size_t) { return INPUT_OUTPUT_VARIADIC; };
-  op.GetVariadicInputMinArity = [](const OrtCustomOp *) { return 1; };
+  op.GetInputCharacteristic = [](const OrtCustomOp *, size_t i) {
+    return i == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_VARIADIC;
+  };
+  op.GetVariadicInputMinArity = [](const OrtCustomOp *) { return 0; };
   op.GetVariadicInputHomogeneity = [](const OrtCustomOp *) { return 0; };
   op.GetInputMemoryType = [](const OrtCustomOp *, size_t) { return OrtMemTypeDefault; };
-  op.GetOutputTypeCount = [](const OrtCustomOp *) -> size_t { return 1; };
-  op.GetOutputType = [](const OrtCustomOp *, size_t) {
-    return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  // y, and a sum that the prologue stores, of x's type.
+  op.GetOutputTypeCount = [](const OrtCustomOp *) -> size_t { return 2; };
+  op.GetOutputType = [](const OrtCustomOp *of, size_t) { return Operator::of(of).type; };
+  op.GetOutputCharacteristic = [](const OrtCustomOp *, size_t i) {
+    return i == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
-  op.GetOutputCharacteristic = [](const OrtCustomOp *, size_t) { return INPUT_OUTPUT_VARIADIC; };
-  op.GetVariadicOutputMinArity = [](const OrtCustomOp *) { return 1; };
-  op.GetVariadicOutputHomogeneity = [](const OrtCustomOp *) { return 0; };
   op.CreateKernelV2 = [](const OrtCustomOp *, const OrtApi *, const OrtKernelInfo *info,
                          void **kernel) {
     return guarded([&]() -> OrtStatus * {
@@ -282,14 +316,8 @@ OrtCustomOp makeOperator() {
     return guarded([&] { return static_cast<Node *>(kernel)->compute(context); });
   };
   op.KernelDestroy = [](void *kernel) { delete static_cast<Node *>(kernel); };
-  // What inference writes has the type and shape of x.
-  op.InferOutputShapeFn = [](const OrtCustomOp *, OrtShapeInferContext *context) -> OrtStatus * {
-    OrtTensorTypeAndShapeInfo *info = nullptr; // the context's own
-    NF_RETURN_IF(ort->ShapeInferContext_GetInputTypeShape(context, 0, &info));
-    NF_RETURN_IF(ort->ShapeInferContext_SetOutputTypeShape(context, 0, info));
-    if (OrtStatus *status = ort->ShapeInferContext_SetOutputTypeShape(context, 1, info))
-      ort->ReleaseStatus(status); // it has no second output
-    return nullptr;
+  op.InferOutputShapeFn = [](const OrtCustomOp *, OrtShapeInferContext *context) {
+    return guarded([&] { return inferShapes(context); });
   };
   op.GetStartVersion = [](const OrtCustomOp *) { return 1; };
   op.GetEndVersion = [](const OrtCustomOp *) { return INT32_MAX; };
@@ -301,7 +329,11 @@ OrtCustomOp makeOperator() {
 extern "C" __attribute__((visibility("default"))) OrtStatus *
 RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
   // They outlive every session.
-  static const OrtCustomOp op = makeOperator();
+  static const Operator operators[] = {
+      makeOperator("Normalization", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT),
+      makeOperator("Normalization_f64", ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE),
+      makeOperator("Normalization_f16", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16),
+      makeOperator("Normalization_bf16", ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16)};
   const OrtApi *api = base->GetApi(ORT_API_VERSION);
   if (!api) { // and with it no way to say so but this
     const OrtApi *oldest = base->GetApi(1);
@@ -316,10 +348,11 @@ RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
   if (!domain) {
     OrtCustomOpDomain *made = nullptr;
     NF_RETURN_IF(ort->CreateCustomOpDomain("normforge", &made));
-    if (OrtStatus *status = ort->CustomOpDomain_Add(made, &op)) {
-      ort->ReleaseCustomOpDomain(made);
-      return status;
-    }
+    for (const Operator &op : operators)
+      if (OrtStatus *status = ort->CustomOpDomain_Add(made, &op)) {
+        ort->ReleaseCustomOpDomain(made);
+        return status;
+      }
     domain = made;
   }
   return ort->AddCustomOpDomain(options, domain);

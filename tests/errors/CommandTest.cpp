@@ -748,7 +748,7 @@ TEST_CASE("import writes a spec a layer, and a model with nodes of ours") {
                 "    bn: BatchNormalization, Add, Relu\n"
                 "specs/layer_norm_30.yaml                  1  layer norm of (N, 4, 30) f32\n"
                 "    ln/mean: ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div, Mul, Add\n"
-                "ours.onnx: 2 of these are nodes normforge.Normalization now\n");
+                "ours.onnx: 2 of these are nodes of normforge now\n");
   CHECK(slurp(folder.path() / "specs/layer_norm_30.yaml") ==
         "# model.onnx: ln/mean\nname: layer_norm_30\ncount: 1\nsemantics: onnx-15\n"
         "input: {shape: [N, 4, 30], layout: nbc, dtype: f32}\nmode: layer\naxis: [2]\n"
@@ -765,7 +765,7 @@ TEST_CASE("import writes a spec a layer, and a model with nodes of ours") {
   folder.refuses({"import", "none.onnx"},
                  "none.onnx: error: cannot be read: No such file or directory");
   folder.refuses({"import", model, "--rewrite", model},
-                 "normforge: error: --rewrite: " + model + " is the model that is read");
+                 "normforge: error: --rewrite: " + model + " is a file that is read");
   folder.refuses(
       {"import", model, "-o", "bn.yaml"},
       "bn.yaml/batch_norm_4x5x6_add_relu.yaml: error: cannot be written: Not a directory");

@@ -393,6 +393,117 @@ TEST_CASE("groups by reshapes, and norms in bodies and functions of a model") {
   CHECK(imported.layers[0].text.find("epsilon: 0.25\n") != std::string::npos);
 }
 
+TEST_CASE("norms that only look like one are none: of other axes, ranks, digits and numbers") {
+  const std::string rms = "1 x RMS norm of (4, 4) f32";
+  auto rows = [](int64_t ir, auto change) {
+    Written w;
+    w.proto()->set_ir_version(ir);
+    w.input("x", {"4", "4"}).constant("two", {}, {2}).add("Pow", {"x", "two"}, "squares");
+    change(w);
+    return toldOf(w.output("y"));
+  };
+  auto mean = [](Written &w, int64_t keepdims) {
+    auto &node = w.node("ReduceMean", {"squares"}, {"mean"});
+    set(node, "axes", std::vector<int64_t>{-1});
+    set(node, "keepdims", keepdims);
+  };
+  auto end = [](Written &w, const std::string &variance, const std::string &epsilon = "eps") {
+    w.add("Add", {variance, epsilon}, "v").add("Sqrt", {"v"}, "root");
+    w.add("Div", {"x", "root"}, "y");
+  };
+  CHECK(rows(8, [&](Written &w) {
+          w.constant("eps", {}, {1e-5});
+          mean(w, 1);
+          end(w, "mean");
+        }) == rms);
+  // A mean that is put back is one for each row; one that is expanded over rows is not.
+  CHECK(rows(8, [&](Written &w) {
+          w.constant("eps", {}, {1e-5}).constant("to", {2}, {4, 1}, kInt64);
+          mean(w, 0);
+          w.add("Reshape", {"mean", "to"}, "back");
+          end(w, "back");
+        }) == rms);
+  for (const char *op : {"Expand", "Reshape"})
+    CHECK(rows(8, [&](Written &w) {
+            w.constant("eps", {}, {1e-5});
+            w.constant("to", {2}, {op[0] == 'E' ? 4.0 : 1.0, 4}, kInt64);
+            mean(w, 0);
+            w.add(op, {"mean", "to"}, "back");
+            end(w, "back");
+          }) == "a mean is reshaped, and its axes are not where they were");
+  // An epsilon of more axes than x has makes a result of as many.
+  CHECK(rows(8, [&](Written &w) {
+          w.constant("eps", {1, 1, 1, 1}, {1e-5});
+          mean(w, 1);
+          end(w, "mean");
+        }) == "y of shape (1, 1, 4, 4) beside x of shape (4, 4)");
+  // Casts lose digits on their way down, and numbers become others.
+  CHECK(rows(8, [&](Written &w) {
+          w.constant("eps", {}, {1e-5});
+          mean(w, 1);
+          set(w.node("Cast", {"mean"}, {"half"}), "to", int64_t(kFloat16));
+          set(w.node("Cast", {"half"}, {"back"}), "to", int64_t(kFloat));
+          end(w, "back");
+        }) == "");
+  CHECK(rows(8, [&](Written &w) {
+          w.constant("c", {}, {0.7});
+          set(w.node("Cast", {"c"}, {"whole"}), "to", int64_t(kInt64));
+          set(w.node("Cast", {"whole"}, {"eps"}), "to", int64_t(kFloat));
+          mean(w, 1);
+          end(w, "mean");
+        }) == "its epsilon is 0");
+  // From IR 4 on a call may replace an initializer that is an input.
+  for (int64_t ir : {3, 8})
+    CHECK(rows(ir, [&](Written &w) {
+            w.constant("eps", {}, {1e-5}).input("eps", {});
+            mean(w, 1);
+            end(w, "mean");
+          }) == (ir == 3 ? rms : "its epsilon is not constant"));
+  // What could make the command crash or grow.
+  CHECK(rows(8, [&](Written &w) {
+          w.constant("eps", {}, {1e-5})
+              .constant("none", {0}, {})
+              .add("Add", {"eps", "none"}, "empty");
+          w.constant("from", {}, {1e17}, kInt64).constant("till", {}, {1e17 + 64}, kInt64);
+          w.constant("one", {}, {1}, kInt64).add("Range", {"from", "till", "one"}, "range");
+          mean(w, 1);
+          end(w, "mean");
+        }) == rms);
+}
+
+TEST_CASE("functions whose bodies have bodies stay as they are in a rewritten model") {
+  Written w;
+  w.input("x", {"2", "8"}).input("c", {}, onnx::TensorProto::BOOL).parameter("s", {8});
+  auto *function = w.proto()->add_functions();
+  function->set_domain("mine");
+  function->set_name("Choose");
+  for (const char *name : {"a", "b"})
+    function->add_input(name);
+  function->add_output("o");
+  function->add_opset_import()->set_version(17);
+  auto *choose = function->add_node();
+  choose->set_op_type("If");
+  choose->add_input("b");
+  choose->add_output("o");
+  auto *attribute = choose->add_attribute();
+  attribute->set_name("then_branch");
+  attribute->set_type(onnx::AttributeProto::GRAPH);
+  auto *body = attribute->mutable_g()->add_node();
+  body->set_op_type("Relu");
+  body->add_input("a");
+  body->add_output("inner");
+  attribute->mutable_g()->add_output()->set_name("inner");
+  w.add("LayerNormalization", {"x", "s"}, "n");
+  w.node("Choose", {"n", "c"}, {"y"}).set_domain("mine");
+  Model model = modelOf(w.output("y"));
+  auto rewritten = rewrite(model, importNorms(model));
+  REQUIRE(bool(rewritten));
+  CHECK(rewritten->nodes == 1);
+  onnx::ModelProto proto;
+  REQUIRE(proto.ParseFromString(rewritten->bytes));
+  CHECK(proto.functions(0).node(0).attribute(0).g().node(0).op_type() == "Relu");
+}
+
 TEST_CASE("equal layers are one spec, however often they stand in the model") {
   Written w;
   w.input("x", {"batch", "time", "8"}).parameter("s", {8}).parameter("t", {8});
