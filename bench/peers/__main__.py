@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.util
 import json
 import os
@@ -173,7 +174,7 @@ def main() -> int:
         write_whole(arguments.json, "".join(json.dumps(r) + "\n" for r in results.records))
     if arguments.svg:
         phases = [p for p in arguments.phases if any(p in o.phases for o, _ in cases)]
-        write_whole(arguments.svg, Chart(results, cases, phases, head).svg())
+        write_whole(arguments.svg, Chart(results, cases, phases, f"{datetime.date.today()}; {head}").svg())
     return 1 if failures else 0
 
 

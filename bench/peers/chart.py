@@ -127,7 +127,7 @@ class Chart:
         self.text(max(one, end) + 3, y + 7.5, f"{ratio:.{digits}f}", 9, fill="#333333")
 
     def svg(self) -> str:
-        title = "Normalization, f32: time over Normforge's (more than 1: slower)"
+        title = "Normalization, f32: time over Normforge's, logarithmic (more than 1: slower)"
         self.text(16, 28, title, 15, font_weight="bold")
         self.legend()
         for row, (operator, shape) in enumerate(self.cases):
