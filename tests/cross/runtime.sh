@@ -23,13 +23,9 @@ for cpu in neoverse-n1 max; do
   NORMFORGE_CACHE_DIR='' qemu-aarch64 -cpu $cpu -L /usr/aarch64-linux-gnu \
     "$folder/bin/example_network" "$pack"
 done
-# A CPU without what the pack's kernels need is told so.
-if qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu "$folder/bin/example_network" "$pack" \
-  >"$folder/log" 2>&1; then
-  echo "a kernel for neoverse-n1 was run on a cortex-a53" >&2
-  exit 1
-fi
-grep -q "compiler library cannot be opened" "$folder/log" || { cat "$folder/log"; exit 1; }
+# Kernels of f32 for a CPU with arithmetic in half precision run on one without.
+NORMFORGE_CACHE_DIR='' qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu \
+  "$folder/bin/example_network" "$pack"
 
 # SVE of 384 bits: kernels are right for powers of two alone. Nothing loads there, in words; a library
 # takes its NEON kernels.
