@@ -210,14 +210,17 @@ llvm::Expected<TargetDescription> chooseOne(llvm::StringRef cpu, const TargetOpt
   if (!target)
     return badInput((options.machine.empty() ? "--cpu: " : "--target and --cpu: ") +
                     llvm::toString(target.takeError()));
-  if (target->l1Bytes > target->l2Bytes)
+  if (!options.caches.empty() && target->l1Bytes > target->l2Bytes)
     return badInput(fmt::format("--cache: L1 of {} is larger than L2 of {}",
                                 describeBytes(static_cast<double>(target->l1Bytes)),
                                 describeBytes(static_cast<double>(target->l2Bytes))));
   if (target->cachesAreAssumed)
-    llvm::errs() << "normforge: note: the caches of " << target->cpu
-                 << " are not known, and haswell's are assumed: L1 32K, L2 256K, L3 8M; --cache "
-                    "l1=...,l2=...,l3=... says them\n";
+    llvm::errs() << fmt::format(
+        "normforge: note: the caches of {} are not known, and {} haswell's: L1 {}K, L2 {}K, L3 "
+        "{}M; "
+        "--cache l1=...,l2=...,l3=... says them\n",
+        target->cpu, options.caches.empty() ? "taken as" : "where not given taken as",
+        target->l1Bytes >> 10, target->l2Bytes >> 10, target->l3Bytes >> 20);
   return target;
 }
 

@@ -274,8 +274,9 @@ void printVariants(const Explained &explained) {
     printFolded("\nVariant {} of {}, {}{}\n", i + 1, variants.size(),
                 describeGuard(variants, i, op.sizes),
                 taken == i && variants.size() > 1 ? " (taken by these sizes)" : "");
-    printFolded("  schedule   {}\n  in words   {}: {}\n", variant.schedule.text(op),
-                formInWords(op, variant.schedule), variant.reason);
+    // In one line on any terminal: --schedule takes it.
+    fmt::print("  schedule   {}\n", variant.schedule.text(op));
+    printFolded("  in words   {}: {}\n", formInWords(op, variant.schedule), variant.reason);
     printSchedule(op, variant.schedule);
     const std::vector<Stage> &stages = explained.artifact.variants[i].stages;
     const Image &image = explained.artifact.variants[i].image;

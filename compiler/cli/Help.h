@@ -16,7 +16,7 @@ namespace normforge::cli {
 std::shared_ptr<CLI::FormatterBase> makeHelpFormatter();
 
 /// Two command lines that end a subcommand's help. They work in a folder that has the project's
-/// specs, which a test runs them in.
+/// specs and the files that they name, which a test runs them in.
 void addExamples(CLI::App &command, const std::string &first, const std::string &second);
 
 /// `normforge help`, last: it knows the subcommands that were declared before.

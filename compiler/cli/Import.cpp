@@ -146,7 +146,8 @@ void printTable(const model::Model &model, const model::Imported &imported,
 }
 
 void printJson(const model::Model &model, const model::Imported &imported,
-               const std::vector<std::string> &files) {
+               const std::vector<std::string> &files,
+               const std::optional<model::Rewritten> &rewritten) {
   llvm::json::Array layers, left;
   for (size_t i = 0; i < files.size(); ++i) {
     const model::Layer &layer = imported.layers[i];
@@ -173,8 +174,17 @@ void printJson(const model::Model &model, const model::Imported &imported,
     left.push_back(llvm::json::Object{
         {"graph", graph.path}, {"node", node.name}, {"op", node.op}, {"why", refused.left.why}});
   }
-  const llvm::json::Value value(llvm::json::Object{
-      {"opset", model.opset}, {"layers", std::move(layers)}, {"not_taken", std::move(left)}});
+  llvm::json::Object object{
+      {"opset", model.opset}, {"layers", std::move(layers)}, {"not_taken", std::move(left)}};
+  if (rewritten) {
+    llvm::json::Array kept;
+    for (const auto &one : rewritten->kept)
+      kept.push_back(
+          llvm::json::Object{{"node", placeOf(model, one.graph, one.node)}, {"why", one.why}});
+    object["rewritten"] = llvm::json::Object{{"nodes", static_cast<int64_t>(rewritten->nodes)},
+                                             {"kept", std::move(kept)}};
+  }
+  const llvm::json::Value value(std::move(object));
   fmt::print("{}\n", llvm::formatv("{0:2}", value).str());
 }
 
@@ -230,7 +240,7 @@ llvm::Error run(const Options &options) {
   if (llvm::Error error = writeFiles(written))
     return located(std::move(error));
   if (options.json)
-    printJson(*model, imported, files);
+    printJson(*model, imported, files, rewritten);
   else
     printTable(*model, imported, files, options);
   if (rewritten && !options.json) {

@@ -94,8 +94,9 @@ llvm::Error run(Options &options) {
     return error;
   if (!options.list.empty()) {
     if (!options.specs.empty() || !options.output.empty() || !options.target.cpus.empty() ||
-        !options.phase.empty())
-      return badInput("--list shows a pack; leave out specs, --cpu, --phase and -o, or --list");
+        !options.phase.empty() || !options.target.caches.empty() || !options.schedule.tuned.empty())
+      return badInput("--list shows a pack; leave out specs, --cpu, --cache, --phase, --tuned and "
+                      "-o, or --list");
     return list(options.list);
   }
   if (options.specs.empty())
@@ -141,7 +142,7 @@ llvm::Error run(Options &options) {
             return internalError(artifact.takeError());
           found = compiled.emplace(key, std::move(*artifact)).first;
         }
-        kernels.push_back({spec.name, found->second});
+        kernels.push_back({spec.name, found->second, session->target().instructionSets()});
       }
   }
   const std::vector<std::byte> bytes = writePack(kernels);

@@ -33,7 +33,7 @@ struct Options {
 struct Figures {
   uint64_t read = 0, written = 0; ///< bytes that must move: whole arrays, once each
   double moved = 0;               ///< by the schedule: bytes of all tasks
-  double flops = 0;
+  double flops = 0, elements = 0;
   double seconds = 0, copySeconds = 0;
   double noise = 0; ///< how far two copies of the kernel were apart
   std::string schedule, limit;
@@ -52,8 +52,8 @@ std::string_view homeOf(double bytes, const TargetDescription &target, int threa
 }
 
 /// What keeps a kernel from the speed of a copy, as far as figures tell.
-std::string limitOf(const Figures &figures, const Operator &op, const TargetDescription &target,
-                    int threads, size_t stages) {
+std::string limitOf(const Figures &figures, const TargetDescription &target, int threads,
+                    size_t stages) {
   constexpr double nearCopy = 0.85, muchMore = 1.2, shortCall = 3e-6;
   const std::string_view home = homeOf(figures.bytes(), target, threads);
   if (figures.share() >= nearCopy)
@@ -64,10 +64,9 @@ std::string limitOf(const Figures &figures, const Operator &op, const TargetDesc
   if (figures.moved > muchMore * figures.bytes())
     return fmt::format("{}: the schedule moves {:.1f} times the least bytes", home,
                        figures.moved / figures.bytes());
-  return fmt::format(
-      "the cores: {:.0f} flops an element, {:.3g} GFLOP/s",
-      figures.flops / std::max(1.0, figures.bytes() / static_cast<double>(byteSize(op.dtype)) / 2),
-      figures.flops / figures.seconds / 1e9);
+  return fmt::format("the cores: {:.0f} flops an element, {:.3g} GFLOP/s",
+                     figures.flops / std::max(1.0, figures.elements),
+                     figures.flops / figures.seconds / 1e9);
 }
 
 class Measurement {
@@ -132,6 +131,7 @@ public:
     for (const Stage &stage : variant.stages)
       figures.moved += static_cast<double>(stage.tasks.evaluate(sizes).value_or(0)) *
                        static_cast<double>(stage.bytesPerTask.evaluate(sizes).value_or(0));
+    figures.elements = static_cast<double>(op.elements.evaluate(sizes).value_or(0));
     figures.flops = static_cast<double>(op.flops().evaluate(sizes).value_or(0));
     figures.schedule = variant.schedule;
     Race race(executor, /*isCold=*/false);
@@ -140,7 +140,7 @@ public:
     figures.seconds = final.standardSeconds;
     figures.copySeconds = final.copySeconds;
     figures.noise = final.noise.fromOne();
-    figures.limit = limitOf(figures, op, session_.target(), threads_, variant.stages.size());
+    figures.limit = limitOf(figures, session_.target(), threads_, variant.stages.size());
     return figures;
   }
 

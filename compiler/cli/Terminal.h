@@ -1,7 +1,8 @@
 // Text as a terminal shows it: lines folded at its width, tables without the columns that do not
 // fit.
 //
-// Where standard output is no terminal, lines are as long as they get: other programs read them.
+// Where standard output is no terminal and $COLUMNS is not set, lines are as long as they get:
+// other programs read them.
 #pragma once
 
 #include <cstddef>

@@ -406,7 +406,6 @@ void declareTune(CLI::App &app, int &status) {
   sub->add_flag("--again", options->again,
                 "Measure again what is there but too noisy to choose by");
   addJsonFlag(*sub, options->json, "Print one JSON object a line for all that happens");
-  addWideOption(*sub);
   addExamples(*sub,
               "tune specs/bert_base/layer_norm.yaml --phase inference --size N=1 --budget 20s "
               "-o build/tuned.jsonl",

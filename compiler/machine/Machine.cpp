@@ -133,7 +133,8 @@ llvm::Expected<const Machine *> findMachine(llvm::StringRef text) {
     if (isElf && triple.getArch() == llvm::Triple(machine.triple).getArch())
       return &machine;
   return llvm::createStringError(fmt::format(
-      "unknown machine '{}'; expected x86_64-linux-gnu or aarch64-linux-gnu", text.str()));
+      "unknown machine '{}'; expected x86_64-linux-gnu, aarch64-linux-gnu or aarch64-none-elf",
+      text.str()));
 }
 
 /// The machine that a CPU belongs to.

@@ -340,7 +340,8 @@ NF_API int nf_kernel_may_alias(const nf_kernel *kernel, size_t written, size_t r
 /* The index of the array of this name that is read (written = 0) or written (1); NF_NOT_FOUND. */
 NF_API size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int written);
 /* What the kernel calls an array or number that a framework calls `theirs`: "gamma" for "weight" or
- * "Scale". NULL where it has none that is called so. Lives for ever. */
+ * "Scale". NULL where it has none that is called so, and for its own names: nf_kernel_find_argument
+ * finds those, and is to be asked first. Lives for ever. */
 NF_API const char *nf_kernel_own_name(const nf_kernel *kernel, const char *theirs);
 
 /* The named sizes that nf_plan_create takes, in order. */

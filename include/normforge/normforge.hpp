@@ -17,6 +17,7 @@
 
 #include "normforge/normforge.h"
 
+#include <concepts>
 #include <cstddef>
 #include <initializer_list>
 #include <memory>
@@ -26,6 +27,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -283,8 +285,7 @@ public:
 struct Size {
   int64_t number = 0;
   const char *name = nullptr;
-  Size(int64_t number) : number(number) {}
-  Size(int number) : number(number) {}
+  template <std::integral T> Size(T number) : number(static_cast<int64_t>(number)) {}
   Size(const char *name) : name(name) {}
 };
 
@@ -321,9 +322,12 @@ public:
     detail::check(nf_spec_set_number(spec_.get(), key.c_str(), number));
     return *this;
   }
-  Spec &set(const std::string &key, int number) { return set(key, static_cast<double>(number)); }
-  Spec &set(const std::string &key, bool flag) {
-    detail::check(nf_spec_set_flag(spec_.get(), key.c_str(), flag));
+  /// Of bool a truth, of other integers a number.
+  template <std::integral T> Spec &set(const std::string &key, T value) {
+    if constexpr (std::is_same_v<T, bool>)
+      detail::check(nf_spec_set_flag(spec_.get(), key.c_str(), value));
+    else
+      set(key, static_cast<double>(value));
     return *this;
   }
   /// One more word of a list: add("phases", "training").

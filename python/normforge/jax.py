@@ -111,17 +111,13 @@ def norm(spec: str, **given: Any) -> Any:
     """y of a spec whose statistics are those of the call (modes layer, rms, group, instance, batch),
     with gradients by all that it is given: x, gamma, beta, operands, by their names."""
     kernel = _kernel(spec, "inference")
+    if others := [*kernel.scalars, *(n for n in kernel.reads if n.startswith("moving_"))]:
+        raise TypeError(f"this spec takes {', '.join(others)}: its statistics are not those of the "
+                        "call, or it takes numbers; `apply` computes any phase")  # fmt: skip
     if wrong := sorted(set(given) ^ set(kernel.reads)):
         raise TypeError(f"this spec takes {', '.join(kernel.reads)}; {', '.join(wrong)} is not among "
                         "them or is missing")  # fmt: skip
     return _differentiable(spec, tuple(kernel.reads), *[given[name] for name in kernel.reads])
-
-
-@functools.lru_cache(maxsize=None)
-def _text(shape: tuple[Any, ...], layout: str, keys: tuple[tuple[str, Any], ...]) -> str:
-    return _specs.spec_text(
-        shape, layout, phases=["inference", "training", "backward"], **dict(keys)
-    )
 
 
 def _layer(
@@ -145,10 +141,11 @@ def _layer(
         "parameter_dtype": _DTYPES[of],
         "scale": gamma is not None,
         "center": beta is not None,
-        "fuse": tuple(["add", *fuse] if addend is not None else fuse),
+        "fuse": ["add", *fuse] if addend is not None else fuse,
         **options,
     }
-    return norm(_text(shape, layout, tuple(keys.items())), **names)
+    text = _specs.spec_text(shape, layout, phases=["inference", "training", "backward"], **keys)
+    return norm(text, **names)
 
 
 def _rows(x: Any, gamma: Any, beta: Any, addend: Any, mode: str, options: dict[str, Any]) -> Any:

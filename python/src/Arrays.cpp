@@ -236,6 +236,8 @@ bool Array::takeAtOnce(nb::handle object, bool written) {
       return true;
     // Of what PyTorch says the first line; behind it are addresses.
     nb::python_error error;
+    if (!error.matches(PyExc_RuntimeError) && !error.matches(PyExc_BufferError))
+      throw error;
     const std::string text = nb::cast<std::string>(nb::str(error.value()));
     throw nb::value_error(("an array cannot be read: " + text.substr(0, text.find('\n'))).c_str());
   }
@@ -254,6 +256,19 @@ bool Array::takeAtOnce(nb::handle object, bool written) {
   return true;
 }
 
+/// What __dlpack__ says of an array that is not given, in a line after a colon; empty where it
+/// gives one or there is none.
+static std::string reasonOf(nb::handle object) {
+  try {
+    if (const nb::object method = nb::getattr(object, "__dlpack__", nb::none()); !method.is_none())
+      method();
+  } catch (const nb::python_error &error) {
+    const std::string text = nb::cast<std::string>(nb::str(error.value()));
+    return ": " + text.substr(0, text.find('\n'));
+  }
+  return {};
+}
+
 void Array::take(nb::handle object, const char *name, const char *expected, bool written) {
   auto describe = [&](const auto &array) {
     tensor_.data = const_cast<void *>(static_cast<const void *>(array.data()));
@@ -263,7 +278,6 @@ void Array::take(nb::handle object, const char *name, const char *expected, bool
     tensor_.shape = const_cast<int64_t *>(array.shape_ptr());
     tensor_.strides = const_cast<int64_t *>(array.stride_ptr());
   };
-  std::string cause;
   auto takes = [&](nb::handle from) {
     if (written ? nb::try_cast(from, writable_, false) : nb::try_cast(from, readable_, false)) {
       if (written)
@@ -272,11 +286,7 @@ void Array::take(nb::handle object, const char *name, const char *expected, bool
         describe(readable_);
       return true;
     }
-    // What the array's own library says of itself, for the message below.
-    if (PyErr_Occurred()) {
-      nb::python_error error;
-      cause = std::string(": ") + nb::cast<std::string>(nb::str(error.value()));
-    }
+    PyErr_Clear();
     return false;
   };
   if (written) {
@@ -298,7 +308,7 @@ void Array::take(nb::handle object, const char *name, const char *expected, bool
   PyErr_Clear();
   if (const nb::object dtype = nb::getattr(object, "dtype", nb::none()); !dtype.is_none())
     throw nb::type_error((std::string("'") + name + "' is " + typeName(object) + " of " +
-                          text(dtype) + "; expected " + expected + cause)
+                          text(dtype) + "; expected " + expected + reasonOf(object))
                              .c_str());
   throw nb::type_error((std::string("'") + name + "' is " + typeName(object) +
                         "; expected an array with __dlpack__ or the buffer protocol, such as "

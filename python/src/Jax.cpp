@@ -92,6 +92,10 @@ ffi::Error compute(ffi::RemainingArgs args, ffi::RemainingRets rets, std::string
       if (known == found->second.plans.end())
         known = found->second.plans.emplace(sizes, kernel.plan(sizes)).first;
       plan = known->second;
+      for (size_t i = 0; i < buffers.size(); ++i)
+        if (buffers[i].size_bytes() != plan->bytes(i))
+          return wrong("'" + std::string(kernel.argumentName(i)) +
+                       "' has another size than its spec says");
     }
     for (size_t i = 0; i < rets.size(); ++i) {
       auto buffer = rets.get<ffi::AnyBuffer>(i);

@@ -410,5 +410,5 @@ def test_the_reason_of_an_array_is_told():
 
         dtype = "float32"
 
-    with pytest.raises(TypeError, match="'x' is .*Broken of float32"):
+    with pytest.raises(TypeError, match="'x' is .*Broken of float32; expected float32: it lies elsewhere"):
         nf.layer_norm(8)(x=Broken(), gamma=np.ones(8, np.float32), beta=np.ones(8, np.float32))

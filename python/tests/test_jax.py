@@ -119,3 +119,20 @@ def test_what_is_refused():
         nfj.layer_norm(jnp.zeros((2, 8), jnp.int32))
     with pytest.raises(TypeError, match="this spec takes x, gamma, beta; beta is not among them"):
         nfj.norm("mode: layer\ninput: {shape: [N, 8]}\n", x=drawn(2, 8), gamma=drawn(8))
+    with pytest.raises(TypeError, match="this spec takes moving_mean, moving_variance: its statistics"):
+        nfj.norm("input: {shape: [N, 8]}\n", x=drawn(2, 8))
+    spec = "semantics: pytorch\nmode: layer\ninput: {shape: [N, 64]}\nfuse: [add, relu]\nphases: [training, backward]\n"
+    x, one = drawn(8, 64), jnp.ones(64)
+    made = nfj.apply(spec, "training", x=x, gamma=one, beta=one, addend=x)
+    with pytest.raises(Exception, match="'relu_mask' has another size than its spec says"):
+        nfj.apply(
+            spec, "backward", dy=x, x=x, gamma=one, relu_mask=made["relu_mask"][:4],
+            batch_mean=made["batch_mean"], batch_variance=made["batch_variance"],
+        )  # fmt: skip
+
+
+def test_options_are_keys_of_a_spec():
+    x = drawn(4, 48)
+    found = nfj.layer_norm(x, fuse=[{"leaky_relu": 0.1}])
+    expected = reference(x, 1, 0, -1, 1e-5)
+    np.testing.assert_allclose(found, jnp.where(expected > 0, expected, 0.1 * expected), atol=1e-5)

@@ -227,13 +227,6 @@ nf_phase phaseOf(std::string_view text) {
                                     : static_cast<nf_phase>(found - std::begin(kPhases));
 }
 
-/// Of a number that C may have made of nothing.
-template <typename Enum> std::underlying_type_t<Enum> numberOf(const Enum &value) {
-  std::underlying_type_t<Enum> number; // to C++ an unknown value is no Enum
-  std::memcpy(&number, &value, sizeof number);
-  return number;
-}
-
 const Pack::Entry *entryAt(const nf_pack *pack, size_t kernel) {
   const auto kernels = pack->pack->kernels();
   return kernel < kernels.size() ? &pack->pack->entries()[kernels[kernel]] : nullptr;

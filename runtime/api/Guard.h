@@ -13,6 +13,7 @@
 #include <new>
 #include <pthread.h>
 #include <string>
+#include <type_traits>
 
 struct nf_status {
   nf_code code;
@@ -20,6 +21,13 @@ struct nf_status {
 };
 
 namespace normforge::api {
+
+/// The number that an enum of C has, which may be none of the enum's.
+template <typename Enum> std::underlying_type_t<Enum> numberOf(const Enum &value) {
+  std::underlying_type_t<Enum> number; // to C++ an unknown value is no Enum
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
 
 struct Counted {
   std::atomic<size_t> references{1};

@@ -51,7 +51,11 @@ std::string word(std::string_view text) {
 /// In the fewest digits that give the number back.
 std::string numberText(double number) {
   char digits[32];
-  const auto end = std::to_chars(digits, digits + sizeof digits, number).ptr;
+  // Whole numbers as such: 1e5 is none to a key that takes them.
+  const bool isWhole = number == std::trunc(number) && std::abs(number) < 0x1p53;
+  const auto end =
+      isWhole ? std::to_chars(digits, digits + sizeof digits, number, std::chars_format::fixed).ptr
+              : std::to_chars(digits, digits + sizeof digits, number).ptr;
   return {digits, end};
 }
 
@@ -159,7 +163,8 @@ nf_status *nf_spec_input(nf_spec *spec, const int64_t *sizes, const char *const 
     constexpr const char *dtypes[] = {"", "f32", "f64", "bf16", "f16"};
     if (!sizes && !names)
       return missing(failure, "sizes");
-    if (static_cast<int64_t>(dtype) < NF_F32 || static_cast<int64_t>(dtype) > NF_F16)
+    const auto type = static_cast<int64_t>(numberOf(dtype));
+    if (type < NF_F32 || type > NF_F16)
       return failure.set(NF_INVALID_ARGUMENT,
                          "dtype is none of NF_F32, NF_F64, NF_BF16 and NF_F16");
     Entry shape{.kind = Entry::Kind::List};
@@ -173,7 +178,7 @@ nf_status *nf_spec_input(nf_spec *spec, const int64_t *sizes, const char *const 
     input.parts.emplace_back("shape", std::move(shape));
     if (layout)
       input.parts.emplace_back("layout", Entry{.value = word(layout)});
-    input.parts.emplace_back("dtype", Entry{.value = dtypes[dtype]});
+    input.parts.emplace_back("dtype", Entry{.value = dtypes[type]});
     return true;
   });
 }

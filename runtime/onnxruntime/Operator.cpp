@@ -24,7 +24,8 @@ namespace {
 /// Of the process; set before any kernel is made.
 const OrtApi *ort = nullptr;
 
-/// Kernels of all sessions come from one engine, which lives as long as the process.
+/// Kernels of all sessions come from one engine, which lives as long as the process: the library
+/// stays loaded (-z nodelete), also when ONNX Runtime closes it with its last session.
 nf_engine *engine() {
   static nf_engine *const made = [] {
     nf_engine *engine = nullptr;
@@ -121,7 +122,10 @@ public:
     size_t inputs = 0, outputs = 0;
     NF_RETURN_IF(ort->KernelInfo_GetInputCount(info, &inputs));
     NF_RETURN_IF(ort->KernelInfo_GetOutputCount(info, &outputs));
-    if (inputs != reads_ || outputs != writes_ || nf_kernel_scalar_count(kernel_) != 0)
+    if (nf_kernel_scalar_count(kernel_) != 0)
+      return failed(ORT_INVALID_ARGUMENT, std::string("its spec's kernel takes the number ") +
+                                              nf_kernel_scalar_name(kernel_, 0));
+    if (inputs != reads_ || outputs != writes_)
       return failed(ORT_INVALID_ARGUMENT,
                     "the node has " + std::to_string(inputs) + " inputs and " +
                         std::to_string(outputs) + " outputs; its spec's kernel takes " +
@@ -164,6 +168,8 @@ public:
       NF_RETURN_IF(
           ort->KernelContext_GetOutput(context, i, nf_plan_argument_shape(plan.get(), reads_ + i),
                                        nf_plan_argument_rank(plan.get(), reads_ + i), &value));
+      if (!value) // left out
+        return failed(ORT_INVALID_ARGUMENT, "output " + name(reads_ + i) + " is missing");
       void *data = nullptr;
       NF_RETURN_IF(ort->GetTensorMutableData(value, &data));
       args.push_back(data);
@@ -241,8 +247,10 @@ private:
 template <typename Body> OrtStatus *guarded(Body body) noexcept {
   try {
     return body();
+  } catch (const std::bad_alloc &) {
+    return ort->CreateStatus(ORT_FAIL, "normforge: out of memory");
   } catch (const std::exception &error) {
-    return failed(ORT_FAIL, error.what());
+    return ort->CreateStatus(ORT_FAIL, error.what());
   }
 }
 
@@ -341,10 +349,11 @@ RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
                                                    "header that this library was built with")
                   : nullptr;
   }
-  ort = api;
   static OrtCustomOpDomain *domain = nullptr;
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
+  if (!ort) // others may be computing
+    ort = api;
   if (!domain) {
     OrtCustomOpDomain *made = nullptr;
     NF_RETURN_IF(ort->CreateCustomOpDomain("normforge", &made));

@@ -58,7 +58,8 @@ std::vector<std::byte> writePack(const std::vector<PackedKernel> &kernels) {
   for (const PackedKernel &kernel : kernels) {
     const Artifact &artifact = kernel.artifact;
     entries.push_back({kernel.name, artifact.phase, artifact.triple, artifact.cpu,
-                       artifact.requiredFeatures, 0, 0});
+                       kernel.features.empty() ? artifact.requiredFeatures : kernel.features, 0,
+                       0});
     Artifact unnamed = artifact; // the table has the name: equal code is there once
     unnamed.name.clear();
     contents.push_back(serialize(unnamed));
@@ -220,6 +221,18 @@ const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase, s
     if (!why.empty())
       reasons += (reasons.empty() ? "for " : "; for ") + entry->cpu + ", " + why;
     else if (!best || entry->features.size() > best->features.size())
+      best = &*entry;
+  }
+  if (best)
+    return best;
+  // Kernels of other CPUs, whose code may need less than these have.
+  for (entry = std::lower_bound(entries_.begin(), entries_.end(), std::pair(name, phase), less);
+       entry != entries_.end() && entry->name == name && entry->phase == phase; ++entry) {
+    Artifact artifact;
+    Failure ignored;
+    if ((cpu.empty() || entry->cpu == cpu) && architectureOf(entry->triple) == hostArchitecture() &&
+        read(*entry, artifact, ignored) && hostLacks(artifact.requiredFeatures).empty() &&
+        (!best || entry->features.size() > best->features.size()))
       best = &*entry;
   }
   if (best)

@@ -24,6 +24,9 @@ namespace normforge {
 struct PackedKernel {
   std::string name;
   Artifact artifact;
+  /// Those of its CPU, by which kernels are told apart where a machine runs several; none: those
+  /// that it requires. The code may have use for fewer.
+  std::vector<std::string> features{};
 };
 
 /// The file's bytes: the same for the same kernels in any order, but for that of the CPUs of one
@@ -52,10 +55,10 @@ public:
   /// The first entry of each kernel.
   std::span<const size_t> kernels() const { return kernels_; }
 
-  /// The entry of a kernel that this machine runs: of those all of whose features it has, the one
-  /// with most of them, the first of equals. Null with `failure` set: NF_NO_KERNEL,
-  /// NF_WRONG_MACHINE.
-  /// With a `cpu`, the entry of that one, or NF_NO_KERNEL.
+  /// The entry of a kernel that this machine runs: of those all of whose CPU's features it has, the
+  /// one with most of them, the first of equals; else of those that require no more than it has.
+  /// Null with `failure` set: NF_NO_KERNEL, NF_WRONG_MACHINE. With a `cpu`, the entry of that one,
+  /// or NF_NO_KERNEL.
   const Entry *choose(std::string_view name, std::string_view phase, std::string_view cpu,
                       Failure &failure) const;
   /// Reads and checks an entry's artifact: NF_BAD_ARTIFACT.

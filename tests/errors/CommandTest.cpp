@@ -292,7 +292,7 @@ TEST_CASE("caches are those of the CPU, or those that are given, and assumed one
   const Outcome assumed = folder.run(words);
   CHECK(assumed.status == 0);
   CHECK(assumed.err ==
-        "normforge: note: the caches of cortex-a55 are not known, and haswell's are assumed: L1 "
+        "normforge: note: the caches of cortex-a55 are not known, and taken as haswell's: L1 "
         "32K, L2 256K, L3 8M; --cache l1=...,l2=...,l3=... says them\n");
   const Outcome given = folder.run(with(words, {"--cache", "l1=16K,l2=128K,l3=1M"}));
   CHECK(given.err == "");

@@ -17,7 +17,7 @@ echo 'int main() {}' | "$compiler" -x c++ - -fsanitize=thread -o "$folder/probe"
 }
 runtime=()
 for file in "$source"/runtime/*/*.cpp; do
-  case $file in */process/main.cpp | */measure/*) continue ;; esac # programs, and what they alone link
+  case $file in */process/main.cpp | */measure/* | */onnxruntime/*) continue ;; esac # programs, and what they alone link
   object=$folder/$(basename "$(dirname "$file")")-$(basename "$file" .cpp).o
   $launcher "$compiler" "${flags[@]}" -c "$file" -o "$object"
   runtime+=("$object")

@@ -344,7 +344,8 @@ TEST_CASE("export: what cannot be is said") {
        "--target and --cpu: unknown CPU 'haswell' of aarch64; expected native or one of: "
        "cortex-a72");
   says("compile bn.yaml --target riscv64-linux-gnu --emit=obj -o a.o",
-       "unknown machine 'riscv64-linux-gnu'; expected x86_64-linux-gnu or aarch64-linux-gnu");
+       "unknown machine 'riscv64-linux-gnu'; expected x86_64-linux-gnu, aarch64-linux-gnu or "
+       "aarch64-none-elf");
   says("compile bn.yaml --cpu x86-64 --emit=obj -o a.o", "has no SSE4.2");
   says("compile bn.yaml --emit=obj,header -o a.txt", "expected a directory, or a file of one of");
   says("compile bn.yaml --emit=obj,header", "several kinds of files need a name");

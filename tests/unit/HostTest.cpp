@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <dlfcn.h>
 #include <filesystem>
 #include <fmt/format.h>
@@ -193,7 +194,21 @@ TEST_CASE("host: specs put together key by key are text that reads back") {
   CHECK_THROWS_WITH(spec.set("epsilon", std::nan("")), "a number is not finite");
   CHECK_THROWS_WITH(spec.set("a: b", 1),
                     "the key 'a: b' is none: expected names with dots between");
+  nf_spec *bad = nullptr;
+  REQUIRE(nf_spec_create(&bad) == nullptr);
+  const int64_t sizes[] = {4};
+  for (int dtype : {0, static_cast<int>(NF_BIT), 99}) {
+    nf_dtype none;
+    std::memcpy(&none, &dtype, sizeof none);
+    nf_status *status = nf_spec_input(bad, sizes, nullptr, 1, nullptr, none);
+    CHECK(nf_status_code(status) == NF_INVALID_ARGUMENT);
+    nf_status_free(status);
+  }
+  nf_spec_free(bad);
   CHECK(spec.text() == before);
+  // Whole numbers stay whole, of any type.
+  CHECK(nf::Spec().input({size_t(100000), "N"}).set("groups", int64_t(100000)).text() ==
+        "input:\n  shape: [100000, N]\n  dtype: f32\ngroups: 100000\n");
 }
 
 TEST_CASE("host: names of phases and roles, and frameworks' words") {

@@ -144,6 +144,27 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
     const Pack::Entry *own = pack->choose("a", "training", kernel.artifact.cpu, failure);
     CHECK((own && own->cpu == kernel.artifact.cpu) == runs);
   }
+  // Two that require the same: of the CPU that has more, and of one that the machine is not.
+  const std::vector<std::string> own(hostFeatures().begin(), hostFeatures().end());
+  auto equal = kernels().front();
+  equal.artifact.triple = std::string(hostArchitecture()) + "-unknown-linux-gnu";
+  equal.artifact.requiredFeatures = {};
+  PackedKernel little = equal, much = equal, foreignCpu = equal;
+  little.artifact.cpu = "little", little.features = {own.front()};
+  much.artifact.cpu = "much", much.features = own;
+  foreignCpu.artifact.cpu = "more", foreignCpu.features = own;
+  foreignCpu.features.push_back("avx9000");
+  const auto ranked = writePack({little, foreignCpu, much});
+  const auto ranks = Pack::open(ranked, failure);
+  REQUIRE(ranks);
+  const std::string phase = equal.artifact.phase;
+  CHECK(ranks->choose(equal.name, phase, "", failure)->cpu == "much");
+  CHECK(ranks->choose(equal.name, phase, "more", failure)->cpu == "more");
+  const auto alone = writePack({foreignCpu});
+  const auto last = Pack::open(alone, failure);
+  REQUIRE(last);
+  CHECK(last->choose(equal.name, phase, "", failure)->cpu == "more"); // its code needs no more
+
   CHECK(pack->choose("a", "training", "pdp-11", failure) == nullptr);
   CHECK(failure.code == NF_NO_KERNEL);
   CHECK(failure.message.ends_with(", not for pdp-11"));
