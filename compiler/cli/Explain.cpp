@@ -279,6 +279,7 @@ void printVariants(const Explained &explained) {
     printFolded("  in words   {}: {}\n", formInWords(op, variant.schedule), variant.reason);
     printSchedule(op, variant.schedule);
     const std::vector<Stage> &stages = explained.artifact.variants[i].stages;
+    const std::vector<Stage> named = namedStages(explained.artifact, i);
     const Image &image = explained.artifact.variants[i].image;
     for (size_t k = 0; k < stages.size(); ++k) {
       uint64_t end = image.bytes.size();
@@ -286,9 +287,10 @@ void printVariants(const Explained &explained) {
         if (other.entry > stages[k].entry)
           end = std::min(end, other.entry);
       printFolded("  stage      {}, {} bytes of code at {:#x}\n"
+                  "    shown as   {} by perf and debuggers\n"
                   "    tasks      {}\n"
                   "    each moves {} bytes\n",
-                  stages[k].symbol, end - stages[k].entry, stages[k].entry,
+                  stages[k].symbol, end - stages[k].entry, stages[k].entry, named[k].symbol,
                   describe(stages[k].tasks, op.sizes, values),
                   describe(stages[k].bytesPerTask, op.sizes, values));
       printFolded("{}", pseudocode(op, variant.schedule, k, values));

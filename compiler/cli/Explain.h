@@ -2,7 +2,7 @@
 #pragma once
 
 #include "compiler/cli/Command.h"
-#include "runtime/artifact/Artifact.h"
+#include "runtime/kernel/Kernel.h"
 
 #include "llvm/Support/JSON.h"
 

@@ -218,6 +218,7 @@ llvm::json::Array variantsOf(const Explained &explained) {
     for (size_t k = 0; k < own.size(); ++k)
       stages.push_back(
           llvm::json::Object{{"symbol", own[k].symbol},
+                             {"shown_as", namedStages(explained.artifact, i)[k].symbol},
                              {"entry", static_cast<int64_t>(own[k].entry)},
                              {"tasks", sizeOf(own[k].tasks, explained)},
                              {"bytes_per_task", sizeOf(own[k].bytesPerTask, explained)},

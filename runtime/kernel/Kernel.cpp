@@ -27,10 +27,6 @@ bool fitsHost(const Artifact &artifact, Failure &failure) {
 
 } // namespace
 
-namespace {
-
-/// The stages as perf and debuggers show them: "NAME_PHASE_v2_moments", so that the layers of
-/// a network, and the variants of each, are told apart.
 std::vector<Stage> namedStages(const Artifact &artifact, size_t variant) {
   std::vector<Stage> stages = artifact.variants[variant].stages;
   if (artifact.name.empty())
@@ -44,8 +40,6 @@ std::vector<Stage> namedStages(const Artifact &artifact, size_t variant) {
   }
   return stages;
 }
-
-} // namespace
 
 std::shared_ptr<const Kernel> Kernel::load(Artifact artifact, const LoadOptions &options,
                                            Failure &failure) {

@@ -19,6 +19,10 @@ struct LoadOptions {
 /// The architecture that a triple such as "x86_64-pc-linux-gnu" begins with.
 std::string_view architectureOf(std::string_view triple);
 
+/// The stages of a variant as perf and debuggers show them: "NAME_PHASE_v2_moments", so that the
+/// layers of a network, and the variants of each, are told apart.
+std::vector<Stage> namedStages(const Artifact &artifact, size_t variant);
+
 /// Immutable; shared by its plans.
 class Kernel {
 public:

@@ -709,6 +709,7 @@ TEST_CASE("explain, targets, help and version say what they should") {
   for (const char *part : {"bn: training, mode feature, nchw f32\n", "for n in N = 8: reduced\n",
                            "for c in 3: kept, indexes the statistics; indexes gamma, beta\n",
                            "for hw in 4: reduced\n", "  elements  N * 12 = 96\n", "\n  workspace  ",
+                           "\n    shown as   bn_training_v1_fused by perf and debuggers\n",
                            "written  moving_mean      f32  (3); may be", "Sizes, in order: N\n"}) {
     CAPTURE(part);
     CHECK(contains(explain.out, part));
