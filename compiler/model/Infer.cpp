@@ -95,6 +95,14 @@ Tensor tensorOf(const onnx::TensorProto &proto) {
 
 namespace {
 
+/// Saturates: sizes of a file may be anything.
+int64_t times(int64_t a, int64_t b) {
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+}
+/// A number that an int64_t has exactly.
+bool isWhole(double number) { return std::abs(number) <= 0x1p53 && number == std::trunc(number); }
+
 Shape shapeOf(const std::vector<int64_t> &sizes) {
   Shape shape;
   for (int64_t size : sizes)
@@ -235,7 +243,8 @@ private:
         fill = value.values[0];
       }
     const Value *shape = in(0);
-    if (!shape || !shape->constant || !shape->constant->hasValues())
+    if (!shape || !shape->constant || !shape->constant->hasValues() ||
+        !llvm::all_of(shape->constant->values, isWhole))
       return;
     Tensor tensor;
     for (double size : shape->constant->values)
@@ -345,7 +354,8 @@ private:
       return std::nullopt;
     if (value->ints)
       return value->ints;
-    if (!value->constant || !value->constant->hasValues() || value->constant->shape.size() > 1 ||
+    if (!value->constant || !value->constant->hasValues() ||
+        !llvm::all_of(value->constant->values, isWhole) || value->constant->shape.size() > 1 ||
         value->constant->values.size() > 64)
       return std::nullopt;
     std::vector<Dim> dims;
@@ -389,7 +399,7 @@ private:
       // The size of a shape is the rank.
       int64_t count = 1;
       for (const Dim &dim : *in(0)->shape)
-        count = dim.isKnown() && count >= 0 ? count * *dim.size : -1;
+        count = dim.isKnown() && count >= 0 ? times(count, *dim.size) : -1;
       if (count >= 0)
         setInts({{.size = count}}, /*isScalar=*/true);
       return;
@@ -447,9 +457,9 @@ private:
       if (!a || !b || a->size() != 1 || b->size() != 1)
         return;
       const auto x = (*a)[0].size, y = (*b)[0].size;
-      setInts({x && y ? Dim{.size = static_cast<int64_t>(apply(node_.op, static_cast<double>(*x),
-                                                               static_cast<double>(*y), true))}
-                      : Dim{}},
+      const double made =
+          x && y ? apply(node_.op, static_cast<double>(*x), static_cast<double>(*y), true) : NAN;
+      setInts({isWhole(made) ? Dim{.size = static_cast<int64_t>(made)} : Dim{}},
               in(0)->shape && in(0)->shape->empty());
     }
   }
@@ -606,7 +616,8 @@ private:
           all = all.size == 1 ? dim
                 : dim.size == 1
                     ? all
-                    : (all.isKnown() && dim.isKnown() ? Dim{.size = *all.size * *dim.size} : Dim{});
+                    : (all.isKnown() && dim.isKnown() ? Dim{.size = times(*all.size, *dim.size)}
+                                                      : Dim{});
         }
         return all;
       };
@@ -679,7 +690,7 @@ private:
         rest = i;
         dim = {};
       } else if (dim.isKnown()) {
-        known *= *dim.size;
+        known = times(known, *dim.size);
       } else {
         isKnown = false;
       }
@@ -690,7 +701,7 @@ private:
       if (const auto sizes = sizesOf(*x->shape); sizes && isKnown && known > 0) {
         int64_t all = 1;
         for (int64_t size : *sizes)
-          all *= size;
+          all = times(all, size);
         made[*rest].size = all / known;
       } else {
         Shape from = *x->shape;
@@ -703,7 +714,7 @@ private:
           if (same != from.end())
             from.erase(same);
           else if (made[i].isKnown())
-            divisor *= *made[i].size;
+            divisor = times(divisor, *made[i].size);
           else
             all = false;
         }
@@ -711,7 +722,7 @@ private:
         if (all && left) {
           int64_t count = 1;
           for (int64_t size : *left)
-            count *= size;
+            count = times(count, size);
           if (divisor > 0 && count % divisor == 0)
             made[*rest].size = count / divisor;
         } else if (all && from.size() == 1 && divisor == 1) {

@@ -136,7 +136,9 @@ private:
     if (node->version < last) {
       axes = node->integers("axes");
     } else if (node->input(1) >= 0) {
-      if (const Tensor *tensor = graph_.constant(node->input(1)); tensor && tensor->hasValues())
+      if (const Tensor *tensor = graph_.constant(node->input(1));
+          tensor && tensor->hasValues() &&
+          llvm::all_of(tensor->values, [](double axis) { return std::abs(axis) < 1024; }))
         axes = std::vector<int64_t>(tensor->values.begin(), tensor->values.end());
     }
     if (!axes) {

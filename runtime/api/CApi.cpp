@@ -383,18 +383,14 @@ nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel) {
   return entry ? phaseOf(entry->phase) : NF_OTHER_PHASE;
 }
 
-nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel) {
-  return nf_pack_load_for(pack, name, phase, nullptr, kernel);
-}
-
-nf_status *nf_pack_load_for(nf_pack *pack, const char *name, nf_phase phase, const char *cpu,
-                            nf_kernel **kernel) {
+/// `number`: of a phase, which may be none.
+static nf_status *loadFrom(nf_pack *pack, const char *name, int64_t number, const char *cpu,
+                           nf_kernel **kernel) {
   return guarded([&](Failure &failure) {
     if (!begin(kernel, "kernel", pack, "pack", failure))
       return false;
     if (!name)
       return failNull("name", failure);
-    const auto number = numberOf(phase);
     if (number < 0 || static_cast<size_t>(number) >= std::size(kPhases))
       return failure.set(NF_INVALID_ARGUMENT, "phase " + std::to_string(static_cast<int>(number)) +
                                                   " is none: expected NF_INFERENCE, NF_TRAINING, "
@@ -415,6 +411,15 @@ nf_status *nf_pack_load_for(nf_pack *pack, const char *name, nf_phase phase, con
     }
     return makeHandle(pack->host, loaded, kernel);
   });
+}
+
+nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel) {
+  return loadFrom(pack, name, numberOf(phase), nullptr, kernel);
+}
+
+nf_status *nf_pack_load_for(nf_pack *pack, const char *name, nf_phase phase, const char *cpu,
+                            nf_kernel **kernel) {
+  return loadFrom(pack, name, numberOf(phase), cpu, kernel);
 }
 
 nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,

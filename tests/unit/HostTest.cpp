@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <dlfcn.h>
 #include <filesystem>
 #include <fmt/format.h>
@@ -197,10 +196,8 @@ TEST_CASE("host: specs put together key by key are text that reads back") {
   nf_spec *bad = nullptr;
   REQUIRE(nf_spec_create(&bad) == nullptr);
   const int64_t sizes[] = {4};
-  for (int dtype : {0, static_cast<int>(NF_BIT), 99}) {
-    nf_dtype none;
-    std::memcpy(&none, &dtype, sizeof none);
-    nf_status *status = nf_spec_input(bad, sizes, nullptr, 1, nullptr, none);
+  for (nf_dtype dtype : {NF_NO_DTYPE, NF_BIT}) {
+    nf_status *status = nf_spec_input(bad, sizes, nullptr, 1, nullptr, dtype);
     CHECK(nf_status_code(status) == NF_INVALID_ARGUMENT);
     nf_status_free(status);
   }
