@@ -9,6 +9,15 @@
 
 namespace normforge::cli {
 
+std::string sizesText(const CheckCase &check) {
+  std::vector<std::string> parts;
+  for (const std::string &name : check.spec.sizeNames())
+    parts.push_back(fmt::format("{}={}", name, check.sizes.at(name)));
+  for (const std::string &name : check.spec.scalarNames(check.phase))
+    parts.push_back(fmt::format("{}={}", name, check.scalars.at(name)));
+  return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, " "));
+}
+
 llvm::Error CasePlanner::add(const std::string &path, const Spec &spec) {
   std::vector<Phase> phases = spec.phases;
   if (!phase_.empty()) {

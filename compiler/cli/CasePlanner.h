@@ -5,6 +5,9 @@
 
 namespace normforge::cli {
 
+/// "N=8 epsilon=0.001", "-" of none.
+std::string sizesText(const CheckCase &check);
+
 /// Collects cases, spec by spec; sizes that nobody gave have their defaults.
 class CasePlanner {
 public:

@@ -1,5 +1,6 @@
 #include "compiler/cli/CheckReport.h"
 
+#include "compiler/cli/CasePlanner.h"
 #include "compiler/cli/Command.h"
 #include "compiler/cli/Terminal.h"
 
@@ -16,16 +17,6 @@
 namespace normforge::cli {
 
 namespace {
-
-/// "N=8 epsilon=0.001".
-std::string sizesText(const CheckCase &check) {
-  std::vector<std::string> parts;
-  for (const std::string &name : check.spec.sizeNames())
-    parts.push_back(fmt::format("{}={}", name, check.sizes.at(name)));
-  for (const std::string &name : check.spec.scalarNames(check.phase))
-    parts.push_back(fmt::format("{}={}", name, check.scalars.at(name)));
-  return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, " "));
-}
 
 std::string errorText(double error) {
   if (error == 0)

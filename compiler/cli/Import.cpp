@@ -46,17 +46,23 @@ std::string listed(const std::vector<std::string> &words, size_t most) {
   return shown < words.size() ? fmt::format("{} and {} more", text, words.size() - shown) : text;
 }
 
-std::string commentOf(const model::Model &model, const model::Layer &layer,
-                      const std::string &source) {
-  std::vector<std::string> places, notes;
-  for (const model::Place &place : layer.places) {
-    places.push_back(nodeOf(model, place));
+/// The notes of a layer's norms, each once.
+std::vector<std::string> notesOf(const model::Layer &layer) {
+  std::vector<std::string> notes;
+  for (const model::Place &place : layer.places)
     for (const std::string &note : place.norm.notes)
       if (!llvm::is_contained(notes, note))
         notes.push_back(note);
-  }
+  return notes;
+}
+
+std::string commentOf(const model::Model &model, const model::Layer &layer,
+                      const std::string &source) {
+  std::vector<std::string> places;
+  for (const model::Place &place : layer.places)
+    places.push_back(nodeOf(model, place));
   std::string text = fmt::format("{}: {}", source, listed(places, 4));
-  for (const std::string &note : notes)
+  for (const std::string &note : notesOf(layer))
     text += "\n" + note;
   std::string comment;
   // Names of nodes may have any characters.
@@ -120,19 +126,14 @@ void printTable(const model::Model &model, const model::Imported &imported,
     for (size_t i = 0; i < files.size(); ++i) {
       const model::Layer &layer = imported.layers[i];
       printFolded("{}", columns.row({files[i], std::to_string(layer.places.size()), layer.what}));
-      std::vector<std::string> notes;
-      for (const model::Place &place : layer.places) {
+      for (const model::Place &place : layer.places)
         if (options.verbose) {
           std::vector<std::string> ops;
           for (int node : place.norm.nodes)
             ops.push_back(model.graphs[place.graph].nodes[static_cast<size_t>(node)].op);
           printFolded("    {}: {}\n", nodeOf(model, place), fmt::join(ops, ", "));
         }
-        for (const std::string &note : place.norm.notes)
-          if (!llvm::is_contained(notes, note))
-            notes.push_back(note);
-      }
-      for (const std::string &note : notes)
+      for (const std::string &note : notesOf(layer))
         printFolded("    note: {}\n", note);
     }
   }

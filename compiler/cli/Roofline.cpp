@@ -151,13 +151,6 @@ private:
   const double seconds_;
 };
 
-std::string sizesText(const CheckCase &check) {
-  std::vector<std::string> parts;
-  for (const std::string &name : check.spec.sizeNames())
-    parts.push_back(fmt::format("{}={}", name, check.sizes.at(name)));
-  return fmt::format("{}", fmt::join(parts, " "));
-}
-
 void printJson(const CheckCase &check, const Figures &figures, int threads) {
   llvm::json::Object sizes;
   for (const auto &[name, value] : check.sizes)

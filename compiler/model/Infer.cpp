@@ -1,5 +1,6 @@
 // Constants, types and shapes of a node's outputs: as much as norms are told by.
 #include "compiler/model/Proto.h"
+#include "runtime/artifact/Element.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringRef.h"
@@ -16,20 +17,6 @@ namespace {
 
 /// Elements of a constant that are looked at: parameters of a layer are, tables of words are not.
 constexpr int64_t kMostValues = 1 << 16;
-
-float halfToFloat(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double magnitude = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                           : exponent == 0 ? mantissa * 0x1p-24
-                                           : std::ldexp(1024 + mantissa, exponent - 25);
-  return static_cast<float>(bits & 0x8000 ? -magnitude : magnitude);
-}
-float bfloatToFloat(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
 
 template <typename T> void takeRaw(const std::string &raw, auto convert, std::vector<double> &out) {
   for (size_t at = 0; at + sizeof(T) <= raw.size(); at += sizeof(T)) {
@@ -74,8 +61,9 @@ Tensor tensorOf(const onnx::TensorProto &proto) {
     break;
   case Data::FLOAT16:
   case Data::BFLOAT16: {
+    const DType dtype = proto.data_type() == Data::FLOAT16 ? DType::F16 : DType::BF16;
     auto convert = [&](uint16_t bits) {
-      return proto.data_type() == Data::FLOAT16 ? halfToFloat(bits) : bfloatToFloat(bits);
+      return elementOf(dtype, std::as_bytes(std::span(&bits, 1)), 0);
     };
     if (raw.empty())
       for (int32_t bits : proto.int32_data())
@@ -87,8 +75,8 @@ Tensor tensorOf(const onnx::TensorProto &proto) {
   default:
     break;
   }
-  if (!tensor
-           .hasValues()) // what the message says of itself is wrong, or of a type that is not read
+  // The message contradicts itself, or its type is not read.
+  if (!tensor.hasValues())
     values.clear();
   return tensor;
 }

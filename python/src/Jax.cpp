@@ -24,8 +24,15 @@ struct Entry {
 
 /// Kernels by the texts of their specs and phases; they stay, for compiled programs name them.
 struct Registry {
+  struct Less { // of texts and views of them: a call copies none
+    using is_transparent = void;
+    bool operator()(const auto &a, const auto &b) const {
+      const int order = std::string_view(a.first).compare(b.first);
+      return order != 0 ? order < 0 : std::string_view(a.second) < std::string_view(b.second);
+    }
+  };
   std::mutex mutex;
-  std::map<std::pair<std::string, std::string>, Entry, std::less<>> entries;
+  std::map<std::pair<std::string, std::string>, Entry, Less> entries;
 };
 Registry &registry() {
   static auto *const all = new Registry; // programs may run while the interpreter ends
@@ -62,7 +69,7 @@ ffi::Error compute(ffi::RemainingArgs args, ffi::RemainingRets rets, std::string
     {
       Registry &all = registry();
       const std::lock_guard lock(all.mutex);
-      const auto found = all.entries.find(std::pair(std::string(spec), std::string(phase)));
+      const auto found = all.entries.find(std::pair(spec, phase));
       if (found == all.entries.end())
         return wrong("this program was compiled in another process: import normforge.jax and "
                      "trace it anew");

@@ -35,6 +35,14 @@ inline std::string slurp(const fs::path &path) {
   return text.str();
 }
 
+inline std::vector<std::string> linesOf(const std::string &text) {
+  std::vector<std::string> lines;
+  std::stringstream stream(text);
+  for (std::string line; std::getline(stream, line);)
+    lines.push_back(line);
+  return lines;
+}
+
 /// A command line with more words.
 inline std::vector<std::string> with(std::vector<std::string> words,
                                      std::vector<std::string> more) {

@@ -18,14 +18,6 @@ using namespace normforge::test;
 
 namespace {
 
-std::vector<std::string> linesOf(const std::string &text) {
-  std::vector<std::string> lines;
-  std::stringstream stream(text);
-  for (std::string line; std::getline(stream, line);)
-    lines.push_back(line);
-  return lines;
-}
-
 /// Names of subcommands, which help lists under this title.
 std::vector<std::string> subcommandsIn(const std::string &help) {
   std::vector<std::string> names;

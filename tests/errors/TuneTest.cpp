@@ -13,13 +13,6 @@ namespace {
 
 const std::vector<std::string> sweep = {"tune", "bn.yaml",  "--size", "N=2", "--threads",
                                         "1",    "--budget", "20s",    "-o",  "r.jsonl"};
-std::vector<std::string> linesOf(const std::string &text) {
-  std::vector<std::string> lines;
-  std::stringstream stream(text);
-  for (std::string line; std::getline(stream, line);)
-    lines.push_back(line);
-  return lines;
-}
 
 /// The records of a folder's file, all of whose lines are some.
 std::vector<Line> recordsOf(const Folder &folder, const std::string &file = "r.jsonl") {
