@@ -68,12 +68,9 @@ public:
 
   llvm::Expected<bool> print() {
     const Operator op = makeOperator(check_.spec, check_.phase);
-    auto variants = chooseVariants(op, session_.target(), settings_.schedules(check_));
-    if (!variants)
-      return variants.takeError();
-    auto artifact = session_.compile(op, *variants);
+    auto artifact = compileOperator(session_, op, settings_.schedules(check_));
     if (!artifact)
-      return internalError(artifact.takeError());
+      return artifact.takeError();
     Failure failure;
     kernel_ = Kernel::load(std::move(*artifact), {}, failure);
     if (!kernel_)

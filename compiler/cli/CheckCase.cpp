@@ -148,12 +148,9 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
   // From the spec in hand to a kernel that can be called.
   const Clock::time_point start = Clock::now();
   const Operator op = makeOperator(spec, check.phase);
-  auto variants = chooseVariants(op, session.target(), settings.schedules(check));
-  if (!variants)
-    return variants.takeError();
-  auto artifact = session.compile(op, *variants);
+  auto artifact = compileOperator(session, op, settings.schedules(check));
   if (!artifact)
-    return internalError(artifact.takeError());
+    return artifact.takeError();
   Failure failure;
   auto kernel = Kernel::load(std::move(*artifact), {}, failure);
   result.compileMilliseconds = microseconds(Clock::now() - start) / 1000;

@@ -302,6 +302,17 @@ llvm::Expected<std::vector<ScheduleVariant>> chooseVariants(const Operator &op,
   return variants;
 }
 
+llvm::Expected<Artifact> compileOperator(Session &session, const Operator &op,
+                                         const ScheduleOptions &options) {
+  auto variants = chooseVariants(op, session.target(), options);
+  if (!variants)
+    return variants.takeError();
+  auto artifact = session.compile(op, *variants);
+  if (!artifact)
+    return internalError(artifact.takeError());
+  return artifact;
+}
+
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths) {
   namespace fs = llvm::sys::fs;
   std::vector<std::string> specs;

@@ -108,6 +108,9 @@ struct ScheduleOptions {
 /// chooseSchedules, its error as one of --schedule.
 llvm::Expected<std::vector<ScheduleVariant>>
 chooseVariants(const Operator &op, const TargetDescription &target, const ScheduleOptions &options);
+/// The artifact of the schedules that chooseVariants gives; errors as of internalError.
+llvm::Expected<Artifact> compileOperator(Session &session, const Operator &op,
+                                         const ScheduleOptions &options);
 
 /// The files named, and every *.yaml below the directories named, ascending.
 llvm::Expected<std::vector<std::string>> findSpecs(const std::vector<std::string> &paths);

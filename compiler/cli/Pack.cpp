@@ -134,12 +134,9 @@ llvm::Error run(Options &options) {
         auto found = compiled.find(key);
         if (found == compiled.end()) {
           const Operator op = makeOperator(spec, phase);
-          auto variants = chooseVariants(op, session->target(), options.schedule);
-          if (!variants)
-            return variants.takeError();
-          auto artifact = session->compile(op, *variants);
+          auto artifact = compileOperator(*session, op, options.schedule);
           if (!artifact)
-            return internalError(artifact.takeError());
+            return artifact.takeError();
           found = compiled.emplace(key, std::move(*artifact)).first;
         }
         kernels.push_back({spec.name, found->second, session->target().instructionSets()});

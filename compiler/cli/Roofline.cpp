@@ -78,12 +78,9 @@ public:
 
   llvm::Expected<Figures> run(const CheckCase &check) {
     const Operator op = makeOperator(check.spec, check.phase);
-    auto variants = chooseVariants(op, session_.target(), schedule_);
-    if (!variants)
-      return variants.takeError();
-    auto artifact = session_.compile(op, *variants);
+    auto artifact = compileOperator(session_, op, schedule_);
     if (!artifact)
-      return internalError(artifact.takeError());
+      return artifact.takeError();
     // Two copies of one kernel: how far they are apart is what a figure may be off.
     Failure failure;
     std::unique_ptr<KernelCall> calls[2];

@@ -169,12 +169,9 @@ llvm::Error run(Options &options) {
     return sizes.takeError();
 
   Session session(*target, environmentVerifies());
-  auto variants = chooseVariants(op, session.target(), options.schedule);
-  if (!variants)
-    return variants.takeError();
-  auto artifact = session.compile(op, *variants);
+  auto artifact = compileOperator(session, op, options.schedule);
   if (!artifact)
-    return internalError(artifact.takeError());
+    return artifact.takeError();
   Failure failure;
   auto kernel = Kernel::load(std::move(*artifact), {}, failure);
   auto call = kernel ? KernelCall::make(kernel, *sizes, failure) : nullptr;

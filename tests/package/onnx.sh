@@ -4,21 +4,7 @@
 #   onnx.sh SOURCE BUILD FOLDER
 set -euo pipefail
 source=$1 build=$2 folder=$3
-mkdir -p "$folder"
-skip() {
-  echo "SKIP: $*"
-  exit 0
-}
-command -v python3 >/dev/null || skip "python3 is not installed"
-tools=$folder/tools
-if ! cmp -s "$source/tests/package/onnx.txt" "$tools/installed.txt"; then
-  rm -rf "$tools"
-  python3 -m venv "$tools" >"$folder/log" 2>&1 || skip "python3 -m venv: $(tail -n 1 "$folder/log")"
-  timeout 180 "$tools/bin/pip" install --quiet --disable-pip-version-check \
-    -r "$source/tests/package/onnx.txt" >"$folder/log" 2>&1 ||
-    skip "the packages of tests/package/onnx.txt cannot be installed: $(tail -n 1 "$folder/log")"
-  cp "$source/tests/package/onnx.txt" "$tools/installed.txt"
-fi
+. "$source/tests/package/tools.sh" tests/package/onnx.txt
 
 # ONNX Runtime's C header is a package of Debian 13 on; nothing of it is installed here.
 fetch_header() {

@@ -4,21 +4,7 @@
 #   python.sh SOURCE BUILD FOLDER
 set -euo pipefail
 source=$1 build=$2 folder=$3
-mkdir -p "$folder"
-skip() {
-  echo "SKIP: $*"
-  exit 0
-}
-command -v python3 >/dev/null || skip "python3 is not installed"
-tools=$folder/tools
-if ! cmp -s "$source/python/tests/requirements.txt" "$tools/installed.txt"; then
-  rm -rf "$tools"
-  python3 -m venv "$tools" >"$folder/log" 2>&1 || skip "python3 -m venv: $(tail -n 1 "$folder/log")"
-  timeout 240 "$tools/bin/pip" install --quiet --disable-pip-version-check \
-    -r "$source/python/tests/requirements.txt" >"$folder/log" 2>&1 ||
-    skip "the packages of python/tests/requirements.txt cannot be installed: $(tail -n 1 "$folder/log")"
-  cp "$source/python/tests/requirements.txt" "$tools/installed.txt"
-fi
+. "$source/tests/package/tools.sh" python/tests/requirements.txt
 ! command -v ccache >/dev/null ||
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
 rm -rf "$folder/wheels" "$folder/site"
