@@ -6,12 +6,14 @@
 
 Programs call kernels by XLA's foreign function interface (jax.ffi). Gradients are kernels, too, by
 jax.custom_vjp; second derivatives and forward mode are JAX's errors. Under vmap a kernel is called
-once for each element of the batch: give it the batch as an axis of x where you can.
+once for each element of the batch: give it the batch as an axis of x where you can. Shapes and dtypes
+are checked when a program is traced.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +65,8 @@ def _dtype(name: str) -> Any:
 
 
 def _call(spec: str, phase: str, arrays: Sequence[Any], numbers: Sequence[float]) -> list[Any]:
+    shapes = [list(array.shape) for array in arrays]
+    _kernel(spec, phase).check_arrays(shapes, [str(array.dtype) for array in arrays])
     results = [
         jax.ShapeDtypeStruct(tuple(shape), _dtype(dtype))
         for shape, dtype in _signature(spec, phase).results([a.shape for a in arrays])
@@ -117,19 +121,29 @@ def norm(spec: str, **given: Any) -> Any:
     if wrong := sorted(set(given) ^ set(kernel.reads)):
         raise TypeError(f"this spec takes {', '.join(kernel.reads)}; {', '.join(wrong)} is not among "
                         "them or is missing")  # fmt: skip
-    return _differentiable(spec, tuple(kernel.reads), *[given[name] for name in kernel.reads])
+    arrays = [jax.numpy.asarray(given[name]) for name in kernel.reads]
+    return _differentiable(spec, tuple(kernel.reads), *arrays)
+
+
+# Keys of a spec that the functions below write themselves.
+_WRITTEN = (
+    "axis", "center", "dtype", "epsilon", "layout", "mode", "name", "parameter_dtype", "phases",
+    "scale", "semantics",
+)  # fmt: skip
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for key in _WRITTEN:
+        if key in options:
+            instead = "it is called eps here" if key == "epsilon" else "norm(spec, ...) takes any spec"
+            raise TypeError(f"'{key}' is no option: {instead}")
 
 
 def _layer(
     x: Any, gamma: Any, beta: Any, addend: Any, shape: Any, layout: str, options: dict[str, Any]
 ) -> Any:
-    names: dict[str, Any] = {"x": x}
-    if gamma is not None:
-        names["gamma"] = gamma
-    if beta is not None:
-        names["beta"] = beta
-    if addend is not None:
-        names["addend"] = addend
+    given = {"x": x, "gamma": gamma, "beta": beta, "addend": addend}
+    names = {name: array for name, array in given.items() if array is not None}
     of = str((gamma if gamma is not None else beta if beta is not None else x).dtype)
     for name in (str(x.dtype), of):
         if name not in _DTYPES:
@@ -148,13 +162,25 @@ def _layer(
     return norm(text, **names)
 
 
+def _arrays(x: Any, gamma: Any, beta: Any, addend: Any) -> list[Any]:
+    """As JAX's functions take them: lists, numbers, and NumPy's f64 as f32 but in its f64 mode."""
+    given = (x, gamma, beta, addend)
+    x, *others = (None if array is None else jax.numpy.asarray(array) for array in given)
+    if others[2] is not None and others[2].shape != x.shape:
+        raise ValueError(f"addend has shape {others[2].shape}; expected that of x, {x.shape}")
+    return [x, *others]
+
+
 def _rows(x: Any, gamma: Any, beta: Any, addend: Any, mode: str, options: dict[str, Any]) -> Any:
     """Over the last axis, whatever is before it."""
-    flat = x.reshape(-1, x.shape[-1])
+    _check_options(options)
+    x, gamma, beta, addend = _arrays(x, gamma, beta, addend)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x has shape {x.shape}; expected a last axis, with elements")
+    size = x.shape[-1]
+    flat = x.reshape(x.size // size, size)
     added = None if addend is None else addend.reshape(flat.shape)
-    y = _layer(
-        flat, gamma, beta, added, ("N", x.shape[-1]), "nc", {"mode": mode, **options}
-    )
+    y = _layer(flat, gamma, beta, added, ("N", size), "nc", {"mode": mode, **options})
     return y.reshape(x.shape)
 
 
@@ -163,7 +189,7 @@ def layer_norm(
     **options: Any,
 ) -> Any:  # fmt: skip
     """Layer norm over the last axis of x. `addend`, of x's shape, is added behind gamma and beta;
-    fuse: further steps, such as "gelu". Other options are keys of a spec."""
+    fuse: further steps, such as "gelu". Other options are further keys of a spec."""
     return _rows(x, gamma, beta, addend, "layer", {"eps": eps, **options})
 
 
@@ -175,21 +201,35 @@ def rms_norm(
     return _rows(x, gamma, beta, addend, "rms", {"eps": eps, **options})
 
 
-def _pixels(x: Any, layout: str) -> tuple[Any, ...]:
-    if len(layout) != x.ndim or "c" not in layout:
+def _pixels(
+    x: Any, gamma: Any, beta: Any, addend: Any, layout: str, options: dict[str, Any]
+) -> Any:
+    _check_options({key: value for key, value in options.items() if key != "mode"})
+    x, gamma, beta, addend = _arrays(x, gamma, beta, addend)
+    letters = layout.lower()
+    if len(letters) != x.ndim or letters.count("c") != 1:
         raise ValueError(f"layout '{layout}' of x of {x.ndim} axes: expected a letter an axis, c one")
-    return tuple(
-        size if axis == "c" else axis.upper() for axis, size in zip(layout, x.shape)
-    )
+    if alone := not {"n", "b"} & set(letters):
+        letters, x = "n" + letters, x[None]
+        addend = None if addend is None else addend[None]
+    shape = tuple(s if axis == "c" else axis.upper() for axis, s in zip(letters, x.shape))
+    y = _layer(x, gamma, beta, addend, shape, letters, options)
+    return y[0] if alone else y
 
 
 def group_norm(
     x: Any, groups: int, gamma: Any = None, beta: Any = None, *, layout: str = "nhwc",
     eps: float = 1e-5, addend: Any = None, **options: Any,
 ) -> Any:  # fmt: skip
-    """Group norm; `layout` has the letters of x's axes, outermost first."""
+    """Group norm. `layout` has the letters of x's axes, outermost first: c the channels, n or b the
+    samples; without these x is one sample ("hwc"). Further options as `layer_norm`'s."""
+    try:
+        groups = operator.index(groups)
+    except TypeError:
+        kind = type(groups).__name__
+        raise TypeError(f"groups is {kind}; expected a number: group_norm(x, groups, gamma, beta)") from None
     keys = {"mode": "group", "groups": groups, "eps": eps, **options}
-    return _layer(x, gamma, beta, addend, _pixels(x, layout), layout, keys)
+    return _pixels(x, gamma, beta, addend, layout, keys)
 
 
 def instance_norm(
@@ -198,4 +238,4 @@ def instance_norm(
 ) -> Any:  # fmt: skip
     """Instance norm; options as `group_norm`'s."""
     keys = {"mode": "instance", "eps": eps, **options}
-    return _layer(x, gamma, beta, addend, _pixels(x, layout), layout, keys)
+    return _pixels(x, gamma, beta, addend, layout, keys)

@@ -218,7 +218,6 @@ Array::Array(nb::handle object, const char *name, nf_dtype dtype, bool written) 
                            "' is not in the CPU's memory, and this "
                            "kernel runs on the CPU")
                               .c_str());
-  checkIsDense(name);
   data_ = static_cast<char *>(tensor_.data) + tensor_.byte_offset;
 }
 
@@ -316,9 +315,9 @@ void Array::take(nb::handle object, const char *name, const char *expected, bool
                            .c_str());
 }
 
-void Array::checkIsDense(const char *name) const {
+bool Array::isDense() const {
   if (!tensor_.strides)
-    return;
+    return true;
   int64_t dense = 1;
   bool isDense = true, isEmpty = false;
   for (size_t axis = rank(); axis-- > 0;) {
@@ -327,8 +326,10 @@ void Array::checkIsDense(const char *name) const {
     isEmpty |= size == 0;
     dense *= size;
   }
-  if (isDense || isEmpty)
-    return;
+  return isDense || isEmpty;
+}
+
+void Array::failStrides(const char *name) const {
   std::string strides;
   for (size_t axis = 0; axis < rank(); ++axis)
     strides += (axis ? ", " : "") + std::to_string(tensor_.strides[axis]);

@@ -25,20 +25,23 @@ nb::object makeArray(nb::handle like, const nb::object &shape, nf_dtype dtype);
 class Array {
 public:
   /// Throws TypeError where `object` is no array of `dtype`, and ValueError where it is not in this
-  /// machine's memory, has a stride that is not dense, or may not be written though it is to be.
-  /// `name` is the argument's.
+  /// machine's memory, or may not be written though it is to be. `name` is the argument's.
   Array(nb::handle object, const char *name, nf_dtype dtype, bool written);
 
   void *data() const { return data_; }
   std::span<const int64_t> shape() const { return {tensor_.shape, rank()}; }
   uint64_t bytes() const;
 
+  /// Whether the last axis is innermost, and no gaps are.
+  bool isDense() const;
+  /// Throws ValueError that names the strides and says what to do.
+  [[noreturn]] void failStrides(const char *name) const;
+
 private:
   size_t rank() const { return static_cast<size_t>(tensor_.ndim); }
   void take(nb::handle object, const char *name, const char *expected, bool written);
   /// Of the arrays that most callers have, without their protocols.
   bool takeAtOnce(nb::handle object, bool written);
-  void checkIsDense(const char *name) const;
 
   nb::dlpack::dltensor tensor_{}; ///< its shape and strides belong to the object or to `owner_`
   nb::ndarray<> writable_{};

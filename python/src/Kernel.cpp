@@ -145,13 +145,17 @@ void Kernel::compute(std::vector<nb::object> &objects, const std::vector<double>
   arrays.reserve(arguments_.size());
   auto take = [&](size_t i) {
     const Argument &argument = arguments_[i];
-    arrays.emplace_back(objects[i], argument.text.c_str(), argument.dtype, argument.isWritten);
-  };
-  for (size_t i = 0; i < readCount_; ++i) {
-    if (copies_)
+    Array array(objects[i], argument.text.c_str(), argument.dtype, argument.isWritten);
+    if (!array.isDense()) {
+      if (!copies_ || argument.isWritten)
+        array.failStrides(argument.text.c_str());
       objects[i] = dense(objects[i]);
+      array = Array(objects[i], argument.text.c_str(), argument.dtype, false);
+    }
+    arrays.push_back(std::move(array));
+  };
+  for (size_t i = 0; i < readCount_; ++i)
     take(i);
-  }
   const std::shared_ptr<Prepared> own = prepare(arrays); // whatever others do meanwhile
   Prepared &prepared = *own;
   const nf::Plan &plan = prepared.plan;
@@ -223,6 +227,28 @@ nb::list Kernel::apply(const nb::list &arrays, const std::vector<double> &number
   for (size_t i = readCount_; i < objects.size(); ++i)
     all.append(objects[i]);
   return all;
+}
+
+void Kernel::checkArrays(const std::vector<std::vector<int64_t>> &shapes,
+                         const std::vector<std::string> &dtypes) const {
+  if (shapes.size() != readCount_ || dtypes.size() != readCount_)
+    throw nb::type_error(("takes " + list(reads_)).c_str());
+  std::vector<std::optional<std::span<const int64_t>>> known(arguments_.size());
+  for (size_t i = 0; i < readCount_; ++i) {
+    const Argument &argument = arguments_[i];
+    if (dtypes[i] != nameOf(argument.dtype))
+      throw nb::type_error(
+          ("'" + argument.text + "' is " + dtypes[i] + "; expected " + nameOf(argument.dtype))
+              .c_str());
+    if (argument.dtype != NF_BIT) // which is bytes here
+      known[i] = shapes[i];
+  }
+  const nf::Plan plan = kernel_.plan(kernel_.matchSizes(known));
+  for (size_t i = 0; i < readCount_; ++i)
+    if (arguments_[i].dtype == NF_BIT &&
+        (shapes[i].size() != 1 || static_cast<uint64_t>(shapes[i][0]) != plan.bytes(i)))
+      throw nb::value_error(
+          ("'" + arguments_[i].text + "' has another size than its spec says").c_str());
 }
 
 nb::object Kernel::call(const nb::dict &given) {

@@ -37,6 +37,10 @@ public:
   /// The same of all arrays that are read and all numbers, in their order; gives those that are
   /// written: those of `out`, in their order, or new ones where it has None or is None itself.
   nb::list apply(const nb::list &arrays, const std::vector<double> &numbers, nb::handle out);
+  /// Throws as a call would where arrays of these shapes and dtypes, by their order, are not those
+  /// that it takes.
+  void checkArrays(const std::vector<std::vector<int64_t>> &shapes,
+                   const std::vector<std::string> &dtypes) const;
 
 private:
   struct Argument {

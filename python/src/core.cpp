@@ -197,6 +197,15 @@ NB_MODULE(_core, m) {
           "arrays"_a, "numbers"_a = std::vector<double>(), "out"_a = nb::none(),
           "Of all arrays and numbers in their order: what is written, new or into the arrays of "
           "`out`, a list with None for new ones.")
+      .def(
+          "check_arrays",
+          [](const Kernel &kernel, const std::vector<std::vector<int64_t>> &shapes,
+             const std::vector<std::string> &dtypes) {
+            guarded([&] { return kernel.checkArrays(shapes, dtypes), 0; });
+          },
+          "shapes"_a, "dtypes"_a,
+          "Raises what a call would where arrays of these shapes and dtypes, in their order, are "
+          "not those that it takes.")
       .def_prop_ro("name", [](const Kernel &k) { return std::string(k.kernel().name()); })
       .def_prop_ro("phase", [](const Kernel &k) { return nf_phase_name(k.kernel().phase()); })
       .def_prop_ro(

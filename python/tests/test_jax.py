@@ -1,5 +1,7 @@
 """JAX's arrays are read where they lie; what is written is NumPy's."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -124,11 +126,52 @@ def test_what_is_refused():
     spec = "semantics: pytorch\nmode: layer\ninput: {shape: [N, 64]}\nfuse: [add, relu]\nphases: [training, backward]\n"
     x, one = drawn(8, 64), jnp.ones(64)
     made = nfj.apply(spec, "training", x=x, gamma=one, beta=one, addend=x)
-    with pytest.raises(Exception, match="'relu_mask' has another size than its spec says"):
+    with pytest.raises(ValueError, match="'relu_mask' has another size than its spec says"):
         nfj.apply(
             spec, "backward", dy=x, x=x, gamma=one, relu_mask=made["relu_mask"][:4],
             batch_mean=made["batch_mean"], batch_variance=made["batch_variance"],
         )  # fmt: skip
+
+
+def test_a_layout_without_samples_is_one_sample():
+    x, gamma, beta = drawn(3, 6, 5, 8), drawn(8, seed=1), drawn(8, seed=2)
+    for norm in (functools.partial(nfj.group_norm, groups=4), nfj.instance_norm):
+        of = functools.partial(norm, gamma=gamma, beta=beta)
+        found = jax.vmap(lambda x, a: of(x, layout="hwc", addend=a))(x, x)
+        np.testing.assert_allclose(found, of(x, addend=x), atol=1e-6)
+
+
+def test_arguments_are_checked_when_traced():
+    x, gamma = drawn(4, 48), drawn(48)
+    with pytest.raises(nf.Error, match="gamma"):
+        jax.eval_shape(nfj.layer_norm, x, gamma[:7])
+    with pytest.raises(nf.Error, match="gamma"):
+        jax.jit(nfj.layer_norm).lower(x, gamma[:7])
+    with pytest.raises(TypeError, match="'beta' is float32; expected bfloat16"):
+        nfj.layer_norm(x, gamma.astype(jnp.bfloat16), gamma)
+    with pytest.raises(TypeError, match="'addend' is float32; expected bfloat16"):
+        nfj.layer_norm(x.astype(jnp.bfloat16), addend=x)
+    with pytest.raises(ValueError, match=r"addend has shape \(48,\); expected that of x, \(4, 48\)"):
+        nfj.layer_norm(x, addend=gamma)
+    for wrong in (jnp.float32(3), x[:, :0]):
+        with pytest.raises(ValueError, match="expected a last axis, with elements"):
+            nfj.layer_norm(wrong)
+    with pytest.raises(TypeError, match=r"groups is .*; expected a number: group_norm\(x, groups"):
+        nfj.group_norm(x, gamma, gamma, layout="nc")
+    with pytest.raises(TypeError, match="'epsilon' is no option: it is called eps here"):
+        nfj.layer_norm(x, epsilon=1e-3)
+    for key in ("axis", "layout", "phases", "mode", "semantics"):
+        with pytest.raises(TypeError, match=f"'{key}' is no option"):
+            nfj.rms_norm(x, **{key: 1}) if key != "mode" else nfj.layer_norm(x, mode="rms")
+
+
+def test_numpy_arrays_are_taken_as_jax_takes_them():
+    x = np.random.default_rng(0).normal(size=(4, 48))
+    found = nfj.layer_norm(x, np.ones(48), np.zeros(48))
+    assert found.dtype == jnp.asarray(x).dtype
+    np.testing.assert_allclose(found, reference(jnp.asarray(x), 1, 0, -1, 1e-5), atol=1e-5)
+    assert nfj.layer_norm([[1.0, 3.0]]).shape == (1, 2)
+    assert nfj.group_norm(x.reshape(1, 4, 6, 8), 2, layout="NHWC").shape == (1, 4, 6, 8)
 
 
 def test_options_are_keys_of_a_spec():

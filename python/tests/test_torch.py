@@ -143,11 +143,70 @@ def test_opcheck():
     spec = nf._specs.layer_norm_spec(48, phases=["inference", "training", "backward"])
     x, gamma, beta = torch.randn(4, 48), torch.randn(48), torch.randn(48)
     for phase in ("inference", "training"):
-        torch.library.opcheck(torch.ops.normforge.apply, (spec, phase, [x, gamma, beta], []))
+        torch.library.opcheck(torch.ops.normforge.apply, ([spec], phase, [x, gamma, beta], []))
     given = x.clone().requires_grad_()
-    (y,) = torch.ops.normforge.apply(spec, "inference", [given, gamma, beta], [])
+    (y,) = torch.ops.normforge.apply([spec], "inference", [given, gamma, beta], [])
     with pytest.raises(NotImplementedError, match="first derivatives alone"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_opcheck_of_layouts(form):
+    layer = nft.replace_norms(nn.Sequential(nn.BatchNorm2d(8)))[0]
+    layer._fused = ("add", "relu")
+    x = torch.randn(2, 8, 3, 5).to(memory_format=form)
+    specs = layer._specs(x, layer.weight, layer.bias)
+    given = [x, layer.weight, layer.bias, layer.running_mean, layer.running_var, x.clone()]
+    given = [tensor.detach() for tensor in given]
+    operator = torch.ops.normforge.apply_with_mask
+    torch.library.opcheck(operator, (specs, "training", given, [0.1]))
+    y, _, _, mean, variance, mask = operator(specs, "training", given, [0.1])
+    assert y.is_contiguous(memory_format=form)
+    read = [x, torch.ones_like(y), given[1], mean, variance, mask]
+    torch.library.opcheck(operator, (specs, "backward", read, []))
+    read = [x, torch.ones(y.shape), given[1], mean, variance, mask]
+    dx, *_ = operator(specs, "backward", read, [])
+    assert dx.is_contiguous(memory_format=form)
+
+
+class _Convolutions(nn.Module):
+    """torch.compile lays its images out with channels last, whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.bn1, self.bn2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.gn = nn.GroupNorm(2, 8)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        return self.gn(torch.relu(self.bn2(self.conv2(x)) + x)).mean((2, 3))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_compiled_convolutions(form, fused):
+    theirs = _Convolutions().to(memory_format=form)
+    ours = copy.deepcopy(theirs)
+    ours = nft.fuse_norms(ours) if fused else nft.replace_norms(ours)
+    compiled = torch.compile(ours, fullgraph=True)
+    for rows in (2, 3, 5):
+        x = torch.randn(rows, 3, 9, 7).to(memory_format=form)
+        results = []
+        for module in (compiled, theirs):
+            given = x.clone().requires_grad_()
+            module.zero_grad()
+            y = module(given)
+            y.square().sum().backward()
+            results.append((y, given.grad))
+        for mine, other in zip(*results):
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-3)
+        parameters = dict(ours.named_parameters())
+        for name, other in theirs.named_parameters():
+            torch.testing.assert_close(parameters[name].grad, other.grad, atol=1e-3, rtol=1e-3)
+    ours.eval(), theirs.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), theirs(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layer", ["BatchNorm2d", "LayerNorm", "GroupNorm", "RMSNorm"])

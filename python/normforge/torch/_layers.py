@@ -47,51 +47,33 @@ def _text(shape: tuple[Any, ...], layout: str, keys: tuple[tuple[str, Any], ...]
 _PIXELS = {2: "", 3: "l", 4: "hw", 5: "dhw"}
 
 
-def _laid_out(x: Tensor) -> tuple[Tensor, str]:
-    """x as its elements lie in memory, and the layout of that; a copy where it is not dense."""
-    pixels = _PIXELS[x.dim()]
-    if x.is_contiguous():
-        return x, "nc" + pixels
-    last = x.movedim(1, -1)
-    if pixels and last.is_contiguous():
-        return last, "n" + pixels + "c"
-    return x.contiguous(), "nc" + pixels
-
-
-def _channels_second(y: Tensor, layout: str) -> Tensor:
-    return y if layout[1] == "c" else y.movedim(-1, 1)
-
-
 def _needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _compute(
-    spec: str, numbers: list[float], names: tuple[str, ...], given: list[Tensor]
+    specs: tuple[str, ...], numbers: list[float], names: tuple[str, ...], given: list[Tensor]
 ) -> Tensor:
     """Of modes whose statistics are those of the call; `given` by the spec's names."""
     if _needs_gradient(*given):
-        return _Normalize.apply(spec, numbers, names, *given)[0]
-    return _run(spec, "inference", given, [])[0]
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_contiguous() else tensor.contiguous()
+        return _Normalize.apply(specs, numbers, names, *given)[0]
+    return _run(specs, "inference", given, [])[0]
 
 
 def _named(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None
 ) -> tuple[tuple[str, ...], list[Tensor]]:
     if gamma is not None and beta is not None:
-        return ("x", "gamma", "beta"), [x, _dense(gamma), _dense(beta)]
+        return ("x", "gamma", "beta"), [x, gamma, beta]
     if gamma is not None:
-        return ("x", "gamma"), [x, _dense(gamma)]
-    return (("x", "beta"), [x, _dense(beta)]) if beta is not None else (("x",), [x])
+        return ("x", "gamma"), [x, gamma]
+    return (("x", "beta"), [x, beta]) if beta is not None else (("x",), [x])
 
 
 class _Layer:
-    """What our classes of layers share: the spec of a call, made once and then found by what it
-    depends on. Specs are text, so that layers are copied and pickled as ever."""
+    """What our classes of layers share: the specs of a call, made once and then found by what they
+    depend on: one with channels as the second axis and, where x has pixels, one with channels as the
+    last. Specs are text, so that layers are copied and pickled as ever."""
 
     _fused: tuple[Any, ...] = ()  # steps after the norm (fuse_norms), as a spec has them
 
@@ -99,8 +81,8 @@ class _Layer:
         """The keys of a spec that are the layer's own."""
         raise NotImplementedError
 
-    def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
-        """The shape and the layout of a spec for x; nothing where there is none."""
+    def _axes(self, x: Tensor) -> list[tuple[tuple[Any, ...], str]]:
+        """The shape and the layout of each spec for x; nothing where there is none."""
         raise NotImplementedError
 
     def _size(self) -> Any:
@@ -121,45 +103,41 @@ class _Layer:
         parameters = self._parameters  # type: ignore[attr-defined]
         return parameters[name] if name in parameters else getattr(self, name, None)
 
-    def _spec(self, x: Tensor, layout: str, *parameters: Tensor | None) -> str | None:
+    def _specs(self, x: Tensor, *parameters: Tensor | None) -> tuple[str, ...]:
         """Nothing where PyTorch is to compute: of another device, shape or dtype than kernels have,
         and what _is_transformed says."""
         if not x.is_cpu or x.numel() == 0 or not self._fits(x):
-            return None
+            return ()
         dtypes = tuple(p.dtype for p in parameters if p is not None)
         if torch.compiler.is_compiling():
             if torch.is_autocast_enabled("cpu"):
-                return None
-            return self._make_spec(x, layout, dtypes, parameters)
+                return ()
+            return self._make_specs(x, dtypes, parameters)
         if x.is_neg() or _is_transformed():
-            return None
+            return ()
         known = self.__dict__.setdefault("_known_specs", {})
         key = (
             x.dtype,
             x.layout,
             x.dim(),
-            layout,
             dtypes,
             self.eps,  # type: ignore[attr-defined]
             self._size(),
             self._fused,
         )
         if key not in known:
-            known[key] = self._make_spec(x, layout, dtypes, parameters)
+            known[key] = self._make_specs(x, dtypes, parameters)
         return known[key]
 
-    def _make_spec(
+    def _make_specs(
         self,
         x: Tensor,
-        layout: str,
         dtypes: tuple[torch.dtype, ...],
         parameters: tuple[Tensor | None, ...],
-    ) -> str | None:
-        axes = self._axes(x, layout)
+    ) -> tuple[str, ...]:
         of = dtypes[0] if dtypes else x.dtype
         if (
-            axes is None
-            or x.layout != torch.strided
+            x.layout != torch.strided
             or not (self.eps is None or self.eps > 0)  # type: ignore[attr-defined]
             or x.dtype not in _DTYPES
             or of not in _DTYPES
@@ -167,7 +145,7 @@ class _Layer:
             # Other mixtures PyTorch refuses.
             or not (of == x.dtype or (of == torch.float32 and x.dtype.itemsize == 2))
         ):
-            return None
+            return ()
         keys = {
             "dtype": _DTYPES[x.dtype],
             "parameter_dtype": _DTYPES[of],
@@ -177,7 +155,7 @@ class _Layer:
             "fuse": self._fused,
             **self._mode(),
         }
-        return _text(*axes, tuple(keys.items()))
+        return tuple(_text(*axes, tuple(keys.items())) for axes in self._axes(x))
 
     def _add(
         self,
@@ -185,15 +163,13 @@ class _Layer:
         given: list[Tensor],
         x: Tensor,
         addend: Tensor | None,
-        layout: str,
     ) -> tuple[tuple[str, ...], list[Tensor]] | None:
         """The addend behind what is given; nothing where it is of another shape or dtype."""
         if addend is None:
             return names, given
         if not isinstance(addend, Tensor) or addend.shape != x.shape or addend.dtype != x.dtype:
             return None
-        laid = addend if layout[1:2] in ("", "c") else addend.movedim(1, -1)
-        return (*names, "addend"), [*given, laid if laid.is_contiguous() else laid.contiguous()]
+        return (*names, "addend"), [*given, addend]
 
     def _finish(self, y: Tensor, addend: Tensor | None) -> Tensor:
         """The fused steps by PyTorch, of what PyTorch has normalized."""
@@ -214,9 +190,14 @@ class _ChannelLayer(_Layer):
     def _fits(self, x: Tensor) -> bool:
         return x.dim() in _PIXELS and x.size(1) == self._channels()
 
-    def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
+    def _axes(self, x: Tensor) -> list[tuple[tuple[Any, ...], str]]:
+        pixels = _PIXELS[x.dim()]
+        layouts = ["nc" + pixels, "n" + pixels + "c"] if pixels else ["nc"]
         channels = self._channels()
-        return tuple(channels if axis == "c" else axis.upper() for axis in layout), layout
+        return [
+            (tuple(channels if axis == "c" else axis.upper() for axis in layout), layout)
+            for layout in layouts
+        ]
 
 
 class _BatchNorm(_ChannelLayer, nn.modules.batchnorm._BatchNorm):
@@ -231,40 +212,39 @@ class _BatchNorm(_ChannelLayer, nn.modules.batchnorm._BatchNorm):
         mean, variance = self._buffers["running_mean"], self._buffers["running_var"]
         # What has statistics and keeps others, or none, is PyTorch's, and so are frozen ones' gradients.
         frozen = mean is not None and not self.training
-        spec = None
-        if x.dim() in _PIXELS and (mean is not None) == self.track_running_stats:
-            data, layout = _laid_out(x)
-            spec = self._spec(x, layout, gamma, beta, mean, variance)
-        if spec is None or (frozen and _needs_gradient(x, gamma, beta, addend)):
+        specs: tuple[str, ...] = ()
+        if (mean is not None) == self.track_running_stats:
+            specs = self._specs(x, gamma, beta, mean, variance)
+        if not specs or (frozen and _needs_gradient(x, gamma, beta, addend)):
             return self._finish(super().forward(x), addend)
-        names, given = _named(data, gamma, beta)
+        names, given = _named(x, gamma, beta)
         if mean is not None:
             names, given = (*names, "moving_mean", "moving_variance"), [*given, mean, variance]
-        if self._fused and not (added := self._add(names, given, x, addend, layout)):
+        if self._fused and not (added := self._add(names, given, x, addend)):
             return self._finish(super().forward(x), addend)
         if self._fused:
             names, given = added
         if frozen:
-            return _channels_second(_run(spec, "inference", given, [])[0], layout)
+            return _run(specs, "inference", given, [])[0]
         if x.numel() == x.size(1):
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.size()}"
             )
         if mean is None:
-            return _channels_second(_compute(spec, [], names, given), layout)
+            return _compute(specs, [], names, given)
         momentum = self.momentum
         batches = self._buffers["num_batches_tracked"]
         if batches is not None:
             batches.add_(1)
             if momentum is None:
                 momentum = 1.0 / float(batches)
-        y, *moved = _Normalize.apply(spec, [float(momentum or 0.0)], names, *given)
+        y, *moved = _Normalize.apply(specs, [float(momentum or 0.0)], names, *given)
         if moved:
             mean.copy_(moved[0])
             variance.copy_(moved[1])
         else:  # they were written in place, which autograd is to know
             torch.autograd.graph.increment_version((mean, variance))
-        return _channels_second(y, layout)
+        return y
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -292,21 +272,19 @@ class SyncBatchNorm(_BatchNorm, nn.SyncBatchNorm):
 class _StatelessLayer(_Layer):
     """Of statistics of the call alone."""
 
-    def _normalized(
-        self, x: Tensor, data: Tensor, layout: str, addend: Tensor | None
-    ) -> Tensor | None:
-        """As `data` lies; nothing where PyTorch is to compute."""
-        gamma, beta = self._parameter("weight"), self._parameter("bias")
-        spec = self._spec(x, layout, gamma, beta)
-        if spec is None:
-            return None
-        names, given = _named(data, gamma, beta)
-        if self._fused:
-            added = self._add(names, given, x, addend, layout)
-            if not added:
-                return None
-            names, given = added
-        return _compute(spec, [], names, given)
+    def _takes(self, x: Tensor) -> bool:
+        """Whether the layer computes what a spec says; it raises for what PyTorch refuses."""
+        return True
+
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        if self._takes(x):
+            gamma, beta = self._parameter("weight"), self._parameter("bias")
+            if specs := self._specs(x, gamma, beta):
+                names, given = _named(x, gamma, beta)
+                added = self._add(names, given, x, addend) if self._fused else (names, given)
+                if added:
+                    return _compute(specs, [], *added)
+        return self._finish(super().forward(x), addend)  # type: ignore[misc]
 
 
 class _RowLayer(_StatelessLayer):
@@ -319,25 +297,19 @@ class _RowLayer(_StatelessLayer):
         size = self.normalized_shape  # type: ignore[attr-defined]
         return x.shape[-len(size) :] == size
 
-    def _axes(self, x: Tensor, layout: str) -> tuple[tuple[Any, ...], str] | None:
+    def _axes(self, x: Tensor) -> list[tuple[tuple[Any, ...], str]]:
         normalized = tuple(self.normalized_shape)  # type: ignore[attr-defined]
         lead = x.dim() - len(normalized)
         if not (1 <= lead <= 4 and len(normalized) <= 4) or x.dim() > 6:
-            return None
+            return []
         letters = "nbtd"[:lead]
-        return (*letters.upper(), *normalized), letters + self._letters()
+        return [((*letters.upper(), *normalized), letters + self._letters())]
 
     def _letters(self) -> str:
         return "uvwc"[4 - len(self.normalized_shape) :]  # type: ignore[attr-defined]
 
     def _mode(self) -> dict[str, Any]:
         return {"mode": "layer", "axis": tuple(self._letters())}
-
-    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        y = self._normalized(x, x if x.is_contiguous() else x.contiguous(), "", addend)
-        if y is None:
-            y = self._finish(super().forward(x), addend)  # type: ignore[misc]
-        return y
 
 
 class LayerNorm(_RowLayer, nn.LayerNorm):
@@ -349,20 +321,7 @@ class RMSNorm(_RowLayer, nn.RMSNorm):
         return {"mode": "rms", "axis": tuple(self._letters())}  # whose epsilon is PyTorch's
 
 
-class _PixelLayer(_StatelessLayer, _ChannelLayer):
-    def _takes(self, x: Tensor) -> bool:
-        return True
-
-    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        if x.dim() in _PIXELS and self._takes(x):
-            data, layout = _laid_out(x)
-            y = self._normalized(x, data, layout, addend)
-            if y is not None:
-                return _channels_second(y, layout)
-        return self._finish(super().forward(x), addend)  # type: ignore[misc]
-
-
-class GroupNorm(_PixelLayer, nn.GroupNorm):
+class GroupNorm(_StatelessLayer, _ChannelLayer, nn.GroupNorm):
     def _channels(self) -> int:
         return self.num_channels
 
@@ -373,7 +332,7 @@ class GroupNorm(_PixelLayer, nn.GroupNorm):
         return {"mode": "group", "groups": self.num_groups}
 
 
-class _InstanceNorm(_PixelLayer, nn.modules.instancenorm._InstanceNorm):
+class _InstanceNorm(_StatelessLayer, _ChannelLayer, nn.modules.instancenorm._InstanceNorm):
     def _mode(self) -> dict[str, Any]:
         return {"mode": "instance"}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def _engine() -> Engine:
 
 @functools.lru_cache(maxsize=None)
 def _norm(spec: str) -> Norm:
-    return Norm(_engine(), spec)
+    return Norm(_engine(), spec, copies=True)
 
 
 @functools.lru_cache(maxsize=None)
@@ -46,11 +47,72 @@ def _kernel(spec: str, phase: str) -> Kernel:
 
 
 _library = torch.library.Library("normforge", "DEF")
-_library.define("apply(str spec, str phase, Tensor[] arrays, float[] numbers) -> Tensor[]")
+_SCHEMA = "(str[] specs, str phase, Tensor[] arrays, float[] numbers) -> Tensor[]"
+# torch.compile need not copy what it has in another layout: the operator computes with that. A mask's
+# bits lie as x does, so that backward is to have x as training had it.
+_library.define("apply" + _SCHEMA, tags=(torch.Tag.flexible_layout,))
+_library.define("apply_with_mask" + _SCHEMA, tags=(torch.Tag.needs_exact_strides,))
 
 
-def _apply(spec: str, phase: str, arrays: list[Tensor], numbers: list[float]) -> list[Tensor]:
-    return _kernel(spec, phase).apply(arrays, numbers)
+class _Places(NamedTuple):
+    """Which arguments of a kernel have the shape of x: their numbers of what it reads and writes."""
+
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    written: int  # how many arrays
+    has_mask: bool
+
+
+@functools.lru_cache(maxsize=None)
+def _cached_places(spec: str, phase: str) -> _Places:
+    arguments = _kernel(spec, phase).arguments
+    has_mask = any(a["role"] == "mask" for a in arguments)
+    reads, writes = ([a for a in arguments if a["written"] == w] for w in (False, True))
+    shape = reads[0]["shape"]
+    places = [tuple(i for i, a in enumerate(of) if a["shape"] == shape) for of in (reads, writes)]
+    return _Places(places[0], places[1], len(writes), has_mask)
+
+
+@torch.compiler.assume_constant_result
+def _places(spec: str, phase: str) -> _Places:
+    return _cached_places(spec, phase)
+
+
+_Out = list[Tensor | None] | None
+
+
+def _arrange(
+    specs: Sequence[str], phase: str, arrays: list[Tensor], out: _Out
+) -> tuple[str, list[Tensor], _Out, dict[int, Tensor]]:
+    """The spec of the layout in which x lies, and arrays in it: what is read, what is written, and of
+    that which results they stand for. Outside of kernels all have channels as their second axis; the
+    kernel of the second spec has them as the last."""
+    x = arrays[0]
+    if len(specs) == 1 or x.is_contiguous() or not x.movedim(1, -1).is_contiguous():
+        return specs[0], arrays, out, {}
+    places = _cached_places(specs[0], phase)
+    order = (0, *range(2, x.dim()), 1)
+    given = [a.permute(order) if i in places.reads else a for i, a in enumerate(arrays)]
+    into: list[Tensor | None] = list(out) if out else [None] * places.written
+    results = {}
+    for i in places.writes:
+        results[i] = torch.empty_permuted(x.shape, order, dtype=x.dtype, device=x.device)
+        into[i] = results[i].permute(order)
+    return specs[1], given, into, results
+
+
+def _apply(
+    specs: Sequence[str],
+    phase: str,
+    arrays: list[Tensor],
+    numbers: list[float],
+    out: _Out = None,
+) -> list[Tensor]:
+    spec, given, into, results = _arrange(specs, phase, arrays, out)
+    made: list[Tensor] = _kernel(spec, phase).apply(given, numbers, into)
+    for i, result in results.items():
+        made[i] = result
+    return made
 
 
 @functools.lru_cache(maxsize=None)
@@ -58,9 +120,13 @@ def _signature(spec: str, phase: str) -> Signature:
     return Signature(_kernel(spec, phase))
 
 
-def _apply_fake(spec: str, phase: str, arrays: list[Tensor], numbers: list[float]) -> list[Tensor]:
-    results = _signature(spec, phase).results([array.shape for array in arrays])
-    return [arrays[0].new_empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in results]
+def _apply_fake(
+    specs: Sequence[str], phase: str, arrays: list[Tensor], numbers: list[float]
+) -> list[Tensor]:
+    spec, given, _, results = _arrange(specs, phase, arrays, None)
+    shapes = _signature(spec, phase).results([array.shape for array in given])
+    made = [arrays[0].new_empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in shapes]
+    return [results.get(i, array) for i, array in enumerate(made)]
 
 
 def _no_gradient(ctx: Any, *gradients: Any) -> Any:
@@ -70,9 +136,10 @@ def _no_gradient(ctx: Any, *gradients: Any) -> Any:
     )
 
 
-_library.impl("apply", _apply, "CPU")
-torch.library.register_fake("normforge::apply", _apply_fake, lib=_library)
-torch.library.register_autograd("normforge::apply", _no_gradient, lib=_library)
+for _operator in ("apply", "apply_with_mask"):
+    _library.impl(_operator, _apply, "CPU")
+    torch.library.register_fake("normforge::" + _operator, _apply_fake, lib=_library)
+    torch.library.register_autograd("normforge::" + _operator, _no_gradient, lib=_library)
 
 
 def _is_watched(x: Tensor) -> bool:
@@ -96,17 +163,19 @@ def _is_transformed() -> bool:
 
 
 def _run(
-    spec: str,
+    specs: tuple[str, ...],
     phase: str,
     arrays: list[Tensor],
     numbers: list[float],
-    out: list[Tensor | None] | None = None,
+    out: _Out = None,
 ) -> list[Tensor]:
     """The operator; where nobody looks on the kernel itself, for a dispatch takes ten times as long.
     The kernel alone writes into `out`."""
     if _is_watched(arrays[0]):
-        return torch.ops.normforge.apply(spec, phase, arrays, numbers)
-    return _kernel(spec, phase).apply(arrays, numbers, out)
+        of = torch.ops.normforge
+        operator = of.apply_with_mask if _places(specs[0], phase).has_mask else of.apply
+        return operator(specs, phase, arrays, numbers)
+    return _apply(specs, phase, arrays, numbers, out)
 
 
 @functools.lru_cache(maxsize=None)
@@ -124,18 +193,18 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, spec: str, numbers: list[float], names: tuple[str, ...], *given: Tensor
+        ctx: Any, specs: tuple[str, ...], numbers: list[float], names: tuple[str, ...], *given: Tensor
     ) -> Any:
-        training, saved, backward, gradients, moving, moved, written = _routes(spec, names)
+        training, saved, backward, gradients, moving, moved, written = _routes(specs[0], names)
         # Where the kernel is called itself the moving statistics are written in place.
-        out: list[Tensor | None] | None = None
+        out: _Out = None
         if moving:
             out = [None] * written
             for i, j in zip(moving, moved):
                 out[j] = given[i]
-        made = _run(spec, "training", [given[i] for i in training], numbers, out)
+        made = _run(specs, "training", [given[i] for i in training], numbers, out)
         known = [*given, *made]
-        ctx.spec, ctx.routes = spec, (backward, gradients)
+        ctx.specs, ctx.routes = specs, (backward, gradients)
         ctx.save_for_backward(*[known[i] for i in saved])
         news = [made[j] for i, j in zip(moving, moved) if made[j] is not given[i]]
         ctx.mark_non_differentiable(*news)
@@ -150,6 +219,6 @@ class _Normalize(torch.autograd.Function):
                 "vectorize=True or is_grads_batched=True"
             )
         reads, gradients = ctx.routes
-        known = [*ctx.saved_tensors, dy if dy.is_contiguous() else dy.contiguous()]
-        made = _run(ctx.spec, "backward", [known[i] for i in reads], [])
+        known = [*ctx.saved_tensors, dy]
+        made = _run(ctx.specs, "backward", [known[i] for i in reads], [])
         return (None, None, None, *[None if i < 0 else made[i] for i in gradients])
