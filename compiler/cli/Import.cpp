@@ -9,6 +9,7 @@
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/JSON.h"
+#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 
 #include <CLI/CLI.hpp>
@@ -86,12 +87,23 @@ std::string textOf(const model::Model &model, const model::Layer &layer,
          fmt::format("name: {}\ncount: {}\n", layer.name, layer.places.size()) + layer.text;
 }
 
+/// An error where a file holds another model's spec: the first line of each says which it is of.
+llvm::Error checkIsOurs(const std::string &path, const std::string &text,
+                        const std::string &source) {
+  auto file = llvm::MemoryBuffer::getFile(path);
+  const llvm::StringRef own = llvm::StringRef(text).take_front(source.size() + 3); // "# SOURCE:"
+  if (!file || (*file)->getBuffer().starts_with(own) || (*file)->getBuffer() == text)
+    return llvm::Error::success();
+  return badInput(
+      fmt::format("-o: {} is no spec of {}; expected a folder without it", path, source));
+}
+
 struct Reason {
   std::string why;
   std::vector<std::string> ops, places;
 };
 
-/// What was left, by reasons.
+/// Groups the refused nodes by their reasons.
 std::vector<Reason> reasonsOf(const model::Model &model, const model::Imported &imported) {
   std::vector<Reason> reasons;
   for (const auto &refused : imported.refused) {
@@ -202,8 +214,11 @@ llvm::Error run(const Options &options) {
     llvm::SmallString<128> path(options.output);
     llvm::sys::path::append(path, layer.name + ".yaml");
     files.push_back(options.output.empty() ? layer.name : std::string(path));
-    if (!options.output.empty())
-      written.push_back({std::string(path), textOf(*model, layer, source), {}});
+    if (options.output.empty())
+      continue;
+    written.push_back({std::string(path), textOf(*model, layer, source), {}});
+    if (llvm::Error error = checkIsOurs(written.back().path, written.back().head, source))
+      return error;
   }
   // The model's protobuf is changed by this; what is printed is not of it.
   std::optional<model::Rewritten> rewritten;

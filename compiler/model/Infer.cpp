@@ -33,7 +33,8 @@ public:
 private:
   void type() {
     for (size_t i = 1; i < node_.outputs.size(); ++i)
-      if (node_.op == "Split" && node_.output(i) >= 0 && in(0) && out(i).type == 0)
+      if ((node_.op == "Split" || isSkipSum(i)) && node_.output(i) >= 0 && in(0) &&
+          out(i).type == 0)
         out(i).type = in(0)->type;
     if (out().type != 0)
       return;

@@ -82,6 +82,9 @@ private:
     }
     if (!x->shape)
       return;
+    for (size_t i = 1; i < node_.outputs.size(); ++i)
+      if (isSkipSum(i) && node_.output(i) >= 0 && !out(i).shape)
+        out(i).shape = x->shape;
     if (isOneOf({"Relu",
                  "Identity",
                  "Dropout",

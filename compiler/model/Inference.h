@@ -52,6 +52,11 @@ protected:
     return llvm::is_contained(names, node_.op);
   }
 
+  /// Whether an output is the sum that ONNX Runtime's skip norms give beside y, of x's shape.
+  bool isSkipSum(size_t output) const {
+    return output == 3 && node_.domain == "com.microsoft" && node_.op.starts_with("Skip");
+  }
+
   /// An input's elements where they are whole numbers, some of which may be known.
   std::optional<std::vector<Dim>> intsOf(size_t i) const {
     const Value *value = in(i);

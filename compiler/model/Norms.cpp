@@ -545,6 +545,8 @@ private:
 
   void ofOperator(int index) {
     const Node &node = graph_.nodes[index];
+    if (node.input(0) < 0 || node.output(0) < 0)
+      return; // no norm of anything, or one that nobody wants
     const bool isOwn = node.domain.empty(), isMicrosoft = node.domain == "com.microsoft";
     if (isOwn && node.op == "BatchNormalization")
       return batch(index);
@@ -682,10 +684,13 @@ private:
       return leave(index, "the rank of x is not known");
     norm.axes = {*all - 1};
     const Shape *own = graph_.shape(norm.x), *other = graph_.shape(addend);
-    if (!other || other->size() != own->size() ||
-        !llvm::all_of(llvm::zip(*own, *other),
-                      [](auto pair) { return std::get<0>(pair).same(std::get<1>(pair)); }))
-      return leave(index, "the shape of what is added is not known, or another one");
+    if (!other)
+      return leave(index, "the shape of what is added is not known");
+    if (other->size() != own->size() || !llvm::all_of(llvm::zip(*own, *other), [](auto pair) {
+          return std::get<0>(pair).same(std::get<1>(pair));
+        }))
+      return leave(index, fmt::format("what is added has shape {} beside x of shape {}",
+                                      text(*other), text(*own)));
     if (bias >= 0)
       norm.prologue.push_back({"bias", bias});
     for (size_t i : {1, 2})
@@ -716,6 +721,8 @@ private:
       return leave(first, why);
     // Who takes a stored sum may come before what the steps take.
     takeSteps(graph_, taken_, /*operands=*/norm.sum < 0, norm.y, norm.fuse, found_.left);
+    if (precisionOf(value(norm.x).type) == 1 && !norm.fuse.empty())
+      norm.notes.push_back("rounded once behind its steps, where the model rounds before each");
     norm.nodes = cone(norm);
     for (int node : norm.nodes)
       taken_.insert(node);
@@ -764,8 +771,8 @@ private:
       const bool isFlat = !isOfRows && own->size() == 1 && (*own)[0].same((*shape)[1]);
       if (!isFlat && !isParameter(v, norm.x, parameterAxes(norm)) &&
           !(norm.isFlattened && isFlattened(*own, norm)))
-        return fmt::format("a {} of shape {} that broadcasts over x of shape {}", word, text(*own),
-                           text(*shape));
+        return fmt::format("a {} of shape {} {} x of shape {}", word, text(*own),
+                           isOfRows ? "that broadcasts over" : "beside", text(*shape));
     }
     return {};
   }

@@ -1,4 +1,4 @@
-// What follows a norm: additions, multiplications and activations that only it feeds.
+// The steps that follow a norm: additions, multiplications and activations that only it feeds.
 #include "compiler/model/Norms.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -62,6 +62,8 @@ public:
       return step;
     if (node.op == "Add" || node.op == "Sum" || node.op == "Mul")
       return binary(index);
+    if (node.op == "Sub" || node.op == "Div")
+      return byNumber(index);
     return std::nullopt;
   }
 
@@ -71,8 +73,9 @@ public:
 private:
   std::optional<Step> stop(int node, std::string why) {
     static constexpr std::string_view kStepLike[] = {
-        "Add",  "Sum",      "Mul",  "Relu",      "LeakyRelu",   "Elu",  "Selu", "Celu",  "Sigmoid",
-        "Tanh", "Softplus", "Mish", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Swish", "PRelu"};
+        "Add",       "Sum",         "Mul",  "Sub",     "Div",   "Relu",     "LeakyRelu",
+        "Elu",       "Selu",        "Celu", "Sigmoid", "Tanh",  "Softplus", "Mish",
+        "HardSwish", "HardSigmoid", "Clip", "Gelu",    "Swish", "PRelu"};
     if (node >= 0 && graph_.nodes[node].domain.empty() &&
         llvm::is_contained(kStepLike, graph_.nodes[node].op))
       left_ = Left{node, std::move(why)};
@@ -122,7 +125,10 @@ private:
         return take(node, "relu6");
       if (*low == 0 && (*high == INFINITY || *high >= 3.4e38))
         return take(node, "relu");
-      if (!std::isfinite(*low) || !std::isfinite(*high) || *low > *high)
+      if (*low > *high)
+        return stop(index, fmt::format("a Clip from {} to {}, which is below", numberText(*low),
+                                       numberText(*high)));
+      if (!std::isfinite(*low) || !std::isfinite(*high))
         return stop(index, "a Clip without two finite bounds");
       return take(node, fmt::format("{{clamp: [{}, {}]}}", numberText(*low), numberText(*high)));
     }
@@ -133,6 +139,25 @@ private:
 
   std::optional<double> bound(const Node &node, size_t input, double otherwise) const {
     return node.input(input) < 0 ? std::optional(otherwise) : graph_.scalar(node.input(input));
+  }
+
+  /// Less a number, or over one.
+  std::optional<Step> byNumber(int index) {
+    const Node &node = graph_.nodes[index];
+    const bool isFirst = node.input(0) == y_;
+    const int other = isFirst ? node.input(1) : node.input(0);
+    const double number = other == y_ ? NAN : graph_.scalar(other).value_or(NAN);
+    const Shape *own = graph_.shape(y_), *of = graph_.shape(other);
+    if (std::isnan(number) || !own || !of)
+      return stop(index,
+                  fmt::format("a {} of no constant number is no step that kernels have", node.op));
+    if (std::isinf(number) || of->size() > own->size())
+      return stop(index, fmt::format("a {} of {}", node.op, numberText(number)));
+    const std::string text =
+        number < 0 ? fmt::format("({})", numberText(number)) : numberText(number);
+    const char *sign = node.op == "Sub" ? "-" : "/";
+    return take(node, isFirst ? fmt::format("{{expr: \"x {} {}\"}}", sign, text)
+                              : fmt::format("{{expr: \"{} {} x\"}}", text, sign));
   }
 
   std::optional<Step> binary(int index) {
@@ -152,6 +177,8 @@ private:
         return take(node, fmt::format("{{expr: \"x {} {}\"}}", isAdd ? "+" : "*",
                                       *number < 0 ? fmt::format("({})", numberText(*number))
                                                   : numberText(*number)));
+    if (const double number = graph_.scalar(other).value_or(0); !std::isfinite(number))
+      return stop(index, fmt::format("a {} of {}", node.op, numberText(number)));
     if (!own || !of)
       return stop(index, "the shape of its other operand is not known");
     const int type = graph_.values[other].type;

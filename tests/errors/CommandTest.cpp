@@ -31,7 +31,8 @@ std::vector<std::string> runWords(std::vector<std::string> more = {},
 
 const std::string reads = "it reads the arrays x, gamma, beta, moving_mean, moving_variance";
 
-/// What this machine lacks of a CPU that kernels can be compiled for, as the runtime lists it.
+/// The features that this machine lacks of a CPU that kernels can be compiled for, as the runtime
+/// lists them.
 std::string missingFeatures(const TargetDescription &target) {
   std::string missing;
   for (const std::string &feature : target.instructionSets())
@@ -760,6 +761,13 @@ TEST_CASE("import writes a spec a layer, and a model with nodes of ours") {
   auto value = llvm::json::parse(again.out);
   REQUIRE(bool(value));
   CHECK(value->getAsObject()->getArray("layers")->empty());
+
+  // The specs of another model are not written over.
+  fs::copy_file(model, folder.path() / "other.onnx");
+  CHECK(folder.run({"import", model, "-o", "specs"}).status == 0);
+  folder.refuses({"import", "other.onnx", "-o", "specs"},
+                 "normforge: error: -o: specs/batch_norm_4x5x6_add_relu.yaml is no spec of "
+                 "other.onnx; expected a folder without it");
 
   folder.refuses({"import", "bn.yaml"}, "bn.yaml: error: expected an ONNX model, found something "
                                         "else than its protobuf");

@@ -140,7 +140,7 @@ std::string toldOf(const Written &written) {
   return fmt::format("{}", fmt::join(told, "; "));
 }
 
-/// What the parts of a layer norm by hand may differ in.
+/// The variations of a layer norm that is made of its parts by hand.
 struct Form {
   std::string divide = "Div"; ///< or Reciprocal, One, Power
   double exponent = 2;
@@ -313,7 +313,21 @@ TEST_CASE("what follows a norm is taken where only the norm feeds it") {
           w.add("Div", {"n", "root"}, "a").add("Erf", {"a"}, "e").add("Add", {"e", "one"}, "sum");
           w.add("Mul", {"n", "sum"}, "t").add("Mul", {"t", "half"}, "y").output("y");
         }) == norm + ", then gelu");
+  CHECK(image([](Written &w) {
+          w.constant("c", {}, {-0.5}).constant("d", {1}, {3});
+          w.add("Sub", {"n", "c"}, "a").add("Div", {"d", "a"}, "y").output("y");
+        }) == norm + ", then expr, expr");
   // Not taken.
+  CHECK(image([](Written &w) {
+          w.add("Sub", {"n", "z"}, "y").output("y");
+        }) == norm + "; " + "a Sub of no constant number is no step that kernels have");
+  CHECK(image([](Written &w) {
+          w.constant("c", {}, {INFINITY}).add("Mul", {"n", "c"}, "y").output("y");
+        }) == norm + "; " + "a Mul of inf");
+  CHECK(image([](Written &w) {
+          w.constant("low", {}, {1}).constant("high", {}, {-1});
+          w.add("Clip", {"n", "low", "high"}, "y").output("y");
+        }) == norm + "; " + "a Clip from 1 to -1, which is below");
   CHECK(image([](Written &w) { w.add("Relu", {"n"}, "y").output("y").output("n"); }) ==
         norm + "; " + "the norm's result is an output of the graph, too");
   CHECK(image([](Written &w) {
@@ -459,7 +473,7 @@ TEST_CASE("norms that only look like one are none: of other axes, ranks, digits 
             mean(w, 1);
             end(w, "mean");
           }) == (ir == 3 ? rms : "its epsilon is not constant"));
-  // What could make the command crash or grow.
+  // Graphs that could make the command crash or grow.
   CHECK(rows(8, [&](Written &w) {
           w.constant("eps", {}, {1e-5})
               .constant("none", {0}, {})
@@ -502,6 +516,50 @@ TEST_CASE("functions whose bodies have bodies stay as they are in a rewritten mo
   onnx::ModelProto proto;
   REQUIRE(proto.ParseFromString(rewritten->bytes));
   CHECK(proto.functions(0).node(0).attribute(0).g().node(0).op_type() == "Relu");
+}
+
+TEST_CASE("norms of nothing and for nobody are passed over") {
+  for (const char *op : {"BatchNormalization", "LayerNormalization", "RMSNormalization",
+                         "InstanceNormalization", "GroupNormalization"}) {
+    Written w;
+    w.input("x", {"2", "8", "4"}).parameter("s", {8});
+    onnx::NodeProto &node = w.node(op, {"x", "s", "s", "s", "s"}, {"y"});
+    node.clear_output();
+    CHECK(toldOf(w) == "");
+    node.add_output("");
+    CHECK(toldOf(w) == "");
+    w.node(op, {"", "s", "s", "s", "s"}, {"z"});
+    CHECK(toldOf(w) == "");
+  }
+  Written skip;
+  skip.input("x", {"2", "8"}).parameter("s", {8});
+  onnx::NodeProto &node =
+      skip.node("SkipLayerNormalization", {"x", "x", "s"}, {"y", "", "", "sum"});
+  node.set_domain("com.microsoft");
+  node.set_output(0, "");
+  CHECK(toldOf(skip) == "");
+}
+
+TEST_CASE("the sum that a skip norm gives has x's shape") {
+  Written w;
+  w.input("x", {"N", "5", "8"}).input("z", {"N", "5", "8"}).parameter("s", {8});
+  w.node("SkipLayerNormalization", {"x", "z", "s", "s"}, {"a", "", "", "sum"})
+      .set_domain("com.microsoft");
+  w.node("SkipSimplifiedLayerNormalization", {"sum", "a", "s"}, {"y"}).set_domain("com.microsoft");
+  const Model model = modelOf(w.output("y"));
+  CHECK(importNorms(model).layers.size() == 2);
+}
+
+TEST_CASE("steps that a model rounds between in half precision have a note") {
+  for (int type : {kFloat, kFloat16}) {
+    Written w;
+    w.input("x", {"N", "8"}, type).input("s", {"8"}, type);
+    w.add("LayerNormalization", {"x", "s"}, "n").add("Relu", {"n"}, "y").output("y");
+    const Model model = modelOf(w);
+    const Imported imported = importNorms(model);
+    REQUIRE(imported.layers.size() == 1);
+    CHECK(imported.layers[0].places[0].norm.notes.size() == (type == kFloat ? 0 : 1));
+  }
 }
 
 TEST_CASE("equal layers are one spec, however often they stand in the model") {
