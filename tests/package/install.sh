@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is installed works from where it lies, and nothing is left of it afterwards:
+# An installation works from where it lies, and nothing is left of it afterwards:
 #   install.sh SOURCE BUILD FOLDER
 set -euo pipefail
 source=$1 build=$2 folder=$3
@@ -46,6 +46,20 @@ cmake --build "$folder/consumer/build" >"$folder/log" 2>&1 || { cat "$folder/log
 ldd "$folder/consumer/build/static" | grep libnormforge && fail "the static program needs a library"
 LD_LIBRARY_PATH=$(dirname "$library") "$folder/consumer/build/static"
 
+echo "-- a project in C alone"
+mkdir -p "$folder/plain"
+cp "$source/examples/embed.c" "$folder/plain"
+cat >"$folder/plain/CMakeLists.txt" <<'TEXT'
+cmake_minimum_required(VERSION 3.25)
+project(Plain LANGUAGES C)
+find_package(Normforge 0.1 REQUIRED)
+add_executable(plain embed.c)
+target_link_libraries(plain PRIVATE Normforge::runtime-static)
+TEXT
+{ cmake -S "$folder/plain" -B "$folder/plain/build" -DCMAKE_PREFIX_PATH="$folder/prefix" &&
+  cmake --build "$folder/plain/build"; } >"$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
+LD_LIBRARY_PATH=$(dirname "$library") "$folder/plain/build/plain"
+
 echo "-- C++17 is told in one line what it lacks"
 echo '#include <normforge/normforge.hpp>' | g++ -std=c++17 -fsyntax-only -I"$folder/prefix/include" -x c++ - \
   2>"$folder/log" && fail "normforge.hpp was compiled as C++17"
@@ -72,7 +86,7 @@ else
 fi
 
 echo "-- uninstall"
-# What `cmake --build BUILD --target uninstall` does, without a look at what else is to be built.
+# The same as `cmake --build BUILD --target uninstall`, without a look at what else is to be built.
 cmake -DMANIFEST="$build/install_manifest.txt" -P "$source/runtime/package/Uninstall.cmake"
 left=$(find "$folder/prefix" -mindepth 1)
 [ -z "$left" ] || fail "uninstalling leaves $left"
@@ -81,7 +95,7 @@ if command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null; then
   echo "-- Debian packages"
   (cd "$folder" && cpack -G DEB --config "$build/CPackConfig.cmake") >"$folder/log" 2>&1 ||
     { cat "$folder/log"; exit 1; }
-  for package in libnormforge0.1 libnormforge-dev normforge; do
+  for package in libnormforge0.1 libnormforge-dev libnormforge-compiler0.1 normforge-tune normforge; do
     file=$(find "$folder" -maxdepth 1 -name "${package}_*.deb")
     [ -n "$file" ] || fail "no package $package"
     echo "$package: $(dpkg-deb -f "$file" Installed-Size) KiB, needs $(dpkg-deb -f "$file" Depends)"
@@ -89,10 +103,12 @@ if command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null; then
     [ -s "$folder/root/usr/share/doc/$package/copyright" ] || fail "$package has no copyright file"
   done
   # Other packages of this version; libraries in the folder of the machine.
-  for package in libnormforge-dev normforge; do
+  for package in libnormforge-dev libnormforge-compiler0.1; do
     dpkg-deb -f "$folder/${package}"_*.deb Depends | grep -q 'libnormforge0.1 (= ' ||
       fail "$package takes any version of the library"
   done
+  dpkg-deb -f "$folder"/normforge_*.deb Depends | grep -q 'libnormforge-compiler0.1 (= ' ||
+    fail "the command takes any version of the compiler"
   [ -e "$folder/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)/libnormforge.so.0.1" ] ||
     fail "the library is in no multiarch folder: $(find "$folder/root" -name 'libnormforge.so*')"
   if command -v lintian >/dev/null; then
@@ -102,7 +118,7 @@ if command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null; then
   fi
   # The runtime's package needs no LLVM, the compiler's does.
   dpkg-deb -f "$folder"/libnormforge0.1_*.deb Depends | grep -q -i llvm && fail "the runtime needs LLVM"
-  dpkg-deb -f "$folder"/normforge_*.deb Depends | grep -q -i llvm || fail "the compiler needs LLVM"
+  dpkg-deb -f "$folder"/libnormforge-compiler0.1_*.deb Depends | grep -q -i llvm || fail "the compiler needs LLVM"
   cc "$source/examples/embed.c" -I"$folder/root/usr/include" \
     -L"$(dirname "$(find "$folder/root" -name libnormforge.so)")" -lnormforge \
     -Wl,-rpath,"$(dirname "$(find "$folder/root" -name libnormforge.so)")" -o "$folder/packaged"

@@ -50,7 +50,8 @@ def session_of(path: pathlib.Path, library: str | None = None) -> ort.InferenceS
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-# Of the largest magnitude of an output: kernels round less often than decomposed norms.
+# Differences allowed, over the largest magnitude of an output: kernels round less often than
+# decomposed norms.
 ALLOWED = {"float32": 2e-5, "float64": 1e-12, "float16": 1e-2}
 
 
