@@ -67,25 +67,35 @@ void takeNotes(const std::string &notes, std::vector<std::string> &all) {
       all.push_back(part.str());
 }
 
-/// Where the squares of a group sum to more than f32 holds, and a kernel computes in it.
+/// Where the values of a group, or their squares, sum to more than f32 holds, and a kernel computes
+/// in it.
 std::optional<std::string> noteOverflow(const CheckCase &check, const oracle::Arrays &inputs) {
   const Spec &spec = check.spec;
   if (spec.accumulate != DType::F32 ||
       (check.phase != Phase::Inference && check.phase != Phase::Training) ||
       spec.takesMovingStatistics(check.phase))
     return std::nullopt;
-  const HostArray variance =
-      oracle::batchStatistics(spec, check.sizes, inputs, check.scalars).at("batch_variance");
+  const oracle::Arrays statistics =
+      oracle::batchStatistics(spec, check.sizes, inputs, check.scalars);
+  const HostArray &variance = statistics.at("batch_variance");
+  const auto mean = statistics.find("batch_mean");
   const auto n = static_cast<double>(oracle::Coordinates(spec, check.sizes).groupSize());
-  int64_t overflows = 0;
-  for (int64_t i = 0; i < variance.count(); ++i)
-    overflows += variance.get(i) * n > static_cast<double>(std::numeric_limits<float>::max());
-  if (overflows == 0)
+  constexpr auto most = static_cast<double>(std::numeric_limits<float>::max());
+  int64_t overflows = 0, squares = 0;
+  for (int64_t i = 0; i < variance.count(); ++i) {
+    overflows += mean != statistics.end() && std::abs(mean->second.get(i)) * n > most;
+    squares += variance.get(i) * n > most;
+  }
+  if (overflows > 0)
+    return fmt::format("the values of {} of {} groups sum to more than f32 holds, their mean is "
+                       "infinite, and y NaN: accumulate: f64 computes in f64",
+                       overflows, variance.count());
+  if (squares == 0)
     return std::nullopt;
   return fmt::format(
       "the squares of {} of {} groups sum to more than f32 holds, and their variance "
       "is infinite: accumulate: f64 computes in f64",
-      overflows, variance.count());
+      squares, variance.count());
 }
 
 Compared compareWith(const HostArray &actual, const HostArray &expected,
