@@ -35,7 +35,7 @@ struct Options {
   bool quick = false;
 };
 
-/// What the networks are run with when not one image at a time.
+/// A list of networks, and the batch that they are run with beside one image at a time.
 struct List {
   std::string_view folder;
   int64_t batch;

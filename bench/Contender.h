@@ -1,4 +1,4 @@
-// What is measured side by side: each on buffers of its own, holding the same data.
+// The contenders that are timed side by side: each on buffers of its own, holding the same data.
 #pragma once
 
 #include "compiler/oracle/Oracle.h"

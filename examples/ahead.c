@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* What a thread of a pool would do: some tasks of a stage. */
+/* Runs some tasks of a stage, as a thread of a pool would. */
 static void run_range(nf_stage_fn *stage, const nf_call *call, uint64_t first, uint64_t last) {
   stage(call, first, last);
 }

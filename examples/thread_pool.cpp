@@ -49,7 +49,8 @@ public:
   }
   size_t members() const { return threads_.size() + 1; }
 
-  /// What Normforge is given: tasks in equal runs, one a member. Results do not depend on it.
+  /// The executor that Normforge is given: it runs tasks in equal runs, one a member. Results do
+  /// not depend on it.
   nf_executor executor() {
     nf_executor executor = {};
     executor.struct_size = sizeof executor;

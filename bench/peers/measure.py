@@ -128,7 +128,7 @@ def measure_phase(problem: Problem, seconds: float) -> Iterator[dict[str, Any]]:
 
 def run_case(arguments: argparse.Namespace) -> None:
     """The process of one operator and shape: prints one record a line."""
-    # What libraries print must not come between the records.
+    # The output of libraries must not come between the records.
     records = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     processors = usable_processors()[: arguments.threads]

@@ -21,8 +21,8 @@ namespace {
 
 constexpr const char *kernelGone = "its kernel is gone";
 
-/// What an entry is of, in words; empty for one that cannot be read. `kernels` are the keys of
-/// those that are there.
+/// Describes an entry in words; empty for one that cannot be read. `kernels` are the keys of those
+/// that are there.
 std::string contents(const DiskCache::File &file, const std::set<std::string> &kernels,
                      std::string &problem) {
   if (!file.entry)

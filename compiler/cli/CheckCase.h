@@ -61,9 +61,9 @@ struct CaseResult {
   double timeMicroseconds = 0;
   std::optional<double> oneDnnMicroseconds;
   std::string oneDnnImplementation;
-  /// Of the spec, and of the data that were drawn.
+  /// Notes on the spec, the schedule's source and the data.
   std::vector<std::string> notes;
-  /// What oneDNN did not check and why.
+  /// The parts that oneDNN did not check, and why.
   std::vector<std::string> oneDnnNotes;
   std::vector<OutputResult> outputs;
 

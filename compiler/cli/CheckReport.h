@@ -1,4 +1,4 @@
-// What `check` prints: a table for people, or one JSON object a line.
+// The report of `check`: a table for people, or one JSON object a line.
 #pragma once
 
 #include "compiler/cli/CheckCase.h"

@@ -1,4 +1,5 @@
-// What the subcommands share: errors and exit statuses, reading of their options, writing of files.
+// The code that subcommands share: errors and exit statuses, reading of their options, writing of
+// files.
 //
 // Enters: the words of the command line. Leaves: checked values, or an llvm::Error that report()
 // prints and turns into an exit status. Every error is one text on stderr, and nothing is left half

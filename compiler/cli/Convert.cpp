@@ -94,7 +94,7 @@ llvm::Error convertFile(const Options &options) {
   auto members = readNpz(options.input);
   if (!members)
     return located(members.takeError());
-  // What is no array of a layer need not be one that this command can read.
+  // A member that is no array of a layer may be one that this command cannot read.
   std::map<std::string, HostArray> arrays;
   std::map<std::string, std::string> unread;
   for (const NpzMember &member : *members)

@@ -18,7 +18,7 @@ std::string fileOf(const std::string &path);
 /// link; empty where none is.
 std::string overwritten(llvm::ArrayRef<std::string> read, llvm::ArrayRef<std::string> written);
 
-/// What a file is to hold: one text after the other. `body` is the caller's.
+/// The content of a file: `head`, then `body`. `body` is the caller's.
 struct FileToWrite {
   std::string path, head;
   llvm::StringRef body;

@@ -154,7 +154,7 @@ std::vector<std::string> choicesOf(const CLI::Option &option) {
   return words;
 }
 
-/// Of every command: its path, "tune merge", "" the first.
+/// Visits every command with its path: "" for the root, "tune merge".
 void forEachCommand(const CLI::App &app, const std::string &path, auto visit) {
   visit(path, app);
   for (const CLI::App *sub : subcommandsOf(app))

@@ -1,5 +1,5 @@
-// What the command says of itself, made of the declarations of its options: help, the manual page,
-// completion in shells.
+// The command's help, its manual page and its completion in shells, made of the declarations of its
+// options.
 #pragma once
 
 #include <memory>

@@ -13,7 +13,7 @@ namespace normforge::cli {
 /// A phase's inputs by their names, and files.
 class NamedArrays {
 public:
-  /// Of `op`, an operator of `spec`, which was read from `path`; all three outlive this.
+  /// `op` is an operator of `spec`, which was read from `path`; all three outlive this.
   NamedArrays(const Spec &spec, const Operator &op, const std::string &path)
       : spec_(spec), op_(op), path_(path) {}
 

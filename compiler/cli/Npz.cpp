@@ -75,7 +75,7 @@ llvm::Expected<std::vector<NpzMember>> readNpz(StringRef path) {
     if (!file)
       return failure(path,
                      fmt::format("{} cannot be read: {}", shown, zip_strerror(archive.get())));
-    // What the archive says of a size need not be true. Reading to the end compares the checksum.
+    // The size that the archive states need not be true. Reading to the end compares the checksum.
     NpzMember member{name.str(), {}};
     constexpr uint64_t kStep = 1 << 20;
     std::string step(std::min(stat.size + 1, kStep), '\0');

@@ -51,7 +51,7 @@ std::string_view homeOf(double bytes, const TargetDescription &target, int threa
   return bytes <= static_cast<double>(target.l3Bytes) ? "L3" : "memory";
 }
 
-/// What keeps a kernel from the speed of a copy, as far as figures tell.
+/// The bottleneck that keeps a kernel from the speed of a copy, as far as figures tell.
 std::string limitOf(const Figures &figures, const TargetDescription &target, int threads,
                     size_t stages) {
   constexpr double nearCopy = 0.85, muchMore = 1.2, shortCall = 3e-6;

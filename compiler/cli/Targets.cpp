@@ -30,7 +30,7 @@ size_t tunedCases(const TargetDescription &target) {
 
 std::string bytesText(uint64_t bytes) { return describeBytes(static_cast<double>(bytes)); }
 
-/// What of a target's features this machine lacks; nothing where it is of another machine.
+/// The target's features that this machine lacks; nullopt for a target of another architecture.
 std::optional<std::vector<std::string>> lackedHere(const TargetDescription &target) {
   if ((target.isX86() ? "x86_64" : "aarch64") != hostArchitecture())
     return std::nullopt;

@@ -14,7 +14,7 @@ namespace normforge::cli {
 
 namespace {
 
-/// Of the process, as standard output is.
+/// Whether --wide was given: one for the process, as standard output is.
 bool isWide = false;
 
 /// Columns of a text in UTF-8.

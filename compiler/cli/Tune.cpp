@@ -38,7 +38,7 @@ struct Options {
 volatile std::sig_atomic_t wasInterrupted = 0;
 extern "C" void onInterrupt(int signal) { wasInterrupted = signal; }
 
-/// What every case of a sweep has.
+/// The settings from which all cases of a sweep are made.
 struct Common {
   std::vector<Phase> phases; ///< empty: all of each spec
   SizeLists sizes;
@@ -281,7 +281,7 @@ llvm::Error run(const Options &options, int &status) {
 
 namespace {
 
-/// What a case is, of a sweep here and of one that is exported.
+/// Adds the options that say which cases a sweep has, whether it runs here or is exported.
 void addCaseOptions(CLI::App &sub, Options &options) {
   sub.add_option("SPEC", options.specs, "Specs, or directories of *.yaml")->type_name("PATH");
   sub.add_option("--list", options.lists,

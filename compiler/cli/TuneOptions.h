@@ -1,4 +1,4 @@
-// What `normforge tune` reads of its command line and environment.
+// The options that `normforge tune` reads from its command line and environment.
 #pragma once
 
 #include "compiler/cli/Command.h"
@@ -18,9 +18,9 @@ struct Shard {
   std::string source{}; ///< where it is from: "--shard", "SLURM_ARRAY_TASK_ID"
 };
 using Environment = std::function<const char *(const char *)>;
-/// What `word` says ("3/16"), else what a batch system has put into the environment: a Slurm
-/// array's task, the rank of an MPI program of several, the index of a Kubernetes job. 1/1 without
-/// any.
+/// The shard that `word` names ("3/16"), else the one that a batch system has put into the
+/// environment: a Slurm array's task, the rank of an MPI program of several, the index of a
+/// Kubernetes job. 1/1 without any.
 llvm::Expected<Shard> chooseShard(llvm::StringRef word, const Environment &environment);
 /// The file of one shard: "all.3-of-16.jsonl" for "all.jsonl"; the name itself where there is one.
 std::string shardFile(const std::string &path, const Shard &shard);

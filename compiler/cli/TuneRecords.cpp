@@ -68,7 +68,7 @@ llvm::Error merge(const MergeOptions &options) {
   auto files = readAll(options.paths);
   if (!files)
     return files.takeError();
-  // What could not be read would be lost.
+  // Lines that could not be read would be lost.
   for (size_t i = 0; i < files->size(); ++i)
     if (!(*files)[i].warnings.empty() && !overwritten(options.paths[i], options.output).empty())
       return badInput(fmt::format("-o: {} is one of the files that are merged, and has lines that "
@@ -186,7 +186,7 @@ size_t numberOf(const std::string &text, std::vector<std::string> &shown) {
   return number;
 }
 
-/// What else is to be known of a record: of reasons, which many share, their numbers.
+/// The remarks on a record. Many records are stale for one reason: it is given by its number.
 std::string marksOf(const ResultRecord &record, const std::string &stale,
                     std::vector<std::string> &reasons) {
   std::vector<std::string> marks;

@@ -27,8 +27,8 @@ std::string versions() {
                      oracle::oneDnnVersion());
 }
 
-/// What the parser has no words for: an unknown subcommand, and empty words, such as those that an
-/// unset variable of a shell leaves.
+/// The message for an error that the parser has no words for: an unknown subcommand, or an empty
+/// word, such as an unset variable of a shell leaves.
 std::string wrongWord(const CLI::App &app, int argc, char **argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];

@@ -64,7 +64,7 @@ struct Node {
 };
 
 unsigned arityOf(ExprOp op);
-/// Of a leaf: whether it is an element of an array.
+/// Whether a leaf is an element of an array.
 inline bool isArray(ExprOp op) {
   return op == ExprOp::Operand || op == ExprOp::Known || op == ExprOp::Result;
 }
@@ -81,10 +81,10 @@ public:
   /// step's type says.
   Expr make(ExprOp op, Expr a, Expr b = 0, Expr c = 0);
 
-  /// What `seed` times the derivatives of `of` by the nodes `by` are, each of which counts as a
-  /// variable: the chain rule from the end, sums in the order of the nodes. Nothing where `of` does
-  /// not depend on it. Through a condition goes no gradient, through a Select that of the branch
-  /// that is taken, and the other branch gets 0, whatever the seed.
+  /// `seed` times the derivatives of `of` by the nodes `by`, each of which counts as a variable:
+  /// the chain rule from the end, sums in the order of the nodes. Empty where `of` does not depend
+  /// on the node. Through a condition goes no gradient, through a Select that of the branch that is
+  /// taken, and the other branch gets 0, whatever the seed.
   std::vector<std::optional<Expr>> gradients(Expr of, Expr seed, std::span<const Expr> by);
   /// Seed to seed times derivative, in a given Exprs.
   using Gradient = std::function<Expr(Exprs &, Expr seed)>;

@@ -46,7 +46,7 @@ Term leakyRelu(Term x, Parameters p) {
 Term leakyReluGradient(Term x, Term g, Parameters p) {
   return select(lessEqual(x, x.constant(0)), g * x.constant(p[0]), g);
 }
-/// Of no positive x is the exponential taken.
+/// The exponential is never taken of a positive x.
 Term elu(Term x, Parameters p) {
   const Term zero = x.constant(0);
   const Term below = expm1(select(less(zero, x), zero, x)) * x.constant(p[0]);

@@ -25,7 +25,7 @@ inline constexpr const char *kPairsHalves = "nf.pairs_halves";   ///< unit; Sche
 /// Those that every stage has.
 inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVector,     kPrefetch,
                                             kRows,     kKept, kMaskedTails, kMaskedLoads};
-/// What FormTasks hands on to VectorizeSteps, which takes it off.
+/// Those that FormTasks hands on to VectorizeSteps, which removes them.
 inline constexpr const char *kOfTiles[] = {
     kTileLoop, kTile,      kUnroll,     kVector,   kScalable, kMaskedTails, kMaskedLoads,
     kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves};

@@ -21,7 +21,7 @@ namespace {
 using Index = llvm::function_ref<Value(unsigned)>;
 using Values = llvm::SmallVector<Value>;
 
-/// What a reduction starts from, and takes of what does not exist.
+/// The neutral element: a reduction starts from it, and takes it for elements that do not exist.
 double neutral(Reduce reduce) {
   return reduce == Reduce::Maximum ? -std::numeric_limits<double>::infinity() : 0;
 }
@@ -230,7 +230,7 @@ private:
     Value padding = arith::ConstantOp::create(b, loc, none);
     return arith::SelectOp::create(b, loc, exists(b, loc, loop, axisSize), value, padding);
   }
-  /// Of a bit too.
+  /// Pads with 0; `value` may be a bit.
   Value zeroPadding(OpBuilder &b, Location loc, Index loop, Value axisSize, Value value) const {
     return pad(b, loc, loop, axisSize, value, b.getZeroAttr(value.getType()));
   }
@@ -443,7 +443,7 @@ llvm::SmallVector<Tensor> StageLowering::bindPartials(const Step &step,
   return tensors;
 }
 
-/// Of maxima too. A product is added in one rounding.
+/// Lowers a sum or a maximum. A product is added in one rounding.
 void StageLowering::lowerSum(const Step &step, bool partial, bool carried) {
   std::vector<Expr> roots; // of a product, its factors
   const bool isSum = step.reduce == Reduce::Sum;

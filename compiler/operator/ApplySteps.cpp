@@ -163,7 +163,7 @@ OperatorBuilder::Needs OperatorBuilder::needsOf(std::span<const FuseStep> steps,
 OperatorBuilder::Gradients OperatorBuilder::gradientsOf(std::span<const FuseStep> steps,
                                                         std::optional<Term> value, Term seed,
                                                         const Needs &needs) {
-  // What is not needed is stood for by a number of its own.
+  // A number of its own stands for each value that is not needed.
   double standIn = 0.5;
   auto leaf = [&] { return constant(standIn += 0.0625); };
   const Term from = value ? *value : leaf();

@@ -16,16 +16,16 @@ namespace normforge {
 /// well. Without a mean (rms) the sums and terms of h alone are not there. Statistics that are
 /// given do not depend on x: dx = s*h, and m is the moving mean.
 ///
-/// Of groups of channels the sums over elements are those of each channel, of u and u*(x - m), of
-/// which both the groups' sums of h and h*(x - m) and the channels' dgamma and dbeta are made.
+/// With groups of channels, the sums over elements are those of each channel, of u and u*(x - m):
+/// the groups' sums of h and h*(x - m) and the channels' dgamma and dbeta are both made of them.
 void OperatorBuilder::makeBackward() {
   const DType data = spec_.dtype, parameter = spec_.parameterDType;
   const bool moving = spec_.backwardStatistics == BackwardStatistics::Moving;
   const DType statistic = spec_.statisticDType();
   const bool hasMean = spec_.hasMean();
   const bool updates = isUpdate(op_.phase);
-  // Of a synchronized batch: a phase makes the sums of these samples, dgamma and dbeta of them, and
-  // another takes those of all.
+  // A synchronized batch has two phases: one makes the sums of these samples, and dgamma and dbeta
+  // of them; the other takes the sums of all samples.
   const bool isShared = spec_.synchronized, isSums = op_.phase == Phase::GradientSums;
   const bool takesSums = isShared && !isSums;
   const Needs needs = needsOf(spec_.fuse, bits_ ? std::optional(bits_->step) : std::nullopt);
@@ -126,7 +126,7 @@ void OperatorBuilder::makeBackward() {
   const std::optional<Term> none, elementGamma = isKept ? none : gamma,
                                   elementBeta = isKept ? none : beta;
 
-  // What is known before the sums.
+  // The values that are known before the sums.
   const Term epsilon = number(spec_.epsilon, "epsilon");
   std::optional<Term> variance; // that x is in
   if (!moving)
@@ -182,7 +182,7 @@ void OperatorBuilder::makeBackward() {
   std::map<std::string, Term> ofLearned;
   auto isLearned = [](std::string_view name) { return name == "dgamma" || name == "dbeta"; };
   auto addGradient = [&](const std::string &name, std::vector<int> loops, Term of, bool isEarly) {
-    // Of what nothing depends on it is 0, and a sum has to have something to run over.
+    // The gradient is 0 where nothing depends on the value, and a sum needs an array to run over.
     if (op_.exprs[of.expr].op == ExprOp::Constant)
       of = select(isNan(dy), of, of);
     if (loops == allLoops() && updates && isLearned(name))
@@ -274,8 +274,8 @@ void OperatorBuilder::makeBackward() {
     product = fma(-*rest, *sum, *product);
   }
 
-  // What dt is made of, and gradients of parameters that have the statistics' loops, or more of
-  // them.
+  // The values that dt is made of, and the gradients of parameters that have the statistics' loops,
+  // or more of them.
   const std::vector<int> parameters = ofStatistics(parameterLoops());
   const bool sameLoops = parameters == ofChannels, storesSame = sameLoops && !updates;
   const bool readsRest = rest && !isKept;

@@ -16,7 +16,7 @@ SizeExpr sizeOf(const Size &size, const std::vector<std::string> &names) {
   return SizeExpr::size(static_cast<uint32_t>(it - names.begin()));
 }
 
-/// Of kernels' symbols.
+/// The name of a mode in kernels' symbols.
 const char *shortName(Mode mode) {
   switch (mode) {
   case Mode::Feature:
@@ -452,8 +452,8 @@ void OperatorBuilder::addPartialSums(bool written) {
                written);
 }
 
-/// What training says beside the mean of the whole batch: what its rounding has left out, and of
-/// how many elements it is.
+/// Adds the statistics that training gives beside the mean of the whole batch: what its rounding
+/// has left out, and the number of its elements.
 void OperatorBuilder::addSharedStatistics(bool written) {
   addOperand("batch_residual", Role::Statistic, Values::Any, spec_.statisticDType(),
              statisticIndex(), written);

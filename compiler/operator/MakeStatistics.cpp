@@ -108,7 +108,7 @@ OperatorBuilder::Statistics OperatorBuilder::batchStatistics(bool training, bool
         operand(name);
   const Term epsilon = number(spec_.epsilon, "epsilon");
 
-  // What corrects an infinite mean is no number and no correction.
+  // The correction of an infinite mean is NaN: 0 takes its place.
   Term rest = zeroIfNan(
       (moments.weights ? fma(constant(-kMaskEpsilon), moments.mean, moments.rest) : moments.rest) /
       n);
@@ -256,7 +256,7 @@ void OperatorBuilder::makePopulation() {
   const Moments moments = this->moments();
   const Term zero = constant(0);
   const Term n = moments.weights ? *moments.weights : size(op_.groupSize);
-  // What corrects an infinite mean, or a mean of nothing, is no number and no correction.
+  // The correction of an infinite mean, or of a mean of nothing, is NaN: 0 takes its place.
   const Term rest = zeroIfNan(moments.rest / n);
   const Term batch = moments.mean + rest;
   const Term squares = clampAtZero(fma(-moments.rest, rest, moments.squares));

@@ -8,7 +8,7 @@ namespace normforge {
 
 namespace {
 
-/// What is kept of a parameter from step to step, by the ends of the arguments' names.
+/// A state that is kept for a parameter from step to step, by the end of the argument's name.
 struct State {
   const char *end;
   Values values;
@@ -87,8 +87,8 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
   const std::vector<LearnedParameter> all = learnedParameters();
   const Term one = constant(1), zero = constant(0);
 
-  // What of the step has one value for all elements: the rate, and how far sums of weights are from
-  // 1, 1 - b^t = -expm1(t*ln b).
+  // The values of the step that all elements share: the rate, and the sums of the averages'
+  // weights, 1 - b^t = -expm1(t*ln b).
   std::optional<Term> step;
   if (optimizer.takesStep())
     step = scalar("step");
@@ -176,7 +176,7 @@ void OperatorBuilder::addUpdate(const std::map<std::string, Term> &gradients,
       next = fma(-r, to, next);
     } else {
       const Term mu = constant(optimizer.momentum), old = state(kMomentum);
-      // Of SGD with rates in it v goes towards less loss; else against it.
+      // In SGD with rates in the momentum, v points towards less loss; otherwise away from it.
       const bool isDownward = optimizer.kind == Optimizer::Kind::Sgd && optimizer.ratesMomentum;
       if (optimizer.ratesMomentum)
         to = isDownward ? -(r * to) : r * to;

@@ -149,8 +149,8 @@ private:
   // Leaves of formulas.
   Term constant(double value) { return {&op_.exprs, op_.exprs.constant(value)}; }
   Term size(const SizeExpr &size) { return {&op_.exprs, op_.exprs.size(size)}; }
-  /// Of one that a spec has values of, these. (What is made of those has names that operands of
-  /// steps may have too.)
+  /// The operand of this name; its values where the spec has them. (Arrays that are made of such
+  /// values have names that operands of steps may have too.)
   Term operand(std::string_view name) {
     if (const auto found = uniform_.find(name); found != uniform_.end())
       return constant(found->second);
@@ -160,7 +160,8 @@ private:
           return {&op_.exprs, op_.exprs.known(i)};
     return {&op_.exprs, op_.exprs.operand(static_cast<uint32_t>(op_.operand(name, false)))};
   }
-  /// What a value made of known arrays and numbers alone is; nothing where anything else is in it.
+  /// Computes a value that is made of known arrays and numbers alone; nullopt where anything else
+  /// is in it.
   std::optional<Term> known(const Named &named);
   Term scalar(std::string_view name) { return {&op_.exprs, op_.exprs.scalar(scalarIndex(name))}; }
   Term number(const Number &number, std::string_view name) {
@@ -201,8 +202,8 @@ private:
   }
 
   // Formulas.
-  /// What normalize needs: y = (x - mean)*scale + shift. The mean is rounded; shift carries what
-  /// rounding lost, so that y is exact where |mean| is far above the deviation.
+  /// The statistics that normalize needs: y = (x - mean)*scale + shift. The mean is rounded; shift
+  /// carries what rounding lost, so that y is exact where |mean| is far above the deviation.
   /// Without a mean y = x*scale.
   struct Statistics {
     std::optional<Term> mean;
@@ -252,23 +253,23 @@ private:
     std::optional<Term> count{}; ///< of elements; none: all that there are
   };
   Moments moments();
-  /// Of these samples, for other ranks.
+  /// Makes the moments of these samples, for other ranks.
   void makePartialMoments();
-  /// What xhat is before gamma and beta: xhat*factor + addend (renorm, adjustment).
+  /// The correction of xhat before gamma and beta: xhat*factor + addend (renorm, adjustment).
   struct Correction {
     std::optional<Term> factor{}, addend{};
   };
-  /// Of r and d, where there is a renorm.
+  /// The correction by r and d, where there is a renorm, and by the adjustment.
   Correction correction(std::optional<Term> r, std::optional<Term> d);
   void addAdjustments();
   void addMask();
-  /// What the second moving vector has of a variance over n elements.
+  /// The value that the second moving vector averages, for a variance over n elements.
   Term spreadOf(Term variance, Term n, Term epsilon);
   /// Appends what of the moving statistics training writes, made of these of the batch.
   void addMoving(std::vector<Named> &results, Term mean, Term variance, Term n, Term epsilon);
   void finishMoving();
-  /// What normalize takes of the range of a population: (x - minimum)/(maximum - minimum), with
-  /// gamma and beta.
+  /// x normalized by the range of a population: (x - minimum)/(maximum - minimum), with gamma and
+  /// beta.
   Term range();
   /// Statistics of a batch into those of all before it.
   void makePopulation();
@@ -304,8 +305,9 @@ private:
         llvm::find_if(op_.scalars, [&](const Scalar &scalar) { return scalar.name == name; });
     return static_cast<uint32_t>(found - op_.scalars.begin());
   }
-  /// What of the forward pass the gradients of steps are made of: the value that they were applied
-  /// to, and which of their operands. A bit that was kept decides the gradient of one of the steps.
+  /// The values of the forward pass that the gradients of steps are made of: the value that the
+  /// steps were applied to, and which of their operands. A bit that was kept decides the gradient
+  /// of one of the steps.
   struct Needs {
     bool value = false;
     std::set<std::string> operands{};
@@ -326,7 +328,7 @@ private:
   std::vector<RawLoop> loops_;
   Term value_{nullptr, 0}; ///< what statistics are taken of
   std::optional<KeptBits> bits_;
-  /// Of each ghost batch, for the moving statistics: the mean and the spread.
+  /// The mean and the spread of each ghost batch, for the moving statistics.
   std::optional<std::array<Term, 2>> ofGhosts_;
   std::vector<std::string> folded_; ///< arrays that are no arguments: the spec has their values
   std::map<std::string, double, std::less<>> uniform_; ///< those that are one number

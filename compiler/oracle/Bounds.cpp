@@ -123,7 +123,7 @@ private:
     return {value, error + roundings * u_ * (std::abs(value) + error) + least_ + lost(value)};
   }
   Bounded approximated(double value, double error) const { return rounded(value, error, 8); }
-  /// What a kernel cannot hold is infinite to it, and may be anything later.
+  /// A value that a kernel cannot hold is infinite to it, and may be anything later.
   double lost(double value) const {
     const bool isHeld = op_.compute == DType::F64 || !std::isfinite(value) ||
                         std::abs(value) <= largest(DType::F32);
@@ -375,8 +375,8 @@ void Evaluator::takeMoments(const Step &step) {
                  s = g.weights == 0 ? 0 : std::sqrt(squares / static_cast<double>(g.weights));
     const bool isConstant = s <= 8 * u_ * m;
     const bool isOneElement = 4 * g.largest * g.largest >= squares;
-    // Of data with few digits the same values come again, and their squares round as before. (In
-    // f32 sums are of blocks.)
+    // Data with few digits have the same values again and again, whose squares round alike. (In f32
+    // sums are of blocks.)
     const bool isCoarse = op_.compute == DType::F64 && byteSize(op_.dtype) == 2;
     const double growth =
         8 + std::max(2.5 * std::sqrt(n), isOneElement                            ? n / 2
@@ -431,7 +431,7 @@ void Evaluator::takeSum(const Step &step) {
   for (size_t i = 0; i < totals.size(); ++i) {
     const Total &total = totals[i];
     const double absolute = static_cast<double>(total.absolute);
-    // Of terms of one size roundings have one sign, as where a single one is all of the sum.
+    // Terms of one size round with one sign, as where a single term is all of the sum.
     const bool isEven = absolute >= 0.99 * total.n * total.largest;
     const bool isOneElement = 4 * total.largest >= absolute;
     const double growth = 8 + std::max(2.5 * std::sqrt(total.n), isOneElement ? total.n / 2

@@ -35,11 +35,11 @@ struct StepValue {
 StepValue applyStep(const FuseStep &step, double x, const std::vector<double> &operands,
                     const Numbers &scalars);
 
-/// What an optimizer's step makes of gamma, beta and their states.
+/// gamma, beta and their states after an optimizer's step.
 Arrays updated(const Spec &spec, const Arrays &inputs, const Numbers &scalars);
 
-/// What the prologue makes of x, in f64 and in memory order, as it is where values are stored:
-/// rounded to the data's dtype. Where an input has the last stored value, it begins there.
+/// x after the prologue, in f64 and in memory order; where values are stored, it is rounded to the
+/// data's dtype. Where an input has the last stored value, the prologue begins there.
 struct Prologue {
   HostArray value;
   Arrays stored; ///< by argument

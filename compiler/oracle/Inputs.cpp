@@ -116,7 +116,7 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
     case Values::Bit:
       return static_cast<double>(draw.bits(stream, index) & 1);
     case Values::Factor: {
-      // Of both signs, never near 0, where nothing of x would be seen in y.
+      // A factor of either sign, never near 0, where nothing of x would be seen in y.
       const double magnitude = 0.5 + draw.uniform(stream, 2 * index);
       return draw.bits(stream, 2 * index + 1) % 4 == 0 ? -magnitude : magnitude;
     }
@@ -210,7 +210,8 @@ Arrays drawInputs(const Spec &spec, Phase phase, const Sizes &sizes, uint64_t se
     });
     inputs.emplace(operand.name, std::move(array));
   }
-  // What the kernel has within it is no argument of its, but one of the reference's.
+  // An array whose values the kernel has within it is no argument of the kernel, but one of the
+  // reference.
   for (const std::string &name : foldedNames(spec))
     inputs.emplace(name, foldedValue(spec, name, sizes));
   return inputs;

@@ -56,7 +56,8 @@ Arrays reference(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays
 Arrays batchStatistics(const Spec &spec, const Sizes &sizes, const Arrays &inputs,
                        const Numbers &scalars = {});
 
-/// Of a synchronized spec: what the ranks exchange before `phase`, of one rank that has all.
+/// The partials that the ranks of a synchronized spec exchange before `phase`, as of one rank that
+/// has the whole batch.
 Arrays partials(const Spec &spec, Phase phase, const Sizes &sizes, const Arrays &inputs,
                 const Numbers &scalars);
 
@@ -100,8 +101,8 @@ HostArray outputOf(const KernelCall &call, size_t argument);
 /// oneDNN set up for one problem. Buffers are oneDNN's own copies; run() times or computes.
 class OneDnn {
 public:
-  /// What oneDNN can check of this spec and phase; the reason when it can check nothing.
-  /// `threads` limits OpenMP's threads for its calls.
+  /// Sets up what oneDNN can check of this spec and phase; null, with the reason in `whyNot`, when
+  /// it can check nothing. `threads` limits OpenMP's threads for its calls.
   static std::unique_ptr<OneDnn> create(const Spec &spec, Phase phase, const Sizes &sizes,
                                         const Arrays &inputs, const Numbers &scalars, int threads,
                                         std::string &whyNot);
@@ -118,7 +119,8 @@ public:
   virtual Arrays outputs() = 0;
   /// Implementation name as oneDNN gives it, such as "ncsp_bnorm:any".
   virtual std::string implementation() const = 0;
-  /// What of the spec oneDNN did not check and why ("moving_mean, moving_variance: not in oneDNN").
+  /// The parts of the spec that oneDNN did not check, and why ("moving_mean, moving_variance: not
+  /// in oneDNN").
   virtual std::string notes() const = 0;
 };
 /// "2.6.3"

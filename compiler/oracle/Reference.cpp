@@ -191,7 +191,7 @@ Arrays reference(const Spec &whole, Phase phase, const Sizes &sizes, const Array
         made.erase(name);
     outputs.merge(made);
   } else if (spec.updatesMovingStatistics(phase)) {
-    // Of ghost batches these are means over them.
+    // With ghost batches, the moving statistics take the means over all of them.
     std::vector<int64_t> parameterOf(at.groups());
     at.forEach([&](Place p) { parameterOf[p.group] = p.parameter; });
     const double ghosts = static_cast<double>(at.groups()) / static_cast<double>(at.parameters());

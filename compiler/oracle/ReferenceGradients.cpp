@@ -5,8 +5,8 @@
 
 namespace normforge::oracle {
 
-/// What a bit says of the argument of a function: whether it has the slope of what is kept as it
-/// is.
+/// The bit that decides the slope of a function at x: set above its only kink or between its two,
+/// and for NaN.
 bool isKept(const FuseStep &step, double x) {
   if (step.name == "relu" || step.name == "leaky_relu")
     return !(x <= 0);
@@ -59,7 +59,7 @@ struct OperandGradients {
   }
 };
 
-/// What the backward pass takes statistics from.
+/// The statistics that the backward pass takes.
 struct Saved {
   const HostArray *mean; ///< null for rms
   const HostArray &spread;
@@ -218,7 +218,7 @@ Arrays gradients(const Spec &whole, Phase phase, const Sizes &sizes, const Array
 
   std::vector<long double> sums(at.groups(), 0), products(at.groups(), 0), rests(at.groups(), 0);
   std::vector<long double> dgamma(at.parameters(), 0), dbeta(at.parameters(), 0);
-  // Of xhat.
+  // h, the gradient of xhat.
   auto gradientOfXhat = [&](const Place &p) {
     const long double gradient = before.value.get(p.offset) * corrections.factor(p);
     return gamma ? gradient * gamma->get(p.parameter) : gradient;

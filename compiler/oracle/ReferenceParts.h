@@ -42,12 +42,12 @@ double runningVariance(RunningVariance kind, double variance, double n, double e
 
 struct Statistics {
   std::vector<double> mean, variance;
-  /// Of a batch: what `mean` has lost by being rounded. A difference of x from both has the digits
-  /// that a difference from their sum, even in extended precision, has not.
+  /// The part of a batch's mean that `mean` has lost by being rounded. A difference of x from both
+  /// has the digits that a difference from their sum, even in extended precision, has not.
   std::vector<long double> restOfMean{};
 };
 
-/// What elements weigh in the batch's statistics.
+/// The weights of elements in the batch's statistics.
 struct Weights {
   static constexpr long double kBeside = 1e-7L; ///< what Keras 3 adds to the sum of a mask's
   const HostArray *mask = nullptr;              ///< null: all weigh 1
@@ -119,11 +119,11 @@ inline std::vector<BoundStep> bindSteps(const std::vector<FuseStep> &steps, cons
   return bound;
 }
 
-/// What a bit says of the argument of a function: whether it has the slope of what is kept as it
-/// is.
+/// The bit that decides the slope of a function at x: set above its only kink or between its two,
+/// and for NaN.
 bool isKept(const FuseStep &step, double x);
 
-/// What training does with xhat before gamma and beta: xhat*factor + addend, of an element.
+/// The corrections of xhat in training, before gamma and beta: xhat*factor + addend, of an element.
 struct Corrections {
   const HostArray *r = nullptr, *d = nullptr;        ///< of a renorm, by group
   const HostArray *scale = nullptr, *bias = nullptr; ///< of an adjustment, by parameter

@@ -33,7 +33,7 @@ private:
   }
   Real correction(double beta) const { return 1 - std::pow(Real(beta), step_); }
   Real factorOf(Real norm) const;
-  /// What the weight becomes, and its states. NaN stays.
+  /// The next value of the weight; updates its states. NaN stays.
   Real next(Real w, Real g, Real &momentum, Real &mean, Real &square, Real &most) const;
 
   const Optimizer &o_;
@@ -74,7 +74,7 @@ Real Stepper::next(Real w, Real g, Real &momentum, Real &mean, Real &square, Rea
   return w + (o_.nesterov ? o_.momentum * momentum - rate_ * direction : momentum);
 }
 
-/// What the constraint takes a weight times.
+/// The factor by which the constraint multiplies a weight.
 Real Stepper::factorOf(Real norm) const {
   switch (learned_.constraint) {
   case WeightConstraint::MaxNorm:

@@ -5,7 +5,7 @@ namespace normforge::tile {
 
 Value StepEmitter::elementIndex(const Access &access, const Spot &spot) {
   OpFoldResult at = number(0);
-  // What varies comes first: constants become displacements.
+  // Terms that vary come first: constants become displacements.
   OpFoldResult fixed = at;
   if (spot.loop >= 0 && access.strides[spot.loop]) {
     at = scaled(spot.index, access.strides[spot.loop]);
@@ -54,7 +54,7 @@ Value StepEmitter::load(const Access &access, const Place &place, const Spot &sp
     return vector::MaskedLoadOp::create(b_, loc_, type, place.view, at, mask,
                                         constants_.zero(loc_, type));
   }
-  // Of all lanes; of a scalable vector, a mask of as many as it has at least stands for all.
+  // The mask has all lanes; one of a scalable vector's least number of lanes stands for all.
   if (!mask)
     mask = constantMask(spot.width.lanes, spot.width);
   return vector::GatherOp::create(b_, loc_, type, place.view, ValueRange{at},

@@ -57,7 +57,7 @@ private:
     return load(field(fieldOffset), index.getInt() * 8, type);
   }
   LLVM::GlobalOp globalOf(DenseElementsAttr values);
-  /// What the argument stands for, or null.
+  /// The value that the argument stands for, or null.
   Value bind(BlockArgument argument, DictionaryAttr attributes);
   Value memref(Value pointer, Type type) {
     return UnrealizedConversionCastOp::create(b_, loc_, type, pointer).getResult(0);

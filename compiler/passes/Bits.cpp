@@ -38,7 +38,7 @@ StepEmitter::Words StepEmitter::wordsOf(const Access &access, const Place &place
   words.shift = arith::IndexCastOp::create(b_, loc_, b_.getI32Type(), shift);
   words.crosses = spot.shifted && !spot.width.isScalar();
   if (words.crosses) {
-    // Of the row: where the vector begins in it, and its last lane that exists.
+    // Both are indices in the row: where the vector begins, and its last lane that exists.
     OpFoldResult begin = add(spot.index, spot.plus);
     OpFoldResult end = sizes().min(add(begin, spot.width.lanes - 1), add(laneLoop().extent, -1));
     words.last = wordOf(indexValue(add(OpFoldResult(first), sizes().sub(end, begin))));

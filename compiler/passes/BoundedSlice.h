@@ -21,7 +21,7 @@ struct BoundedSlice {
   int64_t outer = -1, inner = -1; ///< axes of the blocks and of the lanes
   int64_t block = 0;
 
-  /// Of a memref that FormTasks made.
+  /// Decodes a memref that FormTasks made.
   static BoundedSlice of(mlir::Value memory) {
     BoundedSlice slice;
     auto cast = memory.getDefiningOp<mlir::UnrealizedConversionCastOp>();

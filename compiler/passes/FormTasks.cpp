@@ -112,7 +112,7 @@ LogicalResult StageRewriter::makeFunction() {
       if (!attribute || !attribute.get(attr::kShape) || !attribute.get(attr::kStrides))
         result = source_.emitError("an array has no ") << attr::kShape << " or " << attr::kStrides;
     }
-    // Of an array only where to find it is left to be said.
+    // The attributes that an array keeps say only where to find it.
     NamedAttrList kept;
     for (const char *name : {attr::kArgument, attr::kKnown, attr::kWorkspace, attr::kSize,
                              attr::kScalar, attr::kFirst, attr::kLast})
@@ -178,7 +178,7 @@ void StageRewriter::bindArguments() {
     if (source_.getArgAttr(argument.getArgNumber(), attr::kSize))
       sizeValues_.push_back(value);
   }
-  // What steps use of sizes and scalars is computed once, before the tasks.
+  // The values of sizes and scalars that steps use are computed once, before the tasks.
   for (Operation &op : body.without_terminator())
     if (!isa<linalg::LinalgDialect, tensor::TensorDialect>(op.getDialect()))
       b_.clone(op, mapping_);
@@ -310,7 +310,7 @@ void StageRewriter::emitTiles(SmallVector<Range> ranges) {
       b_.setInsertionPointToStart(loop.getBody());
       ranges[tiled].offset = loop.getInductionVar();
     }
-    // What a named size leaves of a vector is known only here.
+    // How many lanes a named size leaves of a vector is known only here.
     if (!size)
       size = sizes().min(sizes().constant(step), sizes().sub(end, ranges[tiled].offset));
     ranges[tiled].size = size;
@@ -461,7 +461,7 @@ void StageRewriter::emitSteps(ArrayRef<Range> ranges) {
     Value first;
     if (step->hasAttr(attr::kCarried))
       first = isFirst(step.getIndexingMapMatchingResult(step->getResult(0)), domain, ranges);
-    // What a step stores as it goes has to be known before it.
+    // The slices that a step stores to as it goes are made before the step.
     SmallVector<std::pair<unsigned, Value>> written; // by result
     for (OpResult from : step->getResults())
       for (size_t r = 0; r < produced_.size(); ++r) {

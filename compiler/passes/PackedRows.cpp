@@ -184,8 +184,8 @@ Value StepEmitter::reducePacked(SmallVector<Value> sums) {
   return join(parts);
 }
 
-/// Of rows of a power of two, vectors on vectors, then halves on halves; of others, row by row,
-/// each out of the two vectors that it may lie in.
+/// Rows of a power of two are summed vector on vector, then half on half; others row by row, each
+/// out of the two vectors that it may lie in.
 Value StepEmitter::sumPackedRows(SmallVector<Value> run) {
   const int64_t length = context_.rowLength;
   int64_t lanes = cast<VectorType>(run[0].getType()).getNumElements();

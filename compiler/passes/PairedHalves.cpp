@@ -102,7 +102,7 @@ void StepEmitter::storePair(const Access &access, const Place &place, const Spot
       vector::StoreOp::create(b_, loc_, both, place.view, elementIndex(access, first));
       return;
     }
-    // What goes past the caches is aligned to one vector.
+    // Streaming stores are aligned to one vector.
     const auto lanes = llvm::to_vector(llvm::seq<int64_t>(2 * knobs_.width.lanes));
     low = vector::ShuffleOp::create(b_, loc_, both, both,
                                     ArrayRef(lanes).take_front(lanes.size() / 2));

@@ -118,15 +118,15 @@ FailureOr<StepContext> StepAnalysis::analyzeRegisters(linalg::GenericOp step) {
   return context;
 }
 
-/// What of the tile is in registers: rows one by one where their elements are, columns, and packed
-/// rows, by the vector.
+/// Makes the tile's slots: rows one by one where the step goes over their elements, columns and
+/// packed rows by the vector.
 void StepAnalysis::makeSlots(StepContext &context) {
   const Location loc = context.step.getLoc();
   if (knobs_.rows == Rows::Packed && context.isRows() && context.slotLoop >= 0 &&
       context.laneLoop >= 0) {
     context.rows = *getConstantIntValue(context.loops[context.slotLoop].extent);
     context.rowLength = *getConstantIntValue(context.loops[context.laneLoop].extent);
-    // What sums take has masks, so that all are as wide.
+    // Slots that are summed have masks, so that all are as wide.
     appendVectors(context, context.rows * context.rowLength,
                   knobs_.masksTails || context.reduces() || context.carries());
     return;

@@ -1,4 +1,4 @@
-// What a step is to one tile: the roles of its loops, its slots, and where its arrays lie.
+// A step as one tile sees it: the roles of its loops, its slots, and where its arrays lie.
 //
 // A tile holds some indices of the stage's kept loops in registers. To a step of the tile each of
 // its loops is one of three things:
@@ -36,7 +36,7 @@ namespace normforge::tile {
 
 using namespace mlir;
 
-/// What the schedule says of a stage's tiles.
+/// The knobs of the schedule for a stage's tiles.
 struct Knobs {
   SmallVector<bool> kept; ///< by loop of the stage
   int64_t tiled = -1;     ///< the loop whose indices a tile covers
@@ -111,7 +111,7 @@ struct StepContext {
   bool blocks = false;         ///< long sums are sums of blocks
   bool backwards = false;      ///< through the outermost loop
   bool streams = false; ///< what it stores goes past the caches; no step of the tile reads it
-  /// Of packed rows, how many there are and the elements of one; 0: they are not.
+  /// The number of packed rows and the elements of one; 0: rows are not packed.
   int64_t rows = 0, rowLength = 0;
 
   bool reduces() const { return kind == Kind::Reductions; }

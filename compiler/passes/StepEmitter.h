@@ -89,7 +89,7 @@ private:
     return context_.combiner == Combiner::Sum ? Value(arith::AddFOp::create(b_, loc_, x, y))
                                               : Value(arith::MaximumFOp::create(b_, loc_, x, y));
   }
-  /// What combine leaves the other by.
+  /// The identity element of combine.
   Value identity(Type type) {
     return context_.combiner == Combiner::Sum ? constants_.zero(loc_, type)
                                               : constants_.lowest(loc_, type);
@@ -128,7 +128,7 @@ private:
                  Width width, Value mask, Sums sums);
 
   // Points.
-  /// What the body takes of the inputs at spot `point`.
+  /// The values of the inputs that the body takes at spot `point`.
   SmallVector<Value> loadInputs(Points &points, size_t point);
   /// The index of the step's loop `dim`, of all lanes where it has them.
   Value loopIndex(const Points &points, const Spot &spot, int dim);
@@ -139,8 +139,8 @@ private:
   // Packed rows.
   /// The whole tile, at once.
   Sums emitPacked(Cursor at, Sums sums);
-  /// What an input has for the lanes of a slot: elements of the run, or of those of a row, or of
-  /// the rows themselves, each at its lanes.
+  /// The values of an input for the lanes of a slot: elements of the run, or of those of a row, or
+  /// of the rows themselves, each at its lanes.
   Value loadPacked(const Access &access, const Place &place, const Slot &slot);
   /// A vector over the rows, or over a row's elements: each lane of a slot takes its own.
   Value spread(Value values, const Slot &slot, bool isOverRows);
@@ -215,7 +215,7 @@ private:
   }
   /// Slots of columns that are paired, by the first of each two.
   void forSlotPairs(llvm::function_ref<void(size_t)> take) const;
-  /// Of columns two slots, of rows two iterations.
+  /// Pairs two slots of columns, or two iterations of rows.
   void pairUp(Points &points) const;
   Pair loadPair(const Access &access, const Place &place, const Spot &first, const Spot &second);
   void storePair(const Access &access, const Place &place, const Spot &first, const Spot &second,

@@ -7,7 +7,7 @@ namespace normforge::tile {
 /// errors of a long sum, many enough to cost nothing.
 constexpr int64_t kBlock = 256;
 
-/// What a size, which is never negative, is at most, where its computation shows it.
+/// An upper bound of a size, which is never negative, where its computation shows one.
 static std::optional<int64_t> upperBound(OpFoldResult size) {
   if (auto constant = getConstantIntValue(size))
     return constant;

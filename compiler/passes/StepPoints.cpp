@@ -8,7 +8,7 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
                                          int64_t count, Width distance, Width lanes, Value mask,
                                          Sums sums) {
   Points points{at, loop, static_cast<size_t>(count)};
-  // Of rows as the loop has it; else each slot has its own.
+  // Rows take width and mask from the loop; otherwise each slot has its own.
   const bool rows = context_.isRows() && !context_.packs();
   for (const Slot &slot : at.slots)
     for (int64_t u = 0; u < count; ++u)

@@ -109,8 +109,8 @@ void StepEmitter::emitJoinedRows(const Cursor &tile) {
                        masks ? maskBelow(left, width) : Value(), none);
     });
   };
-  // Of elements from a row's first one on: where its first aligned vector begins, and where its
-  // last whole one ends. `first` counts from the tile's first element.
+  // Counted in elements from a row's first one on: where its first aligned vector begins, and where
+  // its last whole one ends. `first` counts from the tile's first element.
   auto past = [&](OpFoldResult first) {
     Value at = indexValue(add(first, OpFoldResult(skew)));
     return Value(arith::AndIOp::create(b_, loc_, at, constant(vector - 1)));

@@ -96,7 +96,7 @@ public:
 private:
   std::optional<std::vector<int64_t>> sizesOf(const ResultRecord &record) const;
   size_t variantAt(std::span<const int64_t> sizes) const;
-  /// What tells where in a variant's range sizes are.
+  /// The measure that tells where sizes lie in a variant's range.
   const SizeExpr &measureOf(size_t variant) const {
     const Guard &guard = heuristic_[variant].guard;
     return guard.limit == INT64_MAX ? op_.elements : guard.value;

@@ -18,7 +18,7 @@ public:
   /// `source` names them in reasons: a path.
   TunedRecords(std::unique_ptr<llvm::MemoryBuffer> text, std::string source);
 
-  /// Of this project, for machines that it was tuned on: specs/tuned.
+  /// The records of this project, for machines that it was tuned on: specs/tuned.
   static const TunedRecords &ofProject();
 
   const std::string &source() const { return source_; }
@@ -47,7 +47,8 @@ struct ScheduleSource {
   bool heuristicAlone = false;         ///< no records at all: what records are measured against
 };
 
-/// What a kernel is made by. Errors of the text, and of a schedule that is not legal.
+/// Chooses the schedules that a kernel is made by. Errors of the text, and of a schedule that is
+/// not legal.
 ///
 /// A record replaces the heuristic's schedule that it was measured against, and no other. It holds
 /// for its own sizes and for those with up to kRelatives times as many or as few elements for which

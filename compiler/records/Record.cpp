@@ -45,7 +45,7 @@ std::optional<T> valueOf(const Words<T, N> &words, llvm::StringRef text) {
   return std::nullopt;
 }
 
-/// Of a loop's index list: "0,2".
+/// The text of a list of loops' indices: "0,2".
 std::string indices(const std::vector<int> &loops) {
   return fmt::format("{}", fmt::join(loops, ","));
 }

@@ -18,7 +18,7 @@
 
 namespace normforge {
 
-/// Of a line; a greater one is from the future.
+/// The version of a line; a greater one is from the future.
 constexpr int kRecordVersion = 1;
 
 /// 64 bits of BLAKE3, in hexadecimal.
@@ -55,7 +55,7 @@ struct MachineKey {
   std::string model;              ///< the brand's string; documentation alone
 
   static MachineKey of(const TargetDescription &target);
-  /// What of `other` is not as here, in words; empty: nothing.
+  /// How `other` differs, in words; empty: not at all.
   std::string difference(const MachineKey &other) const;
 };
 
@@ -107,8 +107,8 @@ struct CandidateRecord {
 
 struct ResultRecord {
   CaseKey key;
-  // Of the spec, documentation alone: its name, layout, x's sizes in memory order ("32x64x7x7"),
-  // and how often it stands in its network.
+  // Documentation alone: the spec's name, layout, x's sizes in memory order ("32x64x7x7"), and how
+  // often the spec stands in its network.
   std::string name, layout, shape;
   int64_t count = 1;
   int64_t elements = 0; ///< of the data
@@ -141,7 +141,7 @@ std::string toLine(const ResultRecord &record);
 void forEachLine(llvm::StringRef text,
                  llvm::function_ref<void(size_t number, llvm::StringRef line)> take);
 
-/// What a line is: one of the two.
+/// A parsed line: one of the two.
 struct Line {
   std::optional<CandidateRecord> candidate{};
   std::optional<ResultRecord> result{};

@@ -24,7 +24,7 @@ public:
   Checker(const Schedule &schedule, const Operator &op, const TargetDescription &target)
       : schedule_(schedule), op_(op), target_(target) {}
 
-  /// What is wrong, or empty.
+  /// The error in words; empty: the schedule is legal.
   std::string run();
 
 private:
@@ -113,7 +113,7 @@ std::string Checker::checkTaken(const StagePlan &stage, std::span<const StageLoo
   return {};
 }
 
-/// What a task takes of the loops that a step reduces over.
+/// Checks how much a task takes of the loops that a step reduces over.
 std::string Checker::checkCut(const StagePlan &stage, std::span<const StageLoop> loops,
                               const StepPlan &plan) const {
   const Step &step = op_.steps[plan.step];
@@ -127,7 +127,7 @@ std::string Checker::checkCut(const StagePlan &stage, std::span<const StageLoop>
       return fmt::format("a task takes {} of loop {}, which a step of the stage reduces over; "
                          "expected all",
                          taken, loops[i].name);
-    // What a chunk has of it is no product.
+    // The number of elements that a chunk has of it is no product of sizes.
     if (step.reduce == Reduce::Moments && op_.blocked && op_.blocked->padded &&
         (loop == op_.blocked->outer || loop == op_.blocked->inner))
       return fmt::format("a task takes {} of loop {}, of a padded blocked axis that a step of the "
@@ -255,7 +255,7 @@ std::string Checker::checkPacked(const StagePlan &stage, std::span<const StageLo
   return op_.blocked && op_.blocked->padded ? "rows=packed: not of a padded block" : "";
 }
 
-/// What a step reads was made before, where the stage can read it.
+/// Checks that all that a step reads was made before, where the stage can read it.
 std::string Checker::checkReads(size_t index, const StepPlan &plan) const {
   const Step &step = op_.steps[plan.step];
   for (Expr expr : op_.exprs.nodesOf(step.values())) {
@@ -284,7 +284,7 @@ std::string Checker::checkWrites(size_t index, const StepPlan &plan) const {
     bool isWritten = result.operand >= 0;
     for (size_t i = index; i < schedule_.stages.size(); ++i)
       for (const StepPlan &later : schedule_.stages[i].steps) {
-        // Of the same stage, those that follow. Merging reads partials alone.
+        // In the same stage, only the steps that follow count. Merging reads partials alone.
         if (later.step >= op_.steps.size() || later.part == Part::Merge ||
             (i == index && &later <= &plan))
           continue;

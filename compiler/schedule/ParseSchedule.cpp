@@ -16,7 +16,7 @@ namespace {
 constexpr std::pair<Part, std::string_view> kParts[] = {{Part::Partial, "partial "},
                                                         {Part::Merge, "merge "}};
 
-/// What is not one by one.
+/// The words of `rows=`; rows one by one have none.
 constexpr std::pair<Rows, llvm::StringLiteral> kRows[] = {{Rows::Together, "together"},
                                                           {Rows::Packed, "packed"}};
 

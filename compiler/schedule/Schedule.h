@@ -14,10 +14,11 @@
 
 namespace normforge {
 
-/// Of the texts of schedules. It grows when a text comes to mean another kernel.
+/// The version of the language of schedules' texts. It grows when a text comes to mean another
+/// kernel.
 constexpr int kScheduleLanguage = 1;
 
-/// What of a step a stage does.
+/// The part of a step that a stage does.
 enum class Part : uint8_t {
   Whole,   ///< all of it
   Partial, ///< a reduction over what a task has: a partial result for each chunk of the cut loops
@@ -28,7 +29,7 @@ enum class Part : uint8_t {
 enum class Rows : uint8_t {
   /// Sums take a vector of each row at once; what is written is row after row.
   OneByOne,
-  /// What is written is a vector of each row at once, too: what the rows share is read once.
+  /// Elements are written a vector of each row at once, too: what the rows share is read once.
   Together,
   /// The rows lie one after the other and are taken as one run, so that a vector has several of
   /// them that are shorter than it.
@@ -92,8 +93,8 @@ struct Schedule {
   bool operator==(const Schedule &) const = default;
 };
 
-/// What Schedule::text wrote. The error says at which column what was expected and found. It need
-/// not be legal.
+/// Parses a text that Schedule::text wrote; the schedule need not be legal. An error says at which
+/// column what was expected and found.
 llvm::Expected<Schedule> parseSchedule(llvm::StringRef text, const Operator &op);
 
 /// Whether kernels can be made by it: an error in words that names the stage, the loop or step, and

@@ -185,7 +185,7 @@ bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
         one.alternates != other.alternates || one.tiled != other.tiled ||
         loops.size() != others.size())
       return false;
-    // What carries sums takes them row by row, as far as a task has rows.
+    // A stage that carries sums takes them row by row, as far as a task has rows.
     const bool carries = std::any_of(one.steps.begin(), one.steps.end(), [&](const StepPlan &plan) {
       return isCarried(op, one, plan);
     });

@@ -22,24 +22,25 @@ namespace {
 /// Rows whose sums a task carries, at most and at least: its partial results are little beside
 /// them, and no accumulator takes so many terms that their roundings show.
 constexpr int64_t kCarriedRows = 256, kLeastCarriedRows = 8;
-/// Of as many rows as one may have: a few hundred are tasks for some threads still. (128 rows of
-/// 4096 elements, RMS norm backward, two threads: 1.9 times as fast as 256 a task.)
+/// Carried rows of a task where a named size counts them: a few hundred rows are tasks for some
+/// threads still. (128 rows of 4096 elements, RMS norm backward, two threads: 1.9 times as fast as
+/// 256 a task.)
 constexpr int64_t kNamedCarriedRows = 32;
 /// The same of columns, where nothing else cuts them.
 constexpr int64_t kCarriedColumns = 1024;
 /// Up to this many bytes of x it is one stage that makes what columns need and goes down them,
 /// where rows lie a multiple of a page apart.
 constexpr int64_t kOneStageBytes = 16 * 1024;
-/// Of so few rows what the columns need is as much work as the elements: one stage makes both.
-/// (49 rows of 2048 columns: 2.2 to 2.6 times as fast as in two stages, Zen 4; 196 rows of 1024 are
-/// slower.)
+/// Up to this many rows, what the columns need is as much work as the elements: one stage makes
+/// both. (49 rows of 2048 columns: 2.2 to 2.6 times as fast as in two stages, Zen 4; 196 rows of
+/// 1024 are slower.)
 constexpr int64_t kFewRows = 64;
-/// What a fused task may have of L3, and of L2 in multiples, where all of the data is in neither:
-/// its second pass finds there what two passes over everything would read from memory again. Zen 4,
-/// two threads: 1.2 to 1.7 times as fast up to 13 MB a task, level at 25 and 50. Two tasks at once
-/// are as many as was measured; a quarter leaves room for more.
+/// The divisor of L3 and the multiple of L2 that bound a fused task's data, where all of the data
+/// is in neither: its second pass finds there what two passes over everything would read from
+/// memory again. Zen 4, two threads: 1.2 to 1.7 times as fast up to 13 MB a task, level at 25 and
+/// 50. Two tasks at once are as many as was measured; a quarter leaves room for more.
 constexpr int64_t kShareOfL3 = 4, kMostL2s = 8;
-/// Of rows that a task reads one after the other, up to so many L2s of x and y are not fetched
+/// Up to this many L2s of x and y, rows that a task reads one after the other are not fetched
 /// ahead: threads have them near. (Layer norm of 768 features, Zen 4, two threads: of 0.6 MB 0.86
 /// times as fast if they are.)
 constexpr int64_t kNearL2s = 4;
@@ -370,7 +371,7 @@ struct Selection : StageSizes {
   }
 };
 
-/// What all schedules for a target have.
+/// The settings that all schedules for a target share.
 Schedule baseFor(const Selection &selection) {
   const TargetDescription &target = selection.target;
   Schedule base;
@@ -388,7 +389,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
 
-  // What reductions read, and what is written.
+  // The arrays that reductions read, and those that are written.
   const int64_t arrays = selection.read + std::max<int64_t>(1, selection.written());
   const SizeExpr moved = op.elements * SizeExpr(arrays * selection.element);
   const std::optional<int64_t> streamingBytes =
@@ -456,7 +457,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
   int64_t perTask = whole.tile, limit = target.l2Bytes / 2;
   const auto statistics = op.statistics().constant();
-  // Of a few blocks of lanes there are few tasks: only where they bring more.
+  // A few blocks of lanes make few tasks: the fused form is taken only where it brings more.
   if (!selection.isRows && statistics.value_or(INT64_MAX) / whole.tile < kLeastTasks)
     limit /= 2;
   std::string what = "a task's slab stays in L2";

@@ -170,7 +170,8 @@ int64_t StageSizes::rowTile() const {
   if (packedRows > 0)
     return packedRows;
   const int64_t vectors = rowVectors();
-  // Of four vectors, or less, the sums of lanes are as much as the rest: as many rows as lanes.
+  // In rows of four vectors or fewer, the sums of lanes are as much work as the rest: as many rows
+  // as lanes.
   const bool isTiny = vectors <= 4 && target.vectorRegisters >= 32;
   const int64_t wanted = isTiny ? std::min<int64_t>(target.vectorRegisters / 2, vector)
                          : vectors < kShortRowVectors
@@ -178,13 +179,13 @@ int64_t StageSizes::rowTile() const {
                          : vectors < kMediumRowLanes * vector ? 4
                          : vectors < kLongRowVectors          ? 2
                                                               : 1;
-  // What costs much hides the sums of lanes by itself, and the registers hold few of it.
+  // Costly terms hide the sums of lanes by themselves, and the registers hold few of them.
   const int64_t most = std::min(wanted, kDearRows * mostSums);
   const int64_t rows = sizeOr(tiled, most);
   for (int64_t tile = most; tile > 1; tile /= 2)
     if (rows % tile == 0)
       return tile;
-  // What is left of the tiles is code of its own.
+  // Rows that whole tiles leave over are code of their own.
   return rows >= 8 ? std::min<int64_t>(most, 4) : 1;
 }
 
@@ -349,8 +350,8 @@ bool StageSizes::rowsShare() const {
 
 StagePlan StageSizes::fused() const {
   StagePlan stage = inFlight(true);
-  // What rows share is read once for them. (Rows of 4096 elements, layer norm: 1.2 times as fast
-  // with more in flight, Zen 4; of 1000, which end under a mask, 0.9.)
+  // Values that rows share are read once for all of them. (Rows of 4096 elements, layer norm: 1.2
+  // times as fast with more in flight, Zen 4; of 1000, which end under a mask, 0.9.)
   if (isRows && stage.tile > 1 && packedRows == 0 && sizeOr(op.rank() - 1, 1) % vector == 0 &&
       rowsShare()) {
     stage.rows = Rows::Together;

@@ -32,7 +32,7 @@ constexpr int64_t kPageBytes = 4096;
 /// a / b, rounded up; of sizes up to INT64_MAX.
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-/// Of stages of steps that keep the same loops.
+/// The sizes of stages whose steps keep the same loops.
 struct StageSizes {
   const Operator &op;
   const TargetDescription &target;
@@ -112,8 +112,8 @@ private:
   /// several, is read before the cache has lost it, where rows are a power of two apart. So as many
   /// as the registers hold beside what is summed.
   int64_t columnSums() const;
-  /// Of a stage whose loops are fewer than the data's, or count chunks: `schedule` ends with it,
-  /// and has its steps.
+  /// The plan of a stage whose loops are fewer than the data's, or count chunks: `schedule` ends
+  /// with it, and has its steps.
   StagePlan small(const Schedule &schedule) const;
 };
 

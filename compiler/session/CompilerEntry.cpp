@@ -30,7 +30,7 @@ struct Request {
   std::optional<TunedRecords> tuned{};
 };
 
-/// What the kernel is made by.
+/// The schedules that the kernel is made by.
 std::vector<ScheduleVariant> schedulesOf(const Request &request, const Operator &op,
                                          const Session &session) {
   return llvm::cantFail(
@@ -136,7 +136,7 @@ llvm::Error compile(const nf_compiler_request &given, nf_compiler_reply &reply) 
   });
 }
 
-/// What `answer` gives, its errors and exceptions as C knows them.
+/// Returns 1 where `answer` succeeds; otherwise 0, with its error or exception as C knows it.
 template <typename Answer> int reply(nf_compiler_reply *reply, Answer answer) try {
   *reply = {};
   llvm::Error failed = answer();

@@ -68,7 +68,7 @@ std::string_view missingLayer(Semantics semantics, Mode mode) {
   return "";
 }
 
-/// What a framework's inference divides by, of what the second moving vector holds.
+/// The divisor of a framework's inference, made of what the second moving vector holds.
 struct Divisor {
   MovingSpread spread;
   EpsilonPosition position;
@@ -83,7 +83,7 @@ struct Divisor {
   }
 };
 
-/// What `to` holds with which it divides as `from` does; NaN where it can hold none.
+/// The value that `to` must hold to divide as `from` does; NaN where it can hold none.
 double heldBy(const Divisor &to, double toEpsilon, const Divisor &from, double held,
               double epsilon) {
   double value;
@@ -205,8 +205,8 @@ void Converter::chooseEpsilon(DType compute) {
                       epsilon_, epsilon));
 }
 
-/// What training goes on with otherwise than before, and what a framework computes with in the
-/// place of a number.
+/// Notes how training goes on otherwise than before, and which numbers a framework replaces by its
+/// own.
 void Converter::noteTraining() {
   if (!hasStatistics())
     return;
@@ -241,7 +241,8 @@ void Converter::noteTraining() {
                      from_.momentum, 1 - from_.momentum));
 }
 
-/// What training keeps beside the moving statistics, and no other framework has.
+/// Leaves out the states that training keeps beside the moving statistics and that no other
+/// framework has; an error where training could not go on without them.
 void Converter::takeTrainingState(const std::string &prefix,
                                   const std::map<std::string, HostArray> &arrays) {
   if (c_.from == c_.to || !hasStatistics())

@@ -20,12 +20,12 @@ struct Conversion {
   Mode mode = Mode::Feature; ///< of the layers; not Range
   /// The epsilon of the layers converted; none: their framework's default.
   std::optional<double> fromEpsilon{};
-  /// Of the layers made; none: the same, and where the formula is another one, their framework's
-  /// default.
+  /// The epsilon of the layers made; none: the same, and where the formula is another one, their
+  /// framework's default.
   std::optional<double> toEpsilon{};
   /// Leaves out what training alone takes, and the other framework does not have.
   bool forInference = false;
-  /// Of the layers' arrays' names; none: every layer that there is.
+  /// The prefixes of the layers' arrays' names; none: every layer that there is.
   std::vector<std::string> prefixes{};
 };
 
@@ -58,8 +58,8 @@ llvm::Expected<Converted> convert(const Conversion &conversion,
 /// A name from a file as text for people.
 std::string shownName(const std::string &name);
 
-/// What a framework calls the arrays of a layer: gamma, beta, and in mode 0 the moving mean and the
-/// second moving vector.
+/// The names that a framework gives the arrays of a layer: gamma, beta, and in mode 0 the moving
+/// mean and the second moving vector.
 std::vector<std::string> savedNames(Semantics semantics, Mode mode);
 
 } // namespace normforge

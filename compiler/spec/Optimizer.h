@@ -51,8 +51,8 @@ struct Optimizer {
   bool takesStep() const { return kind == Kind::Adam || decay > 0; }
 };
 
-/// What a parameter becomes after a step, n the norm of all of it, or where Learned::normsElements
-/// of each element, |w|.
+/// The constraint on a parameter: the value that it becomes after a step, n the norm of all of it,
+/// or where Learned::normsElements of each element, |w|.
 enum class WeightConstraint : uint8_t {
   None,
   MaxNorm,    ///< w*min(n, most)/(1e-7 + n)

@@ -102,7 +102,7 @@ void Parser::readShape(const Value &value) {
     std::optional<std::string_view> word = asWord(item);
     std::optional<Integer> integer = asInteger(item);
     std::string problem;
-    // What frameworks write for a size that varies. Under one name two such sizes would be equal.
+    // Frameworks write these for a size that varies. Under one name two such sizes would be equal.
     if ((word && (*word == "None" || *word == "?")) || isNull(item) ||
         (integer && !integer->tooLarge && integer->value == -1))
       problem = fmt::format("{} does not name a size; a size that varies has a name of its own, "

@@ -171,7 +171,7 @@ void Parser::readMode() {
     if (modeNames[i].built && modeName_ == modeNames[i].name)
       spec_.mode = static_cast<Mode>(i);
   modeKnown_ = modeKnown_ && !modeName_.empty();
-  // What a preset does otherwise in mode 1 is of this framework's layer of that time.
+  // A preset's epsilon position in mode 1 is that of its framework's layer of that time.
   spec_.epsilonPosition =
       spec_.mode == Mode::Sample ? preset_->sampleEpsilonPosition
       : spec_.mode == Mode::Rms || spec_.mode == Mode::Instance || spec_.mode == Mode::Group

@@ -43,11 +43,11 @@ struct Layout {
   bool isBlocked() const { return blockedAxis >= 0; }
 };
 
-/// What of a normalization a kernel does. Population takes statistics of a batch into those of all
-/// batches before it. Update makes the next gamma and beta of their gradients; BackwardUpdate makes
-/// them of gradients that it computes and does not write.
-/// Moments and GradientSums make what the ranks of Spec::synchronized exchange before Training (or
-/// what else takes the batch's statistics) and before Backward.
+/// The part of a normalization that a kernel does. Population takes statistics of a batch into
+/// those of all batches before it. Update makes the next gamma and beta of their gradients;
+/// BackwardUpdate makes them of gradients that it computes and does not write. Moments and
+/// GradientSums make what the ranks of Spec::synchronized exchange before Training (or what else
+/// takes the batch's statistics) and before Backward.
 enum class Phase : uint8_t {
   Inference,
   Training,
@@ -90,11 +90,11 @@ enum class Semantics : uint8_t {
 enum class Mode : uint8_t { Feature, Sample, Batch, Instance, Rms, Group, Range };
 /// sqrt(v+e), sqrt(v)+e, sqrt(v+e)+e.
 enum class EpsilonPosition : uint8_t { Inside, Outside, Both };
-/// What the second moving vector averages: the variance, or the deviation before an epsilon is
-/// added to it, sqrt(v+e) or, with epsilon outside alone, sqrt(v).
+/// The quantity that the second moving vector averages: the variance, or the deviation before an
+/// epsilon is added to it, sqrt(v+e) or, with epsilon outside alone, sqrt(v).
 enum class MovingSpread : uint8_t { Variance, Deviation };
-/// What `trainable: false` keeps as it is: gamma and beta, which have no gradients, or the moving
-/// statistics too, which training then takes.
+/// The arrays that `trainable: false` keeps as they are: gamma and beta, which have no gradients,
+/// or the moving statistics too, which training then takes.
 enum class Frozen : uint8_t { Nothing, Parameters, ParametersAndStatistics };
 /// The moving variance takes v, v*N/(N-1), v*N/(N-(1+e)); N <= 1 (or N <= 1+e) takes v.
 enum class RunningVariance : uint8_t { Biased, Bessel, Keras2 };
@@ -171,7 +171,7 @@ struct Spec {
   /// Whether the moving statistics are those of Phase::Population, and training leaves them alone.
   bool takesPopulation = false;
   Frozen frozen = Frozen::Nothing;
-  // Of training and its gradients in mode 0, where they take the batch's statistics.
+  // Options of training and its gradients in mode 0, where they take the batch's statistics.
   std::optional<Renorm> renorm;
   /// Samples whose statistics are taken together, every B/ghostBatch-th of the B samples; 0: all.
   int64_t ghostBatch = 0;
@@ -191,12 +191,12 @@ struct Spec {
   std::vector<Phase> phases;      ///< that have kernels, as listed, without repeats
   std::vector<FuseStep> prologue; ///< before the statistics, in order
   std::vector<FuseStep> fuse;     ///< after gamma and beta, in order
-  /// What is in the text that does nothing, or does what its writer may not expect; for people.
+  /// Notes for people on parts of the text that do nothing, or do what its writer may not expect.
   std::vector<std::string> notes;
 
   int rank() const { return static_cast<int>(shape.size()); }
-  /// Of the statistics that training saves: no less than what they are computed from has, for
-  /// backward computes with their difference from x.
+  /// The dtype of the statistics that training saves, with no fewer digits than what they are
+  /// computed from: backward computes with their difference from x.
   DType statisticDType() const {
     return dtype == DType::F64 || parameterDType == DType::F64 ||
                    ((synchronized || mode == Mode::Range) && accumulate == DType::F64)

@@ -46,7 +46,7 @@ using Alias = std::pair<std::string_view, std::string_view>;
 std::optional<size_t> choose(const Value &value, std::string_view what,
                              std::span<const Choice> choices, Diagnostics &diagnostics,
                              std::span<const Alias> aliases = {}, std::string expected = {});
-/// What a key chooses: a word, or a mapping of it alone to more.
+/// The choice that a key makes: a word, or a mapping of it alone to more.
 struct Chosen {
   Value word;
   const Value *more = nullptr; ///< none, or null in the text: nothing

@@ -42,8 +42,8 @@ std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
   const Target *found = TargetRegistry::lookupTarget(triple, error);
   if (!found)
     return nullptr;
-  // What the CPU's name stands for is on until it is taken away; that takes away what builds on it,
-  // so it comes first.
+  // The features that the CPU's name stands for are on until they are disabled; that also disables
+  // those that build on them, so it comes first.
   SmallVector<std::string> words;
   for (const std::string &feature : target.disabled)
     words.push_back("-" + feature);

@@ -16,8 +16,8 @@ constexpr unsigned kBenefit = 2;
 
 unsigned alignmentOf(Type element) { return element.getIntOrFloatBitWidth() / 8; }
 
-/// What fixed vectors of half-precision numbers are loaded and stored as under a mask: without
-/// AVX512-BF16, LLVM knows masks of 16-bit integers alone.
+/// The type as which fixed vectors of half-precision numbers are loaded and stored under a mask:
+/// without AVX512-BF16, LLVM knows masks of 16-bit integers alone.
 VectorType integersOf(VectorType type) {
   const bool half = type.getElementType().isBF16() || type.getElementType().isF16();
   return half && !type.isScalable() ? type.clone(IntegerType::get(type.getContext(), 16))

@@ -19,7 +19,7 @@ constexpr int kMostDepth = 8;
 
 enum class Driver : uint8_t { Batch, Layer, Group };
 
-/// What knobs have said; each problem is one for every combination.
+/// The values that knobs have set; each problem is one for every combination.
 struct Knobs {
   std::vector<std::string> directions{"FWD_D"}, dtypes{"f32"}, tags{""}, flags{""};
   int64_t batch = 0; ///< 0: as the problem says
@@ -261,7 +261,7 @@ llvm::Expected<std::string> ListReader::yamlOf(llvm::StringRef word, const Probl
       return found == problem.numbers.end() ? otherwise : found->second;
     };
     const int64_t batch = knobs_.batch > 0 ? knobs_.batch : size("mb", 2);
-    // What is smaller is copied from what is larger: ih7 is ih7iw7.
+    // A size that is missing is copied, iw from ih and ih from id: ih7 is ih7iw7.
     const int64_t depth = size("id", 0), height = size("ih", depth), width = size("iw", height);
     shape = {batch, size("ic", 1)};
     std::string axes = "nc";

@@ -26,7 +26,7 @@ struct Case {
   std::string title() const;
 };
 
-/// What of a case a record has as documentation, and the sizes of its work.
+/// Fills in what a record has of a case as documentation, and the sizes of its work.
 void describe(ResultRecord &record, const Case &of);
 
 /// Values in the order of op.sizes.
@@ -35,8 +35,8 @@ std::vector<int64_t> orderedSizes(const Operator &op, const oracle::Sizes &sizes
 /// Fills in what is made from the rest.
 void complete(Case &of, const TargetDescription &target);
 
-/// What may be done to candidates for tests: "crash", "hang", "exhaust" (memory), "wrong", in whose
-/// schedule's text a word is found.
+/// A fault that tests inject into candidates whose schedule's text has `word` in it: "crash",
+/// "hang", "exhaust" (memory), "wrong".
 struct Fault {
   std::string kind, word;
 };

@@ -7,7 +7,8 @@ namespace normforge::tune {
 
 namespace {
 
-// Of one core, in bytes a nanosecond: orders of magnitude that CPUs of the last ten years share.
+// The bandwidths of one core, in bytes a nanosecond: orders of magnitude that CPUs of the last ten
+// years share.
 constexpr double kL1Speed = 120, kL2Speed = 45, kL3Speed = 20, kMemorySpeed = 10;
 /// One more thread brings this share of the first one's speed where memory is shared.
 constexpr double kMemoryOfFurtherThreads = 0.5;

@@ -17,7 +17,7 @@ struct Records {
 };
 /// Errors as `path: error: ...`.
 llvm::Expected<Records> readRecords(const std::string &path);
-/// Of a text that `path` names.
+/// The records of a text that `path` names.
 Records parseRecords(llvm::StringRef text, const std::string &path);
 
 /// Appends lines, each whole and at once, so that an end of this process at any moment loses at

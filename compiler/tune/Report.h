@@ -11,8 +11,8 @@ namespace normforge::tune {
 /// sizes.
 std::vector<ResultRecord> latestResults(std::span<const Records> files);
 
-/// What two schedules' texts differ in: knobs by name ("vector", "take"), each once; "stages" where
-/// they have others.
+/// The knobs in which two schedules' texts differ, by name ("vector", "take"), each once; "stages"
+/// where they have others.
 std::vector<std::string> differingKnobs(llvm::StringRef a, llvm::StringRef b);
 
 /// The page. `stale` says of a result why it is not used on this machine; empty: it is.

@@ -22,7 +22,7 @@ public:
 
   /// The next to try; nothing where all have been.
   std::optional<std::string> next();
-  /// What it has come to: the gain over the default, 0 where it is none.
+  /// Takes the gain of a schedule over the default, 0 where it is none.
   void tell(const std::string &schedule, double gain);
 
 private:

@@ -76,7 +76,7 @@ llvm::Error CaseSweep::search(const Known &known, double secondsLeft,
   double best = 1;
   size_t since = 0; // candidates since the best
   while (secondsSince(start) < allowance_.search && since < allowance_.patience) {
-    // What is not searched to its end has no result: the next start goes on.
+    // A case that is not searched to its end has no result: the next start goes on.
     if (isStopped() || secondsSince(start) > secondsLeft) {
       isStopped_ = true;
       break;
@@ -185,7 +185,7 @@ llvm::Expected<SweepOutcome> sweep(std::span<const Case> cases, const SweepOptio
   std::multimap<std::string, const ResultRecord *> results; // by case
   for (const ResultRecord &record : held.results)
     results.emplace(record.key.id(), &record);
-  // What would not be used now was measured for nothing.
+  // A result that would not be used now was measured for nothing.
   auto isUsable = [&](const ResultRecord &record, const Operator &op) {
     auto schedule = parseSchedule(record.schedule, op);
     llvm::Error error =

@@ -25,7 +25,7 @@ struct SweepOptions {
   WorkerOptions worker;
 };
 
-/// What happens, for who shows it.
+/// An event of a sweep, for whoever shows it.
 struct Event {
   enum class Kind : uint8_t {
     CaseBegins,

@@ -119,7 +119,7 @@ compileOne(Session &session, const Operator &op, const Schedule &schedule, std::
   return kernel;
 }
 
-/// What of a kernel's outputs is not as expected; empty: nothing.
+/// The first of a kernel's outputs that is not as expected, in words; empty: all are.
 std::string disagreement(const KernelCall &call, const oracle::Arrays &expected,
                          const std::map<std::string, oracle::Tolerance> &tolerances) {
   const auto &arguments = call.plan().kernel().artifact().arguments;

@@ -11,7 +11,7 @@
 
 namespace normforge::tune {
 
-/// What a candidate has come to.
+/// The outcome of a candidate.
 struct Trial {
   CandidateState state = CandidateState::Measured;
   Ratio gain{};

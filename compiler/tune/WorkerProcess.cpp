@@ -152,7 +152,7 @@ void WorkerProcess::serve(int socket) {
   prctl(PR_SET_NAME, "normforge-tune");
   rlimit core{0, 0};
   setrlimit(RLIMIT_CORE, &core);
-  // What a terminal sends to end the sweep (Ctrl-C) is for the sweep to answer.
+  // The sweep answers the signal by which a terminal ends it (Ctrl-C).
   std::signal(SIGINT, SIG_IGN);
   if (kLimitsMemory) {
     uint64_t most = 0;

@@ -157,7 +157,7 @@ private:
   std::vector<Real> windows_, y_;
 };
 
-/// What follows a product: an activation, with a normalization or without.
+/// The layer that follows a product: an activation, with a normalization or without.
 template <typename Real> class Activation {
 public:
   virtual ~Activation() = default;

@@ -153,7 +153,7 @@ public:
     for (auto &activation : activations_)
       activation->update(rate, step);
   }
-  /// Of the weights of each layer but the last.
+  /// The norms of the gradients of the weights of each layer but the last.
   std::vector<double> gradientNorms() const {
     std::vector<double> norms;
     for (size_t i = 0; i < activations_.size(); ++i) {

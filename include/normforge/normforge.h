@@ -87,7 +87,7 @@ typedef struct nf_status nf_status;
 
 /* The kind of an error; NF_OK for NULL. */
 NF_API nf_code nf_status_code(const nf_status *status);
-/* What went wrong, in one line or, for a spec, one paragraph an error; "" for NULL. Lives until the
+/* The error's text: one line or, for a spec, one paragraph an error; "" for NULL. Lives until the
  * status is freed. */
 NF_API const char *nf_status_message(const nf_status *status);
 /* Frees an error. NULL is allowed. */
@@ -243,9 +243,9 @@ typedef enum nf_phase {
   NF_MOMENTS = 6,      /* what ranks exchange before the phases that take a batch's statistics */
   NF_GRADIENT_SUMS = 7 /* and before backward */
 } nf_phase;
-/* What an argument is to its host: data of x's shape, a learned parameter, statistics of a batch, a
- * state that is kept from call to call, the gradient of a loss by one of these, bits that training
- * keeps for backward, or what ranks exchange (nf_plan_exchange). */
+/* The role of an argument for its host: data of x's shape, a learned parameter, statistics of a
+ * batch, a state that is kept from call to call, the gradient of a loss by one of these, bits that
+ * training keeps for backward, or what ranks exchange (nf_plan_exchange). */
 typedef enum nf_role {
   NF_NO_ROLE = 0,
   NF_DATA = 1,
@@ -275,18 +275,18 @@ typedef struct nf_compile_options {
 
 /* The kernel of one phase of a spec for this machine. `spec` is YAML, `bytes` long, needs no
  * terminator and is not kept. `options` may be NULL.
- * What this engine has compiled it does not compile again, also where specs differ in their names
- * alone; the handle is a new one. Several threads that ask at once share one compilation. Else the
- * kernel is read from the cache directory, in some 200 us and without the compiler, if this text
- * was compiled there by the same compiler for the same machine (whose library must lie where it
- * lay, though it is not opened); of another text for the same kernel the compiler is asked which it
- * is. Else it is compiled: some 3 to 20 ms for each of a few variants, and some 40 ms more
- * the first time in a process, when the compiler library is opened. Errors: NF_NO_COMPILER with all
- * paths that were tried, NF_COMPILE_FAILED with file, line and column, NF_WRONG_MACHINE where
- * options->cpu has what this machine lacks, NF_INVALID_ARGUMENT, NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR
- * where the system refuses memory that is written first and made executable then (mmap, mprotect;
- * where it has no memory, NF_OUT_OF_MEMORY), NF_COMPILER_ENDED with compile_in_child, and
- * NF_INTERNAL for a defect of the compiler. What memory that runs out does: Errors, above. */
+ * An engine compiles each kernel once, also where specs differ in their names alone; the handle is
+ * a new one. Several threads that ask at once share one compilation. Else the kernel is read from
+ * the cache directory, in some 200 us and without the compiler, if this text was compiled there by
+ * the same compiler for the same machine (whose library must lie where it lay, though it is not
+ * opened); of another text for the same kernel the compiler is asked which it is. Else it is
+ * compiled: some 3 to 20 ms for each of a few variants, and some 40 ms more the first time in a
+ * process, when the compiler library is opened. Errors: NF_NO_COMPILER with all paths that were
+ * tried, NF_COMPILE_FAILED with file, line and column, NF_WRONG_MACHINE where options->cpu has what
+ * this machine lacks, NF_INVALID_ARGUMENT, NF_OUT_OF_MEMORY, NF_SYSTEM_ERROR where the system
+ * refuses memory that is written first and made executable then (mmap, mprotect; where it has no
+ * memory, NF_OUT_OF_MEMORY), NF_COMPILER_ENDED with compile_in_child, and NF_INTERNAL for a defect
+ * of the compiler. What memory that runs out does: Errors, above. */
 NF_API nf_status *nf_compile(nf_engine *engine, const char *spec, size_t bytes,
                              const nf_compile_options *options, nf_kernel **kernel);
 
@@ -329,17 +329,17 @@ NF_API nf_dtype nf_kernel_argument_dtype(const nf_kernel *kernel, size_t argumen
 NF_API const char *nf_kernel_argument_shape(const nf_kernel *kernel, size_t argument);
 /* 1 when the kernel writes the array (every element of it), 0 when it only reads it. */
 NF_API int nf_kernel_argument_is_written(const nf_kernel *kernel, size_t argument);
-/* What the array is to its host. */
+/* The role of the array for its host. */
 NF_API nf_role nf_kernel_argument_role(const nf_kernel *kernel, size_t argument);
-/* Of a written state or parameter: the array that is read and whose next value it is, of one name,
- * dtype and shape with it. NF_NOT_FOUND for every other array. */
+/* The array that is read and whose next value a written state or parameter is; the two have one
+ * name, dtype and shape. NF_NOT_FOUND for every other array. */
 NF_API size_t nf_kernel_argument_old(const nf_kernel *kernel, size_t argument);
 /* 1 when the written array may be the same buffer as the read one. All other arrays that a kernel
  * writes must not overlap any array. */
 NF_API int nf_kernel_may_alias(const nf_kernel *kernel, size_t written, size_t read);
 /* The index of the array of this name that is read (written = 0) or written (1); NF_NOT_FOUND. */
 NF_API size_t nf_kernel_find_argument(const nf_kernel *kernel, const char *name, int written);
-/* What the kernel calls an array or number that a framework calls `theirs`: "gamma" for "weight" or
+/* The kernel's name for an array or number that a framework calls `theirs`: "gamma" for "weight" or
  * "Scale". NULL where it has none that is called so, and for its own names: nf_kernel_find_argument
  * finds those, and is to be asked first. Lives for ever. */
 NF_API const char *nf_kernel_own_name(const nf_kernel *kernel, const char *theirs);

@@ -33,7 +33,7 @@
 
 namespace nf {
 
-/// What every failing function throws.
+/// The exception that every failing function throws.
 class Error : public std::runtime_error {
 public:
   Error(nf_code code, const std::string &message) : std::runtime_error(message), code_(code) {}
@@ -128,7 +128,7 @@ public:
   uint64_t workspaceBytes() const { return nf_plan_workspace_bytes(get()); }
   Workspace makeWorkspace() const { return Workspace(workspaceBytes()); }
   size_t variant() const { return nf_plan_variant(get()); }
-  /// What ranks that share a batch exchange, as normforge.h says.
+  /// The arrays that the ranks of a shared batch exchange, as normforge.h says.
   nf_exchange exchange() const {
     nf_exchange made{};
     made.struct_size = sizeof made;
@@ -179,7 +179,7 @@ public:
   }
   bool isWritten(size_t i) const { return nf_kernel_argument_is_written(get(), i) != 0; }
   nf_role role(size_t i) const { return nf_kernel_argument_role(get(), i); }
-  /// Of a written state, the argument that it is the next value of; NF_NOT_FOUND.
+  /// The argument whose next value a written state or parameter is; NF_NOT_FOUND.
   size_t old(size_t i) const { return nf_kernel_argument_old(get(), i); }
   /// NF_NOT_FOUND where there is none of this name.
   size_t findArgument(const std::string &name, bool written) const {
@@ -322,7 +322,7 @@ public:
     detail::check(nf_spec_set_number(spec_.get(), key.c_str(), number));
     return *this;
   }
-  /// Of bool a truth, of other integers a number.
+  /// Sets a truth for bool, a number for other integers.
   template <std::integral T> Spec &set(const std::string &key, T value) {
     if constexpr (std::is_same_v<T, bool>)
       detail::check(nf_spec_set_flag(spec_.get(), key.c_str(), value));
@@ -396,7 +396,7 @@ public:
   Engine() : Engine(Options()) {}
   explicit Engine(const Options &options) : Handle(make(options)) {}
 
-  /// What may be left out of a compile; empty means the default.
+  /// The options that a compile may leave out; empty means the default.
   struct CompileOptions {
     std::string phase{}, cpu{}, sourceName{};
   };

@@ -33,7 +33,7 @@ using namespace normforge::api;
 
 namespace {
 
-/// What a host lends, to an engine and to all that comes of it.
+/// The settings and callbacks that a host lends, to an engine and to all that comes of it.
 struct Host {
   LoadOptions loading;
   bool verify = false;
@@ -306,7 +306,7 @@ nf_status *nf_engine_create(const nf_engine_options *given, nf_engine **engine) 
     std::string warning;
     {
       const ForkGate gate;
-      // What is asked of the machine once is asked now, not while a fork comes.
+      // The machine is asked for its identity once: now, not while a fork comes.
       (void)hostIdentity();
       std::unique_ptr<Compiler> compiler = makeCompiler(options, failure);
       if (!compiler)

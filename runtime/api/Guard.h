@@ -1,5 +1,5 @@
-// What every part of the C API shares: errors as statuses, the wall that no exception passes,
-// reference counts, and structs that grow.
+// The code that every part of the C API shares: errors as statuses, the wall that no exception
+// passes, reference counts, and structs that grow.
 #pragma once
 
 #include "normforge/normforge.h"

@@ -1,7 +1,7 @@
 // A compiled kernel: its manifest and its code.
 //
-// What the compiler hands to the runtime, and what caches and packs store. Plain values; nothing
-// here knows how a kernel was made.
+// The compiler hands it to the runtime; caches and packs store it. Plain values; nothing here knows
+// how a kernel was made.
 #pragma once
 
 #include "normforge/abi.h"
@@ -26,7 +26,7 @@ enum class DType : uint8_t {
 };
 constexpr unsigned dtypeCount = 5;
 std::string_view toString(DType dtype);
-/// Of numbers: those that a spec may name.
+/// Parses a dtype that a spec may name: one of numbers, not Bit.
 std::optional<DType> parseDType(std::string_view text);
 /// Bytes of an element, or of a word of bits.
 size_t byteSize(DType dtype);
@@ -34,10 +34,10 @@ size_t byteSize(DType dtype);
 constexpr int64_t elementsPerWord(DType dtype) { return dtype == DType::Bit ? 16 : 1; }
 /// Bytes of a dense array, bits in whole words.
 SizeExpr arrayBytes(std::span<const SizeExpr> shape, DType dtype);
-/// What is computed in: f32 for the half-precision types, otherwise the type itself.
+/// The dtype that is computed in: f32 for the half-precision types, otherwise the type itself.
 DType computeDType(DType dtype);
 
-/// What an argument is to its host.
+/// The role of an argument for its host.
 enum class Role : uint8_t {
   Data,      ///< of x's shape: x, y, addend
   Parameter, ///< learned: gamma, beta
@@ -45,7 +45,7 @@ enum class Role : uint8_t {
   State,     ///< kept from call to call: moving_mean, moving_variance
   Gradient,  ///< of a loss by one of the others: dy, dx, dgamma
   Mask,      ///< bits that training keeps for backward: relu_mask
-  /// What a rank has of the whole batch's moments: count, mean, residual and squares about it.
+  /// A rank's part of the whole batch's moments: count, mean, residual and squares about it.
   PartialMoments,
   PartialSum, ///< what a rank has of a sum over the whole batch
 };
@@ -61,8 +61,8 @@ struct Argument {
   /// In memory order, dense; a blocked layout's has one axis more. Of bits the last is a multiple
   /// of a word's.
   std::vector<SizeExpr> shape{};
-  /// Of a written state: the read argument, earlier and of the same shape, whose next value it is;
-  /// the two have one name. -1: none.
+  /// The read argument, earlier and of the same shape, whose next value a written state is; the two
+  /// have one name. -1: none.
   int32_t old = -1;
   /// Earlier, read arguments that may be the same buffer as this written one.
   std::vector<uint32_t> mayAlias{};
@@ -77,7 +77,7 @@ struct Scalar {
   bool whole = false;         ///< a whole number
 };
 
-/// What a named size has to be.
+/// A condition that a named size has to meet.
 struct Constraint {
   uint32_t size = 0; ///< its index
   int64_t atLeast = 0, multipleOf = 1;
@@ -140,9 +140,9 @@ struct Artifact {
   std::vector<Variant> variants; ///< the first whose guard holds is taken; the last always holds
 };
 
-/// What is wrong with a value of a run-time number, or empty.
+/// The error in a value of a run-time number, or empty.
 std::string problemOf(const Scalar &scalar, double value);
-/// What is wrong with the named sizes, as many as the artifact has, or empty.
+/// The error in the named sizes, as many as the artifact has, or empty.
 std::string problemOf(const Artifact &artifact, std::span<const int64_t> sizes);
 
 /// Whether what a runtime relies on holds: expressions well formed over the named sizes, entries

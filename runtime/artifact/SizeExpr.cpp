@@ -58,7 +58,7 @@ SizeExpr SizeExpr::size(uint32_t index) {
 }
 
 std::optional<SizeExpr> SizeExpr::fromNodes(std::vector<Node> nodes, size_t sizeCount) {
-  // What is known of each value on the stack: a number, or nothing.
+  // The values on the stack, as far as they are known: a number, or nothing.
   std::vector<std::optional<int64_t>> stack;
   for (const Node &node : nodes) {
     switch (node.op) {

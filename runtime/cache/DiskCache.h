@@ -19,7 +19,7 @@
 
 namespace normforge {
 
-/// What entries are of: a kernel under the key of all that its code depends on; or which kernel a
+/// The kinds of entries: a kernel under the key of all that its code depends on; or which kernel a
 /// spec's text stands for, under that text.
 enum class CacheKind : uint8_t { Kernel, Request };
 
@@ -49,7 +49,8 @@ public:
 
   const std::string &directory() const { return path_; }
 
-  /// What its user should hear of, once: a directory that cannot be used. Empty otherwise.
+  /// The warning that the user should hear, once: of a directory that cannot be used. Empty
+  /// otherwise.
   std::string takeWarning();
 
   /// A whole, current entry of this user's with this key. One that cannot be trusted is passed over

@@ -55,8 +55,8 @@ std::string buildIdIn(std::span<const char> notes) {
   return {};
 }
 
-/// Of a 64-bit ELF file of this machine's byte order, as libraries that are loaded here are.
-/// Linkers put headers and notes first: one read of a page has them.
+/// The build ID of a 64-bit ELF file of this machine's byte order, as libraries that are loaded
+/// here are. Linkers put headers and notes first: one read of a page has them.
 std::string buildIdOf(int fd) {
   std::array<char, 4096> page;
   const size_t got = readAt(fd, 0, page.data(), page.size());

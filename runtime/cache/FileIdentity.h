@@ -16,7 +16,7 @@ struct FileIdentity {
   std::string version; ///< "build-id 3f9c..."; else "modified 1764090000000000000", ns since 1970
   bool operator==(const FileIdentity &) const = default;
 
-  /// Of the file at `path` now; empty where there is none.
+  /// The identity of the file at `path` now; empty where there is none.
   static std::optional<FileIdentity> of(const std::string &path);
   bool isCurrent() const { return of(path) == *this; }
   /// One line without its end.

@@ -56,7 +56,7 @@ KernelCache::Outcome KernelCache::Memory::once(const std::string &key, Make make
     item.outcome = promise.get_future().share();
     makeRoom();
   }
-  // What fails is forgotten before those who wait hear of it: the next one tries again.
+  // A failure is forgotten before those who wait hear of it: the next one tries again.
   auto forget = [&] {
     std::lock_guard lock(mutex_);
     items_.erase(key);

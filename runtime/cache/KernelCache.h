@@ -21,7 +21,7 @@ public:
   /// `disk` may be null. `compiler` outlives this.
   KernelCache(Compiler &compiler, std::unique_ptr<DiskCache> disk, LoadOptions loading);
 
-  /// What the host should hear of, once: see DiskCache. Empty otherwise.
+  /// The warning that the host should hear, once: see DiskCache. Empty otherwise.
   std::string takeWarning() { return disk_ ? disk_->takeWarning() : std::string(); }
 
   /// Empty with `failure` set when the kernel cannot be had. Failures are not remembered.
@@ -35,7 +35,8 @@ private:
   /// Kernels by key, those that are being made among them.
   class Memory {
   public:
-    /// What is there, or else what `make` gives; one call of it at a time for a key.
+    /// The outcome that is there, or else the one that `make` gives; one call of it at a time for a
+    /// key.
     template <typename Make> Outcome once(const std::string &key, Make make);
 
   private:

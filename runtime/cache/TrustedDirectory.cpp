@@ -32,7 +32,7 @@ void pushComponents(std::string_view path, std::vector<std::string> &pending) {
 
 bool isOurs(const struct stat &status) { return status.st_uid == 0 || status.st_uid == geteuid(); }
 
-/// What is wrong with a directory; `name` is what it is called in the text.
+/// The reason why a directory is not safe, or empty; the text calls the directory `name`.
 std::string problemOf(const struct stat &status, bool isLast, const std::string &name) {
   if (isLast ? status.st_uid != geteuid() : !isOurs(status))
     return name + " belongs to another user, so it is not used";

@@ -189,7 +189,7 @@ bool isMaskedFeature(std::string_view name) {
   }();
   if (masked.size() <= 2)
     return false;
-  // What is built on others goes with them.
+  // Features that are built on a masked one are masked with it.
   constexpr std::pair<std::string_view, std::string_view> builtOn[] = {
       {"avx2", "avx"},      {"fma", "avx"},     {"f16c", "avx"},     {"avxvnni", "avx2"},
       {"avx512f", "avx2"},  {"avx512f", "fma"}, {"avx512f", "f16c"}, {"avx512", "avx512f"},
@@ -302,7 +302,7 @@ const std::string &hostCpuName() {
 const std::string &hostIdentity() {
   static const std::string identity = [] {
     std::string text = std::string(hostArchitecture()) + " " + std::to_string(readSignature());
-    // What the C library has read already.
+    // The C library has read these already.
     for (int size : {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE})
       text += " " + std::to_string(sysconf(size));
     for (std::string_view feature : hostFeatures())

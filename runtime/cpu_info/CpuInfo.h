@@ -1,4 +1,4 @@
-// What the host's CPU is: its vector features, caches and name.
+// The host's CPU: its vector features, caches and name.
 //
 // Asked of the CPU and the operating system once, then constant.
 #pragma once

@@ -45,7 +45,7 @@ template <typename Real> void mergeMoments(Partials<Real> &of, size_t ranks, uin
   double count = 0, sum = 0;
   for (size_t rank = 0; rank < ranks; ++rank) {
     count += get(rank, Count);
-    // What has no elements has no mean: 0 times infinity is not 0.
+    // A rank without elements has no mean: 0 times infinity is not 0.
     sum += get(rank, Count) == 0 ? 0 : get(rank, Count) * get(rank, Mean);
   }
   const double near = count == 0 ? 0 : sum / count;

@@ -1,4 +1,4 @@
-// What the ranks of a job exchange of a batch that they share, and how it becomes one.
+// The partials of a shared batch that the ranks of a job exchange, and their merge.
 //
 // Enters: a plan of a kernel with arguments of Role::PartialMoments or Role::PartialSum. Leaves:
 // which they are, and the whole batch's of those of all ranks, merged in the order of the ranks.

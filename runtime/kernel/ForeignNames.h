@@ -9,8 +9,8 @@ struct ForeignName {
   std::string_view theirs, ours;
 };
 
-/// Of PyTorch, ONNX, MATLAB, TensorFlow and Keras. A word may stand for several of ours, of which a
-/// kernel has one.
+/// The words of PyTorch, ONNX, MATLAB, TensorFlow and Keras. A word may stand for several of ours,
+/// of which a kernel has one.
 inline constexpr ForeignName kForeignNames[] = {{"weight", "gamma"},
                                                 {"scale", "gamma"},
                                                 {"Scale", "gamma"},

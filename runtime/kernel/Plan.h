@@ -9,7 +9,7 @@
 
 namespace normforge {
 
-/// What nf_run takes; see there.
+/// The arguments of nf_run; see there.
 struct CallArguments {
   std::span<void *const> args;
   std::span<const nf_scalar> scalars;

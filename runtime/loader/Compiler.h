@@ -12,7 +12,7 @@
 
 namespace normforge {
 
-/// What an engine knows of the compiler. All functions may be called from several threads.
+/// The compiler as an engine knows it. All functions may be called from several threads.
 class Compiler {
 public:
   virtual ~Compiler() = default;

@@ -26,10 +26,10 @@ typedef struct nf_compiler_request {
 } nf_compiler_request;
 
 typedef struct nf_compiler_reply {
-  /* Of identify: the spec's name; all that the code depends on, as text; and the files that the
-   * compiler consists of, a path a line. */
+  /* The answer of identify: the spec's name; all that the code depends on, as text; and the files
+   * that the compiler consists of, a path a line. */
   char *name, *key, *files;
-  /* Of compile: a serialized Artifact. */
+  /* The answer of compile: a serialized Artifact. */
   uint8_t *artifact;
   size_t artifact_bytes;
   char *error;  /* terminated text where there is no answer; NULL where there is no memory for it */

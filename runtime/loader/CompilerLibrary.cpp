@@ -59,7 +59,7 @@ std::string findCompilerFile(const std::string &given) {
 
 std::string CompilerLibrary::path() const { return findCompilerFile(path_); }
 
-/// What the library answers, freed by it.
+/// The library's answer, which the library frees.
 struct CompilerLibrary::Reply : nf_compiler_reply {
   nf_compiler_release_fn *release;
   explicit Reply(nf_compiler_release_fn *release) : nf_compiler_reply{}, release(release) {}

@@ -30,8 +30,8 @@ private:
   std::optional<std::vector<FileIdentity>> files_; ///< of the library that is open
 };
 
-/// Of all places where the library may lie, the first with a file; empty where there is none, or
-/// the loader looks for it.
+/// The first file among the places where the library may lie; empty where there is none, or the
+/// loader looks for it.
 std::string findCompilerFile(const std::string &given);
 
 } // namespace normforge

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-// What debuggers look for, by these names and in this form. Protected: another library of the
+// Debuggers look for these, by these names and in this form. Protected: another library of the
 // process, LLVM's JIT for one, may have them too, and each is a list of its own to a debugger.
 extern "C" {
 struct jit_code_entry {

@@ -1,4 +1,4 @@
-// What memory allows: the time of what must move at least.
+// The limit that memory sets: the time of the bytes that must move at least.
 #pragma once
 
 #include "normforge/normforge.h"

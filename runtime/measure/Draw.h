@@ -6,7 +6,7 @@
 
 namespace normforge {
 
-/// What numbers are drawn for: each stream is independent of the others.
+/// The purpose that numbers are drawn for: each stream is independent of the others.
 using Stream = uint64_t;
 /// FNV-1a, of an argument's name or another word.
 constexpr Stream streamOf(std::string_view name) {

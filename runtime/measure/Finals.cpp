@@ -58,7 +58,7 @@ bool Places::measure(const std::vector<size_t> &kernels, uint64_t read, uint64_t
                      double seconds, Race::Final &result) {
   std::vector<size_t> all{0, 0};
   all.insert(all.end(), kernels.begin(), kernels.end());
-  // Of each place's medians.
+  // The medians of each place.
   std::vector<double> standard, other, copies;
   std::vector<std::vector<double>> own(kernels.size());
   result = {};

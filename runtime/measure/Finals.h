@@ -1,4 +1,4 @@
-// What a search ends with: its best few beside the default, measured afresh in several places.
+// The end of a search: its best few beside the default, measured afresh in several places.
 //
 // Where code and data lie decides which of them share sets of a cache, and moves a ratio by some
 // percent for as long as they lie there. So a place is new code and new buffers, apart from those

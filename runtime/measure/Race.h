@@ -41,7 +41,7 @@ public:
   Final finish(std::span<KernelCall *const> contenders, uint64_t read, uint64_t written,
                double seconds);
 
-  /// Of a call, roughly.
+  /// The time of a call, roughly.
   double seconds(KernelCall &call);
 
 private:

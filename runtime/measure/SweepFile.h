@@ -18,8 +18,8 @@ struct SweepFile {
   /// An argument that is read, at the checked sizes.
   struct Input {
     std::string name;
-    /// Of many f32 or f64 elements: mean + deviation * Draw(seed).normal(streamOf(name), i), by
-    /// their places in memory. Otherwise `bytes`.
+    /// Whether the elements are drawn, as many f32 or f64 ones are: mean + deviation *
+    /// Draw(seed).normal(streamOf(name), i), by their places in memory. Otherwise they are `bytes`.
     bool isDrawn = false;
     double mean = 0, deviation = 1;
     std::vector<std::byte> bytes;

@@ -111,7 +111,7 @@ public:
 private:
   std::unique_ptr<KernelCall> callOf(const SweepFile::Candidate &candidate,
                                      const std::vector<int64_t> &sizes, std::string &why) const;
-  /// What is not as expected at the checked sizes; empty: nothing.
+  /// The first element that is not as expected at the checked sizes, in words; empty: all are.
   std::string disagreement(KernelCall &call) const;
   std::string difference(KernelCall &call) const;
   size_t argumentOf(const KernelCall &call, const std::string &name) const;
@@ -305,8 +305,8 @@ std::string CaseRun::finish(const std::map<std::string, double> &gains) {
          ",\"emulated\":" + (isEmulated() ? "true" : "false") + ",\"result\":" + case_.record + "}";
 }
 
-/// What a file of lines holds already: by case, the schedules tried with their gains, and whether
-/// it has ended.
+/// The results of a case that a file holds already: the schedules tried with their gains, and
+/// whether the case has ended.
 struct Held {
   std::map<std::string, double> gains;
   bool hasEnded = false;
@@ -314,7 +314,7 @@ struct Held {
 
 std::string fieldOf(const std::string &line, const std::string &name);
 
-/// Of a candidate's line; 0 where it was not measured to the end.
+/// The gain in a candidate's line; 0 where it was not measured to the end.
 double gainOf(const std::string &line) {
   const size_t gain = line.find("\"gain\":");
   return gain != std::string::npos && fieldOf(line, "state") == "measured"

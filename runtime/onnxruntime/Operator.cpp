@@ -21,7 +21,7 @@
 
 namespace {
 
-/// Of the process; set before any kernel is made.
+/// ONNX Runtime's API, one for the process; set before any kernel is made.
 const OrtApi *ort = nullptr;
 
 /// Kernels of all sessions come from one engine, which lives as long as the process: the library
@@ -71,7 +71,7 @@ ONNXTensorElementDataType typeOf(nf_dtype dtype) {
 
 // ---- Threads ------------------------------------------------------------------------------------
 
-/// What one nf_run hands out, in as many parts as threads like to take.
+/// The tasks that one nf_run hands out, in as many parts as threads like to take.
 struct Tasks {
   nf_body_fn *body;
   void *data;

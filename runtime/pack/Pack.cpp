@@ -42,7 +42,7 @@ void write(Writer &out, const Pack::Entry &entry) {
 
 uint64_t aligned(uint64_t offset) { return (offset + alignment - 1) / alignment * alignment; }
 
-/// What a machine lacks of what an entry needs; empty where it runs it.
+/// The reason why this machine cannot run an entry; empty where it can.
 std::string lacks(const Pack::Entry &entry) {
   if (architectureOf(entry.triple) != hostArchitecture())
     return "it is code for " + std::string(architectureOf(entry.triple));

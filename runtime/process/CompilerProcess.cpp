@@ -27,9 +27,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// What posix_spawn is told: the socket is descriptor 0, errors are kept in `errors`, and the
-/// host's descriptors, handlers and masks of signals are not inherited. In a group of its own: what
-/// a terminal sends to the host's (Ctrl-C) is for the host to answer.
+/// The settings of posix_spawn: the socket is descriptor 0, errors are kept in `errors`, and the
+/// host's descriptors, handlers and masks of signals are not inherited. The process has a group of
+/// its own: the host answers what a terminal sends to the host's group (Ctrl-C).
 class SpawnPlan {
 public:
   SpawnPlan() {
@@ -395,7 +395,7 @@ bool CompilerProcess::ask(Question question, const nf_compiler_request &request,
   return false;
 }
 
-/// What a process that answered says of too little memory: that it is limited.
+/// Adds the limit of memory to an error for lack of memory that a process has answered.
 void CompilerProcess::tellLimit(Failure &failure) const {
   if (limits_.bytes > 0 && (failure.code == NF_OUT_OF_MEMORY || failure.code == NF_NO_COMPILER))
     failure.message += "; the compiler's memory is limited to " + std::to_string(limits_.bytes) +

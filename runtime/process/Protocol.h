@@ -1,5 +1,5 @@
-// What a host and its compiler's process say to each other over a socket: the host a question, the
-// process an answer, in turn.
+// The protocol between a host and its compiler's process over a socket: the host asks a question,
+// the process answers, in turn.
 //
 // A message is its length (8 bytes, little-endian) and fields (runtime/artifact/Fields.h):
 //   question  kind, verify, spec, and source name, phase, cpu, the tuned records' source and they

@@ -15,7 +15,7 @@ namespace {
 /// Looks at a value so often before the thread sleeps: some ten microseconds.
 constexpr int kSpins = 4000;
 
-/// What the system waits for itself, without a lock.
+/// A number whose change the system itself waits for, without a lock.
 using Number = std::atomic<int>;
 
 /// Waits until it is no longer `old`.
@@ -37,7 +37,7 @@ struct ThreadPool::Crew {
 
   const unsigned generation; ///< of forks: threads of another are not here
   std::atomic<bool> isTaken{false};
-  // Of whoever has taken it.
+  // These belong to whoever has taken it.
   bool hasBegun = false;
   std::vector<pthread_t> threads{};
   uint64_t tasks = 0, ranges = 0;

@@ -75,7 +75,7 @@ void addLayouts(CrossProgram &program, const char *cpu, std::vector<Expectation>
     }
 }
 
-/// What Keras and PyTorch were given.
+/// Adds the cases that Keras and PyTorch were given.
 void addFrameworks(CrossProgram &program, std::vector<Expectation> &expectations) {
   const auto cases = readFrameworkCases(std::string(NORMFORGE_TEST_DATA_DIR) + "/data/frameworks");
   int added = 0;

@@ -1,5 +1,5 @@
-// What the command says of itself: help that fits, examples that work, the manual page, completion
-// in shells, and output folded at a terminal's width.
+// The words of the command on itself: help that fits, examples that work, the manual page,
+// completion in shells, and output folded at a terminal's width.
 #include "tests/errors/CommandFolder.h"
 
 #include "compiler/cli/Terminal.h"

@@ -110,7 +110,7 @@ TEST_CASE("tune tells of a disk that is full") {
   const Folder folder;
   folder.refuses({"tune", "bn.yaml", "-o", "/dev/full"},
                  "/dev/full: error: expected a file, found a device or pipe");
-  // What fits is there, whole lines.
+  // The lines that fit are there, and whole.
   const Outcome outcome = folder.wait(folder.start(sweep, 3000));
   CHECK(outcome.status == 2);
   CHECK(outcome.err == "r.jsonl: error: cannot be written: File too large\n");
@@ -147,7 +147,7 @@ TEST_CASE("a sweep records all that it does, and does nothing twice") {
   CHECK(contains(outcome.out, "0 tuned, 2 were there, 0 failed, 0 left"));
   CHECK(slurp(folder.path() / "r.jsonl") == before);
 
-  // What a sweep has found is used: a schedule of its own, planted as a result.
+  // A sweep's findings are used: a schedule of its own, planted as a result.
   outcome = folder.run({"tune", "show", "r.jsonl"});
   CHECK(outcome.status == 0);
   CHECK(contains(outcome.out, "2 cases, 2 of them of this machine and version"));

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What lies below compiler/operator asks for no mode, phase, preset or argument by its name: all that
+# The code below compiler/operator asks for no mode, phase, preset or argument by its name: all that
 # it needs is in the operator.   names.sh SOURCE
 #
 # The exceptions, each with its reason, are below; one that is no longer needed is an error too.

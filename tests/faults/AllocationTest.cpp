@@ -171,7 +171,7 @@ std::vector<uint8_t> savedKernel(const char *spec, Outcome &outcome) {
 }
 
 /// LLVM and MLIR check few allocations: in this process that is the host's end, and documented.
-/// What must not be: another kernel, a hang, or anything but an error or a signal of LLVM's own.
+/// Forbidden are another kernel, a hang, and anything but an error or a signal of LLVM's own.
 TEST_CASE("allocations: a sample of those of a compilation, in this process") {
   const char *const spec = "name: sampled\ninput: {shape: [N, 16, 9, 9], layout: nchw}\naxis: c\n"
                            "phases: [training]\n";

@@ -14,7 +14,7 @@ using namespace normforge::test;
 
 namespace {
 
-/// What an engine logs that keeps kernels at `cache`; whether it kept one there.
+/// The log of an engine that keeps kernels at `cache`, and whether it kept one there.
 struct Tried {
   std::string log;
   bool kept = false;

@@ -1,5 +1,5 @@
-// What a hardened host relies on: where libraries come from, memory that is never writable and
-// executable at once, files in /tmp, processors, and ways in for indirect branches.
+// The properties that a hardened host relies on: where libraries come from, memory that is never
+// writable and executable at once, files in /tmp, processors, and ways in for indirect branches.
 #include "runtime/cpu_info/CpuInfo.h"
 #include "tests/faults/Host.h"
 #include "tests/faults/Shim.h"

@@ -20,7 +20,7 @@ public:
   std::string operator/(const std::string &name) const { return path + "/" + name; }
 };
 
-/// What a call gave: the code, and its message cut to what fits. Frees the status.
+/// The outcome of a call: the code, and its message cut to what fits. outcomeOf frees the status.
 struct Outcome {
   nf_code code = NF_OK;
   char message[512] = "";
@@ -28,7 +28,7 @@ struct Outcome {
 };
 Outcome outcomeOf(nf_status *status);
 
-/// What engines of these tests are made with.
+/// The settings that engines of these tests are made with.
 struct Settings {
   const char *compiler = NORMFORGE_FAKE_COMPILER;
   const char *cache = "";
@@ -67,7 +67,7 @@ struct Ending {
 template <typename Body> Ending inChild(double seconds, Body body);
 Ending awaitChild(int pid, double seconds);
 
-/// What the counting compiler has compiled in this process.
+/// The number of compilations of the counting compiler in this process.
 int compilations();
 /// Open descriptors of this process.
 int descriptors();

@@ -16,7 +16,7 @@ using namespace normforge::test;
 #if defined(__x86_64__)
 
 extern "C" {
-/// What nf_probe_call found after the call.
+/// The state that nf_probe_call found after the call.
 struct ProbeRecord {
   uint64_t registers[6]; ///< rbx, rbp, r12 to r15
   uint64_t stackBefore, stackAfter, flags;

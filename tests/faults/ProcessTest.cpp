@@ -1,4 +1,4 @@
-// What crosses processes: the compiler in a child, and hosts that fork.
+// Work that crosses processes: the compiler in a child, and hosts that fork.
 #include "tests/faults/Host.h"
 
 #include <doctest/doctest.h>

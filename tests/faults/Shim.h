@@ -1,5 +1,5 @@
-/* What the preloaded library Shim.c lets a test do: make the n-th allocation, or the n-th call of
- * the operating system, fail. Counted over the whole process; one plan at a time. */
+/* The interface of the preloaded library Shim.c, by which a test makes the n-th allocation, or the
+ * n-th call of the operating system, fail. Counted over the whole process; one plan at a time. */
 #ifndef NORMFORGE_TESTS_FAULTS_SHIM_H
 #define NORMFORGE_TESTS_FAULTS_SHIM_H
 

@@ -40,7 +40,7 @@ Tally everyCall(const std::function<void()> &prepare, const std::function<Outcom
     INFO("call ", n, forever ? " and all after it" : "", ", errno ", error, ", kind ", kind, ": ",
          static_cast<int>(outcome.code), " ", std::string(outcome.message));
     CHECK(isRight(outcome));
-    // What lacks memory and what is refused for another reason are told apart.
+    // Lack of memory and refusals for another reason are told apart.
     if (kind == SHIM_SYSTEM && outcome.code == NF_OUT_OF_MEMORY)
       CHECK(error == ENOMEM);
     if (kind == SHIM_SYSTEM && outcome.code == NF_SYSTEM_ERROR)

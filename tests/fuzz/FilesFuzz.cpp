@@ -64,7 +64,7 @@ void readArtifact(const Bytes &bytes) {
     return;
   }
   plan(*artifact);
-  // What is read is written again as the same bytes.
+  // An artifact that was read is written again as the same bytes.
   if (serialize(*artifact) != bytes)
     std::abort();
 }

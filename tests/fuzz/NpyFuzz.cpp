@@ -60,7 +60,7 @@ void read(const std::string &bytes) {
           "an array's bytes are those of its shape");
   if (array->count() > 0)
     array->get(array->count() - 1);
-  // What writeNpy writes: a path of ours would cost a file for every input.
+  // These are the bytes that writeNpy writes: a path of ours would cost a file for every input.
   llvm::Expected<std::string> head = npyHead(*array);
   if (!head) { // a header of more than 64 KiB, which later versions have
     requireReadable(llvm::toString(head.takeError()), /*maxLines=*/1, kMaxLineBytes);

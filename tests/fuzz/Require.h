@@ -1,4 +1,5 @@
-// What must hold whatever an input is. Where it does not, the fuzzer's report begins with why.
+// Conditions that must hold whatever an input is. Where one does not, the fuzzer's report begins
+// with why.
 #pragma once
 
 #include <cstdio>

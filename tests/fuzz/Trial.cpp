@@ -27,7 +27,7 @@ constexpr std::pair<Injection, std::string_view> kInjections[] = {
     {Injection::Crash, "crash"},
 };
 
-/// What a child leaves for its parent, in memory that both have: a dead one's last words too.
+/// A child's report to its parent, in memory that both have: it has a dead child's last words too.
 struct Report {
   uint64_t runs;
   Fault fault;
@@ -264,7 +264,7 @@ std::vector<std::string> runnableCpus(const std::vector<std::string> &cpus) {
       fmt::print("SKIP: {}\n", whyNot);
       continue;
     }
-    // What a first compilation makes and later ones find, each child would make again.
+    // Each child would make again what a first compilation makes and later ones find.
     const TestKernel warm(spec, Phase::Training, *session);
     runnable.push_back(cpu);
   }

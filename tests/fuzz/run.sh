@@ -10,7 +10,7 @@ set -euo pipefail
 
 targets=(files spec npy) # one of tuning records joins them when there are tuning records
 
-# What a target is made of.
+# Sets the sources and options that a target is made of.
 describe() {
   sources=() uses_llvm=false max_len=0
   case $1 in

@@ -118,7 +118,7 @@ void printOutputs(const std::vector<Subject> &subjects) {
   }
 }
 
-/// What lines of a table begin with.
+/// The keys that lines of a table begin with.
 std::set<std::string> keysOf(const char *table) {
   std::set<std::string> keys;
   std::ifstream file(table);

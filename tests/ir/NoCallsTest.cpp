@@ -50,7 +50,7 @@ std::string faultOfArm(llvm::StringRef mnemonic, llvm::StringRef operands,
   return mnemonic.starts_with("bfcvt") && !target.has("bf16") ? "bf16" : "";
 }
 
-/// What must not be in the code, one line an instruction; empty for good code.
+/// The instructions that must not be in the code, one a line; empty for good code.
 std::string faults(llvm::StringRef assembly, const TargetDescription &target) {
   std::string text;
   llvm::SmallVector<llvm::StringRef> lines;

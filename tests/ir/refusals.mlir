@@ -1,4 +1,4 @@
-// What the passes refuse, in words.
+// The refusals of the passes, in words.
 //
 // RUN: normforge-opt --split-input-file --verify-diagnostics --nf-form-tasks --nf-vectorize-steps --nf-bind-call %s -o /dev/null
 

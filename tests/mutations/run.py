@@ -18,7 +18,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SPECS = "tests/mutations/specs"
 
-# What is broken, where, the text, what it is replaced by.
+# For each mutation: the defect, the file, the text, and the text that replaces it.
 MUTATIONS = [
     ("a part of a block ends where another part would", "compiler/passes/FormTasks.cpp",
      "sizes().mul(extents[outer], sizes().constant(block))",

@@ -1,4 +1,4 @@
-// What holds for the gradients of every normalization, whatever the reference says.
+// Properties of the gradients of every normalization, whatever the reference says.
 #include "compiler/oracle/Coordinates.h"
 #include "tests/numerics/PropertyCase.h"
 
@@ -77,8 +77,8 @@ TEST_CASE("dx is orthogonal to 1, and to xhat but for epsilon's share") {
                     sum[p.group] += dx.get(p.offset);
                     product[p.group] += dx.get(p.offset) * xhat;
                     expected[p.group] += s * epsilon / (v + epsilon) * h * xhat;
-                    // Of what dx is made of, whose roundings are seen: h, its mean, and xhat times
-                    // theirs.
+                    // The size of the terms of dx, whose roundings are seen: h, its mean, and xhat
+                    // times theirs.
                     size[p.group] += s * (std::abs(h) + 1) * (1 + std::abs(xhat));
                   });
                   for (size_t g = 0; g < count; ++g) {

@@ -47,7 +47,7 @@ struct RunOptions {
 /// A compiled and loaded kernel.
 class TestKernel {
 public:
-  /// What a constructor throws where a schedule takes more stack than a kernel may.
+  /// The exception that a constructor throws where a schedule takes more stack than a kernel may.
   struct TooMuchStack : std::runtime_error {
     using std::runtime_error::runtime_error;
   };
@@ -71,7 +71,7 @@ private:
   std::shared_ptr<const Kernel> kernel_;
 };
 
-/// What the outputs for one set of inputs have to be: costly to make, and the same for all kernels.
+/// The expected outputs for one set of inputs: costly to make, and the same for all kernels.
 struct ExpectedOutputs {
   oracle::Arrays values;
   std::map<std::string, oracle::Tolerance> tolerances; ///< by output

@@ -51,8 +51,8 @@ std::vector<Kind> kinds(const std::vector<const char *> &cpus) {
       for (const char *dtype : {"f32", "f64", "bf16", "f16"})
         for (const char *cpu : cpus) {
           const bool isHalf = std::string_view(dtype).find("16") != std::string_view::npos;
-          // What half precision changes does not depend on the mode; AVX-512 without conversions of
-          // bf16 differs in it alone.
+          // The changes of half precision do not depend on the mode; AVX-512 without conversions of
+          // bf16 differs in half precision alone.
           const Mode ofHalf = phase == Phase::Training ? Mode::Feature : Mode::Sample;
           // Gradients of mode 2 are those of mode 0, and forward passes of instance and rms those
           // of mode 1; f64 differs from f32 in the length of vectors alone, as the CPUs do, and

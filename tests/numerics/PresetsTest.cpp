@@ -1,4 +1,4 @@
-// What each framework computes, with numbers that are worked out here by hand.
+// The results of each framework, with numbers that are worked out here by hand.
 //
 // x is 0 and 4: mean 2, variance 4, and with epsilon 5 the root sqrt(4+5) is 3. The moving mean was
 // 10, what the second moving vector holds 20, and sqrt(20+5) is 5. Momentum is 0.75.
@@ -19,10 +19,10 @@ using Row = std::vector<double>;
 
 struct PresetCase {
   const char *semantics;
-  // Of mode 0 with gamma 24 and beta 1.
+  // Results of mode 0 with gamma 24 and beta 1.
   Row training, inference;
   double movingMean, movingSpread;
-  // Of mode 1 without gamma and beta.
+  // Results of mode 1 without gamma and beta.
   Row sample;
   // Defaults.
   double epsilon, momentum, rmsEpsilon;
@@ -138,7 +138,7 @@ TEST_CASE("presets: what tf.keras's fused kernel stores") {
   Session *session = sessionOrSkip("native");
   if (!session)
     return;
-  // Of four values 0, 4, 0, 4 the variance is 4 and 4*4/3 without bias: 0.75*20 + 0.25*16/3.
+  // The variance of four values 0, 4, 0, 4 is 4, and 4*4/3 without bias: 0.75*20 + 0.25*16/3.
   oracle::Arrays inputs = inputsOf("moving_variance");
   inputs.at("x") = array({2, 1, 2, 1}, {0, 4, 0, 4});
   const std::string head = "semantics: tf-keras\ninput: {shape: [2, 1, 2, 1], layout: nhwc}\n"

@@ -1,4 +1,4 @@
-// What holds for every normalization, whatever the reference says.
+// Properties of every normalization, whatever the reference says.
 #include "tests/numerics/PropertyCase.h"
 
 #include <cmath>

@@ -522,7 +522,7 @@ TEST_CASE("texts that are no schedules are refused with their place") {
       INFO(text);
       auto parsed = parseSchedule(text, op);
       if (parsed) {
-        // What is read is what was written.
+        // A schedule's text reads back as the same schedule.
         CHECK(*parseSchedule(parsed->text(op), op) == *parsed);
         llvm::consumeError(checkSchedule(*parsed, op, *target));
         continue;
@@ -605,7 +605,7 @@ TEST_CASE("what is wrong with a schedule is said in words") {
     REQUIRE_FALSE(variants);
     CHECK(llvm::toString(variants.takeError()) == row.expected);
   }
-  // Of other machines.
+  // Schedules that other machines refuse.
   auto arm = describeTarget("neoverse-n1"), sve = describeTarget("neoverse-v1");
   REQUIRE(arm);
   REQUIRE(sve);
@@ -648,7 +648,7 @@ TEST_CASE("what is wrong with a schedule is said in words") {
   CHECK(llvm::toString(single.takeError()) ==
         "schedule is not legal: stage a: a task takes 1 of loop c, which has the lanes of a step "
         "that reduces over it; expected 2 or more, or all");
-  // What only the gradients have.
+  // Errors in schedules of gradients, and of columns.
   const Operator frozen = operatorOf("input: {shape: [N, 20, 6, 6], layout: nchw}\naxis: c\n"
                                      "backward_statistics: moving\nphases: [backward]\n",
                                      Phase::Backward);

@@ -79,7 +79,7 @@ private:
   bool listAxes(DrawnSpec &spec);
   void drawSizes(DrawnSpec &spec);
   void drawGroups(DrawnSpec &spec);
-  /// What training does otherwise.
+  /// Makes it a spec of inference alone, with values of some arrays in the kernel.
   void foldValues(DrawnSpec &spec);
   void drawUpdate(DrawnSpec &spec);
   void drawTraining(DrawnSpec &spec);

@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kSamples = 10;
 constexpr int64_t kEnds[] = {3, 4, 8, 10}; ///< of the ranks' samples
 
-/// Of operands that begin with the samples, each rank's; of others the same.
+/// A rank's samples of the operands that begin with the samples, and all of the others.
 oracle::Arrays partOf(const Operator &op, const oracle::Arrays &all, int64_t first, int64_t last) {
   oracle::Arrays part;
   for (const Operand &operand : op.operands) {
@@ -29,7 +29,7 @@ oracle::Arrays partOf(const Operator &op, const oracle::Arrays &all, int64_t fir
   return part;
 }
 
-/// What the ranks exchange, and its merge by the runtime.
+/// The arrays that the ranks exchange, and their merge by the runtime.
 class Exchanged {
 public:
   explicit Exchanged(const Operator &op) {

@@ -1,4 +1,4 @@
-// What optimizers make of gamma and beta: by hand, and the reference on random numbers.
+// Gamma and beta after a step of each optimizer: by hand, and the reference on random numbers.
 #include "tests/numerics/KernelCase.h"
 
 #include <cmath>
@@ -22,7 +22,7 @@ HostArray filled(DType dtype, double value) {
 
 struct ByHand {
   const char *semantics, *optimizer;
-  /// Of gamma 2 with gradient 0.5 and these states before, at step 2: what becomes of them.
+  /// The states of gamma 2 with gradient 0.5 before step 2; gamma and its states after it.
   std::map<std::string, double> before, after;
 };
 
@@ -177,7 +177,7 @@ TEST_CASE("regularizers, constraints and factors by hand") {
   const Case cases[] = {
       // Gradient 0.5 + 0.25 + 2*0.125*2 = 1.25; penalty 5*(0.25*2 + 0.125*4).
       {"{regularizer: {l1: 0.25, l2: 0.125}}", 2, {{"gamma", 1.6875}, {"penalty", 5}}},
-      // Of a negative weight, -2: 0.5 - 0.25 - 0.5 = -0.25.
+      // The gradient of a negative weight, -2: 0.5 - 0.25 - 0.5 = -0.25.
       {"{regularizer: {l1: 0.25, l2: 0.125}}", -2, {{"gamma", -1.9375}, {"penalty", 5}}},
       {"{regularizer: {l1: 0.25}}", 0, {{"gamma", -0.125}, {"penalty", 0}}},
       {"{learn_rate_factor: 2}", 2, {{"gamma", 1.75}}},

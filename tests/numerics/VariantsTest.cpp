@@ -178,7 +178,8 @@ TEST_CASE("what is chosen and takes too much stack is made with less in flight")
 }
 
 TEST_CASE("rows are not packed beside statistics that lie otherwise") {
-  // Of blocks of samples the data's lanes are the innermost, those of statistics follow the blocks.
+  // With blocks of samples the data's lanes are the innermost, those of statistics follow the
+  // blocks.
   const Spec spec = specOf("semantics: pytorch\ninput: {shape: [48, 49, 1, 1], layout: Ncdh4n}\n"
                            "axis: [1]\nmode: group\ngroups: 7\nphases: [backward]\n"
                            "prologue: [bias]\nfuse: [relu]\n");

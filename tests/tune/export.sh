@@ -37,7 +37,7 @@ export_for native.nfs
 [ "$(count '"record":"measured"' run.jsonl)" = 4 ] || fail "$(cat run.txt run.jsonl)"
 [ "$(count '"state":"wrong"' run.jsonl)" = 0 ] || fail "$(grep wrong run.jsonl)"
 [ "$(count '"record":"candidate"' run.jsonl)" -ge 8 ] || fail "too few candidates: $(cat run.jsonl)"
-# What is there is not run again.
+# Cases that are there are not run again.
 cp run.jsonl before.jsonl
 "$runner" native.nfs -o run.jsonl >again.txt
 cmp run.jsonl before.jsonl || fail "it ran again"

@@ -112,7 +112,7 @@ done
 "$command" tune merge all.*-of-*.jsonl -o all.jsonl
 results=$(grep -c '"record":"result"' all.jsonl)
 [ "$results" = 4 ] || fail "expected 4 results, found $results"
-# What is there is not measured again, by whatever engine.
+# Cases that are there are not measured again, by whatever engine.
 "${sweep[@]}" >again.txt
 grep -q "0 tuned, 4 were there, 0 failed, 0 left" again.txt || fail "$(cat again.txt)"
 echo "$engine: 4 cases in $shards shards"

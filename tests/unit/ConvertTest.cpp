@@ -235,7 +235,7 @@ TEST_CASE("what cannot be converted exactly is refused") {
     array = HostArray(DType::F32, {0});
   check(convert(plain, none), "has shape (0); expected one axis, of channels");
 
-  // Of a model, the layers that are meant.
+  // The prefixes name the layers of a model that are meant.
   Arrays model{{"ln.weight", arrayOf({1, 2})}, {"fc.weight", HostArray(DType::F32, {2, 2})}};
   Conversion named{.from = Semantics::PyTorch, .to = Semantics::Keras_3, .mode = Mode::Sample};
   named.prefixes = {"ln."};

@@ -47,7 +47,7 @@ public:
     text << file.rdbuf();
     return text.str();
   }
-  /// What a shell's line in this folder ends with; its output is in `log`.
+  /// The exit status of a shell's line in this folder; its output is in `log`.
   int run(const std::string &line) const {
     const int status =
         std::system(("cd '" + path_.string() + "' && { " + line + " ; } >log 2>&1").c_str());
@@ -264,7 +264,7 @@ TEST_CASE("export: a library chooses the CPU when it is loaded") {
   }
   const Folder folder;
   const auto targets = targetsOf(cpus);
-  // What this machine runs, by the rule.
+  // The target that this machine takes, by the rule.
   uint32_t expected = UINT32_MAX;
   size_t most = 0;
   for (uint32_t i = 0; i < targets.size(); ++i) {

@@ -30,7 +30,7 @@ char *copied(const std::string &text) {
   return copy;
 }
 
-/// What `answer` gives; without memory, the error that says so.
+/// Replies with what `answer` gives; without memory, with the error that says so.
 template <typename Answer>
 int reply(const nf_compiler_request &request, nf_compiler_reply *reply, Answer answer) try {
   *reply = {};

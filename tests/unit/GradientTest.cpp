@@ -139,7 +139,7 @@ TEST_CASE("gradients at kinks are PyTorch's, NaN passes, and nothing overflows")
       CHECK(std::isfinite(found));
       CHECK(found == doctest::Approx(oracle::derivative(stepOf(function), x)).epsilon(1e-12));
     }
-    // Of what is cut off not even an infinite gradient is left.
+    // Nothing is left of a gradient that is cut off, not even of an infinite one.
     const double cut = gradientOf(function, -1e5, kInfinity);
     const bool cuts = function.name.starts_with("relu") || function.name == "clamp" ||
                       function.name.starts_with("hard_");

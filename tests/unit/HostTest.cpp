@@ -1,4 +1,5 @@
-// What a host lends and asks for: threads, memory, files, debuggers; and what it carries itself.
+// The host's side: the threads, memory, files and debuggers that it lends and asks for; and what it
+// carries itself.
 #include "normforge/normforge.hpp"
 
 #include <doctest/doctest.h>

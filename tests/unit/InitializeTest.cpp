@@ -1,4 +1,5 @@
-// What layers begin with: the generator by its published values, distributions, and specs.
+// The values that layers begin with: the generator by its published values, distributions, and
+// specs.
 #include "compiler/spec/Initialize.h"
 #include "tests/numerics/KernelHarness.h"
 

@@ -134,7 +134,7 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
   CHECK(chosen->cpu == best);
   CHECK(chosen->phase == "training");
 
-  // Of one CPU.
+  // A kernel for a CPU that is named is chosen where this machine runs it.
   for (const PackedKernel &kernel : kernels()) {
     if (kernel.name != "a")
       continue;

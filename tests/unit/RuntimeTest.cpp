@@ -99,7 +99,7 @@ TEST_CASE("the host is described") {
   CHECK(!hostCpuName().empty());
 #if defined(__x86_64__)
   CHECK(hostHasFeature("sse2"));
-  // What the compiler's own run-time library says.
+  // The compiler's own run-time library says the same.
   CHECK(hostHasFeature("avx") == bool(__builtin_cpu_supports("avx")));
   CHECK(hostHasFeature("avx2") == bool(__builtin_cpu_supports("avx2")));
   CHECK(hostHasFeature("fma") == bool(__builtin_cpu_supports("fma")));

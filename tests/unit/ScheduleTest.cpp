@@ -123,7 +123,7 @@ TEST_CASE("arguments and their aliases") {
 }
 
 TEST_CASE("bits are kept where backward need not read an operand of x's shape for them") {
-  // What they look like, or nothing.
+  // The shape of the bits, or nothing.
   auto bitsOf = [](const std::string &more, const std::string &input) -> std::string {
     auto spec = parseSpec("name: test\nsemantics: pytorch\ninput: {" + input + "}\n" + more, "");
     if (!spec)
@@ -254,7 +254,7 @@ TEST_CASE("elements alone are made in rows where another loop than the columns' 
   const StepPlan finalize{0, Part::Whole}, normalize{1, Part::Whole};
   CHECK(keptBy({normalize}, 1) == std::vector<bool>{false, true});
   CHECK(keptBy({normalize}, 0) == std::vector<bool>{true, false});
-  // What columns need is made in registers: it says what is kept.
+  // The step finalize makes what columns need in registers: it says what is kept.
   CHECK(keptBy({finalize, normalize}, 0) == std::vector<bool>{false, true});
   // Rows as the layout has them, and a statistic a row.
   const Operator rows = operatorOf("shape: [N, 300], layout: nc", "c", 1, Phase::Inference);
@@ -278,8 +278,8 @@ TEST_CASE("rows of more columns than a tile has are written row by row") {
   CHECK(elements("[32, 28, 28, 128]", Phase::Inference) == "1 of c");
   CHECK(elements("[32, 28, 28, 144]", Phase::Inference) == "2 of nhw");
   CHECK(elements("[32, 28, 28, 144]", Phase::Training) == "3 of nhw");
-  // What is in L2 is one stage, of rows a multiple of a page apart less; of how many there are, the
-  // call tells.
+  // Data in L2 is one stage, less of it with rows a multiple of a page apart; the call tells how
+  // many rows there are.
   CHECK(elements("[2, 14, 14, 251]", Phase::Inference) == "1 of c");
   CHECK(elements("[1, 2, 2, 1024]", Phase::Inference) == "1 of c");
   CHECK(elements("[4, 7, 7, 1024]", Phase::Inference) == "2 of nhw");

@@ -1,4 +1,4 @@
-// What good specs mean, and that the networks' specs are complete.
+// The meaning of good specs, and the completeness of the networks' specs.
 #include "compiler/spec/Spec.h"
 #include "compiler/operator/Operator.h"
 
@@ -175,7 +175,7 @@ TEST_CASE("a spec without phases has those that are asked for") {
   CHECK((phases(plain, Phase::Update) == Phases{Phase::Inference}));
   CHECK((phases(plain + "mode: range\n", Phase::Training) == Phases{Phase::Inference}));
   CHECK((phases(plain + "phases: [inference]\n", Phase::Training) == Phases{Phase::Inference}));
-  // What kernels have of it is what they have where the phases are listed.
+  // Kernels see the same spec as where the phases are listed.
   auto asked = parseSpec(plain, "spec.yaml", {}, Phase::Training);
   REQUIRE(asked);
   CHECK(canonicalText(*asked) ==

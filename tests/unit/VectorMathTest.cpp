@@ -44,7 +44,7 @@ template <typename T, bool kFuses> struct HostOps {
   Integer shiftRight(Integer a, int n) const { return a >> n; }
 };
 
-/// What a value is off in units of its last place, those of denormals at least; infinite where it
+/// The error of a value in units of its last place, those of denormals at least; infinite where it
 /// is another kind of number.
 template <typename T> double error(T value, long double exact) {
   const T nearest = static_cast<T>(exact);
