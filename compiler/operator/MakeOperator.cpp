@@ -442,13 +442,12 @@ void OperatorBuilder::addPartialMoments(bool written) {
   for (auto [name, values] :
        {std::pair("partial_count", Values::Count), std::pair("partial_mean", Values::Mean),
         std::pair("partial_residual", Values::Any), std::pair("partial_squares", Values::Variance)})
-    addOperand(name, Role::PartialMoments, values, spec_.statisticDType(), statisticIndex(),
-               written);
+    addOperand(name, Role::PartialMoments, values, spec_.partialDType(), statisticIndex(), written);
 }
 
 void OperatorBuilder::addPartialSums(bool written) {
   for (const char *name : {"partial_gradient", "partial_product"})
-    addOperand(name, Role::PartialSum, Values::Any, spec_.statisticDType(), statisticIndex(),
+    addOperand(name, Role::PartialSum, Values::Any, spec_.partialDType(), statisticIndex(),
                written);
 }
 

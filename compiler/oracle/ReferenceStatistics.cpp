@@ -65,7 +65,7 @@ Arrays partialMoments(const Spec &spec, const Coordinates &at, const HostArray &
   for (size_t g = 0; g < n.size(); ++g)
     mean[g] = n[g] == 0 ? 0 : mean[g] / n[g];
   for (long double &of : mean)
-    of = rounded(spec.statisticDType(), static_cast<double>(of));
+    of = rounded(spec.partialDType(), static_cast<double>(of));
   std::vector<long double> residual(n.size(), 0);
   element = 0;
   at.forEach([&](Place p) {

@@ -221,7 +221,7 @@ void Parser::readEpsilon() {
     if (const auto index =
             choose(position->value, "epsilon_position", epsilonPositions, diagnostics_))
       spec_.epsilonPosition = static_cast<EpsilonPosition>(*index);
-  spec_.epsilon.value = defaultEpsilon(*preset_, spec_.mode, spec_.accumulate);
+  spec_.epsilon.value = defaultEpsilon(*preset_, spec_.mode, spec_.dtype);
   const Entry *entry = keys_.find("epsilon");
   if (!entry)
     return;

@@ -203,6 +203,8 @@ struct Spec {
                ? DType::F64
                : DType::F32;
   }
+  /// The dtype of what ranks exchange: a mean is rounded as it is in what training computes.
+  DType partialDType() const { return accumulate == DType::F64 ? DType::F64 : DType::F32; }
   bool isAxis(int i) const;
   /// The axis of letter n, else of b, else the first.
   int samplesAxis() const;

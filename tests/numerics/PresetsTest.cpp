@@ -127,6 +127,8 @@ TEST_CASE("presets: statistics, moving statistics and defaults of each") {
     CHECK(plain.axes == std::vector<int>{item.axis});
     CHECK(specOf(head + "input: {shape: [2, 3], layout: nc}\nmode: rms\n").epsilon.value ==
           item.rmsEpsilon);
+    CHECK(specOf(head + "input: {shape: [2, 3], layout: nc}\nmode: rms\naccumulate: f64\n")
+              .epsilon.value == item.rmsEpsilon);
     CHECK(specOf(head + "input: {shape: [2, 4], layout: nc}\nmode: group\ngroups: 2\naxis: c\n")
               .epsilon.value == item.epsilon);
   }

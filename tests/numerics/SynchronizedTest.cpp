@@ -185,6 +185,40 @@ TEST_CASE("ranks that share a batch compute what one with all of it does") {
       }
 }
 
+TEST_CASE("a mean far from 0 costs ranks nothing, whatever the dtype of parameters") {
+  Session *session = sessionOrSkip("native");
+  if (!session)
+    return;
+  for (const char *dtype : {"f32", "f64"}) {
+    const std::string text =
+        fmt::format("input: {{shape: [N, 33], layout: nc}}\nsemantics: pytorch\naxis: c\n"
+                    "phases: [training]\nparameter_dtype: {}\n",
+                    dtype);
+    const Spec one = specOf(text), spec = specOf(text + "synchronized: true\n");
+    INFO(dtype);
+    oracle::Arrays inputs = oracle::drawInputs(one, Phase::Training, {{"N", kSamples}}, testSeed());
+    HostArray &x = inputs.at("x");
+    std::vector<double> mean(33), squares(33);
+    for (int64_t i = 0; i < x.count(); ++i) {
+      x.set(i, x.get(i) + 1e4);
+      mean[static_cast<size_t>(i % 33)] += x.get(i) / kSamples;
+    }
+    for (int64_t i = 0; i < x.count(); ++i)
+      squares[static_cast<size_t>(i % 33)] +=
+          std::pow(x.get(i) - mean[static_cast<size_t>(i % 33)], 2);
+    const oracle::Arrays made = Ranks{spec, *session}.run(Phase::Moments, Phase::Training, inputs);
+    double largest = 0;
+    for (int64_t i = 0; i < x.count(); ++i) {
+      const auto c = static_cast<size_t>(i % 33);
+      const double xhat = (x.get(i) - mean[c]) / std::sqrt(squares[c] / kSamples + 1e-5);
+      const auto at = static_cast<int64_t>(c);
+      const double y = xhat * inputs.at("gamma").get(at) + inputs.at("beta").get(at);
+      largest = std::max(largest, std::abs(made.at("y").get(i) - y));
+    }
+    CHECK(largest < 2e-5);
+  }
+}
+
 TEST_CASE("moments and sums of ranks are merged by hand") {
   // 1 and 3, then 8, of two ranks, and one that has none: mean 4, squares 26.
   Exchange exchange;
