@@ -39,6 +39,8 @@ public:
   /// argument's axes that are not known to be 1, in order, those take them; where all axes of
   /// unknown size are too many, they are 1.
   llvm::Error matchLoosely(const GivenShape &array) {
+    if (isFlatBits(array))
+      return llvm::Error::success();
     std::vector<int64_t> found;
     for (int64_t size : array.shape)
       if (size != 1)
@@ -94,6 +96,12 @@ public:
   }
 
 private:
+  /// Bits as one run of bytes, as Python's kernels write them.
+  static bool isFlatBits(const GivenShape &array) {
+    return array.argument->dtype == DType::Bit && array.shape.size() == 1 &&
+           array.argument->shape.size() > 1;
+  }
+
   std::optional<int64_t> evaluate(const SizeExpr &expression) const {
     std::vector<int64_t> values;
     for (const SizeExpr::Node &node : expression.nodes())
@@ -145,6 +153,12 @@ private:
     for (int64_t size : array.shape)
       if (size != 1)
         found.push_back(size);
+    if (isFlatBits(array) && isKnown) {
+      int64_t count = 1;
+      for (int64_t size : expected)
+        count *= size;
+      expected = {count};
+    }
     const bool wrong = isKnown ? expected != found : !fits(array.argument->shape, found);
     if (!wrong)
       return llvm::Error::success();

@@ -27,6 +27,7 @@ static void addCachesOption(CLI::App &command, TargetOptions &options) {
 void addCpuOption(CLI::App &command, TargetOptions &options, const std::string &what) {
   command.add_option("--cpu", options.cpus, what + " (default: native)")
       ->expected(1)
+      ->allow_extra_args(false)
       ->type_name("CPU");
   addCachesOption(command, options);
 }

@@ -497,6 +497,13 @@ def test_writes_between_are_not_passed():
             )
 
 
+def test_group_norm_of_groups_of_one():
+    ours, theirs = pair(lambda: nn.GroupNorm(3, 3))
+    for layer in (ours, theirs):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            layer(torch.randn(1, 3))
+
+
 def test_a_tensor_without_data():
     with pytest.raises(ValueError, match="^an array cannot be read: Cannot pack tensors on meta$"):
         nf.layer_norm(8)(x=torch.zeros(2, 8, device="meta"), gamma=torch.ones(8), beta=torch.ones(8))

@@ -328,6 +328,10 @@ class GroupNorm(_StatelessLayer, _ChannelLayer, nn.GroupNorm):
     def _size(self) -> Any:
         return self.num_channels, self.num_groups
 
+    def _takes(self, x: Tensor) -> bool:
+        # Groups of one element are an error, which is PyTorch's to raise.
+        return x.dim() > 1 and x.numel() > x.size(0) * self.num_groups
+
     def _mode(self) -> dict[str, Any]:
         return {"mode": "group", "groups": self.num_groups}
 
