@@ -117,6 +117,7 @@ llvm::Expected<ExitStatus> run(Options &options) {
   auto sizes = parseSizes(options.sizes);
   if (!sizes)
     return sizes.takeError();
+  options.target.takesGpus = true;
   auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
@@ -197,7 +198,7 @@ llvm::Expected<ExitStatus> run(Options &options) {
     }
   }
   const std::string cpu = target->cpu;
-  Session session(std::move(*target), environmentVerifies());
+  Session session(std::move(*target), environmentVerifies(), /*emulates=*/true);
   ExitStatus status = Success;
   if (options.adversarial) {
     for (const CheckCase &check : cases) {

@@ -210,6 +210,11 @@ llvm::Expected<TargetDescription> chooseOne(llvm::StringRef cpu, const TargetOpt
   if (!target)
     return badInput((options.machine.empty() ? "--cpu: " : "--target and --cpu: ") +
                     llvm::toString(target.takeError()));
+  if (target->device && !options.takesGpus)
+    return badInput(
+        fmt::format("--cpu: {} is a GPU, which only compile --emit of a stage, check and "
+                    "explain take yet (not built)",
+                    target->cpu));
   if (!options.caches.empty() && target->l1Bytes > target->l2Bytes)
     return badInput(fmt::format("--cache: L1 of {} is larger than L2 of {}",
                                 describeBytes(static_cast<double>(target->l1Bytes)),
@@ -295,6 +300,8 @@ llvm::Error ScheduleOptions::read() {
 llvm::Expected<std::vector<ScheduleVariant>> chooseVariants(const Operator &op,
                                                             const TargetDescription &target,
                                                             const ScheduleOptions &options) {
+  if (llvm::Error error = checkIsBuilt(op, target))
+    return badInput(llvm::toString(std::move(error)));
   auto variants =
       chooseSchedules(op, target, {.forced = options.forced, .tuned = options.records.get()});
   if (!variants)

@@ -89,6 +89,7 @@ bool environmentVerifies();
 struct TargetOptions {
   std::vector<std::string> cpus{}; ///< none: the native one
   std::string machine{}, caches{};
+  bool takesGpus = false; ///< whether --cpu may be a GPU here
 
   bool isNative() const { return cpus.empty() || cpus.front() == "native"; }
 };

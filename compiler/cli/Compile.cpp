@@ -26,12 +26,12 @@ struct Options {
   bool time = false;
 };
 
-const char *commentMark(EmitStage stage) {
+const char *commentMark(EmitStage stage, bool isGpu) {
   switch (stage) {
   case EmitStage::Llvm:
     return ";";
   case EmitStage::Assembly:
-    return "#";
+    return isGpu ? "//" : "#";
   default:
     return "//";
   }
@@ -140,6 +140,7 @@ llvm::Error run(Options &options) {
                                 options.time ? "--time" : "--emit=" + options.emit.front(), "is",
                                 fileKindNames()));
   const std::string &path = options.specs.front();
+  options.target.takesGpus = !options.time;
   auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
@@ -172,6 +173,10 @@ llvm::Error run(Options &options) {
   std::vector<ScheduleVariant> emitted;
   for (size_t i : chosen)
     emitted.push_back(variants[i]);
+  if (target->device.has_value() != (options.emit.front() == "ptx") &&
+      *stage == EmitStage::Assembly)
+    return badInput(fmt::format("--emit={}: expected {} for {}", options.emit.front(),
+                                target->device ? "ptx" : "asm", target->cpu));
   // What is read by people is verified; it costs little beside printing.
   Session session(*target, /*verify=*/true);
   auto texts = session.emit(op, emitted, *stage);
@@ -181,10 +186,11 @@ llvm::Error run(Options &options) {
   std::string all;
   for (size_t i = 0; i < chosen.size(); ++i) {
     // mlir-opt's mark between the modules of one file (--split-input-file).
-    if (i > 0 && std::string_view(commentMark(*stage)) == "//")
+    if (i > 0 && *stage <= EmitStage::LlvmMlir)
       all += "// -----\n";
     if (count > 1)
-      all += fmt::format("{} {}\n", commentMark(*stage), title(chosen[i]));
+      all +=
+          fmt::format("{} {}\n", commentMark(*stage, target->device.has_value()), title(chosen[i]));
     all += (*texts)[i];
     if (!all.empty() && all.back() != '\n')
       all += '\n';

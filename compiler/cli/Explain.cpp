@@ -70,6 +70,15 @@ std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &sta
   return text;
 }
 
+/// Who takes a task of a GPU, in words.
+std::string threadsInWords(const StagePlan &stage) {
+  return stage.threads == 0 ? ""
+                            : fmt::format("; {} a task, each with {} of a vector; {} a block",
+                                          plural(stage.threads, "thread"),
+                                          plural(stage.vector / stage.threads, "lane"),
+                                          plural(stage.groups, "task"));
+}
+
 /// Names of arrays of the data: those that reductions read, or else those that elements are made
 /// of; those that are written.
 std::vector<std::string> arraysRead(const Operator &op) {
@@ -169,9 +178,9 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
   for (size_t i = 0; i < schedule.stages.size(); ++i) {
     const StagePlan &stage = schedule.stages[i];
     const std::vector<StageLoop> loops = stageLoops(op, schedule, i);
-    printFolded("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
+    printFolded("    {:<10} {}; {}{}{}{}\n", stage.name, taskInWords(loops, stage),
                 flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
-                stage.reversed ? "; tasks from the last to the first" : "");
+                stage.reversed ? "; tasks from the last to the first" : "", threadsInWords(stage));
     if (stage.rows == Rows::Together)
       printFolded("               the rows of a tile are written together\n");
     if (stage.prefetch > 0)
@@ -354,6 +363,7 @@ llvm::Error run(Options &options) {
   auto given = parseSizes(options.sizes);
   if (!given)
     return given.takeError();
+  options.target.takesGpus = true;
   auto target = chooseTarget(options.target);
   if (!target)
     return target.takeError();
@@ -382,7 +392,7 @@ llvm::Error run(Options &options) {
   if (!chosen)
     return chosen.takeError();
   std::vector<ScheduleVariant> &variants = *chosen;
-  Session session(*target, environmentVerifies());
+  Session session(*target, environmentVerifies(), /*emulates=*/true);
   auto artifact = session.compile(op, variants);
   if (!artifact)
     return internalError(artifact.takeError());

@@ -115,7 +115,9 @@ void printTargets(const std::vector<TargetDescription> &targets) {
       "512 bit+: scalable vectors; schedules are made for this length, the code runs with any "
       "power of two from 128 to 2048.\n"
       "streaming: x and y beyond these bytes are stored past the caches; measured on this kind "
-      "of CPU, or with ? assumed from another's.\n");
+      "of CPU, or with ? assumed from another's.\n"
+      "GPUs: {}; as text (compile --emit=ptx), and emulated (check).\n",
+      fmt::join(compilableGpus(), ", "));
 }
 
 llvm::json::Object jsonOf(const TargetDescription &target) {
@@ -166,8 +168,9 @@ void printJson(const std::vector<TargetDescription> &targets) {
     object["lacks"] = std::move(lacks);
     all.push_back(std::move(object));
   }
-  const llvm::json::Value value(
-      llvm::json::Object{{"host", std::move(host)}, {"targets", std::move(all)}});
+  const llvm::json::Value value(llvm::json::Object{{"host", std::move(host)},
+                                                   {"targets", std::move(all)},
+                                                   {"gpus", llvm::json::Array(compilableGpus())}});
   fmt::print("{}\n", llvm::formatv("{0:2}", value).str());
 }
 

@@ -21,6 +21,8 @@ inline constexpr const char *kAlternates = "nf.alternates";      ///< unit; Stag
 inline constexpr const char *kReversed = "nf.reversed";          ///< unit; StagePlan::reversed
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; StagePlan::streams
 inline constexpr const char *kPairsHalves = "nf.pairs_halves";   ///< unit; Schedule::pairsHalves
+inline constexpr const char *kThreads = "nf.threads";            ///< StagePlan::threads, on a GPU
+inline constexpr const char *kGroups = "nf.groups";              ///< StagePlan::groups, on a GPU
 
 /// Those that every stage has.
 inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVector,     kPrefetch,
@@ -29,6 +31,8 @@ inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVec
 inline constexpr const char *kOfTiles[] = {
     kTileLoop, kTile,      kUnroll,     kVector,   kScalable, kMaskedTails, kMaskedLoads,
     kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves};
+/// Those of a GPU's stages, which the pass that binds arguments removes.
+inline constexpr const char *kOfGroups[] = {kThreads, kGroups};
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument"; ///< index in nf_call.args
@@ -44,6 +48,8 @@ inline constexpr const char *kSize = "nf.size";     ///< index in nf_call.sizes
 inline constexpr const char *kScalar = "nf.scalar"; ///< index in nf_call.scalars
 inline constexpr const char *kFirst = "nf.first";   ///< unit; the first task of a range
 inline constexpr const char *kLast = "nf.last";     ///< unit; the one after its last
+/// Unit; on a GPU, the number of a thread in its group.
+inline constexpr const char *kThread = "nf.thread";
 
 // On a linalg.generic: map from the stage's loops to the step's own. `d0 floordiv 4` is the chunk
 // that loop 0 is in.

@@ -70,6 +70,10 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &
   function_->setAttr(attr::kMaskedLoads, builder_.getBoolAttr(schedule.maskedLoads));
   if (schedule.scalable > 0)
     function_->setAttr(attr::kScalable, builder_.getI64IntegerAttr(schedule.scalable));
+  if (stage_.threads > 0) {
+    function_->setAttr(attr::kThreads, builder_.getI64IntegerAttr(stage_.threads));
+    function_->setAttr(attr::kGroups, builder_.getI64IntegerAttr(stage_.groups));
+  }
   const std::pair<const char *, bool> flags[] = {{attr::kAlternates, stage_.alternates},
                                                  {attr::kReversed, stage_.reversed},
                                                  {attr::kStreaming, stage_.streams},

@@ -71,6 +71,17 @@ constexpr Cpu kCpus[] = {
 };
 constexpr Cpu kSmallCpu = {"", "", 32 * KiB, 256 * KiB, 8192 * KiB};
 
+/// A GPU, and the least version of PTX that LLVM 22 has it in: a lower one ends the process.
+/// Limits: CUDA C++ Programming Guide, "Compute Capabilities".
+struct Gpu {
+  const char *name, *ptx;
+  Device device;
+};
+constexpr Gpu kGpus[] = {
+    {"sm_80", "ptx70", {1024, 16}}, {"sm_86", "ptx71", {1024, 16}},  {"sm_89", "ptx78", {1024, 16}},
+    {"sm_90", "ptx78", {1024, 16}}, {"sm_100", "ptx86", {1024, 16}},
+};
+
 /// The bits that a scalable vector has at least; its length is this times a power of two.
 constexpr int kSveBits = 128, kNeonBits = 128;
 
@@ -99,6 +110,9 @@ const llvm::Target *targetOf(const Machine &machine) {
 }
 
 llvm::Error unknownCpu(llvm::StringRef cpu, const Machine *machine) {
+  if (!machine && cpu.starts_with("sm_"))
+    return llvm::createStringError(fmt::format("unknown GPU '{}'; expected one of: {}", cpu.str(),
+                                               llvm::join(compilableGpus(), ", ")));
   return llvm::createStringError(fmt::format(
       "unknown CPU '{}'{}; expected native or one of: {}", cpu.str(),
       machine ? fmt::format(" of {}", machine->architecture) : "",
@@ -193,6 +207,9 @@ std::vector<std::string> TargetDescription::uselessSets(bool hasF16, bool hasBf1
 }
 
 std::string TargetDescription::text() const {
+  if (device)
+    return fmt::format("{} {} blocks {} accesses {} +{}", triple, cpu, device->blockThreads,
+                       device->accessBytes, llvm::join(features, ",+"));
   return fmt::format("{} {} vectors {}{} x {} flight {} fma {} masked {} {} caches {} {} {} beyond "
                      "{} +{} -{}",
                      triple, cpu, vectorBits, scalableVectors ? "s" : "", vectorRegisters,
@@ -215,6 +232,9 @@ std::string TargetDescription::vectorsInWords() const {
 }
 
 std::string TargetDescription::summary() const {
+  if (device)
+    return fmt::format("{}, blocks of up to {} threads, loads of up to {} bytes", cpu,
+                       device->blockThreads, device->accessBytes);
   return fmt::format("{}, {} vectors, {} tails, L1 {}, L2 {}, L3 {}, {}", cpu, vectorsInWords(),
                      tailsInWords(), bytesText(l1Bytes), bytesText(l2Bytes), bytesText(l3Bytes),
                      streamingBytes
@@ -227,6 +247,18 @@ std::vector<std::string> compilableCpus() {
   for (const Cpu &cpu : kCpus)
     names.push_back(cpu.name);
   return names;
+}
+
+std::vector<std::string> compilableGpus() {
+  std::vector<std::string> names;
+  for (const Gpu &gpu : kGpus)
+    names.push_back(gpu.name);
+  return names;
+}
+
+llvm::Expected<TargetDescription> emulatingTarget() {
+  return describeTarget(hostArchitecture() == std::string_view("x86_64") ? "x86-64-v3"
+                                                                         : "cortex-a72");
 }
 
 std::vector<std::string> compilableCpus(llvm::StringRef architecture) {
@@ -273,8 +305,34 @@ static bool describeAarch64(TargetDescription &description, int sveBits) {
   return description.has("neon");
 }
 
+static llvm::Expected<TargetDescription> describeGpu(const Gpu &gpu) {
+  static const bool initialized = [] {
+    LLVMInitializeNVPTXTargetInfo();
+    LLVMInitializeNVPTXTarget();
+    LLVMInitializeNVPTXTargetMC();
+    LLVMInitializeNVPTXAsmPrinter();
+    return true;
+  }();
+  (void)initialized;
+  TargetDescription description;
+  description.triple = "nvptx64-nvidia-cuda";
+  description.cpu = gpu.name;
+  description.features = {gpu.ptx};
+  description.device = gpu.device;
+  description.vectorBits = static_cast<int>(8 * gpu.device.accessBytes);
+  description.maskedTails = description.maskedLoads = true; // a thread has a vector, or has none
+  return description;
+}
+
 llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machineText,
                                                  const GivenCaches &caches) {
+  if (const auto *gpu = llvm::find_if(kGpus, [&](const Gpu &g) { return cpu == g.name; });
+      gpu != std::end(kGpus)) {
+    if (!machineText.empty() || caches.l1 || caches.l2 || caches.l3)
+      return llvm::createStringError(fmt::format(
+          "{} is a GPU, and neither a machine nor caches are chosen for it", gpu->name));
+    return describeGpu(*gpu);
+  }
   const bool native = cpu.empty() || cpu == "native";
   auto machine = machineText.empty() ? machineOf(cpu, native) : findMachine(machineText);
   if (!machine)

@@ -15,6 +15,12 @@
 
 namespace normforge {
 
+/// A GPU's limits, where a kernel's tasks are groups of threads.
+struct Device {
+  int64_t blockThreads = 0; ///< of a block at most
+  int64_t accessBytes = 0;  ///< of the widest load of a thread
+};
+
 struct TargetDescription {
   std::string triple;                ///< "x86_64-unknown-linux-gnu"
   std::string cpu;                   ///< LLVM's name, for scheduling models
@@ -44,6 +50,7 @@ struct TargetDescription {
   /// Where the caches' sizes and streamingBytes are from, in words; documentation alone.
   std::string cachesBasis, streamingBasis;
   bool cachesAreAssumed = false; ///< nobody knows or has said them
+  std::optional<Device> device;  ///< a GPU's; none: this is a CPU
 
   bool isX86() const { return llvm::StringRef(triple).starts_with("x86_64"); }
   bool has(llvm::StringRef feature) const;
@@ -76,10 +83,10 @@ struct GivenCaches {
 };
 
 /// Describes a CPU by LLVM's name ("haswell", "znver5", "x86-64-v4", "neoverse-n1"), or the host as
-/// "native" or "". `machine` is a triple such as "aarch64-linux-gnu", or empty: the one that the
-/// CPU's name belongs to. Code is ELF for Linux. An unknown name, a CPU of another machine, or one
-/// without vectors that kernels can be made of (SSE4.2, NEON) is an error that says what can be
-/// compiled for. `caches` win over what is known of the CPU.
+/// "native" or "", or a GPU ("sm_90"). `machine` is a triple such as "aarch64-linux-gnu", or empty:
+/// the one that the CPU's name belongs to. Code is ELF for Linux. An unknown name, a CPU of another
+/// machine, or one without vectors that kernels can be made of (SSE4.2, NEON) is an error that says
+/// what can be compiled for. `caches` win over what is known of the CPU.
 llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::StringRef machine = "",
                                                  const GivenCaches &caches = {});
 
@@ -88,5 +95,11 @@ llvm::Expected<TargetDescription> describeTarget(llvm::StringRef cpu, llvm::Stri
 std::vector<std::string> compilableCpus();
 /// The same for one machine, "x86_64" or "aarch64".
 std::vector<std::string> compilableCpus(llvm::StringRef architecture);
+/// Names of GPUs that kernels can be compiled for.
+std::vector<std::string> compilableGpus();
+
+/// The CPU that the code of GPU kernels is made for where this machine emulates them: an old one,
+/// with fused multiply-adds, of this machine's kind.
+llvm::Expected<TargetDescription> emulatingTarget();
 
 } // namespace normforge

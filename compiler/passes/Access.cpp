@@ -15,7 +15,18 @@ Value StepEmitter::elementIndex(const Access &access, const Spot &spot) {
   const int slotLoop = context_.packs() ? context_.laneLoop : context_.slotLoop;
   if (slotLoop >= 0 && access.strides[slotLoop])
     fixed = add(fixed, scaled(offsetOf(spot.slot), access.strides[slotLoop]));
+  if (isShared() && access.strides[context_.lanesLoop()])
+    at = add(at, scaled(OpFoldResult(knobs_.firstLane), access.strides[context_.lanesLoop()]));
   return indexValue(add(at, fixed));
+}
+
+Value StepEmitter::isActive(const Place &place, const Spot &spot) {
+  Value active = spot.mask;
+  if (!place.bound)
+    return active;
+  OpFoldResult first = context_.isRows() ? add(spot.index, spot.plus) : offsetOf(spot.slot);
+  Value exists = threadsBelow(b_, loc_, knobs_, indexValue(sizes().sub(place.bound, first)));
+  return active ? Value(arith::AndIOp::create(b_, loc_, active, exists)) : exists;
 }
 
 Value StepEmitter::existing(const Access &access, const Place &place, const Spot &spot) {
@@ -35,6 +46,25 @@ Value StepEmitter::laneOffsets(Width width, OpFoldResult stride) {
 Value StepEmitter::load(const Access &access, const Place &place, const Spot &spot) {
   if (access.isBits())
     return loadBits(access, place, spot);
+  if (isShared())
+    if (Value active = isActive(place, spot)) {
+      // A branch, and zeros where the thread has nothing to load.
+      Place whole = place;
+      Spot all = spot;
+      whole.bound = all.mask = Value();
+      const Type type = spot.width.type(access.element());
+      auto branch = scf::IfOp::create(b_, loc_, type, active, /*withElseRegion=*/true);
+      Value zero = constants_.zero(loc_, type);
+      OpBuilder::InsertionGuard guard(b_);
+      b_.setInsertionPointToStart(branch.thenBlock());
+      Value loaded = load(access, whole, all);
+      if (loaded.getType() != type)
+        loaded = vector::BroadcastOp::create(b_, loc_, type, loaded);
+      scf::YieldOp::create(b_, loc_, loaded);
+      b_.setInsertionPointToStart(branch.elseBlock());
+      scf::YieldOp::create(b_, loc_, zero);
+      return branch.getResult(0);
+    }
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
   if (!stride || (spot.width.isScalar() && !place.bound))
@@ -98,6 +128,29 @@ void StepEmitter::store(const Access &access, const Place &place, const Spot &sp
                         bool streams) {
   if (access.isBits())
     return storeBits(access, place, spot, value);
+  if (knobs_.threads > 0) {
+    // All threads have the same of what they do not share, and one of them stores it, when all have
+    // read what it may be written over.
+    if (!isShared())
+      value = settled(value);
+    Value active = isShared() ? isActive(place, spot)
+                              : Value(arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
+                                                            knobs_.firstLane, constant(0)));
+    if (active) {
+      Place whole = place;
+      Spot all = spot;
+      whole.bound = all.mask = Value();
+      OpBuilder::InsertionGuard guard(b_);
+      b_.setInsertionPointToStart(scf::IfOp::create(b_, loc_, active, false).thenBlock());
+      storeElements(access, whole, all, value, streams);
+      return;
+    }
+  }
+  storeElements(access, place, spot, value, streams);
+}
+
+void StepEmitter::storeElements(const Access &access, const Place &place, const Spot &spot,
+                                Value value, bool streams) {
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
   if (!stride || (spot.width.isScalar() && !place.bound)) {

@@ -9,17 +9,24 @@
 // with loads from %call, at its beginning, of what the function took. An array that is known,
 // %scale: memref<f32> {nf.known = dense<...>}, becomes a constant of the module.
 //
+// A stage of a GPU, which takes a thread, %thread: index {nf.thread}, besides, becomes a function
+// of one task and one thread, which a stage has the emulator run for all of them
+// (emulator/Emulator.h).
+//
 // Rules that a change must keep: only what the stage uses is loaded, for a host may leave pointers
 // that it does not use undefined; numbers are f64 in the call and are rounded here.
 #include "compiler/passes/Passes.h"
 
+#include "compiler/emulator/Emulator.h"
 #include "compiler/lowering/Attributes.h"
+#include "compiler/passes/KnownArrays.h"
 #include "compiler/passes/SizeArithmetic.h"
 #include "normforge/abi.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
 
 namespace normforge {
 
@@ -30,6 +37,9 @@ using namespace mlir;
 
 namespace {
 
+/// The end of the name of a function of one task and thread.
+constexpr const char *kOfThread = "__thread";
+
 /// Offsets of nf_call's fields, in bytes, on the targets that kernels are compiled for.
 constexpr int32_t kArgsOffset = 8, kSizesOffset = 16, kScalarsOffset = 24, kWorkspaceOffset = 32;
 static_assert(sizeof(void *) != 8 ||
@@ -37,14 +47,12 @@ static_assert(sizeof(void *) != 8 ||
                offsetof(nf_call, scalars) == kScalarsOffset &&
                offsetof(nf_call, workspace) == kWorkspaceOffset));
 
-/// The constants of a module, each once.
-using KnownArrays = DenseMap<Attribute, LLVM::GlobalOp>;
-
 class CallBinder {
 public:
-  CallBinder(func::FuncOp stage, KnownArrays &known)
-      : stage_(stage), known_(known), b_(stage.getContext()), loc_(stage.getLoc()),
-        pointer_(LLVM::LLVMPointerType::get(stage.getContext())),
+  /// `isOfThread`: the function is to be one of a task and a thread instead.
+  CallBinder(func::FuncOp stage, KnownArrays &known, bool isOfThread)
+      : stage_(stage), known_(known), isOfThread_(isOfThread), b_(stage.getContext()),
+        loc_(stage.getLoc()), pointer_(LLVM::LLVMPointerType::get(stage.getContext())),
         constants_(stage.getBody().front()) {}
 
   LogicalResult run();
@@ -56,7 +64,6 @@ private:
   Value element(int32_t fieldOffset, IntegerAttr index, Type type) {
     return load(field(fieldOffset), index.getInt() * 8, type);
   }
-  LLVM::GlobalOp globalOf(DenseElementsAttr values);
   /// The value that the argument stands for, or null.
   Value bind(BlockArgument argument, DictionaryAttr attributes);
   Value memref(Value pointer, Type type) {
@@ -65,11 +72,12 @@ private:
 
   func::FuncOp stage_;
   KnownArrays &known_;
+  const bool isOfThread_;
   OpBuilder b_;
   Location loc_;
   Type pointer_;
   Constants constants_;
-  Value call_, first_, last_;
+  Value call_, first_, last_; ///< of a thread: its task, and its number
   DenseMap<int32_t, Value> fields_;
   SmallVector<Value> sizes_;
 };
@@ -85,19 +93,6 @@ Value CallBinder::field(int32_t offset) {
   if (!value)
     value = load(call_, offset, pointer_);
   return value;
-}
-
-LLVM::GlobalOp CallBinder::globalOf(DenseElementsAttr values) {
-  LLVM::GlobalOp &global = known_[values];
-  if (global)
-    return global;
-  constexpr uint64_t kAlignment = 64; // a cache line, and the widest vector
-  OpBuilder::InsertionGuard guard(b_);
-  b_.setInsertionPoint(stage_);
-  return global = LLVM::GlobalOp::create(
-             b_, loc_, LLVM::LLVMArrayType::get(values.getElementType(), values.getNumElements()),
-             /*isConstant=*/true, LLVM::Linkage::Private, "known" + std::to_string(known_.size()),
-             values, kAlignment);
 }
 
 Value CallBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
@@ -116,7 +111,7 @@ Value CallBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
   if (auto index = attributes.getAs<IntegerAttr>(attr::kArgument))
     return memref(element(kArgsOffset, index, pointer_), type);
   if (auto values = attributes.getAs<DenseElementsAttr>(attr::kKnown))
-    return memref(LLVM::AddressOfOp::create(b_, loc_, globalOf(values)), type);
+    return memref(known_.addressOf(b_, stage_, values), type);
   if (auto offset = attributes.getAs<AffineMapAttr>(attr::kWorkspace)) {
     const SizeArithmetic sizes{b_, loc_, constants_};
     Value bytes = arith::IndexCastOp::create(
@@ -128,8 +123,14 @@ Value CallBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
   }
   if (attributes.get(attr::kFirst))
     return arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), first_);
-  if (attributes.get(attr::kLast))
+  if (attributes.get(attr::kThread))
     return arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), last_);
+  if (attributes.get(attr::kLast)) {
+    Value last =
+        arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), isOfThread_ ? first_ : last_);
+    return isOfThread_ ? Value(arith::AddIOp::create(b_, loc_, last, constants_.index(loc_, 1)))
+                       : last;
+  }
   return {};
 }
 
@@ -157,12 +158,50 @@ LogicalResult CallBinder::run() {
   return success();
 }
 
+/// Adds the stage that has the emulator run all threads of each task of a range, by `one`, the
+/// bound function of a task and a thread.
+void addThreads(func::FuncOp one, StringRef name, int64_t threads) {
+  OpBuilder b(one);
+  const Location loc = one.getLoc();
+  auto stage = func::FuncOp::create(b, loc, name, one.getFunctionType());
+  b.setInsertionPointToStart(stage.addEntryBlock());
+  const Type pointer = LLVM::LLVMPointerType::get(b.getContext());
+  auto constant = [&](int64_t n) -> Value {
+    return LLVM::ConstantOp::create(b, loc, b.getI64IntegerAttr(n));
+  };
+  Value run = LLVM::IntToPtrOp::create(b, loc, pointer,
+                                       constant(reinterpret_cast<int64_t>(&emulator::runTasks)));
+  Value function =
+      UnrealizedConversionCastOp::create(
+          b, loc, pointer,
+          func::ConstantOp::create(b, loc, one.getFunctionType(), name.str() + kOfThread)
+              .getResult())
+          .getResult(0);
+  const Type i64 = b.getI64Type();
+  auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(b.getContext()),
+                                          {pointer, pointer, i64, i64, i64});
+  LLVM::CallOp::create(b, loc, type,
+                       ValueRange{run, function, stage.getArgument(0), stage.getArgument(1),
+                                  stage.getArgument(2), constant(threads)});
+  func::ReturnOp::create(b, loc);
+}
+
 struct BindCall : impl::BindCallBase<BindCall> {
   void runOnOperation() override {
-    KnownArrays known;
-    for (auto function : getOperation().getOps<func::FuncOp>())
-      if (failed(CallBinder(function, known).run()))
+    KnownArrays known(/*addressSpace=*/0);
+    for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
+      const auto threads = function->getAttrOfType<IntegerAttr>(attr::kThreads);
+      const std::string name = function.getName().str();
+      if (threads) {
+        function.setName(name + kOfThread);
+        for (const char *attribute : attr::kOfGroups)
+          function->removeAttr(attribute);
+      }
+      if (failed(CallBinder(function, known, /*isOfThread=*/bool(threads)).run()))
         return signalPassFailure();
+      if (threads)
+        addThreads(function, name, threads.getInt());
+    }
   }
 };
 

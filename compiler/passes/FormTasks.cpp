@@ -13,6 +13,10 @@
 //         %sum = linalg.generic ins(to_tensor %slice : tensor<4x64xf32>) outs(tensor<4xf32>)
 //         bufferization.materialize_in_destination %sum in (memref.subview %to[%row] [4])
 //
+// On a GPU a group of threads has one task, %first, where there is one, and all of its threads take
+// all of this; they differ in an argument more, %thread: index {nf.thread}, and in nothing before
+// VectorizeSteps.
+//
 // A sum that is carried keeps what the tile reduces over: its tiles add to one array of the task,
 // in memory. What a tile writes to it goes through a cast with whether it is the first to do so:
 //         %to = builtin.unrealized_conversion_cast %slice, %first {nf.carried}
@@ -115,7 +119,7 @@ LogicalResult StageRewriter::makeFunction() {
     // The attributes that an array keeps say only where to find it.
     NamedAttrList kept;
     for (const char *name : {attr::kArgument, attr::kKnown, attr::kWorkspace, attr::kSize,
-                             attr::kScalar, attr::kFirst, attr::kLast})
+                             attr::kScalar, attr::kFirst, attr::kLast, attr::kThread})
       if (Attribute value = attribute ? attribute.get(name) : Attribute())
         kept.append(name, value);
     types.push_back(type);
@@ -126,11 +130,17 @@ LogicalResult StageRewriter::makeFunction() {
     add(source_.getArgumentTypes()[i], source_.getArgAttrDict(i));
   for (unsigned i = 0; i < results; ++i)
     add(source_.getResultTypes()[i], source_.getResultAttrDict(i));
-  for (const char *name : {attr::kFirst, attr::kLast})
+  SmallVector<const char *> last{attr::kFirst, attr::kLast};
+  if (source_->hasAttr(attr::kThreads))
+    last.push_back(attr::kThread);
+  for (const char *name : last)
     add(b_.getIndexType(), b_.getDictionaryAttr(b_.getNamedAttr(name, b_.getUnitAttr())));
   target_ = func::FuncOp::create(b_, loc_, source_.getName(), b_.getFunctionType(types, {}));
   target_.setAllArgAttrs(attributes);
   for (const char *name : attr::kOfTiles)
+    if (Attribute value = source_->getAttr(name))
+      target_->setAttr(name, value);
+  for (const char *name : attr::kOfGroups)
     if (Attribute value = source_->getAttr(name))
       target_->setAttr(name, value);
   b_.setInsertionPointToStart(target_.addEntryBlock());
@@ -208,12 +218,17 @@ void StageRewriter::emitTasks() {
   if (source_->hasAttr(attr::kReversed))
     lastTask = sizes().value(
         sizes().sub(sizes().add(OpFoldResult(first_), OpFoldResult(last_)), sizes().constant(1)));
-  auto loop = scf::ForOp::create(b_, loc_, first_, last_, sizes().value(sizes().constant(1)));
   OpBuilder::InsertionGuard guard(b_);
-  b_.setInsertionPointToStart(loop.getBody());
-
+  OpFoldResult rest = first_;
+  if (source_->hasAttr(attr::kThreads)) {
+    Value exists = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ult, first_, last_);
+    b_.setInsertionPointToStart(scf::IfOp::create(b_, loc_, exists, false).thenBlock());
+  } else {
+    auto loop = scf::ForOp::create(b_, loc_, first_, last_, sizes().value(sizes().constant(1)));
+    b_.setInsertionPointToStart(loop.getBody());
+    rest = loop.getInductionVar();
+  }
   SmallVector<Range> ranges(chunks.size());
-  OpFoldResult rest = loop.getInductionVar();
   if (source_->hasAttr(attr::kReversed)) // first + (last - 1 - task)
     rest = sizes().sub(OpFoldResult(lastTask), rest);
   for (int i = static_cast<int>(chunks.size()) - 1; i >= 0; --i) {

@@ -24,7 +24,21 @@ def BindCall : Pass<"nf-bind-call", "mlir::ModuleOp"> {
     Replaces the arguments of a stage's function by `(call, first, last)` and loads from the call
     what the stage uses of its arrays, sizes and numbers.
   }];
-  let dependentDialects = ["mlir::arith::ArithDialect", "mlir::LLVM::LLVMDialect"];
+  let dependentDialects = [
+    "mlir::arith::ArithDialect", "mlir::LLVM::LLVMDialect", "mlir::scf::SCFDialect"
+  ];
+}
+
+def BindKernel : Pass<"nf-bind-kernel", "mlir::ModuleOp"> {
+  let summary = "Make stages kernels of a GPU";
+  let description = [{
+    Replaces the arguments of a stage's function by what it uses of them, in their order and by value:
+    pointers, sizes and numbers; the task and the thread are found from the indices of the block and of the
+    thread in it.
+  }];
+  let dependentDialects = [
+    "mlir::arith::ArithDialect", "mlir::gpu::GPUDialect", "mlir::LLVM::LLVMDialect"
+  ];
 }
 
 def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {
@@ -36,7 +50,7 @@ def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {
     reduced loop are in flight and are combined in a fixed order at the end.
   }];
   let dependentDialects = [
-    "mlir::arith::ArithDialect", "mlir::LLVM::LLVMDialect", "mlir::memref::MemRefDialect",
+    "mlir::arith::ArithDialect", "mlir::gpu::GPUDialect", "mlir::LLVM::LLVMDialect", "mlir::memref::MemRefDialect",
     "mlir::scf::SCFDialect", "mlir::vector::VectorDialect"
   ];
 }

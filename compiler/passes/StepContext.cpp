@@ -24,6 +24,17 @@ Knobs Knobs::of(func::FuncOp function) {
   knobs.pairsHalves = function->hasAttr(attr::kPairsHalves);
   knobs.masksTails = function->getAttrOfType<BoolAttr>(attr::kMaskedTails).getValue();
   knobs.masksLoads = function->getAttrOfType<BoolAttr>(attr::kMaskedLoads).getValue();
+  if (function->hasAttr(attr::kThreads)) {
+    knobs.threads = integer(attr::kThreads);
+    knobs.width.lanes /= knobs.threads;
+    knobs.vectorsInTile = std::max<int64_t>(1, integer(attr::kTile) / vector);
+    for (BlockArgument argument : function.getArguments())
+      if (function.getArgAttr(argument.getArgNumber(), attr::kThread)) {
+        OpBuilder b(&function.getBody().front(), function.getBody().front().begin());
+        Value lanes = arith::ConstantIndexOp::create(b, function.getLoc(), knobs.width.lanes);
+        knobs.firstLane = arith::MulIOp::create(b, function.getLoc(), argument, lanes);
+      }
+  }
   auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
   knobs.kept.assign(kept.begin(), kept.end());
   return knobs;
@@ -32,6 +43,10 @@ Knobs Knobs::of(func::FuncOp function) {
 Value constantMask(OpBuilder &b, Location loc, int64_t count, Width width) {
   return vector::ConstantMaskOp::create(b, loc, width.vector(b.getI1Type()),
                                         ArrayRef<int64_t>{count});
+}
+
+Value threadsBelow(OpBuilder &b, Location loc, const Knobs &knobs, Value count) {
+  return arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, knobs.firstLane, count);
 }
 
 Value maskBelow(OpBuilder &b, Location loc, Value count, Width width) {
@@ -159,6 +174,20 @@ void StepAnalysis::makeSlots(StepContext &context) {
         left = sizes().sub(left, OpFoldResult(slot.lanesBefore));
       }
       slot.mask = maskBelow(b_, loc, sizes().value(left), width);
+      context.slots.push_back(slot);
+    }
+    return;
+  }
+  if (knobs_.threads > 0) {
+    const int64_t shared = knobs_.shared().lanes;
+    for (int64_t i = 0; i < knobs_.vectorsInTile; ++i) {
+      const int64_t first = i * shared;
+      if (extent && first >= *extent)
+        break;
+      Slot slot{first, width, Value(), Value()};
+      if (!extent || *extent - first < shared)
+        slot.mask = threadsBelow(b_, loc, knobs_,
+                                 sizes().value(sizes().sub(slots, b_.getIndexAttr(first))));
       context.slots.push_back(slot);
     }
     return;

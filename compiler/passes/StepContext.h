@@ -45,11 +45,15 @@ struct Knobs {
   bool masksTails = false, masksLoads = false, streams = false, alternates = false;
   bool pairsHalves = false;
   Rows rows = Rows::OneByOne;
+  int64_t threads = 0; ///< that share the lanes of a tile's vectors, `width` each; 0: a CPU's
+  Value firstLane;     ///< of the thread at hand, an index
 
   static Knobs of(func::FuncOp function);
   int64_t lastLoop() const { return static_cast<int64_t>(kept.size()) - 1; }
   bool columns() const { return tiled == lastLoop(); }
   int64_t vector() const { return width.lanes; }
+  /// The lanes of a vector of all threads.
+  Width shared() const { return width * std::max<int64_t>(1, threads); }
 };
 
 /// Kept indices of a tile: one of the rows whose elements a step reads, or a vector of indices
@@ -57,7 +61,7 @@ struct Knobs {
 struct Slot {
   int64_t offset = 0; ///< from the tile's beginning; of packed rows in elements of the run
   Width width;
-  Value mask;        ///< of the lanes that exist, where not all do
+  Value mask; ///< of the lanes that exist, where not all do; of threads whether theirs do, an i1
   Value lanesBefore; ///< instead of `offset`, where vectors before this one are scalable
 };
 
@@ -154,6 +158,9 @@ private:
   OpBuilder &b_;
   Constants &constants_;
 };
+
+/// Whether the thread at hand has lanes among the first `count` of a vector of all threads.
+Value threadsBelow(OpBuilder &b, Location loc, const Knobs &knobs, Value count);
 
 /// Masks of vectors.
 Value maskBelow(OpBuilder &b, Location loc, Value count, Width width);

@@ -3,6 +3,7 @@
 
 #include "compiler/passes/StepBody.h"
 
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/IR/Matchers.h"
 
 namespace normforge::tile {
@@ -163,9 +164,10 @@ void StepEmitter::finishSums(const Sums &all) {
     forSlotPairs([&](size_t s) {
       std::tie(bySlot[s], bySlot[s + 1]) = interleaved({bySlot[s], bySlot[s + 1]});
     });
-    registers_[result] = context_.columns   ? bySlot
-                         : context_.packs() ? SmallVector<Value>{reducePacked(std::move(bySlot))}
-                                            : SmallVector<Value>{reduceRows(bySlot)};
+    registers_[result] = context_.columns ? bySlot
+                         : context_.packs()
+                             ? SmallVector<Value>{reducePacked(std::move(bySlot))}
+                             : SmallVector<Value>{combineThreads(reduceRows(bySlot))};
   }
 }
 
@@ -221,6 +223,40 @@ Value StepEmitter::reduceRows(ArrayRef<Value> rows) {
       sum = vector::ExtractOp::create(b_, loc_, sum, ArrayRef<int64_t>{0});
   Type element = sums[0].getType();
   return vector::FromElementsOp::create(b_, loc_, VectorType::get({count}, element), sums);
+}
+
+Value StepEmitter::byElement(Value value, llvm::function_ref<Value(Value)> of) {
+  auto type = dyn_cast<VectorType>(value.getType());
+  if (!type)
+    return of(value);
+  SmallVector<Value> elements;
+  for (int64_t i = 0; i < type.getNumElements(); ++i)
+    elements.push_back(of(vector::ExtractOp::create(b_, loc_, value, ArrayRef<int64_t>{i})));
+  return vector::FromElementsOp::create(b_, loc_, type, elements);
+}
+
+Value StepEmitter::exchanged(Value value, int64_t distance) {
+  return gpu::ShuffleOp::create(b_, loc_, value, i32(static_cast<int32_t>(distance)),
+                                i32(static_cast<int32_t>(knobs_.threads)), gpu::ShuffleMode::XOR)
+      .getShuffleResult();
+}
+
+/// A tree over the threads, in which each pair of a level adds the same two values: a fixed order,
+/// and one result.
+Value StepEmitter::combineThreads(Value sums) {
+  if (!isShared())
+    return sums;
+  return byElement(sums, [&](Value sum) {
+    for (int64_t distance = knobs_.threads / 2; distance > 0; distance /= 2)
+      sum = combine(sum, exchanged(sum, distance));
+    return sum;
+  });
+}
+
+Value StepEmitter::settled(Value value) {
+  if (knobs_.threads == 1)
+    return value;
+  return byElement(value, [&](Value one) { return exchanged(one, 0); });
 }
 
 void StepEmitter::storeRegisters(const Access &access, ArrayRef<Value> values) {

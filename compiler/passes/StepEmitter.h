@@ -84,6 +84,13 @@ private:
   FailureOr<Sums> identities();
   void finishSums(const Sums &sums);
   Value reduceRows(ArrayRef<Value> rows);
+  /// The same of all threads that share the rows: the sums of each in all of them.
+  Value combineThreads(Value sums);
+  /// A value that all threads have, once all of them have it.
+  Value settled(Value value);
+  /// `of` each element of a vector, or of a scalar.
+  Value byElement(Value value, llvm::function_ref<Value(Value)> of);
+  Value exchanged(Value value, int64_t distance);
   Value halve(ArrayRef<Value> sums, int64_t width);
   Value combine(Value x, Value y) {
     return context_.combiner == Combiner::Sum ? Value(arith::AddFOp::create(b_, loc_, x, y))
@@ -126,6 +133,15 @@ private:
   /// The step at `count` positions from `index` of loop `loop`, `distance` apart, for all slots.
   Sums emitPoint(const Cursor &at, int loop, OpFoldResult index, int64_t count, Width distance,
                  Width width, Value mask, Sums sums);
+
+  /// Whether the lanes of the step's vectors are shared by threads. What has no lanes of elements
+  /// or columns is every thread's.
+  bool isShared() const {
+    return knobs_.threads > 0 && (context_.columns ? context_.slotLoop >= 0
+                                                   : context_.isRows() && context_.laneLoop >= 0);
+  }
+  /// Whether the thread at hand has what it loads or stores, an i1; null: all have.
+  Value isActive(const Place &place, const Spot &spot);
 
   // Points.
   /// The values of the inputs that the body takes at spot `point`.
@@ -180,6 +196,9 @@ private:
   /// these; of columns, that of a later index of the kept loop around them.
   void prefetch(const Access &access, const Place &place, const Spot &spot);
   void store(const Access &access, const Place &place, const Spot &spot, Value value, bool streams);
+  /// The same of what is no bits, by whoever is to store it.
+  void storeElements(const Access &access, const Place &place, const Spot &spot, Value value,
+                     bool streams);
   Value loadBits(const Access &access, const Place &place, const Spot &spot);
   void storeBits(const Access &access, const Place &place, const Spot &spot, Value value);
   /// Where a vector of bits lies: the word of its first lane and of its last one that exists, and

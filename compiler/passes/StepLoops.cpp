@@ -209,20 +209,26 @@ void StepEmitter::emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldResult
 
 StepEmitter::Sums StepEmitter::emitLanesFrom(const Cursor &at, OpFoldResult begin, Sums sums) {
   const OpFoldResult extent = laneLoop().extent;
-  const Width width = knobs_.width, stride = width * at.unroll;
+  const Width width = knobs_.width, shared = knobs_.shared(), stride = shared * at.unroll;
   auto whole = [&](OpFoldResult index, int64_t count, Sums s) {
-    return emitPoint(at, context_.laneLoop, index, count, width, width, Value(), s);
+    return emitPoint(at, context_.laneLoop, index, count, shared, width, Value(), s);
   };
   // Where the last of the vectors in flight end, and the last whole vector.
   OpFoldResult count = sizes().sub(extent, begin);
   const OpFoldResult inFlight = add(begin, sizes().roundDown(count, stride));
   sums = emitRange(begin, inFlight, stride, sums,
                    [&](OpFoldResult index, Sums s) { return whole(index, at.unroll, s); });
+  auto byThreads = [&](OpFoldResult index, Sums s) {
+    Value active = threadsBelow(b_, loc_, knobs_, indexValue(sizes().sub(extent, index)));
+    return emitPoint(at, context_.laneLoop, index, 1, shared, width, active, s);
+  };
   if (auto end = getConstantIntValue(extent), from = getConstantIntValue(inFlight); end && from) {
-    const int64_t vectors = (*end - *from) / width.lanes;
+    const int64_t vectors = (*end - *from) / shared.lanes;
     if (vectors > 0)
       sums = whole(inFlight, vectors, sums);
-    *from += vectors * width.lanes;
+    *from += vectors * shared.lanes;
+    if (knobs_.threads > 0)
+      return *from < *end ? byThreads(number(*from), sums) : sums;
     // A tail of one element is no vector: of one whose other lanes are masked off by a constant,
     // LLVM 22's x86 backend makes scalars that take the wrong lane of what was broadcast.
     if (*from + 1 < *end && width.lanes > 1 && (knobs_.masksTails || context_.reduces()))
@@ -235,6 +241,12 @@ StepEmitter::Sums StepEmitter::emitLanesFrom(const Cursor &at, OpFoldResult begi
         *from += lanes;
       }
     return sums;
+  }
+  if (knobs_.threads > 0) {
+    const OpFoldResult last = add(begin, sizes().roundDown(count, shared));
+    sums = emitRange(inFlight, last, shared, sums,
+                     [&](OpFoldResult index, Sums s) { return whole(index, 1, s); });
+    return emitRange(last, extent, shared, sums, byThreads);
   }
   const bool masksTail =
       width.lanes > 1 && (knobs_.masksTails || (context_.reduces() && knobs_.masksLoads));

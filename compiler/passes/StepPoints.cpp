@@ -106,6 +106,8 @@ Value StepEmitter::loopIndex(const Points &points, const Spot &spot, int dim) {
     Value first = indexValue(dim == context_.laneLoop ? add(spot.index, spot.plus)
                              : around                 ? add(around, offsetOf(spot.slot))
                                                       : offsetOf(spot.slot));
+    if (isShared() && dim == context_.lanesLoop())
+      first = indexValue(add(OpFoldResult(first), OpFoldResult(knobs_.firstLane)));
     if (dim != context_.lanesLoop() || spot.width.isScalar())
       return first;
     auto type = spot.width.vector(b_.getIndexType());

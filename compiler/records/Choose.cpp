@@ -263,6 +263,8 @@ std::vector<ScheduleVariant> Tuning::take() {
 
 llvm::Expected<std::vector<ScheduleVariant>>
 chooseSchedules(const Operator &op, const TargetDescription &target, const ScheduleSource &source) {
+  if (llvm::Error error = checkIsBuilt(op, target))
+    return error;
   if (!source.forced.empty()) {
     llvm::Expected<Schedule> schedule = parseSchedule(source.forced, op);
     if (!schedule)
@@ -272,7 +274,7 @@ chooseSchedules(const Operator &op, const TargetDescription &target, const Sched
     return std::vector<ScheduleVariant>{{std::move(*schedule), Guard{}, "given", true}};
   }
   std::vector<ScheduleVariant> variants = selectSchedules(op, target);
-  if (source.heuristicAlone)
+  if (source.heuristicAlone || target.device)
     return variants;
   Tuning tuning(op, target, std::move(variants));
   if (source.tuned)

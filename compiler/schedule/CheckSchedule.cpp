@@ -32,6 +32,7 @@ private:
   std::string checkStage(size_t index);
   std::string checkTaken(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const;
+  std::string checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkPacked(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkStep(size_t index, const StepPlan &plan);
   std::string checkReads(size_t index, const StepPlan &plan) const;
@@ -183,8 +184,11 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
                        loops[stage.tiled].name, loops[last].name, loops[last].name);
   const bool columns = last >= 0 && stage.tiled == last;
 
+  if (std::string wrong = checkThreads(stage, loops); !wrong.empty())
+    return wrong;
   const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op_.compute);
-  const int64_t most = target_.lanes(bytes);
+  const int64_t most =
+      target_.device ? stage.threads * target_.lanes(byteSize(op_.dtype)) : target_.lanes(bytes);
   const int64_t least = std::max<int64_t>(1, schedule_.scalable);
   if (stage.vector < least || stage.vector > most ||
       !std::has_single_bit(static_cast<uint64_t>(stage.vector)))
@@ -219,12 +223,71 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
       sums = std::max<int64_t>(
           {sums, 2,
            step.reduce == Reduce::Moments ? 2 : static_cast<int64_t>(step.results.size())});
-  const int64_t inFlight = slots * stage.unroll * sums * stage.vector * static_cast<int64_t>(bytes);
+  const int64_t inFlight = slots * stage.unroll * sums * stage.vector *
+                           static_cast<int64_t>(bytes) / std::max<int64_t>(1, stage.threads);
   if (inFlight > kMostInFlight)
     return fmt::format(
         "{} slots with unroll={} are {} bytes of vectors in flight; expected at most "
         "{}",
         slots, stage.unroll, inFlight, kMostInFlight);
+  return {};
+}
+
+/// The threads of a GPU's groups, and what each has of a vector: all of it exists, or nothing does.
+std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const {
+  if (!target_.device)
+    return stage.threads == 0 && stage.groups == 1
+               ? ""
+               : fmt::format("threads={} groups={}: {} is no GPU", stage.threads, stage.groups,
+                             target_.cpu);
+  auto isPower = [](int64_t n) { return n > 0 && std::has_single_bit(static_cast<uint64_t>(n)); };
+  const int64_t most = target_.device->blockThreads;
+  if (!isPower(stage.threads) || stage.threads > most)
+    return fmt::format("threads={}: expected a power of two up to {}", stage.threads, most);
+  if (stage.groups < 1 || stage.groups > most / stage.threads)
+    return fmt::format("groups={}: expected 1 to {} groups of {} threads in a block", stage.groups,
+                       most / stage.threads, stage.threads);
+  if (stage.vector % stage.threads != 0)
+    return fmt::format("vector={}: expected a multiple of the {} threads that share it",
+                       stage.vector, stage.threads);
+  if (const char *knob = stage.alternates               ? "passes=alternating"
+                         : stage.prefetch > 0           ? "prefetch="
+                         : stage.reversed               ? "tasks=reversed"
+                         : stage.rows != Rows::OneByOne ? "rows="
+                                                        : nullptr)
+    return fmt::format("{}: not for {}", knob, target_.cpu);
+  // Threads of one subgroup exchange what they have summed; columns are a thread's own.
+  constexpr int64_t kSubgroup = 32;
+  const bool columns = !loops.empty() && stage.tiled == static_cast<int>(loops.size()) - 1;
+  for (const StepPlan &plan : stage.steps) {
+    const Step &step = op_.steps[plan.step];
+    const bool carried = isCarried(op_, stage, plan);
+    if (carried && columns)
+      return fmt::format("step {} is carried over columns: not for {} (not built)", step.name,
+                         target_.cpu);
+    const bool sums = step.reduce != Reduce::None && !carried;
+    // One thread stores what all have, when all have read what it may be written over.
+    const bool settles = step.reduce == Reduce::None && !isElementsOf(stage, step) &&
+                         (schedule_.stages.size() > 1 ||
+                          std::any_of(step.results.begin(), step.results.end(),
+                                      [](const Result &result) { return result.operand >= 0; }));
+    if (!columns && (sums || settles) && stage.threads > kSubgroup)
+      return fmt::format("threads={}: a stage of rows that {} has {} at most", stage.threads,
+                         sums ? "sums over them" : "stores values of each", kSubgroup);
+  }
+  const int64_t lanes = stage.vector / stage.threads;
+  if (lanes <= 1 || loops.empty())
+    return {};
+  const auto size = loops.back().size.constant();
+  const auto limit = op_.blocked && op_.blocked->padded ? op_.blocked->size.constant() : 0;
+  if (!size || *size % lanes != 0 || !limit || *limit % lanes != 0)
+    return fmt::format(
+        "vector={}: a thread has {} lanes; expected a divisor of the size of loop {}", stage.vector,
+        lanes, loops.back().name);
+  if (stage.chunks.back() % lanes != 0)
+    return fmt::format(
+        "a task takes {} of loop {}; expected a multiple of the {} lanes of a thread",
+        stage.chunks.back(), loops.back().name, lanes);
   return {};
 }
 

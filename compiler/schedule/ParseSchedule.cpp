@@ -39,12 +39,13 @@ std::string textOf(const StagePlan &stage, const Operator &op, std::span<const S
   for (int64_t chunk : stage.chunks)
     take.push_back(chunk == 0 ? "all" : fmt::format("{}", chunk));
   return fmt::format(
-      "{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{}{})", stage.name,
+      "{}({}; take=[{}]{} vector={} tile={} unroll={}{}{}{}{}{}{})", stage.name,
       fmt::join(steps, " + "), fmt::join(take, ","),
       stage.tiled < 0 ? "" : " tiled=" + loops[stage.tiled].name, stage.vector, stage.tile,
       stage.unroll, rowsText(stage.rows), stage.alternates ? " passes=alternating" : "",
       stage.prefetch > 0 ? fmt::format(" prefetch={}", stage.prefetch) : "",
-      stage.reversed ? " tasks=reversed" : "", stage.streams ? " stores=streaming" : "");
+      stage.reversed ? " tasks=reversed" : "", stage.streams ? " stores=streaming" : "",
+      stage.threads == 0 ? "" : fmt::format(" threads={} groups={}", stage.threads, stage.groups));
 }
 
 class Parser {
@@ -164,8 +165,11 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     rest_ = before;
     return fail(fmt::format("a loop ({})", fmt::join(names, ", ")));
   }
-  const std::pair<const char *, int64_t *> numbers[] = {
-      {"vector=", &stage.vector}, {"tile=", &stage.tile}, {"unroll=", &stage.unroll}};
+  const std::pair<const char *, int64_t *> numbers[] = {{"vector=", &stage.vector},
+                                                        {"tile=", &stage.tile},
+                                                        {"unroll=", &stage.unroll},
+                                                        {"threads=", &stage.threads},
+                                                        {"groups=", &stage.groups}};
   for (auto [name, value] : numbers)
     if (take(name))
       return number(*value);
@@ -191,7 +195,7 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     if (take(name))
       return *value = true;
   return fail("tiled=, vector=, tile=, unroll=, rows=, passes=alternating, prefetch=, "
-              "tasks=reversed, stores=streaming or ')'");
+              "tasks=reversed, stores=streaming, threads=, groups= or ')'");
 }
 
 bool Parser::parseStage(Schedule &schedule) {

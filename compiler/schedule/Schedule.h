@@ -70,6 +70,9 @@ struct StagePlan {
   bool reversed = false;
   /// Elements are written past the caches, where they are aligned to whole vectors.
   bool streams = false;
+  /// On a GPU the threads that share a task, each with its part of every vector; 0: a CPU's.
+  int64_t threads = 0;
+  int64_t groups = 1; ///< tasks side by side in a block of threads
 
   bool merges() const { return !steps.empty() && steps.front().part == Part::Merge; }
   std::vector<uint32_t> stepNumbers() const;
@@ -108,6 +111,9 @@ struct ScheduleVariant {
   std::string reason;   ///< in words, for `explain`
   bool isGiven = false; ///< a user's own: it is made as it is, or not at all
 };
+
+/// An error in words where kernels of this operator are not built for the target.
+llvm::Error checkIsBuilt(const Operator &op, const TargetDescription &target);
 
 /// The machine as schedules of an operator see it: bits ask for vectors of a fixed length.
 TargetDescription targetFor(const Operator &op, const TargetDescription &target);
@@ -155,6 +161,14 @@ SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 /// The heuristic. The variants are in the order in which their guards are tried; the last one's
 /// always holds.
 std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target);
+
+/// The stages in which a GPU does an operator's steps: one for all that is done with the data, and
+/// small ones after it, else partials and merges. What a task takes is as for some CPU.
+Schedule stepsOfStages(const Operator &op);
+
+/// The same for a GPU; see SelectDeviceSchedule.cpp.
+std::vector<ScheduleVariant> selectDeviceSchedules(const Operator &op,
+                                                   const TargetDescription &target);
 
 /// The forms that the heuristic chooses between, each as it would be for its own sizes: one stage,
 /// several (partials and their merge; what columns need, and rows), and each with streaming stores.

@@ -534,7 +534,30 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
 } // namespace
 
+Schedule stepsOfStages(const Operator &op) {
+  TargetDescription any; // the sizes of its stages mean little
+  any.vectorBits = 256;
+  any.vectorRegisters = 16;
+  any.l1Bytes = any.l2Bytes = any.l3Bytes = 1 << 20;
+  const Selection selection(op, any, op.kept());
+  const Schedule base = baseFor(selection);
+  if (!selection.fuses())
+    return selection.split(base);
+  Schedule fused = selection.single(base, selection.fused(), "fused");
+  const StagePlan &first = fused.stages.front();
+  const bool carriesColumns =
+      first.tiled == op.rank() - 1 &&
+      llvm::any_of(first.steps, [&](const StepPlan &plan) { return isCarried(op, first, plan); });
+  return carriesColumns ? selection.split(base) : fused;
+}
+
 std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &of) {
+  if (of.device) {
+    std::vector<Schedule> forms;
+    for (ScheduleVariant &variant : selectDeviceSchedules(op, of))
+      forms.push_back(std::move(variant.schedule));
+    return forms;
+  }
   const TargetDescription target = targetFor(op, of);
   const Selection selection(op, target, op.kept());
   const Schedule base = baseFor(selection);
@@ -561,7 +584,8 @@ std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription 
 }
 
 std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target) {
-  std::vector<ScheduleVariant> variants = candidates(op, target);
+  std::vector<ScheduleVariant> variants =
+      target.device ? selectDeviceSchedules(op, target) : candidates(op, target);
   // Without those that not even sizes of 1 would take.
   const std::vector<int64_t> least(op.sizes.size(), 1);
   std::erase_if(variants,

@@ -8,6 +8,7 @@
 
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
 #include "mlir/Dialect/ControlFlow/IR/ControlFlow.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
@@ -37,6 +38,7 @@ constexpr std::pair<EmitStage, std::string_view> kEmitStages[] = {
     {EmitStage::Linalg, "linalg"}, {EmitStage::Scheduled, "scheduled"},
     {EmitStage::Vector, "vector"}, {EmitStage::LlvmMlir, "llvm-mlir"},
     {EmitStage::Llvm, "llvm"},     {EmitStage::Assembly, "asm"},
+    {EmitStage::Assembly, "ptx"}, // the assembly of NVIDIA's GPUs
 };
 
 /// Adds the time since its making to a figure.
@@ -59,8 +61,8 @@ mlir::DialectRegistry makeRegistry() {
   mlir::DialectRegistry registry;
   registerLoweringDialects(registry);
   registry.insert<mlir::bufferization::BufferizationDialect, mlir::cf::ControlFlowDialect,
-                  mlir::LLVM::LLVMDialect, mlir::memref::MemRefDialect, mlir::scf::SCFDialect,
-                  mlir::ub::UBDialect, mlir::vector::VectorDialect>();
+                  mlir::gpu::GPUDialect, mlir::LLVM::LLVMDialect, mlir::memref::MemRefDialect,
+                  mlir::scf::SCFDialect, mlir::ub::UBDialect, mlir::vector::VectorDialect>();
   registerLlvmTranslation(registry);
   return registry;
 }
@@ -74,7 +76,7 @@ std::optional<EmitStage> parseEmitStage(std::string_view text) {
   return std::nullopt;
 }
 
-std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir, llvm, asm"; }
+std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir, llvm, asm, ptx"; }
 
 namespace {
 
@@ -91,14 +93,15 @@ std::vector<std::string> uselessSets(const Operator &op, const TargetDescription
 }
 
 /// All that a manifest has before the code.
-Artifact manifestOf(const Operator &op, const TargetDescription &target) {
+Artifact manifestOf(const Operator &op, const TargetDescription &target,
+                    const TargetDescription &code) {
   Artifact artifact;
   artifact.name = op.name;
   artifact.phase = toString(op.phase);
-  artifact.triple = target.triple;
+  artifact.triple = code.triple;
   artifact.cpu = target.cpu;
-  artifact.requiredFeatures = target.instructionSets();
-  const std::vector<std::string> useless = uselessSets(op, target);
+  artifact.requiredFeatures = code.instructionSets();
+  const std::vector<std::string> useless = uselessSets(op, code);
   llvm::erase_if(artifact.requiredFeatures,
                  [&](const std::string &name) { return llvm::is_contained(useless, name); });
   artifact.sizes = op.sizes;
@@ -139,22 +142,24 @@ struct Session::State {
   mlir::MLIRContext context;
   llvm::LLVMContext llvmContext;
   std::unique_ptr<llvm::TargetMachine> machine;
-  ObjectEmitter objects;
+  std::optional<ObjectEmitter> objects; ///< of a CPU
   LlvmConversion conversion;
-  mlir::PassManager formTasks, vectorize, bindCall;
+  mlir::PassManager formTasks, vectorize, bind;
   std::string diagnostics;
-  const TargetDescription &target;
+  const TargetDescription &target, &code; ///< as Session's
   bool verify;
 
-  State(const TargetDescription &target, bool verify)
+  State(const TargetDescription &target, const TargetDescription &code, bool verify)
       : context(makeRegistry(), mlir::MLIRContext::Threading::DISABLED),
-        machine(createMachine(target)), objects(*machine),
-        conversion((context.loadAllAvailableDialects(), context), target), formTasks(&context),
-        vectorize(&context), bindCall(&context), target(target), verify(verify) {
+        machine(createMachine(code)),
+        conversion((context.loadAllAvailableDialects(), context), code), formTasks(&context),
+        vectorize(&context), bind(&context), target(target), code(code), verify(verify) {
+    if (!code.device)
+      objects.emplace(*machine);
     formTasks.addPass(createFormTasks());
     vectorize.addPass(createVectorizeSteps());
-    bindCall.addPass(createBindCall());
-    for (mlir::PassManager *passes : {&formTasks, &vectorize, &bindCall})
+    bind.addPass(code.device ? createBindKernel() : createBindCall());
+    for (mlir::PassManager *passes : {&formTasks, &vectorize, &bind})
       passes->enableVerifier(verify);
     context.getDiagEngine().registerHandler([this](mlir::Diagnostic &diagnostic) {
       diagnostics += diagnostic.str() + "\n";
@@ -188,9 +193,20 @@ static llvm::Error linkFailure(llvm::Error error) {
 char InternalError::ID = 0;
 void InternalError::log(llvm::raw_ostream &os) const { os << "internal error: " << text_; }
 
-Session::Session(TargetDescription target, bool verify)
-    : target_(std::move(target)), verify_(verify),
-      state_(std::make_unique<State>(target_, verify_)) {}
+Session::Session(TargetDescription target, bool verify, bool emulates)
+    : target_(std::move(target)), code_(target_), verify_(verify) {
+  if (target_.device && !emulates)
+    whyNot_ = fmt::format("{} is a GPU: its kernels are texts (compile --emit=ptx), and no runtime "
+                          "runs them yet (not built)",
+                          target_.cpu);
+  if (target_.device && emulates) {
+    if (auto code = emulatingTarget())
+      code_ = std::move(*code);
+    else
+      whyNot_ = llvm::toString(code.takeError());
+  }
+  state_ = std::make_unique<State>(target_, code_, verify_);
+}
 Session::~Session() = default;
 
 /// Contexts keep every type and attribute that they have seen: some 10 KB a kernel.
@@ -198,7 +214,7 @@ Session::State &Session::state() {
   constexpr int kKernels = 400;
   if (kernels_++ == kKernels) {
     state_.reset();
-    state_ = std::make_unique<State>(target_, verify_);
+    state_ = std::make_unique<State>(target_, code_, verify_);
     kernels_ = 1;
   }
   return *state_;
@@ -240,8 +256,8 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
   }
   {
     Stopwatch watch(times.convert);
-    if (mlir::failed(bindCall.run(module)))
-      return failure("nf-bind-call");
+    if (mlir::failed(bind.run(module)))
+      return failure(code.device ? "nf-bind-kernel" : "nf-bind-call");
     if (mlir::failed(conversion.run(module)) || (verify && mlir::failed(mlir::verify(module))))
       return failure("conversion to LLVM");
   }
@@ -252,7 +268,7 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
   std::unique_ptr<llvm::Module> llvmModule;
   {
     Stopwatch watch(times.translate);
-    llvmModule = translate(module, llvmContext, target, *machine, uselessSets(op, target));
+    llvmModule = translate(module, llvmContext, code, *machine, uselessSets(op, code));
     if (!llvmModule)
       return failure("translation to LLVM IR");
   }
@@ -299,7 +315,9 @@ llvm::Expected<Artifact> Session::compile(const Spec &spec, Phase phase, Compile
 llvm::Expected<Artifact> Session::compile(const Operator &op,
                                           llvm::ArrayRef<ScheduleVariant> variants,
                                           CompileTimes *times) {
-  Artifact artifact = manifestOf(op, target_);
+  if (!whyNot_.empty())
+    return llvm::createStringError(whyNot_);
+  Artifact artifact = manifestOf(op, target_, code_);
   State &current = state();
   CompileTimes ignored;
   CompileTimes &spent = times ? *times : ignored;
@@ -321,7 +339,7 @@ llvm::Expected<Variant> Session::State::compileFitting(const Operator &op, Sched
     llvm::SmallVector<char, 0> object;
     {
       Stopwatch watch(times.codegen);
-      object = objects.emit(*compiled->module);
+      object = objects->emit(*compiled->module);
     }
     Stopwatch watch(times.image);
     auto linked = linkImage(object);
@@ -346,6 +364,8 @@ llvm::Expected<Variant> Session::State::compileFitting(const Operator &op, Sched
 
 llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel> kernels,
                                                     bool withAssembly, bool isFitting) {
+  if (!whyNot_.empty())
+    return llvm::createStringError(whyNot_);
   State &current = state();
   CompileTimes times;
   std::vector<std::vector<Compiled>> compiled;
@@ -388,7 +408,7 @@ llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel>
     return compileObject(fitting, withAssembly, /*isFitting=*/true);
   }
   for (size_t k = 0; k < kernels.size(); ++k) {
-    Artifact &artifact = result.kernels.emplace_back(manifestOf(kernels[k].op, target_));
+    Artifact &artifact = result.kernels.emplace_back(manifestOf(kernels[k].op, target_, code_));
     for (size_t v = 0; v < compiled[k].size(); ++v) {
       auto out = describe(kernels[k].op, kernels[k].variants[v], compiled[k][v], linked->functions);
       if (!out)

@@ -53,11 +53,14 @@ struct KernelObject {
 /// saves them. What MLIR and LLVM keep for good is let go of after some hundreds of kernels.
 class Session {
 public:
-  /// `verify` runs the MLIR and LLVM verifiers after every step.
-  explicit Session(TargetDescription target, bool verify = false);
+  /// `verify` runs the MLIR and LLVM verifiers after every step. A session for a GPU makes texts
+  /// alone, unless it `emulates`: then kernels are this machine's, and do what the GPU would.
+  explicit Session(TargetDescription target, bool verify = false, bool emulates = false);
   ~Session();
 
   const TargetDescription &target() const { return target_; }
+  /// What code is made for: the target, or the CPU that emulates it.
+  const TargetDescription &code() const { return code_; }
 
   /// Compiles one phase of a spec with all variants of its schedule. Where a schedule takes more
   /// stack than a kernel may, one with less in flight takes its place, and the artifact says so; of
@@ -83,6 +86,8 @@ private:
                                              bool withAssembly, bool isFitting);
 
   TargetDescription target_;
+  TargetDescription code_;
+  std::string whyNot_; ///< why no code is made; else empty
   bool verify_;
   int kernels_ = 0; ///< that state_ has compiled
   std::unique_ptr<State> state_;

@@ -55,6 +55,12 @@ std::unique_ptr<TargetMachine> createMachine(const TargetDescription &target) {
     words.push_back("-pauth");
   const std::string features = join(words, ",");
   TargetOptions options;
+  if (target.device) {
+    options.AllowFPOpFusion = FPOpFusion::Strict;
+    return std::unique_ptr<TargetMachine>(
+        found->createTargetMachine(triple, target.cpu, features, options, std::nullopt,
+                                   std::nullopt, CodeGenOptLevel::Default));
+  }
   // A trapping integer or contracted operation is never ours to make: FMAs are explicit.
   options.AllowFPOpFusion = FPOpFusion::Strict;
   options.EmitStackSizeSection = true; // read by linkImage
@@ -232,7 +238,11 @@ std::string emitAssembly(Module &module, TargetMachine &machine) {
   SmallVector<char, 0> bytes;
   raw_svector_ostream stream(bytes);
   legacy::PassManager passes;
-  addPasses(passes, machine, stream, CodeGenFileType::AssemblyFile);
+  if (machine.getTargetTriple().isNVPTX()) // whose passes are others
+    machine.addPassesToEmitFile(passes, stream, nullptr, CodeGenFileType::AssemblyFile,
+                                /*DisableVerify=*/true);
+  else
+    addPasses(passes, machine, stream, CodeGenFileType::AssemblyFile);
   passes.run(module);
   return std::string(bytes.begin(), bytes.end());
 }

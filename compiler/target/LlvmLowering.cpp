@@ -1,6 +1,7 @@
 #include "compiler/target/LlvmLowering.h"
 
 #include "compiler/target/CodeGen.h"
+#include "compiler/target/DeviceOps.h"
 #include "compiler/target/HalfPrecision.h"
 #include "compiler/target/PointerViews.h"
 #include "compiler/target/VectorMathPatterns.h"
@@ -86,7 +87,12 @@ struct LlvmConversion::State {
     RewritePatternSet set(&context);
     if (!cpu.fusedMultiplyAdd)
       set.add<ExpandFma>(types, &context, PatternBenefit(2));
-    populateHalfPrecisionPatterns(types, set, cpu);
+    if (cpu.device)
+      populateDeviceOpPatterns(types, set);
+    else
+      populateHalfPrecisionPatterns(types, set, cpu);
+    if (!cpu.device)
+      populateEmulatedOpPatterns(types, set);
     populateVectorMathPatterns(set);
     if (cpu.scalableVectors)
       set.add<ScalableMask>(types, &context, PatternBenefit(2));
@@ -96,7 +102,7 @@ struct LlvmConversion::State {
     vector::populateVectorMaskMaterializationPatterns(set, /*force32BitVectorIndices=*/false);
     cf::populateControlFlowToLLVMConversionPatterns(types, set);
     populateVectorToLLVMConversionPatterns(types, set);
-    populatePointerViewPatterns(types, set);
+    populatePointerViewPatterns(types, set, cpu.device.has_value());
     arith::populateArithToLLVMConversionPatterns(types, set);
     populateMathToLLVMConversionPatterns(types, set);
     populateFuncToLLVMConversionPatterns(types, set);
@@ -144,6 +150,10 @@ std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &cont
       continue;
     function.setDSOLocal(true);
     function.addFnAttr(llvm::Attribute::NoUnwind);
+    if (target.device) {
+      function.setCallingConv(llvm::CallingConv::PTX_Kernel);
+      continue;
+    }
     function.addFnAttr("frame-pointer", "all");
     function.addFnAttr("target-cpu", target.cpu);
     function.addFnAttr("target-features", features);
@@ -154,7 +164,8 @@ std::unique_ptr<llvm::Module> translate(ModuleOp module, llvm::LLVMContext &cont
     if (target.scalableVectors) // 128 to 2048 bits
       function.addFnAttr(llvm::Attribute::getWithVScaleRangeArgs(context, 1, 16));
   }
-  protectBranches(*llvmModule);
+  if (!target.device)
+    protectBranches(*llvmModule);
   return llvmModule;
 }
 

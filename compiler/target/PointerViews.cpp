@@ -25,16 +25,21 @@ VectorType integersOf(VectorType type) {
 }
 
 template <typename Op> struct ViewPattern : ConvertOpToLLVMPattern<Op> {
-  explicit ViewPattern(const LLVMTypeConverter &types)
-      : ConvertOpToLLVMPattern<Op>(types, PatternBenefit(kBenefit)) {}
+  const bool aligned; ///< vectors lie at multiples of their size
+  ViewPattern(const LLVMTypeConverter &types, bool aligned)
+      : ConvertOpToLLVMPattern<Op>(types, PatternBenefit(kBenefit)), aligned(aligned) {}
+
+  unsigned alignmentOfVector(VectorType type) const {
+    const unsigned element = alignmentOf(type.getElementType());
+    return aligned ? element * static_cast<unsigned>(type.getNumElements()) : element;
+  }
 
   /// The pointer to element `index` of a view; `index` may be a vector.
   static Value elementAt(ConversionPatternRewriter &b, Location loc, Type element, Value pointer,
                          Value index) {
-    auto ptr = LLVM::LLVMPointerType::get(b.getContext());
-    Type type = ptr;
+    Type type = pointer.getType();
     if (auto vector = dyn_cast<VectorType>(index.getType()))
-      type = VectorType::get(vector.getShape(), ptr, vector.getScalableDims());
+      type = VectorType::get(vector.getShape(), type, vector.getScalableDims());
     return LLVM::GEPOp::create(b, loc, type, element, pointer, ArrayRef<LLVM::GEPArg>{index});
   }
   static Value elementAt(ConversionPatternRewriter &b, Location loc, MemRefType type, Value pointer,
@@ -135,7 +140,7 @@ struct Load : ViewPattern<vector::LoadOp> {
                                 ConversionPatternRewriter &b) const override {
     Value pointer =
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
-    load(b, op, op.getVectorType(), pointer, alignmentOf(op.getVectorType().getElementType()));
+    load(b, op, op.getVectorType(), pointer, alignmentOfVector(op.getVectorType()));
     return success();
   }
 };
@@ -146,8 +151,8 @@ struct Store : ViewPattern<vector::StoreOp> {
                                 ConversionPatternRewriter &b) const override {
     Value pointer =
         elementAt(b, op.getLoc(), op.getMemRefType(), adaptor.getBase(), adaptor.getIndices());
-    const auto alignment = static_cast<unsigned>(
-        op.getAlignment().value_or(alignmentOf(op.getVectorType().getElementType())));
+    const auto alignment =
+        static_cast<unsigned>(op.getAlignment().value_or(alignmentOfVector(op.getVectorType())));
     b.replaceOpWithNewOp<LLVM::StoreOp>(op, asStored(b, op.getLoc(), adaptor.getValueToStore()),
                                         pointer, alignment, /*isVolatile=*/false,
                                         op.getNontemporal());
@@ -232,11 +237,14 @@ struct Scatter : ViewPattern<vector::ScatterOp> {
 
 } // namespace
 
-void populatePointerViewPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns) {
-  types.addConversion(
-      [](MemRefType type) -> Type { return LLVM::LLVMPointerType::get(type.getContext()); });
+void populatePointerViewPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns,
+                                 bool isDevice) {
+  const unsigned space = isDevice ? 1 : 0; // of global memory
+  types.addConversion([space](MemRefType type) -> Type {
+    return LLVM::LLVMPointerType::get(type.getContext(), space);
+  });
   patterns.add<ReinterpretCast, PointerAsIndex, ScalarLoad, ScalarStore, Prefetch, Load, Store,
-               MaskedLoad, MaskedStore, Gather, Scatter>(types);
+               MaskedLoad, MaskedStore, Gather, Scatter>(types, isDevice);
 }
 
 } // namespace normforge

@@ -196,12 +196,12 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
   folder.refuses(
       {"compile", "bn.yaml"},
       "normforge: error: --emit is missing: expected a stage of the compilation (linalg, "
-      "scheduled, vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, "
+      "scheduled, vector, llvm-mlir, llvm, asm, ptx), or kinds of files (obj, so, asm, "
       "header, manifest)");
   folder.refuses(
       {"compile", "bn.yaml", "--emit=wasm"},
       "normforge: error: --emit: expected a stage of the compilation (linalg, scheduled, "
-      "vector, llvm-mlir, llvm, asm), or kinds of files (obj, so, asm, header, "
+      "vector, llvm-mlir, llvm, asm, ptx), or kinds of files (obj, so, asm, header, "
       "manifest), found 'wasm'");
   folder.refuses({"compile", "bn.yaml", "--emit=vector", "-o", "folder"},
                  "folder: error: expected a file to write, found a directory");
@@ -285,6 +285,48 @@ TEST_CASE("a kernel for a CPU that this machine is not") {
     MESSAGE("SKIP: this machine runs kernels for every CPU that can be compiled for");
   if (hostHasFeature("avx512f"))
     MESSAGE("SKIP: an AVX-512 kernel on a machine without AVX-512; this one has it");
+}
+
+TEST_CASE("GPUs are compiled for as far as kernels for them are built") {
+  const Folder folder;
+  folder.write("late.yaml", "input: {shape: [N, 8, 4, 4], layout: nchw}\naxis: c\n"
+                            "phases: [inference, training, backward]\nfuse: [add, relu]\n");
+  const Outcome text =
+      folder.run({"compile", "late.yaml", "--phase", "inference", "--cpu", "sm_90", "--emit=ptx"});
+  CHECK(text.err == "");
+  CHECK(contains(text.out, ".target sm_90"));
+  const Outcome checked =
+      folder.run({"check", "late.yaml", "--phase", "inference", "--cpu", "sm_80", "--size", "N=3"});
+  CHECK(checked.err == "");
+  CHECK(checked.status == 0);
+  CHECK(contains(checked.out, "emulated by this machine"));
+  const Outcome told =
+      folder.run({"explain", "late.yaml", "--phase", "inference", "--cpu", "sm_100"});
+  CHECK(contains(told.out, "1 thread a task, each with 4 lanes of a vector; 128 tasks a block"));
+  const std::vector<std::string> gpu{"--phase", "inference", "--cpu"};
+  folder.refuses(with({"compile", "late.yaml", "--emit=ptx"}, with(gpu, {"sm_75"})),
+                 "normforge: error: --cpu: unknown GPU 'sm_75'; expected one of: sm_80, sm_86, "
+                 "sm_89, sm_90, sm_100");
+  folder.refuses(with({"compile", "late.yaml", "--emit=asm"}, with(gpu, {"sm_90"})),
+                 "normforge: error: --emit=asm: expected ptx for sm_90");
+  folder.refuses(with({"compile", "late.yaml", "--emit=ptx"}, with(gpu, {"haswell"})),
+                 "normforge: error: --emit=ptx: expected asm for haswell");
+  folder.refuses({"check", "late.yaml", "--phase", "training", "--cpu", "sm_90"},
+                 "normforge: error: phase training has bits of a mask, which kernels for sm_90 do "
+                 "not yet (not built)");
+  folder.refuses(with({"compile", "late.yaml", "--emit=obj", "-o", "a.o"}, with(gpu, {"sm_90"})),
+                 "normforge: error: --cpu: sm_90 is a GPU, which only compile --emit of a stage, "
+                 "check and explain take yet (not built)");
+  folder.refuses(
+      with({"compile", "late.yaml", "--emit=ptx", "--cache", "l1=32K"}, with(gpu, {"sm_90"})),
+      "normforge: error: --cpu: sm_90 is a GPU, and neither a machine nor caches are "
+      "chosen for it");
+  folder.refuses(with({"compile", "late.yaml", "--emit=ptx", "--schedule",
+                       "tails=masked normalize(finalize + normalize; take=[1,1,all] tiled=c "
+                       "vector=6 tile=1 unroll=1 threads=3 groups=1)"},
+                      with(gpu, {"sm_90"})),
+                 "normforge: error: --schedule: schedule is not legal: stage normalize: threads=3: "
+                 "expected a power of two up to 1024");
 }
 
 TEST_CASE("caches are those of the CPU, or those that are given, and assumed ones are told of") {
@@ -411,6 +453,16 @@ TEST_CASE("run writes the bits of training that backward reads") {
                   "relu_mask=mask.npy", "-o", "daddend=daddend.npy"});
   CHECK(backward.err == "");
   REQUIRE(backward.status == 0);
+  // The same bits as one run of bytes, as Python's kernels write them.
+  HostArray flat = folder.read("mask.npy");
+  flat.shape = {flat.count()};
+  REQUIRE(!writeNpy((folder.path() / "flat.npy").string(), flat));
+  const Outcome again =
+      folder.run({"run", "bits.yaml", "--cpu", "native", "x=x.npy", "dy=x.npy", "gamma=gamma.npy",
+                  "batch_mean=mu.npy", "batch_variance=var.npy", "relu_mask=flat.npy", "--phase",
+                  "backward", "-o", "daddend=again.npy"});
+  CHECK(again.err == "");
+  CHECK(folder.read("again.npy").bytes == folder.read("daddend.npy").bytes);
   const HostArray y = folder.read("y.npy"), daddend = folder.read("daddend.npy");
   int64_t passed = 0;
   for (int64_t i = 0; i < y.count(); ++i) {

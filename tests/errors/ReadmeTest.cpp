@@ -35,7 +35,8 @@ std::string quoted(const std::string &path) { return "'" + path + "'"; }
 
 TEST_CASE("commands of the README and the pages end with status 0") {
   std::vector<std::string> commands;
-  for (const char *page : {"README.md", "docs/command.md", "docs/ahead.md", "docs/onnx.md"}) {
+  for (const char *page :
+       {"README.md", "docs/command.md", "docs/ahead.md", "docs/onnx.md", "docs/gpu.md"}) {
     const auto further = commandsOf(page);
     CHECK_MESSAGE(further.size() >= 2, page);
     commands.insert(commands.end(), further.begin(), further.end());

@@ -9,7 +9,7 @@ cd "$1"
 places=(compiler/schedule compiler/lowering compiler/passes compiler/target compiler/machine
   compiler/export compiler/session compiler/oracle/Inputs.cpp compiler/oracle/Compare.cpp
   compiler/oracle/Bounds.cpp runtime)
-enums='Phase::|Mode::|Semantics::|Fused::|EpsilonPosition::|RunningVariance::|MomentumWeighs::'
+enums='\bPhase::|\bMode::|Semantics::|Fused::|EpsilonPosition::|RunningVariance::|MomentumWeighs::'
 words='x|y|dx|dy|gamma|beta|dgamma|dbeta|addend|daddend|factor|dfactor|bias|dbias|residual|sum'
 words+='|moving_mean|moving_variance|batch_mean|batch_variance|relu_mask|epsilon|momentum|count'
 words+='|inference|training|backward|feature|sample|batch|group|instance|rms|layer'

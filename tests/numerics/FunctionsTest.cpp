@@ -69,6 +69,7 @@ void checkFunctions(const char *cpu) {
 TEST_CASE("functions on every kind of number: native") { checkFunctions("native"); }
 TEST_CASE("functions on every kind of number: haswell") { checkFunctions("haswell"); }
 TEST_CASE("functions on every kind of number: x86-64-v2") { checkFunctions("x86-64-v2"); }
+TEST_CASE("functions on every kind of number: sm_90") { checkFunctions("sm_90"); }
 
 TEST_CASE("what functions are, at points that anyone can check") {
   struct Row {

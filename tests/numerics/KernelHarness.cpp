@@ -42,9 +42,9 @@ Session *TestKernel::session(const std::string &cpu, std::string &whyNot) {
     auto target = describeTarget(cpu);
     if (!target)
       throw std::runtime_error(llvm::toString(target.takeError()));
-    slot = std::make_unique<Session>(std::move(*target), /*verify=*/true);
+    slot = std::make_unique<Session>(std::move(*target), /*verify=*/true, /*emulates=*/true);
   }
-  for (const std::string &feature : slot->target().instructionSets())
+  for (const std::string &feature : slot->code().instructionSets())
     if (!hostHasFeature(feature)) {
       whyNot = fmt::format("this machine lacks {}, which kernels for {} need", feature, cpu);
       return nullptr;

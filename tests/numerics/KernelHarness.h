@@ -52,8 +52,8 @@ public:
     using std::runtime_error::runtime_error;
   };
 
-  /// The session for a CPU, with verifiers on; null where this machine cannot run its kernels, with
-  /// the reason in `whyNot`.
+  /// The session for a CPU, or for a GPU, emulated, with verifiers on; null where this machine
+  /// cannot run its kernels, with the reason in `whyNot`.
   static Session *session(const std::string &cpu, std::string &whyNot);
 
   TestKernel(const Spec &spec, Phase phase, Session &session);

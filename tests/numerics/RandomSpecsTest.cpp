@@ -4,16 +4,20 @@
 
 #include <doctest/doctest.h>
 
+#include <functional>
+
 using namespace normforge;
 using namespace normforge::test;
 
-TEST_CASE("random specs agree with the reference") {
+/// `cpuOf` a spec's number.
+static void checkRandom(const char *test, int count,
+                        const std::function<const char *(int)> &cpuOf) {
   // A spec depends on the seed and its number alone: more of them, or one again.
   const char *given = std::getenv("NORMFORGE_TEST_COUNT"),
              *one = std::getenv("NORMFORGE_TEST_ONLY");
   const int first = one ? std::atoi(one) : 0;
-  const int last = one ? first + 1 : given ? std::atoi(given) : 150;
-  const std::string repeat = repeatCommand("random specs agree with the reference");
+  const int last = one ? first + 1 : given ? std::atoi(given) : count;
+  const std::string repeat = repeatCommand(test);
   int ran = 0;
   for (int i = first; i < last; ++i) {
     SpecDraw draw(testSeed() * 1000003 + static_cast<uint64_t>(i));
@@ -21,7 +25,7 @@ TEST_CASE("random specs agree with the reference") {
     const std::string yaml = drawn.yaml();
     const oracle::Sizes sizes = drawn.sizes();
     const oracle::Numbers &scalars = drawnScalars();
-    const char *cpu = i % 3 == 2 ? "haswell" : i % 6 == 4 ? "x86-64-v2" : "native";
+    const char *cpu = cpuOf(i);
     Session *session = sessionOrSkip(cpu);
     if (!session)
       continue;
@@ -30,6 +34,8 @@ TEST_CASE("random specs agree with the reference") {
     if (!spec)
       FAIL(llvm::toString(spec.takeError()));
     for (Phase phase : spec->phases) {
+      if (!isBuilt(*spec, phase, *session))
+        continue;
       const oracle::Arrays inputs =
           oracle::drawInputs(*spec, phase, sizes, testSeed() + static_cast<uint64_t>(i),
                              oracle::Data::Normal, scalars);
@@ -57,4 +63,14 @@ TEST_CASE("random specs agree with the reference") {
     }
   }
   CHECK(ran > 0);
+}
+
+TEST_CASE("random specs agree with the reference") {
+  checkRandom("random specs agree with the reference", 150, [](int i) {
+    return i % 3 == 2 ? "haswell" : i % 6 == 4 ? "x86-64-v2" : "native";
+  });
+}
+TEST_CASE("random specs on a GPU agree with the reference") {
+  checkRandom("random specs on a GPU agree with the reference", 30,
+              [](int i) { return i % 2 ? "sm_90" : "sm_80"; });
 }

@@ -71,7 +71,10 @@ private:
       stage.tiled = static_cast<int>(random_() % (stage.chunks.size() + 2)) - 1;
       break;
     case 8:
-      stage.alternates = !stage.alternates;
+      if (random_() % 2)
+        stage.alternates = !stage.alternates;
+      else
+        (random_() % 2 ? stage.threads : stage.groups) = number();
       break;
     case 9:
       stage.streams = !stage.streams;
@@ -134,6 +137,8 @@ void tryMutations(const char *cpu, int wanted) {
     const DrawnSpec drawn = draw.draw();
     const Spec spec = specOf(drawn.yaml());
     const Phase phase = spec.phases[draw.engine()() % spec.phases.size()];
+    if (!isBuilt(spec, phase, *session))
+      continue;
     const Operator op = makeOperator(spec, phase);
     const auto forms = scheduleForms(op, session->target());
     for (int i = 0; i < 20; ++i) {
@@ -177,6 +182,7 @@ const char *const kNchw = "semantics: pytorch\ninput: {shape: [N, 64, 7, 9], lay
 TEST_CASE("mutated schedules are refused or right: native") { tryMutations("native", 60); }
 TEST_CASE("mutated schedules are refused or right: haswell") { tryMutations("haswell", 40); }
 TEST_CASE("mutated schedules are refused or right: x86-64-v2") { tryMutations("x86-64-v2", 40); }
+TEST_CASE("mutated schedules are refused or right: sm_90") { tryMutations("sm_90", 40); }
 
 /// The last element of a padded axis is at the end of what is not padded: parameters, statistics.
 TEST_CASE("single lanes stop where a padded axis ends") {

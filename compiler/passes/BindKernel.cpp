@@ -1,0 +1,135 @@
+// The pass that makes a stage a kernel of a GPU.
+//
+// A stage's function takes arrays, sizes and numbers one by one, a range of tasks, and a thread of
+// the group that shares a task:
+//   func.func @stage(%n: index {nf.size = 0}, %x: memref<f32> {nf.argument = 0},
+//                    %first: index {nf.first}, %last: index {nf.last}, %thread: index {nf.thread})
+// becomes
+//   func.func @stage(%x: !llvm.ptr<1> {nf.argument = 0}, %n: i64 {nf.size = 0}, %tasks: i64
+//   {nf.last})
+// where the group's task and the thread are found from the indices of the block and of the thread
+// in it. Blocks have as many groups as the schedule says, one task a group.
+//
+// Rules that a change must keep: parameters are what the stage uses and no more, in the order of
+// the stage's arguments, by value; numbers are of the type that is computed in.
+#include "compiler/passes/Passes.h"
+
+#include "compiler/lowering/Attributes.h"
+#include "compiler/passes/KnownArrays.h"
+#include "compiler/passes/SizeArithmetic.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+
+namespace normforge {
+
+#define GEN_PASS_DEF_BINDKERNEL
+#include "compiler/passes/Passes.h.inc"
+
+using namespace mlir;
+
+namespace {
+
+class KernelBinder {
+public:
+  KernelBinder(func::FuncOp stage, KnownArrays &known)
+      : stage_(stage), known_(known), b_(stage.getContext()), loc_(stage.getLoc()),
+        constants_(stage.getBody().front()) {}
+
+  LogicalResult run();
+
+private:
+  /// A parameter of the kernel with what says where it is from.
+  Value parameter(Type type, const char *name, Attribute value) {
+    attributes_.push_back(b_.getDictionaryAttr(b_.getNamedAttr(name, value)));
+    return stage_.getBody().front().addArgument(type, loc_);
+  }
+  Value index(Value integer) {
+    return arith::IndexCastOp::create(b_, loc_, b_.getIndexType(), integer);
+  }
+  /// The value that the argument stands for, or null.
+  Value bind(BlockArgument argument, DictionaryAttr attributes);
+
+  func::FuncOp stage_;
+  KnownArrays &known_;
+  OpBuilder b_;
+  Location loc_;
+  Constants constants_;
+  SmallVector<DictionaryAttr> attributes_;
+};
+
+Value KernelBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
+  const Type type = argument.getType();
+  const Type pointer = LLVM::LLVMPointerType::get(b_.getContext(), /*addressSpace=*/1);
+  auto memref = [&](Value address) {
+    return UnrealizedConversionCastOp::create(b_, loc_, type, address).getResult(0);
+  };
+  if (Attribute number = attributes.get(attr::kSize))
+    return index(parameter(b_.getI64Type(), attr::kSize, number));
+  if (Attribute number = attributes.get(attr::kScalar))
+    return parameter(type, attr::kScalar, number);
+  for (const char *name : {attr::kArgument, attr::kWorkspace})
+    if (Attribute value = attributes.get(name))
+      return memref(parameter(pointer, name, value));
+  if (auto elements = attributes.getAs<DenseElementsAttr>(attr::kKnown))
+    return memref(known_.addressOf(b_, stage_, elements));
+  if (Attribute unit = attributes.get(attr::kLast))
+    return index(parameter(b_.getI64Type(), attr::kLast, unit));
+  const int64_t threads = stage_->getAttrOfType<IntegerAttr>(attr::kThreads).getInt();
+  const int64_t groups = stage_->getAttrOfType<IntegerAttr>(attr::kGroups).getInt();
+  auto thread = [&] { return gpu::ThreadIdOp::create(b_, loc_, gpu::Dimension::x).getResult(); };
+  auto constant = [&](int64_t n) { return constants_.index(loc_, n); };
+  if (attributes.get(attr::kFirst)) {
+    Value block = gpu::BlockIdOp::create(b_, loc_, gpu::Dimension::x);
+    if (groups == 1)
+      return block;
+    Value first = arith::MulIOp::create(b_, loc_, block, constant(groups));
+    Value group = arith::DivUIOp::create(b_, loc_, thread(), constant(threads));
+    return arith::AddIOp::create(b_, loc_, first, group);
+  }
+  if (attributes.get(attr::kThread))
+    return groups == 1 ? thread()
+                       : Value(arith::RemUIOp::create(b_, loc_, thread(), constant(threads)));
+  return {};
+}
+
+LogicalResult KernelBinder::run() {
+  Block &body = stage_.getBody().front();
+  const auto arguments = static_cast<unsigned>(body.getNumArguments());
+  b_.setInsertionPointToStart(&body);
+  for (unsigned i = 0; i < arguments; ++i) {
+    BlockArgument argument = body.getArgument(i);
+    if (argument.use_empty())
+      continue;
+    DictionaryAttr attributes = stage_.getArgAttrDict(i);
+    Value value = attributes ? bind(argument, attributes) : Value();
+    if (!value)
+      return stage_.emitError("argument ") << i << " is no parameter of a kernel";
+    argument.replaceAllUsesWith(value);
+  }
+  body.eraseArguments(0, arguments);
+  stage_.removeArgAttrsAttr();
+  stage_.setFunctionType(b_.getFunctionType(body.getArgumentTypes(), {}));
+  const int64_t threads = stage_->getAttrOfType<IntegerAttr>(attr::kThreads).getInt() *
+                          stage_->getAttrOfType<IntegerAttr>(attr::kGroups).getInt();
+  stage_->setAttr("passthrough", b_.getArrayAttr(b_.getStrArrayAttr(
+                                     {"nvvm.maxntid", std::to_string(threads) + ",1,1"})));
+  for (const char *name : attr::kOfGroups)
+    stage_->removeAttr(name);
+  return success();
+}
+
+struct BindKernel : impl::BindKernelBase<BindKernel> {
+  void runOnOperation() override {
+    KnownArrays known(/*addressSpace=*/1);
+    for (auto function : getOperation().getOps<func::FuncOp>())
+      if (failed(KernelBinder(function, known).run()))
+        return signalPassFailure();
+  }
+};
+
+} // namespace
+
+} // namespace normforge

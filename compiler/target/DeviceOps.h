@@ -1,0 +1,17 @@
+// The operations of a GPU's threads, as intrinsics of its vendor, or as calls of what emulates it.
+#pragma once
+
+#include "mlir/Conversion/LLVMCommon/TypeConverter.h"
+#include "mlir/Transforms/DialectConversion.h"
+
+namespace normforge {
+
+/// For NVIDIA: the indices of a block and of a thread in it (gpu.block_id, gpu.thread_id), and the
+/// exchange of a value with thread (own number) xor a constant, within groups of a constant width,
+/// a power of two up to 32 (gpu.shuffle xor, of numbers of 16, 32 and 64 bits).
+void populateDeviceOpPatterns(mlir::LLVMTypeConverter &types, mlir::RewritePatternSet &patterns);
+
+/// gpu.shuffle xor as calls of emulator::exchange, in code of this process.
+void populateEmulatedOpPatterns(mlir::LLVMTypeConverter &types, mlir::RewritePatternSet &patterns);
+
+} // namespace normforge
