@@ -18,6 +18,10 @@ for header in abi.h normforge.h normforge.hpp openmp.h; do
   [ -f "$folder/prefix/include/normforge/$header" ] || fail "$header is not installed"
 done
 
+for folder_of_debian in doc lintian; do
+  [ ! -e "$folder/prefix/share/$folder_of_debian" ] || fail "share/$folder_of_debian is installed"
+done
+
 echo "-- the installed command"
 (cd "$folder" && prefix/bin/normforge compile "$source/examples/ahead.yaml" --emit=obj,header -o ahead.o)
 cc -I"$folder" "$source/examples/ahead.c" "$folder/ahead.o" -lm -o "$folder/ahead"
