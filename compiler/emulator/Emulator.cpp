@@ -1,3 +1,6 @@
+// Jumps between stacks are what a fortified C library takes for a mistake.
+#undef _FORTIFY_SOURCE
+
 #include "compiler/emulator/Emulator.h"
 
 #include <csetjmp>
@@ -11,12 +14,16 @@ namespace normforge::emulator {
 
 namespace {
 
-/// What abi.h lets a kernel take, and as much for what it calls here.
+/// Some times what abi.h lets a kernel take.
 constexpr size_t kStackBytes = 64 * 1024;
+/// Threads that may exchange values: NVIDIA's subgroup.
+constexpr uint64_t kSubgroup = 32;
 
 // Where a stack of its own goes on. Jumps take no call of the system, for they leave the mask of
 // signals alone; AddressSanitizer knows contexts alone.
-#if defined(__has_feature)
+#if defined(__SANITIZE_ADDRESS__)
+#define NORMFORGE_USES_CONTEXTS
+#elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define NORMFORGE_USES_CONTEXTS
 #endif
@@ -65,7 +72,7 @@ Group &ownGroup() {
   std::abort();
 }
 
-/// Runs thread after thread of its number, for ever.
+/// The body of a fiber: runs its thread of every task, for ever.
 void threadMain() {
   Group &group = ownGroup();
   Fiber &own = group.fibers[group.running];
@@ -127,8 +134,8 @@ uint64_t exchange(uint64_t bits, uint64_t distance) {
   Fiber &fiber = group.fibers[own];
   const uint64_t parity = fiber.exchanges++ % 2;
   fiber.given[parity] = bits;
-  if (other >= group.threads)
-    fail("a value is asked of a thread that its group does not have");
+  if (other >= group.threads || group.threads > kSubgroup)
+    fail("a value is asked of a thread that is not of the group, or not of its subgroup");
   go(fiber.place, group.caller);
   // Who comes first may have begun the next exchange, but not the one after it.
   return group.fibers[other].given[parity];

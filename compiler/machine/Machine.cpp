@@ -110,7 +110,7 @@ const llvm::Target *targetOf(const Machine &machine) {
 }
 
 llvm::Error unknownCpu(llvm::StringRef cpu, const Machine *machine) {
-  if (!machine && cpu.starts_with("sm_"))
+  if (!machine && cpu.starts_with_insensitive("sm_"))
     return llvm::createStringError(fmt::format("unknown GPU '{}'; expected one of: {}", cpu.str(),
                                                llvm::join(compilableGpus(), ", ")));
   return llvm::createStringError(fmt::format(

@@ -129,8 +129,8 @@ void StepEmitter::store(const Access &access, const Place &place, const Spot &sp
   if (access.isBits())
     return storeBits(access, place, spot, value);
   if (knobs_.threads > 0) {
-    // All threads have the same of what they do not share, and one of them stores it, when all have
-    // read what it may be written over.
+    // All threads have what they do not share. The first stores it, after all have read what it may
+    // be written over.
     if (!isShared())
       value = settled(value);
     Value active = isShared() ? isActive(place, spot)

@@ -27,7 +27,6 @@ Knobs Knobs::of(func::FuncOp function) {
   if (function->hasAttr(attr::kThreads)) {
     knobs.threads = integer(attr::kThreads);
     knobs.width.lanes /= knobs.threads;
-    knobs.vectorsInTile = std::max<int64_t>(1, integer(attr::kTile) / vector);
     for (BlockArgument argument : function.getArguments())
       if (function.getArgAttr(argument.getArgNumber(), attr::kThread)) {
         OpBuilder b(&function.getBody().front(), function.getBody().front().begin());

@@ -61,7 +61,7 @@ struct Knobs {
 struct Slot {
   int64_t offset = 0; ///< from the tile's beginning; of packed rows in elements of the run
   Width width;
-  Value mask; ///< of the lanes that exist, where not all do; of threads whether theirs do, an i1
+  Value mask; ///< which lanes exist, where not all do; on a GPU an i1: whether this thread's do
   Value lanesBefore; ///< instead of `offset`, where vectors before this one are scalable
 };
 

@@ -84,9 +84,9 @@ private:
   FailureOr<Sums> identities();
   void finishSums(const Sums &sums);
   Value reduceRows(ArrayRef<Value> rows);
-  /// The same of all threads that share the rows: the sums of each in all of them.
+  /// Adds up what the threads have of each row; all of them get the sums.
   Value combineThreads(Value sums);
-  /// A value that all threads have, once all of them have it.
+  /// The value, after all threads of the group have computed it.
   Value settled(Value value);
   /// `of` each element of a vector, or of a scalar.
   Value byElement(Value value, llvm::function_ref<Value(Value)> of);

@@ -30,7 +30,7 @@ int64_t StepEmitter::termsAfter(unsigned next) const {
     count(context_.order[i],
           context_.laneLoop < 0 && i + 1 == context_.order.size() ? knobs_.unroll : 1);
   if (context_.laneLoop >= 0 && !context_.packs())
-    count(context_.laneLoop, knobs_.vector() * knobs_.unroll);
+    count(context_.laneLoop, knobs_.shared().lanes * knobs_.unroll);
   return terms;
 }
 

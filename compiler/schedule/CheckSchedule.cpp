@@ -72,6 +72,9 @@ private:
 };
 
 std::string Checker::checkTarget() const {
+  if (target_.device && (!schedule_.maskedTails || !schedule_.maskedLoads))
+    return fmt::format("{}: {} has neither; expected tails=masked alone",
+                       schedule_.maskedTails ? "loads=whole" : "tails=narrower", target_.cpu);
   if (schedule_.maskedTails && !target_.maskedTails)
     return fmt::format("tails=masked: {} has no masks that cost nothing", target_.cpu);
   if (schedule_.maskedLoads && !target_.maskedLoads)
@@ -233,7 +236,7 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
   return {};
 }
 
-/// The threads of a GPU's groups, and what each has of a vector: all of it exists, or nothing does.
+/// Checks threads and groups, and that a thread's part of a vector exists whole or not at all.
 std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const {
   if (!target_.device)
     return stage.threads == 0 && stage.groups == 1
@@ -280,10 +283,14 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
     return {};
   const auto size = loops.back().size.constant();
   const auto limit = op_.blocked && op_.blocked->padded ? op_.blocked->size.constant() : 0;
-  if (!size || *size % lanes != 0 || !limit || *limit % lanes != 0)
-    return fmt::format(
-        "vector={}: a thread has {} lanes; expected a divisor of the size of loop {}", stage.vector,
-        lanes, loops.back().name);
+  if (!size || !limit)
+    return fmt::format("vector={}: a thread has {} lanes; expected 1, for the size of loop {} is "
+                       "known at the call",
+                       stage.vector, lanes, loops.back().name);
+  for (int64_t whole : {*size, *limit})
+    if (whole % lanes != 0)
+      return fmt::format("vector={}: a thread has {} lanes; expected a divisor of {}", stage.vector,
+                         lanes, whole);
   if (stage.chunks.back() % lanes != 0)
     return fmt::format(
         "a task takes {} of loop {}; expected a multiple of the {} lanes of a thread",

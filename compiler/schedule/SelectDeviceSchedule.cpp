@@ -9,8 +9,8 @@
 //   a task is a row, or a part of a long one      a task is a vector of columns, and some rows
 //
 // A thread's part of a vector is one access of the widest kind, where sizes and strides are known
-// to be multiples of it; otherwise one element. A vector that the loop does not fill is had by the
-// threads that it reaches.
+// to be multiples of it; otherwise one element. Of a vector that the loop does not fill, only the
+// threads that it reaches have a part.
 #include "compiler/schedule/Schedule.h"
 
 #include <algorithm>
@@ -67,7 +67,7 @@ struct DeviceSelection {
     const bool sums = std::ranges::any_of(stage.steps, [&](const StepPlan &plan) {
       return op.steps[plan.step].reduce != Reduce::None;
     });
-    // As many threads as have something to do in four fifths of the time, or more.
+    // The most threads of which at least four fifths have work.
     const int64_t wanted = columns ? vectors : (vectors + kVectorsInFlight - 1) / kVectorsInFlight;
     int64_t threads =
         std::min<int64_t>(sums && !columns ? kSubgroup : kMostThreads,

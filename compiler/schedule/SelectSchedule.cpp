@@ -535,7 +535,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 } // namespace
 
 Schedule stepsOfStages(const Operator &op) {
-  TargetDescription any; // the sizes of its stages mean little
+  TargetDescription any; // chunks of partials are used as they are; other sizes are chosen anew
   any.vectorBits = 256;
   any.vectorRegisters = 16;
   any.l1Bytes = any.l2Bytes = any.l3Bytes = 1 << 20;

@@ -63,7 +63,7 @@ std::optional<std::pair<uint32_t, uint32_t>> constantsOf(gpu::ShuffleOp op) {
   APInt distance, width;
   if (op.getMode() != gpu::ShuffleMode::XOR || !op.getValid().use_empty() ||
       !matchPattern(op.getOffset(), m_ConstantInt(&distance)) ||
-      !matchPattern(op.getWidth(), m_ConstantInt(&width)))
+      !matchPattern(op.getWidth(), m_ConstantInt(&width)) || width.ugt(32))
     return std::nullopt;
   return std::pair(static_cast<uint32_t>(distance.getZExtValue()),
                    static_cast<uint32_t>(width.getZExtValue()));

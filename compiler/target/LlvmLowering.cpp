@@ -87,12 +87,12 @@ struct LlvmConversion::State {
     RewritePatternSet set(&context);
     if (!cpu.fusedMultiplyAdd)
       set.add<ExpandFma>(types, &context, PatternBenefit(2));
-    if (cpu.device)
+    if (cpu.device) {
       populateDeviceOpPatterns(types, set);
-    else
+    } else {
       populateHalfPrecisionPatterns(types, set, cpu);
-    if (!cpu.device)
       populateEmulatedOpPatterns(types, set);
+    }
     populateVectorMathPatterns(set);
     if (cpu.scalableVectors)
       set.add<ScalableMask>(types, &context, PatternBenefit(2));

@@ -5,6 +5,8 @@
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
 
+#include <algorithm>
+
 namespace normforge {
 
 using namespace mlir;
@@ -25,13 +27,15 @@ VectorType integersOf(VectorType type) {
 }
 
 template <typename Op> struct ViewPattern : ConvertOpToLLVMPattern<Op> {
-  const bool aligned; ///< vectors lie at multiples of their size
+  const bool aligned; ///< vectors lie at multiples of their size, or of 16 bytes
   ViewPattern(const LLVMTypeConverter &types, bool aligned)
       : ConvertOpToLLVMPattern<Op>(types, PatternBenefit(kBenefit)), aligned(aligned) {}
 
   unsigned alignmentOfVector(VectorType type) const {
+    constexpr unsigned kMost = 16; // of a base pointer
     const unsigned element = alignmentOf(type.getElementType());
-    return aligned ? element * static_cast<unsigned>(type.getNumElements()) : element;
+    return aligned ? std::min(kMost, element * static_cast<unsigned>(type.getNumElements()))
+                   : element;
   }
 
   /// The pointer to element `index` of a view; `index` may be a vector.

@@ -15,7 +15,7 @@ namespace normforge {
 /// memref.load, store and prefetch, memref.extract_aligned_pointer_as_index, vector.load, store,
 /// maskedload, maskedstore, gather and scatter, all on memrefs of rank 0, or of rank 1 with
 /// stride 1. They are aligned to their elements, unless a vector.store says more; on a GPU, where
-/// pointers are to global memory, vectors are aligned to their size.
+/// pointers are to global memory, vectors are aligned to their size, or to 16 bytes.
 void populatePointerViewPatterns(mlir::LLVMTypeConverter &types, mlir::RewritePatternSet &patterns,
                                  bool isDevice);
 

@@ -297,7 +297,8 @@ TEST_CASE("GPUs are compiled for as far as kernels for them are built") {
   CHECK(contains(text.out, ".target sm_90"));
   const Outcome checked =
       folder.run({"check", "late.yaml", "--phase", "inference", "--cpu", "sm_80", "--size", "N=3"});
-  CHECK(checked.err == "");
+  // What AddressSanitizer says of every program with stacks of its own.
+  CHECK((checked.err == "" || contains(checked.err, "ASan doesn't fully support makecontext")));
   CHECK(checked.status == 0);
   CHECK(contains(checked.out, "emulated by this machine"));
   const Outcome told =
@@ -307,6 +308,12 @@ TEST_CASE("GPUs are compiled for as far as kernels for them are built") {
   folder.refuses(with({"compile", "late.yaml", "--emit=ptx"}, with(gpu, {"sm_75"})),
                  "normforge: error: --cpu: unknown GPU 'sm_75'; expected one of: sm_80, sm_86, "
                  "sm_89, sm_90, sm_100");
+  folder.refuses(with({"compile", "late.yaml", "--emit=ptx", "--schedule",
+                       "tails=narrower normalize(finalize + normalize; take=[1,1,all] tiled=c "
+                       "vector=4 tile=1 unroll=1 threads=1 groups=1)"},
+                      with(gpu, {"sm_90"})),
+                 "normforge: error: --schedule: schedule is not legal: tails=narrower: sm_90 has "
+                 "neither; expected tails=masked alone");
   folder.refuses(with({"compile", "late.yaml", "--emit=asm"}, with(gpu, {"sm_90"})),
                  "normforge: error: --emit=asm: expected ptx for sm_90");
   folder.refuses(with({"compile", "late.yaml", "--emit=ptx"}, with(gpu, {"haswell"})),
