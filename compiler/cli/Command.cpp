@@ -300,12 +300,11 @@ llvm::Error ScheduleOptions::read() {
 llvm::Expected<std::vector<ScheduleVariant>> chooseVariants(const Operator &op,
                                                             const TargetDescription &target,
                                                             const ScheduleOptions &options) {
-  if (llvm::Error error = checkIsBuilt(op, target))
-    return badInput(llvm::toString(std::move(error)));
   auto variants =
       chooseSchedules(op, target, {.forced = options.forced, .tuned = options.records.get()});
   if (!variants)
-    return badInput("--schedule: " + llvm::toString(variants.takeError()));
+    return badInput((options.forced.empty() ? "" : "--schedule: ") +
+                    llvm::toString(variants.takeError()));
   return variants;
 }
 

@@ -295,18 +295,23 @@ void printVariants(const Explained &explained) {
       for (const Stage &other : stages)
         if (other.entry > stages[k].entry)
           end = std::min(end, other.entry);
-      printFolded("  stage      {}, {} bytes of code at {:#x}\n"
-                  "    shown as   {} by perf and debuggers\n"
-                  "    tasks      {}\n"
+      // The code at hand is that of the CPU which emulates a GPU.
+      if (explained.target.device)
+        printFolded("  stage      {}\n", stages[k].symbol);
+      else
+        printFolded("  stage      {}, {} bytes of code at {:#x}\n"
+                    "    shown as   {} by perf and debuggers\n",
+                    stages[k].symbol, end - stages[k].entry, stages[k].entry, named[k].symbol);
+      printFolded("    tasks      {}\n"
                   "    each moves {} bytes\n",
-                  stages[k].symbol, end - stages[k].entry, stages[k].entry, named[k].symbol,
                   describe(stages[k].tasks, op.sizes, values),
                   describe(stages[k].bytesPerTask, op.sizes, values));
       printFolded("{}", pseudocode(op, variant.schedule, k, values));
     }
-    printFolded("  image      {} bytes of code and constants, loaded as one\n"
-                "  workspace  {} bytes\n",
-                image.bytes.size(),
+    if (!explained.target.device)
+      printFolded("  image      {} bytes of code and constants, loaded as one\n",
+                  image.bytes.size());
+    printFolded("  workspace  {} bytes\n",
                 describe(explained.artifact.variants[i].workspaceBytes, op.sizes, values));
   }
   const std::vector<Alternative> others = alternatives(explained);

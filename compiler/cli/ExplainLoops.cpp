@@ -229,7 +229,10 @@ llvm::json::Array variantsOf(const Explained &explained) {
         {"schedule", variant.schedule.text(op)},
         {"reason", variant.reason},
         {"stages", std::move(stages)},
-        {"code_bytes", static_cast<int64_t>(explained.artifact.variants[i].image.bytes.size())},
+        {"code_bytes", explained.target.device
+                           ? llvm::json::Value(nullptr) // of the CPU which emulates it
+                           : llvm::json::Value(static_cast<int64_t>(
+                                 explained.artifact.variants[i].image.bytes.size()))},
         {"workspace_bytes", sizeOf(explained.artifact.variants[i].workspaceBytes, explained)}});
   }
   return variants;

@@ -2,8 +2,8 @@
 //
 // Enters: the module that the lowering made. Leaves: functions of the kernel ABI in loops of
 // native-width vectors, ready for conversion. The passes run in this order: FormTasks,
-// VectorizeSteps, BindCall. They read the schedule from the attributes of a stage's function and
-// decide nothing.
+// VectorizeSteps, BindCall (of a GPU: BindKernel). They read the schedule from the attributes of a
+// stage's function and decide nothing.
 #pragma once
 
 #include "mlir/IR/BuiltinOps.h"

@@ -24,9 +24,7 @@ def BindCall : Pass<"nf-bind-call", "mlir::ModuleOp"> {
     Replaces the arguments of a stage's function by `(call, first, last)` and loads from the call
     what the stage uses of its arrays, sizes and numbers.
   }];
-  let dependentDialects = [
-    "mlir::arith::ArithDialect", "mlir::LLVM::LLVMDialect", "mlir::scf::SCFDialect"
-  ];
+  let dependentDialects = ["mlir::arith::ArithDialect", "mlir::LLVM::LLVMDialect"];
 }
 
 def BindKernel : Pass<"nf-bind-kernel", "mlir::ModuleOp"> {
@@ -50,7 +48,8 @@ def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {
     reduced loop are in flight and are combined in a fixed order at the end.
   }];
   let dependentDialects = [
-    "mlir::arith::ArithDialect", "mlir::gpu::GPUDialect", "mlir::LLVM::LLVMDialect", "mlir::memref::MemRefDialect",
+    "mlir::arith::ArithDialect", "mlir::gpu::GPUDialect", "mlir::LLVM::LLVMDialect",
+    "mlir::memref::MemRefDialect",
     "mlir::scf::SCFDialect", "mlir::vector::VectorDialect"
   ];
 }

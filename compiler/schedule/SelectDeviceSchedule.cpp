@@ -167,8 +167,6 @@ llvm::Error checkIsBuilt(const Operator &op, const TargetDescription &target) {
 std::vector<ScheduleVariant> selectDeviceSchedules(const Operator &op,
                                                    const TargetDescription &target) {
   const DeviceSelection selection{op, target};
-  if (op.takesBits())
-    return {};
   if (!op.reduces())
     return {{selection.elementwise(), Guard{}, "statistics are given: every element on its own"}};
   return {{selection.withSums(), Guard{}, "a group has all of some statistics, or parts of them"}};

@@ -58,27 +58,34 @@ Value numberOf(OpBuilder &b, Location loc, ArrayRef<Value> words, Type type) {
   return LLVM::BitcastOp::create(b, loc, type, bits);
 }
 
-/// The distance and the width that a shuffle has as constants.
-std::optional<std::pair<uint32_t, uint32_t>> constantsOf(gpu::ShuffleOp op) {
-  APInt distance, width;
-  if (op.getMode() != gpu::ShuffleMode::XOR || !op.getValid().use_empty() ||
-      !matchPattern(op.getOffset(), m_ConstantInt(&distance)) ||
-      !matchPattern(op.getWidth(), m_ConstantInt(&width)) || width.ugt(32))
-    return std::nullopt;
-  return std::pair(static_cast<uint32_t>(distance.getZExtValue()),
-                   static_cast<uint32_t>(width.getZExtValue()));
-}
-
-/// Only the threads of the group take part: others of the subgroup may have no task.
-struct Shuffle : ConvertOpToLLVMPattern<gpu::ShuffleOp> {
+/// An exchange with thread (own number) xor a constant, within groups of a constant width.
+struct Exchange : ConvertOpToLLVMPattern<gpu::ShuffleOp> {
   using ConvertOpToLLVMPattern::ConvertOpToLLVMPattern;
+
+  virtual Value exchange(ConversionPatternRewriter &b, Location loc, Value value, uint32_t distance,
+                         uint32_t width) const = 0;
+
   LogicalResult matchAndRewrite(gpu::ShuffleOp op, OpAdaptor adaptor,
                                 ConversionPatternRewriter &b) const override {
-    const auto constants = constantsOf(op);
-    if (!constants)
+    constexpr uint64_t kSubgroup = 32;
+    APInt distance, width;
+    if (op.getMode() != gpu::ShuffleMode::XOR || !op.getValid().use_empty() ||
+        !matchPattern(op.getOffset(), m_ConstantInt(&distance)) ||
+        !matchPattern(op.getWidth(), m_ConstantInt(&width)) || width.ugt(kSubgroup))
       return failure();
-    const auto [distance, width] = *constants;
-    const Location loc = op.getLoc();
+    Value given =
+        exchange(b, op.getLoc(), adaptor.getValue(), static_cast<uint32_t>(distance.getZExtValue()),
+                 static_cast<uint32_t>(width.getZExtValue()));
+    b.replaceOp(op, {given, Value()});
+    return success();
+  }
+};
+
+/// Only the threads of the group take part: others of the subgroup may have no task.
+struct SubgroupExchange : Exchange {
+  using Exchange::Exchange;
+  Value exchange(ConversionPatternRewriter &b, Location loc, Value value, uint32_t distance,
+                 uint32_t width) const override {
     auto constant = [&](uint32_t n) -> Value {
       return LLVM::ConstantOp::create(b, loc, b.getI32IntegerAttr(static_cast<int32_t>(n)));
     };
@@ -91,44 +98,38 @@ struct Shuffle : ConvertOpToLLVMPattern<gpu::ShuffleOp> {
       Value first = LLVM::AndOp::create(b, loc, thread, constant(32 - width));
       members = LLVM::ShlOp::create(b, loc, constant((1u << width) - 1), first);
     }
-    SmallVector<Value> words = wordsOf(b, loc, adaptor.getValue());
+    SmallVector<Value> words = wordsOf(b, loc, value);
     for (Value &word : words)
       word = LLVM::CallIntrinsicOp::create(
                  b, loc, b.getI32Type(), b.getStringAttr("llvm.nvvm.shfl.sync.bfly.i32"),
                  ValueRange{members, word, constant(distance), constant(31)})
                  .getResult(0);
-    b.replaceOp(op, {numberOf(b, loc, words, op.getValue().getType()), Value()});
-    return success();
+    return numberOf(b, loc, words, value.getType());
   }
 };
 
-struct EmulatedShuffle : ConvertOpToLLVMPattern<gpu::ShuffleOp> {
-  using ConvertOpToLLVMPattern::ConvertOpToLLVMPattern;
-  LogicalResult matchAndRewrite(gpu::ShuffleOp op, OpAdaptor adaptor,
-                                ConversionPatternRewriter &b) const override {
-    const auto constants = constantsOf(op);
-    if (!constants)
-      return failure();
-    const Location loc = op.getLoc();
-    const Type i64 = b.getI64Type(), type = op.getValue().getType();
-    const unsigned width = type.getIntOrFloatBitWidth();
-    const Type integer = b.getIntegerType(width);
+struct EmulatedExchange : Exchange {
+  using Exchange::Exchange;
+  Value exchange(ConversionPatternRewriter &b, Location loc, Value value, uint32_t distance,
+                 uint32_t) const override {
+    const Type i64 = b.getI64Type(), type = value.getType();
+    const unsigned bitWidth = type.getIntOrFloatBitWidth();
+    const Type integer = b.getIntegerType(bitWidth);
     auto constant = [&](int64_t n) -> Value {
       return LLVM::ConstantOp::create(b, loc, b.getI64IntegerAttr(n));
     };
-    Value bits = LLVM::BitcastOp::create(b, loc, integer, adaptor.getValue());
-    if (width < 64)
+    Value bits = LLVM::BitcastOp::create(b, loc, integer, value);
+    if (bitWidth < 64)
       bits = LLVM::ZExtOp::create(b, loc, i64, bits);
-    Value exchange =
+    Value function =
         LLVM::IntToPtrOp::create(b, loc, LLVM::LLVMPointerType::get(b.getContext()),
                                  constant(reinterpret_cast<int64_t>(&emulator::exchange)));
     Value given = LLVM::CallOp::create(b, loc, LLVM::LLVMFunctionType::get(i64, {i64, i64}),
-                                       ValueRange{exchange, bits, constant(constants->first)})
+                                       ValueRange{function, bits, constant(distance)})
                       .getResult();
-    if (width < 64)
+    if (bitWidth < 64)
       given = LLVM::TruncOp::create(b, loc, integer, given);
-    b.replaceOp(op, {LLVM::BitcastOp::create(b, loc, type, given), Value()});
-    return success();
+    return LLVM::BitcastOp::create(b, loc, type, given);
   }
 };
 
@@ -137,11 +138,11 @@ struct EmulatedShuffle : ConvertOpToLLVMPattern<gpu::ShuffleOp> {
 void populateDeviceOpPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns) {
   patterns.add<Index<gpu::ThreadIdOp>>(types, "llvm.nvvm.read.ptx.sreg.tid.");
   patterns.add<Index<gpu::BlockIdOp>>(types, "llvm.nvvm.read.ptx.sreg.ctaid.");
-  patterns.add<Shuffle>(types);
+  patterns.add<SubgroupExchange>(types);
 }
 
 void populateEmulatedOpPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns) {
-  patterns.add<EmulatedShuffle>(types);
+  patterns.add<EmulatedExchange>(types);
 }
 
 } // namespace normforge

@@ -162,4 +162,19 @@ inline bool contains(const std::string &text, const std::string &part) {
   return text.find(part) != std::string::npos;
 }
 
+/// `run` of bn.yaml's inference with some of its arguments replaced.
+inline std::vector<std::string> runWords(std::vector<std::string> more = {},
+                                         const std::string &x = "x.npy",
+                                         const std::string &gamma = "gamma.npy") {
+  std::vector<std::string> words{"run",
+                                 "bn.yaml",
+                                 "x=" + x,
+                                 "gamma=" + gamma,
+                                 "beta=beta.npy",
+                                 "moving_mean=mean.npy",
+                                 "moving_variance=variance.npy"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
 } // namespace normforge::test
