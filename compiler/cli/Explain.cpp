@@ -72,11 +72,13 @@ std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &sta
 
 /// Who takes a task of a GPU, in words.
 std::string threadsInWords(const StagePlan &stage) {
-  return stage.threads == 0 ? ""
-                            : fmt::format("; {} a task, each with {} of a vector; {} a block",
-                                          plural(stage.threads, "thread"),
-                                          plural(stage.vector / stage.threads, "lane"),
-                                          plural(stage.groups, "task"));
+  if (stage.threads == 0)
+    return "";
+  const std::string rows =
+      stage.down > 1 ? fmt::format(", {} of them one under the other", stage.down) : "";
+  return fmt::format("; {} a task{}, each with {} of a vector; {} a block",
+                     plural(stage.groupThreads(), "thread"), rows,
+                     plural(stage.vector / stage.threads, "lane"), plural(stage.groups, "task"));
 }
 
 /// Names of arrays of the data: those that reductions read, or else those that elements are made

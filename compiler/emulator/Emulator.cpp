@@ -3,12 +3,16 @@
 
 #include "compiler/emulator/Emulator.h"
 
+#include <algorithm>
+#include <cinttypes>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <ucontext.h>
+#include <vector>
 
 namespace normforge::emulator {
 
@@ -16,8 +20,6 @@ namespace {
 
 /// Some times what abi.h lets a kernel take.
 constexpr size_t kStackBytes = 64 * 1024;
-/// Threads that may exchange values: NVIDIA's subgroup.
-constexpr uint64_t kSubgroup = 32;
 
 // Where a stack of its own goes on. Jumps take no call of the system, for they leave the mask of
 // signals alone; AddressSanitizer knows contexts alone.
@@ -44,21 +46,35 @@ void begin(Place &from, ucontext_t &first) {
 }
 #endif
 
+/// Where a thread is, when it does not run.
+enum class At : uint8_t { Exchange, Barrier, End };
+
 struct Fiber {
   Place place; ///< where it goes on
   std::unique_ptr<char[]> stack;
   uint64_t given[2] = {}; ///< bits for the others, by the parity of the exchange
   uint64_t exchanges = 0;
-  bool ended = true;
+  At at = At::End;
 };
+
+/// Four bytes of shared memory: who has written and read them last, and after which barrier.
+struct Word {
+  uint64_t writer = 0, written = 0;
+  uint64_t reader = 0, read = 0;
+};
+constexpr uint64_t kWordBytes = sizeof(uint32_t);
+constexpr uint64_t kSeveral = UINT64_MAX; ///< readers
 
 struct Group {
   Place caller;
   std::deque<Fiber> fibers; ///< more of them than a group has, perhaps; they stay where they are
-  uint64_t threads = 0, running = 0;
+  uint64_t threads = 0, subgroup = 0, running = 0;
   ThreadFunction *function = nullptr;
   const nf_call *call = nullptr;
   uint64_t task = 0;
+  uint64_t epoch = 0;           ///< barriers passed since the first task, and tasks begun
+  std::vector<double> shared{}; ///< aligned
+  std::vector<Word> words{};    ///< of it
 };
 
 /// Kept by a thread of the host, whose fibers never move to another.
@@ -68,18 +84,27 @@ Group &ownGroup() {
 }
 
 [[noreturn]] void fail(const char *what) {
-  std::fprintf(stderr, "normforge: emulated GPU: %s\n", what);
+  const Group &group = ownGroup();
+  std::fprintf(stderr,
+               "normforge: emulated GPU: task %" PRIu64 ", thread %" PRIu64 " of %" PRIu64 ": %s\n",
+               group.task, group.running, group.threads, what);
   std::abort();
+}
+
+/// The thread that runs stops here until it is let go on.
+void stop(At at) {
+  Group &group = ownGroup();
+  Fiber &own = group.fibers[group.running];
+  own.at = at;
+  go(own.place, group.caller);
 }
 
 /// The body of a fiber: runs its thread of every task, for ever.
 void threadMain() {
   Group &group = ownGroup();
-  Fiber &own = group.fibers[group.running];
   while (true) {
-    go(own.place, group.caller);
+    stop(At::End);
     group.function(group.call, group.task, group.running);
-    own.ended = true;
   }
 }
 
@@ -87,7 +112,7 @@ void threadMain() {
 void addFiber(Group &group) {
   group.running = group.fibers.size();
   Fiber &fiber = group.fibers.emplace_back();
-  fiber.stack = std::make_unique<char[]>(kStackBytes);
+  fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   ucontext_t first{};
   getcontext(&first);
   first.uc_stack.ss_sp = fiber.stack.get();
@@ -96,49 +121,110 @@ void addFiber(Group &group) {
   begin(group.caller, first);
 }
 
+/// The `i`th of so many, a power of two, in an order that depends on the task.
+uint64_t inTurn(uint64_t task, uint64_t i, uint64_t count) {
+  switch (task % 3) {
+  case 0:
+    return i;
+  case 1:
+    return count - 1 - i;
+  default:
+    return (i * 5 + 3) % count; // shuffled: 5 has no factor with it
+  }
+}
+
+/// Lets the threads from `first` on go on, to a barrier or to their ends.
+At runSubgroup(Group &group, uint64_t first, uint64_t count) {
+  while (true) {
+    for (uint64_t i = 0; i < count; ++i) {
+      group.running = first + inTurn(group.task, i, count);
+      go(group.caller, group.fibers[group.running].place);
+    }
+    const At at = group.fibers[first].at;
+    for (uint64_t thread = first; thread < first + count; ++thread) {
+      group.running = thread;
+      if (group.fibers[thread].at != at)
+        fail("only some threads of its subgroup come to an exchange or barrier");
+    }
+    if (at != At::Exchange)
+      return at;
+  }
+}
+
+void runTask(Group &group) {
+  std::fill(group.shared.begin(), group.shared.end(), std::numeric_limits<double>::quiet_NaN());
+  std::fill(group.words.begin(), group.words.end(), Word());
+  for (Fiber &fiber : group.fibers)
+    fiber.exchanges = 0; // groups of other sizes have had others
+  const uint64_t width = std::min(group.subgroup, group.threads), count = group.threads / width;
+  for (At at = At::Barrier; at != At::End;) {
+    ++group.epoch;
+    for (uint64_t i = 0; i < count; ++i) {
+      const At reached = runSubgroup(group, inTurn(group.task, i, count) * width, width);
+      if (i > 0 && reached != at)
+        fail("only some threads of the group come to a barrier");
+      at = reached;
+    }
+  }
+}
+
 } // namespace
 
 void runTasks(ThreadFunction *function, const nf_call *call, uint64_t first, uint64_t last,
-              uint64_t threads) {
+              uint64_t threads, uint64_t subgroup, uint64_t sharedBytes) {
   Group &group = ownGroup();
   while (group.fibers.size() < threads)
     addFiber(group);
   group.function = function;
   group.call = call;
   group.threads = threads;
-  for (uint64_t task = first; task < last; ++task) {
-    group.task = task;
-    for (uint64_t thread = 0; thread < threads; ++thread) {
-      group.fibers[thread].exchanges = 0;
-      group.fibers[thread].ended = false;
-    }
-    uint64_t ended = 0;
-    while (ended < threads) {
-      // To its next exchange each, or to its end.
-      ended = 0;
-      for (uint64_t i = 0; i < threads; ++i) {
-        group.running = task % 2 ? threads - 1 - i : i;
-        Fiber &fiber = group.fibers[group.running];
-        go(group.caller, fiber.place);
-        ended += group.fibers[group.running].ended;
-      }
-      if (ended != 0 && ended != threads)
-        fail("a value is exchanged by some threads of a group only");
-    }
-  }
+  group.subgroup = subgroup;
+  group.shared.resize((sharedBytes + sizeof(double) - 1) / sizeof(double));
+  group.words.resize((sharedBytes + kWordBytes - 1) / kWordBytes);
+  for (group.task = first; group.task < last; ++group.task)
+    runTask(group);
 }
 
 uint64_t exchange(uint64_t bits, uint64_t distance) {
   Group &group = ownGroup();
-  const uint64_t own = group.running, other = own ^ distance;
-  Fiber &fiber = group.fibers[own];
+  const uint64_t other = group.running ^ distance;
+  Fiber &fiber = group.fibers[group.running];
   const uint64_t parity = fiber.exchanges++ % 2;
   fiber.given[parity] = bits;
-  if (other >= group.threads || group.threads > kSubgroup)
+  if (other >= group.threads || other / group.subgroup != group.running / group.subgroup)
     fail("a value is asked of a thread that is not of the group, or not of its subgroup");
-  go(fiber.place, group.caller);
+  stop(At::Exchange);
   // Who comes first may have begun the next exchange, but not the one after it.
   return group.fibers[other].given[parity];
+}
+
+void barrier() { stop(At::Barrier); }
+
+void *sharedMemory() { return ownGroup().shared.data(); }
+
+void access(const void *at, uint64_t bytes, uint64_t isStore) {
+  Group &group = ownGroup();
+  const uint64_t first = static_cast<uint64_t>(static_cast<const char *>(at) -
+                                               reinterpret_cast<const char *>(group.shared.data()));
+  if (first % bytes != 0 || first / kWordBytes + bytes / kWordBytes > group.words.size())
+    fail("an access outside of shared memory, or one that is not aligned");
+  for (uint64_t i = 0; i < bytes / kWordBytes; ++i) {
+    Word &word = group.words[first / kWordBytes + i];
+    if (word.written == 0 && !isStore)
+      fail("shared memory is read that was not written");
+    if (word.written == group.epoch && word.writer != group.running)
+      fail("a race: another thread has written shared memory since the last barrier");
+    if (isStore) {
+      if (word.read == group.epoch && word.reader != group.running)
+        fail("a race: another thread has read shared memory since the last barrier");
+      word.writer = group.running;
+      word.written = group.epoch;
+      continue;
+    }
+    word.reader =
+        word.read == group.epoch && word.reader != group.running ? kSeveral : group.running;
+    word.read = group.epoch;
+  }
 }
 
 } // namespace normforge::emulator

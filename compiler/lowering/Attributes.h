@@ -22,7 +22,11 @@ inline constexpr const char *kReversed = "nf.reversed";          ///< unit; Stag
 inline constexpr const char *kStreaming = "nf.streaming_stores"; ///< unit; StagePlan::streams
 inline constexpr const char *kPairsHalves = "nf.pairs_halves";   ///< unit; Schedule::pairsHalves
 inline constexpr const char *kThreads = "nf.threads";            ///< StagePlan::threads, on a GPU
+inline constexpr const char *kDown = "nf.down";                  ///< StagePlan::down, on a GPU
 inline constexpr const char *kGroups = "nf.groups";              ///< StagePlan::groups, on a GPU
+/// From VectorizeSteps, on a GPU: Device::subgroup, and a group's bytes of shared memory.
+inline constexpr const char *kSubgroup = "nf.subgroup";
+inline constexpr const char *kShared = "nf.shared";
 
 /// Those that every stage has.
 inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVector,     kPrefetch,
@@ -31,8 +35,8 @@ inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVec
 inline constexpr const char *kOfTiles[] = {
     kTileLoop, kTile,      kUnroll,     kVector,   kScalable, kMaskedTails, kMaskedLoads,
     kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves};
-/// Those of a GPU's stages, which the pass that binds arguments removes.
-inline constexpr const char *kOfGroups[] = {kThreads, kGroups};
+/// Those of a GPU's stages, which say how a kernel is launched.
+inline constexpr const char *kOfGroups[] = {kThreads, kDown, kGroups, kSubgroup, kShared};
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument"; ///< index in nf_call.args

@@ -72,6 +72,7 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &
     function_->setAttr(attr::kScalable, builder_.getI64IntegerAttr(schedule.scalable));
   if (stage_.threads > 0) {
     function_->setAttr(attr::kThreads, builder_.getI64IntegerAttr(stage_.threads));
+    function_->setAttr(attr::kDown, builder_.getI64IntegerAttr(stage_.down));
     function_->setAttr(attr::kGroups, builder_.getI64IntegerAttr(stage_.groups));
   }
   const std::pair<const char *, bool> flags[] = {{attr::kAlternates, stage_.alternates},

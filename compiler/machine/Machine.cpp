@@ -77,9 +77,22 @@ struct Gpu {
   const char *name, *ptx;
   Device device;
 };
+constexpr Gpu gpu(const char *name, const char *ptx, int64_t sharedBytes, int64_t multiprocessors) {
+  constexpr int64_t kRegister = 4;
+  return {name,
+          ptx,
+          {.blockThreads = 1024,
+           .accessBytes = 16,
+           .subgroup = 32,
+           .threadRegisterBytes = 255 * kRegister,
+           .registerBytes = 64 * KiB * kRegister,
+           .sharedBytes = sharedBytes,
+           .multiprocessors = multiprocessors}};
+}
 constexpr Gpu kGpus[] = {
-    {"sm_80", "ptx70", {1024, 16}}, {"sm_86", "ptx71", {1024, 16}},  {"sm_89", "ptx78", {1024, 16}},
-    {"sm_90", "ptx78", {1024, 16}}, {"sm_100", "ptx86", {1024, 16}},
+    gpu("sm_80", "ptx70", 163 * KiB, 108),  gpu("sm_86", "ptx71", 99 * KiB, 84),
+    gpu("sm_89", "ptx78", 99 * KiB, 142),   gpu("sm_90", "ptx78", 227 * KiB, 132),
+    gpu("sm_100", "ptx86", 227 * KiB, 148),
 };
 
 /// The bits that a scalable vector has at least; its length is this times a power of two.
@@ -208,8 +221,11 @@ std::vector<std::string> TargetDescription::uselessSets(bool hasF16, bool hasBf1
 
 std::string TargetDescription::text() const {
   if (device)
-    return fmt::format("{} {} blocks {} accesses {} +{}", triple, cpu, device->blockThreads,
-                       device->accessBytes, llvm::join(features, ",+"));
+    return fmt::format("{} {} blocks {} accesses {} subgroups {} registers {} of {} shared {} "
+                       "multiprocessors {} +{}",
+                       triple, cpu, device->blockThreads, device->accessBytes, device->subgroup,
+                       device->threadRegisterBytes, device->registerBytes, device->sharedBytes,
+                       device->multiprocessors, llvm::join(features, ",+"));
   return fmt::format("{} {} vectors {}{} x {} flight {} fma {} masked {} {} caches {} {} {} beyond "
                      "{} +{} -{}",
                      triple, cpu, vectorBits, scalableVectors ? "s" : "", vectorRegisters,
@@ -233,8 +249,10 @@ std::string TargetDescription::vectorsInWords() const {
 
 std::string TargetDescription::summary() const {
   if (device)
-    return fmt::format("{}, blocks of up to {} threads, loads of up to {} bytes", cpu,
-                       device->blockThreads, device->accessBytes);
+    return fmt::format("{}, blocks of up to {} threads and {} of shared memory, loads of up to {} "
+                       "bytes",
+                       cpu, device->blockThreads, bytesText(device->sharedBytes),
+                       device->accessBytes);
   return fmt::format("{}, {} vectors, {} tails, L1 {}, L2 {}, L3 {}, {}", cpu, vectorsInWords(),
                      tailsInWords(), bytesText(l1Bytes), bytesText(l2Bytes), bytesText(l3Bytes),
                      streamingBytes

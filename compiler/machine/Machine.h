@@ -17,8 +17,13 @@ namespace normforge {
 
 /// A GPU's limits, where a kernel's tasks are groups of threads.
 struct Device {
-  int64_t blockThreads = 0; ///< of a block at most
-  int64_t accessBytes = 0;  ///< of the widest load of a thread
+  int64_t blockThreads = 0;        ///< of a block at most
+  int64_t accessBytes = 0;         ///< of the widest load of a thread
+  int64_t subgroup = 0;            ///< threads that run together and exchange values
+  int64_t threadRegisterBytes = 0; ///< of a thread at most
+  int64_t registerBytes = 0;       ///< of a multiprocessor
+  int64_t sharedBytes = 0;         ///< of a block at most
+  int64_t multiprocessors = 0;     ///< of the largest of the kind; small ones have fewer
 };
 
 struct TargetDescription {

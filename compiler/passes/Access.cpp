@@ -129,13 +129,17 @@ void StepEmitter::store(const Access &access, const Place &place, const Spot &sp
   if (access.isBits())
     return storeBits(access, place, spot, value);
   if (knobs_.threads > 0) {
-    // All threads have what they do not share. The first stores it, after all have read what it may
-    // be written over.
-    if (!isShared())
-      value = settled(value);
-    Value active = isShared() ? isActive(place, spot)
-                              : Value(arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq,
-                                                            knobs_.firstLane, constant(0)));
+    // What several threads have the first of them stores, after all have read what it may be
+    // written over.
+    Value first = !isShared()                    ? knobs_.thread
+                  : knobs_.down > 1 && !isDown() ? knobs_.firstRow
+                                                 : Value();
+    Value active = isShared() ? isActive(place, spot) : Value();
+    if (first) {
+      awaitThreads();
+      Value stores = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, first, constant(0));
+      active = active ? Value(arith::AndIOp::create(b_, loc_, active, stores)) : stores;
+    }
     if (active) {
       Place whole = place;
       Spot all = spot;

@@ -159,7 +159,7 @@ LogicalResult CallBinder::run() {
 
 /// Adds the stage that has the emulator run all threads of each task of a range, by `one`, the
 /// bound function of a task and a thread.
-void addThreads(func::FuncOp one, StringRef name, int64_t threads) {
+void addThreads(func::FuncOp one, StringRef name, const emulator::Launch &launch) {
   OpBuilder b(one);
   const Location loc = one.getLoc();
   auto stage = func::FuncOp::create(b, loc, name, one.getFunctionType());
@@ -178,10 +178,11 @@ void addThreads(func::FuncOp one, StringRef name, int64_t threads) {
           .getResult(0);
   const Type i64 = b.getI64Type();
   auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(b.getContext()),
-                                          {pointer, pointer, i64, i64, i64});
+                                          {pointer, pointer, i64, i64, i64, i64, i64});
   LLVM::CallOp::create(b, loc, type,
                        ValueRange{run, function, stage.getArgument(0), stage.getArgument(1),
-                                  stage.getArgument(2), constant(threads)});
+                                  stage.getArgument(2), constant(launch.threads),
+                                  constant(launch.subgroup), constant(launch.sharedBytes)});
   func::ReturnOp::create(b, loc);
 }
 
@@ -189,17 +190,23 @@ struct BindCall : impl::BindCallBase<BindCall> {
   void runOnOperation() override {
     KnownArrays known(/*addressSpace=*/0);
     for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
-      const auto threads = function->getAttrOfType<IntegerAttr>(attr::kThreads);
+      const bool isOfThread = function->hasAttr(attr::kThreads);
       const std::string name = function.getName().str();
-      if (threads) {
+      auto integer = [&](const char *of) {
+        return function->getAttrOfType<IntegerAttr>(of).getInt();
+      };
+      emulator::Launch launch;
+      if (isOfThread) {
+        launch = {integer(attr::kThreads) * integer(attr::kDown), integer(attr::kSubgroup),
+                  integer(attr::kShared)};
         function.setName(name + kOfThread);
         for (const char *attribute : attr::kOfGroups)
           function->removeAttr(attribute);
       }
-      if (failed(CallBinder(function, known, /*isOfThread=*/bool(threads)).run()))
+      if (failed(CallBinder(function, known, isOfThread).run()))
         return signalPassFailure();
-      if (threads)
-        addThreads(function, name, threads.getInt());
+      if (isOfThread)
+        addThreads(function, name, launch);
     }
   }
 };

@@ -8,7 +8,8 @@
 //   func.func @stage(%x: !llvm.ptr<1> {nf.argument = 0}, %n: i64 {nf.size = 0}, %tasks: i64
 //   {nf.last})
 // where the group's task and the thread are found from the indices of the block and of the thread
-// in it. Blocks have as many groups as the schedule says, one task a group.
+// in it. Blocks have as many groups as the schedule says, one task a group; each has its part of
+// the block's shared memory. Attributes nf.threads, nf.down, nf.groups and nf.shared stay.
 //
 // Rules that a change must keep: parameters are what the stage uses and no more, in the order of
 // the stage's arguments, by value; numbers are of the type that is computed in.
@@ -22,6 +23,7 @@
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/MemRef/IR/MemRef.h"
 
 namespace normforge {
 
@@ -51,6 +53,12 @@ private:
   }
   /// The value that the argument stands for, or null.
   Value bind(BlockArgument argument, DictionaryAttr attributes);
+  int64_t integer(const char *name) { return stage_->getAttrOfType<IntegerAttr>(name).getInt(); }
+  int64_t groupThreads() { return integer(attr::kThreads) * integer(attr::kDown); }
+  /// The number of the thread's group in its block.
+  Value group();
+  /// Gives each group its part of the block's memory.
+  void shareMemory();
 
   func::FuncOp stage_;
   KnownArrays &known_;
@@ -77,8 +85,7 @@ Value KernelBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
     return memref(known_.addressOf(b_, stage_, elements));
   if (Attribute unit = attributes.get(attr::kLast))
     return index(parameter(b_.getI64Type(), attr::kLast, unit));
-  const int64_t threads = stage_->getAttrOfType<IntegerAttr>(attr::kThreads).getInt();
-  const int64_t groups = stage_->getAttrOfType<IntegerAttr>(attr::kGroups).getInt();
+  const int64_t threads = groupThreads(), groups = integer(attr::kGroups);
   auto thread = [&] { return gpu::ThreadIdOp::create(b_, loc_, gpu::Dimension::x).getResult(); };
   auto constant = [&](int64_t n) { return constants_.index(loc_, n); };
   if (attributes.get(attr::kFirst)) {
@@ -86,13 +93,31 @@ Value KernelBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
     if (groups == 1)
       return block;
     Value first = arith::MulIOp::create(b_, loc_, block, constant(groups));
-    Value group = arith::DivUIOp::create(b_, loc_, thread(), constant(threads));
-    return arith::AddIOp::create(b_, loc_, first, group);
+    return arith::AddIOp::create(b_, loc_, first, group());
   }
   if (attributes.get(attr::kThread))
     return groups == 1 ? thread()
                        : Value(arith::RemUIOp::create(b_, loc_, thread(), constant(threads)));
   return {};
+}
+
+Value KernelBinder::group() {
+  Value thread = gpu::ThreadIdOp::create(b_, loc_, gpu::Dimension::x);
+  return arith::DivUIOp::create(b_, loc_, thread, constants_.index(loc_, groupThreads()));
+}
+
+void KernelBinder::shareMemory() {
+  const int64_t bytes = integer(attr::kShared);
+  if (bytes == 0 || integer(attr::kGroups) == 1)
+    return;
+  Value first = arith::MulIOp::create(b_, loc_, group(), constants_.index(loc_, bytes));
+  stage_.walk([&](memref::ViewOp view) {
+    if (!view.getSource().getDefiningOp<gpu::DynamicSharedMemoryOp>())
+      return;
+    OpBuilder b(view);
+    view.getByteShiftMutable().assign(
+        arith::AddIOp::create(b, loc_, first, view.getByteShift()).getResult());
+  });
 }
 
 LogicalResult KernelBinder::run() {
@@ -109,15 +134,13 @@ LogicalResult KernelBinder::run() {
       return stage_.emitError("argument ") << i << " is no parameter of a kernel";
     argument.replaceAllUsesWith(value);
   }
+  shareMemory();
   body.eraseArguments(0, arguments);
   stage_.removeArgAttrsAttr();
   stage_.setFunctionType(b_.getFunctionType(body.getArgumentTypes(), {}));
-  const int64_t threads = stage_->getAttrOfType<IntegerAttr>(attr::kThreads).getInt() *
-                          stage_->getAttrOfType<IntegerAttr>(attr::kGroups).getInt();
+  const int64_t threads = groupThreads() * integer(attr::kGroups);
   stage_->setAttr("passthrough", b_.getArrayAttr(b_.getStrArrayAttr(
                                      {"nvvm.maxntid", std::to_string(threads) + ",1,1"})));
-  for (const char *name : attr::kOfGroups)
-    stage_->removeAttr(name);
   return success();
 }
 

@@ -35,7 +35,8 @@ def BindKernel : Pass<"nf-bind-kernel", "mlir::ModuleOp"> {
     thread in it.
   }];
   let dependentDialects = [
-    "mlir::arith::ArithDialect", "mlir::gpu::GPUDialect", "mlir::LLVM::LLVMDialect"
+    "mlir::arith::ArithDialect", "mlir::gpu::GPUDialect", "mlir::LLVM::LLVMDialect",
+    "mlir::memref::MemRefDialect"
   ];
 }
 
@@ -47,6 +48,10 @@ def VectorizeSteps : Pass<"nf-vectorize-steps", "mlir::ModuleOp"> {
     Reductions (sums and maxima) carry their accumulators through the loops; several iterations of the innermost
     reduced loop are in flight and are combined in a fixed order at the end.
   }];
+  let options = [
+    Option<"subgroup", "subgroup", "int64_t", /*default=*/"0",
+           "Threads of a GPU that run together and exchange values">,
+  ];
   let dependentDialects = [
     "mlir::arith::ArithDialect", "mlir::gpu::GPUDialect", "mlir::LLVM::LLVMDialect",
     "mlir::memref::MemRefDialect",

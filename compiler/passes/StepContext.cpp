@@ -5,7 +5,7 @@
 
 namespace normforge::tile {
 
-Knobs Knobs::of(func::FuncOp function) {
+Knobs Knobs::of(func::FuncOp function, int64_t subgroup) {
   auto integer = [&](const char *name) {
     return function->getAttrOfType<IntegerAttr>(name).getInt();
   };
@@ -26,12 +26,20 @@ Knobs Knobs::of(func::FuncOp function) {
   knobs.masksLoads = function->getAttrOfType<BoolAttr>(attr::kMaskedLoads).getValue();
   if (function->hasAttr(attr::kThreads)) {
     knobs.threads = integer(attr::kThreads);
+    knobs.down = integer(attr::kDown);
+    knobs.subgroup = subgroup;
     knobs.width.lanes /= knobs.threads;
+    const Location loc = function.getLoc();
+    OpBuilder b(&function.getBody().front(), function.getBody().front().begin());
+    auto constant = [&](int64_t n) { return arith::ConstantIndexOp::create(b, loc, n); };
     for (BlockArgument argument : function.getArguments())
       if (function.getArgAttr(argument.getArgNumber(), attr::kThread)) {
-        OpBuilder b(&function.getBody().front(), function.getBody().front().begin());
-        Value lanes = arith::ConstantIndexOp::create(b, function.getLoc(), knobs.width.lanes);
-        knobs.firstLane = arith::MulIOp::create(b, function.getLoc(), argument, lanes);
+        Value across = knobs.thread = argument;
+        if (knobs.down > 1) {
+          across = arith::RemUIOp::create(b, loc, argument, constant(knobs.threads));
+          knobs.firstRow = arith::DivUIOp::create(b, loc, argument, constant(knobs.threads));
+        }
+        knobs.firstLane = arith::MulIOp::create(b, loc, across, constant(knobs.width.lanes));
       }
   }
   auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();

@@ -45,10 +45,14 @@ struct Knobs {
   bool masksTails = false, masksLoads = false, streams = false, alternates = false;
   bool pairsHalves = false;
   Rows rows = Rows::OneByOne;
-  int64_t threads = 0; ///< that share the lanes of a tile's vectors, `width` each; 0: a CPU's
-  Value firstLane;     ///< of the thread at hand, an index
+  int64_t threads = 0;  ///< that share the lanes of a tile's vectors, `width` each; 0: a CPU's
+  int64_t down = 1;     ///< StagePlan::down
+  int64_t subgroup = 0; ///< Device::subgroup
+  Value thread;         ///< the number of the thread at hand in its group, an index
+  Value firstLane;      ///< of the thread at hand, an index
+  Value firstRow;       ///< of the thread at hand, an index; null where `down` is 1
 
-  static Knobs of(func::FuncOp function);
+  static Knobs of(func::FuncOp function, int64_t subgroup);
   int64_t lastLoop() const { return static_cast<int64_t>(kept.size()) - 1; }
   bool columns() const { return tiled == lastLoop(); }
   int64_t vector() const { return width.lanes; }

@@ -3,7 +3,6 @@
 
 #include "compiler/passes/StepBody.h"
 
-#include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/IR/Matchers.h"
 
 namespace normforge::tile {
@@ -154,20 +153,28 @@ Value StepEmitter::combineAll(SmallVector<Value> values) {
 void StepEmitter::finishSums(const Sums &all) {
   const auto inFlight = static_cast<size_t>(context_.inFlight);
   size_t next = 0;
-  for (OpResult result : step_->getResults()) {
+  SmallVector<Value> sums; // of all results
+  SmallVector<size_t> counts;
+  for (size_t result = 0; result < step_->getNumResults(); ++result) {
     SmallVector<Value> bySlot;
     for (size_t s = 0; s < context_.slots.size(); ++s) {
-      SmallVector<Value> sums(all.begin() + next, all.begin() + next + inFlight);
+      bySlot.push_back(
+          combineAll(SmallVector<Value>(all.begin() + next, all.begin() + next + inFlight)));
       next += inFlight;
-      bySlot.push_back(combineAll(std::move(sums)));
     }
     forSlotPairs([&](size_t s) {
       std::tie(bySlot[s], bySlot[s + 1]) = interleaved({bySlot[s], bySlot[s + 1]});
     });
-    registers_[result] = context_.columns ? bySlot
-                         : context_.packs()
-                             ? SmallVector<Value>{reducePacked(std::move(bySlot))}
-                             : SmallVector<Value>{combineThreads(reduceRows(bySlot))};
+    if (!context_.columns)
+      bySlot = {context_.packs() ? reducePacked(std::move(bySlot)) : reduceRows(bySlot)};
+    counts.push_back(bySlot.size());
+    sums.append(bySlot);
+  }
+  combineThreads(sums);
+  ArrayRef<Value> left = sums;
+  for (auto [result, count] : llvm::zip(step_->getResults(), counts)) {
+    registers_[result] = SmallVector<Value>(left.take_front(count));
+    left = left.drop_front(count);
   }
 }
 
@@ -223,40 +230,6 @@ Value StepEmitter::reduceRows(ArrayRef<Value> rows) {
       sum = vector::ExtractOp::create(b_, loc_, sum, ArrayRef<int64_t>{0});
   Type element = sums[0].getType();
   return vector::FromElementsOp::create(b_, loc_, VectorType::get({count}, element), sums);
-}
-
-Value StepEmitter::byElement(Value value, llvm::function_ref<Value(Value)> of) {
-  auto type = dyn_cast<VectorType>(value.getType());
-  if (!type)
-    return of(value);
-  SmallVector<Value> elements;
-  for (int64_t i = 0; i < type.getNumElements(); ++i)
-    elements.push_back(of(vector::ExtractOp::create(b_, loc_, value, ArrayRef<int64_t>{i})));
-  return vector::FromElementsOp::create(b_, loc_, type, elements);
-}
-
-Value StepEmitter::exchanged(Value value, int64_t distance) {
-  return gpu::ShuffleOp::create(b_, loc_, value, i32(static_cast<int32_t>(distance)),
-                                i32(static_cast<int32_t>(knobs_.threads)), gpu::ShuffleMode::XOR)
-      .getShuffleResult();
-}
-
-/// A tree over the threads, in which each pair of a level adds the same two values: a fixed order,
-/// and one result.
-Value StepEmitter::combineThreads(Value sums) {
-  if (!isShared())
-    return sums;
-  return byElement(sums, [&](Value sum) {
-    for (int64_t distance = knobs_.threads / 2; distance > 0; distance /= 2)
-      sum = combine(sum, exchanged(sum, distance));
-    return sum;
-  });
-}
-
-Value StepEmitter::settled(Value value) {
-  if (knobs_.threads == 1)
-    return value;
-  return byElement(value, [&](Value one) { return exchanged(one, 0); });
 }
 
 void StepEmitter::storeRegisters(const Access &access, ArrayRef<Value> values) {

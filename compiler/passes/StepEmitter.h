@@ -3,7 +3,7 @@
 // Enters: a StepContext and the registers of the tile. Leaves: scf loops and vector operations, and
 // the values of accumulators. StepPoints.cpp emits the step at one place; Access.cpp
 // loads and stores single vectors, Bits.cpp those of bits, PairedHalves.cpp two of bf16 at once;
-// StepLoops.cpp emits loops, tails and sums in blocks;
+// StepLoops.cpp emits loops, tails and sums in blocks; GroupSums.cpp what a GPU's threads sum up;
 // StreamRows.cpp rows that are written past the caches; PackedRows.cpp rows shorter than a vector.
 #pragma once
 
@@ -18,6 +18,11 @@ namespace normforge::tile {
 /// Tensors whose elements are in registers: a value a slot of the step that made them. What rows
 /// have is one vector over them.
 using Registers = DenseMap<Value, SmallVector<Value>>;
+
+/// What a GPU's group has of shared memory so far: each sum has bytes of its own.
+struct SharedMemory {
+  int64_t bytes = 0;
+};
 
 /// Where an access stands in the loops emitted so far.
 struct Place {
@@ -45,14 +50,16 @@ struct Cursor {
 class StepEmitter {
 public:
   StepEmitter(const Knobs &knobs, const StepContext &context, OpBuilder &b, Constants &constants,
-              Registers &registers)
+              Registers &registers, SharedMemory &shared)
       : knobs_(knobs), context_(context), step_(context.step), b_(b), constants_(constants),
-        registers_(registers), loc_(step_.getLoc()), pairs_(pairsVectors()) {}
+        registers_(registers), shared_(shared), loc_(step_.getLoc()), pairs_(pairsVectors()) {}
 
   /// Emits the whole step; results that are no elements are in the registers then.
   LogicalResult emit();
   /// Stores results that are in registers.
   void storeRegisters(const Access &access, ArrayRef<Value> values);
+  /// Waits for all threads of a GPU's group, and for what they have read and written.
+  void awaitThreads();
 
 private:
   using Sums = SmallVector<Value>; ///< by result, slot and number in flight
@@ -84,13 +91,17 @@ private:
   FailureOr<Sums> identities();
   void finishSums(const Sums &sums);
   Value reduceRows(ArrayRef<Value> rows);
-  /// Adds up what the threads have of each row; all of them get the sums.
-  Value combineThreads(Value sums);
-  /// The value, after all threads of the group have computed it.
-  Value settled(Value value);
-  /// `of` each element of a vector, or of a scalar.
-  Value byElement(Value value, llvm::function_ref<Value(Value)> of);
+
+  // Sums of a GPU's threads.
+  /// Adds up what the threads have of each row or column; all that have a part in it get the sums.
+  void combineThreads(MutableArrayRef<Value> sums);
+  /// The same of single numbers: thread i has a part in what thread i modulo `apart` has.
+  void combineAcross(MutableArrayRef<Value> sums, int64_t apart);
   Value exchanged(Value value, int64_t distance);
+  /// Memory of the group's for `count` numbers; where the code at hand may run again, all threads
+  /// have read by then what is there.
+  Value sharedMemory(int64_t count, Type type);
+
   Value halve(ArrayRef<Value> sums, int64_t width);
   Value combine(Value x, Value y) {
     return context_.combiner == Combiner::Sum ? Value(arith::AddFOp::create(b_, loc_, x, y))
@@ -140,6 +151,14 @@ private:
     return knobs_.threads > 0 && (context_.columns ? context_.slotLoop >= 0
                                                    : context_.isRows() && context_.laneLoop >= 0);
   }
+  /// Whether threads one under the other take different iterations of the step's innermost loop
+  /// but that of the lanes: each every `down()`th, from `firstRow()` on.
+  bool isDown() const {
+    return knobs_.down > 1 && isShared() && context_.kind != Kind::Registers &&
+           !context_.order.empty();
+  }
+  int64_t down() const { return isDown() ? knobs_.down : 1; }
+  OpFoldResult firstRow() { return isDown() ? OpFoldResult(knobs_.firstRow) : number(0); }
   /// Whether the thread at hand has what it loads or stores, an i1; null: all have.
   Value isActive(const Place &place, const Spot &spot);
 
@@ -267,6 +286,7 @@ private:
   OpBuilder &b_;
   Constants &constants_;
   Registers &registers_;
+  SharedMemory &shared_;
   Location loc_;
   bool pairs_; ///< pairsVectors()
 };

@@ -27,8 +27,9 @@ int64_t StepEmitter::termsAfter(unsigned next) const {
     terms = std::min(kBlock, terms * std::min(kBlock, (bound + step - 1) / step));
   };
   for (size_t i = next + 1; i < context_.order.size(); ++i)
-    count(context_.order[i],
-          context_.laneLoop < 0 && i + 1 == context_.order.size() ? knobs_.unroll : 1);
+    count(context_.order[i], i + 1 < context_.order.size() ? 1
+                             : context_.laneLoop < 0       ? knobs_.unroll * down()
+                                                           : down());
   if (context_.laneLoop >= 0 && !context_.packs())
     count(context_.laneLoop, knobs_.shared().lanes * knobs_.unroll);
   return terms;
@@ -81,17 +82,23 @@ StepEmitter::Sums StepEmitter::emitLoop(OpFoldResult begin, OpFoldResult end, Wi
 StepEmitter::Sums StepEmitter::emitInnermost(int loop, Cursor at, Sums sums) {
   const OpFoldResult extent = context_.loops[loop].extent;
   makeViews(at);
+  // Of threads one under the other each takes every `step`th iteration.
+  const Width step{down()};
+  const OpFoldResult first = firstRow();
   auto emit = [&](const Cursor &here, Sums carried) {
-    const Width inFlight{here.unroll};
+    const Width inFlight = step * here.unroll;
     OpFoldResult whole = sizes().roundDown(extent, inFlight);
     carried = emitRange(number(0), whole, inFlight, carried, [&](OpFoldResult index, Sums s) {
-      return emitPoint(here, loop, index, here.unroll, Width{1}, knobs_.width, Value(), s);
+      return emitPoint(here, loop, add(index, first), here.unroll, step, knobs_.width, Value(), s);
     });
-    if (here.unroll == 1)
+    if (inFlight.isScalar() || getConstantIntValue(sizes().sub(extent, whole)) == 0)
       return carried;
-    return emitRange(whole, extent, Width{1}, carried, [&](OpFoldResult index, Sums s) {
-      return emitPoint(here, loop, index, 1, Width{1}, knobs_.width, Value(), s);
-    });
+    auto one = [&](OpFoldResult index, Sums s) {
+      return emitPoint(here, loop, index, 1, step, knobs_.width, Value(), s);
+    };
+    if (isDown()) // as many as a thread finds: few
+      return emitLoop(add(whole, first), extent, step, carried, one);
+    return emitRange(whole, extent, step, carried, one);
   };
   auto staysAligned = [&] {
     OpFoldResult stride = context_.outputs[0].strides[loop];
@@ -275,10 +282,12 @@ StepEmitter::Sums StepEmitter::emitLoops(unsigned next, Cursor at, Sums sums) {
     return emitPoint(at, -1, number(0), 1, Width{1}, Width{1}, Value(), sums);
   }
   const int loop = context_.order[next];
-  if (context_.laneLoop < 0 && next + 1 == context_.order.size())
+  const bool isLast = next + 1 == context_.order.size();
+  if (context_.laneLoop < 0 && isLast)
     return emitInnermost(loop, at, sums);
   return emitRange(
-      number(0), context_.loops[loop].extent, Width{1}, sums,
+      isLast ? firstRow() : number(0), context_.loops[loop].extent, Width{isLast ? down() : 1},
+      sums,
       [&](OpFoldResult index, Sums carried) {
         if (context_.backwards && next == 0)
           index = sizes().sub(sizes().sub(context_.loops[loop].extent, number(1)), index);

@@ -36,8 +36,9 @@ using namespace tile;
 /// The steps of one block: of one tile, or of the whole tiles' only one and what is left after it.
 class TileVectorizer {
 public:
-  TileVectorizer(const Knobs &knobs, Block &block, Constants &constants)
-      : knobs_(knobs), block_(block), constants_(constants), b_(block.getParentOp()) {}
+  TileVectorizer(const Knobs &knobs, Block &block, Constants &constants, SharedMemory &shared)
+      : knobs_(knobs), block_(block), constants_(constants), shared_(shared),
+        b_(block.getParentOp()) {}
 
   LogicalResult run();
 
@@ -46,12 +47,15 @@ private:
   LogicalResult write(bufferization::MaterializeInDestinationOp write);
   /// Where the array lies that a value is written to.
   LogicalResult findOutputs(StepContext &context, StepAnalysis &analysis);
+  /// Whether a later step of the tile reads what this one, or this operation, has stored.
   static bool isReadBack(linalg::GenericOp step);
+  static bool isReadBack(bufferization::MaterializeInDestinationOp write);
   void removeSteps(ArrayRef<Operation *> operations);
 
   const Knobs &knobs_;
   Block &block_;
   Constants &constants_;
+  SharedMemory &shared_;
   OpBuilder b_;
   Registers registers_;
   int passes_ = 0; ///< over the tile's data so far
@@ -70,14 +74,17 @@ LogicalResult TileVectorizer::findOutputs(StepContext &context, StepAnalysis &an
   return success();
 }
 
-/// Whether a later step of the tile reads what this one has stored.
+bool TileVectorizer::isReadBack(bufferization::MaterializeInDestinationOp write) {
+  return llvm::any_of(write.getDest().getUsers(),
+                      [](Operation *reader) { return isa<bufferization::ToTensorOp>(reader); });
+}
+
 bool TileVectorizer::isReadBack(linalg::GenericOp step) {
   for (OpResult result : step->getResults())
     for (Operation *user : result.getUsers())
       if (auto write = dyn_cast<bufferization::MaterializeInDestinationOp>(user))
-        for (Operation *reader : write.getDest().getUsers())
-          if (isa<bufferization::ToTensorOp>(reader))
-            return true;
+        if (isReadBack(write))
+          return true;
   return false;
 }
 
@@ -114,7 +121,12 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
     for (const Access &input : context.inputs)
       context.blocks |= input.base && (!sum.isF64() || input.element().isF64());
   }
-  return StepEmitter(knobs_, context, b_, constants_, registers_).emit();
+  StepEmitter emitter(knobs_, context, b_, constants_, registers_, shared_);
+  if (failed(emitter.emit()))
+    return failure();
+  if (context.storesElements() && isReadBack(step))
+    emitter.awaitThreads();
+  return success();
 }
 
 /// Stores statistics that are in registers.
@@ -130,7 +142,10 @@ LogicalResult TileVectorizer::write(bufferization::MaterializeInDestinationOp wr
     return failure();
   AffineMap map = step.getIndexingMapMatchingResult(cast<OpResult>(write.getSource()));
   const Access access = analysis.accessOf(write.getDest(), map, *context);
-  StepEmitter(knobs_, *context, b_, constants_, registers_).storeRegisters(access, values->second);
+  StepEmitter emitter(knobs_, *context, b_, constants_, registers_, shared_);
+  emitter.storeRegisters(access, values->second);
+  if (isReadBack(write)) // by threads that have not stored it
+    emitter.awaitThreads();
   return success();
 }
 
@@ -163,6 +178,8 @@ void TileVectorizer::removeSteps(ArrayRef<Operation *> operations) {
 }
 
 struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
+  using VectorizeStepsBase::VectorizeStepsBase;
+
   void runOnOperation() override {
     for (auto function : getOperation().getOps<func::FuncOp>()) {
       if (!function->hasAttr(attr::kTileLoop))
@@ -173,11 +190,12 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
           return signalPassFailure();
         }
       Constants constants(function.getBody().front());
-      const Knobs knobs = Knobs::of(function);
+      const Knobs knobs = Knobs::of(function, subgroup);
+      SharedMemory shared;
       SetVector<Block *> blocks;
       function.walk([&](linalg::GenericOp step) { blocks.insert(step->getBlock()); });
       for (Block *block : blocks)
-        if (failed(TileVectorizer(knobs, *block, constants).run()))
+        if (failed(TileVectorizer(knobs, *block, constants, shared).run()))
           return signalPassFailure();
       // Stores past the caches are ordered with what follows the stage by a fence alone.
       if (knobs.streams) {
@@ -187,6 +205,11 @@ struct VectorizeSteps : impl::VectorizeStepsBase<VectorizeSteps> {
       }
       for (const char *name : attr::kOfTiles)
         function->removeAttr(name);
+      if (knobs.threads > 0) {
+        Builder b(&getContext());
+        function->setAttr(attr::kSubgroup, b.getI64IntegerAttr(subgroup));
+        function->setAttr(attr::kShared, b.getI64IntegerAttr(shared.bytes));
+      }
       SmallVector<Operation *> casts;
       function.walk([&](memref::ReinterpretCastOp cast) {
         if (cast->use_empty())

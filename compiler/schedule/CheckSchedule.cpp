@@ -33,6 +33,7 @@ private:
   std::string checkTaken(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const;
+  int64_t sharedBytes(const StagePlan &stage, bool columns) const;
   std::string checkPacked(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkStep(size_t index, const StepPlan &plan);
   std::string checkReads(size_t index, const StepPlan &plan) const;
@@ -228,28 +229,50 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
            step.reduce == Reduce::Moments ? 2 : static_cast<int64_t>(step.results.size())});
   const int64_t inFlight = slots * stage.unroll * sums * stage.vector *
                            static_cast<int64_t>(bytes) / std::max<int64_t>(1, stage.threads);
-  if (inFlight > kMostInFlight)
+  const int64_t mostInFlight = target_.device ? target_.device->threadRegisterBytes : kMostInFlight;
+  if (inFlight > mostInFlight)
     return fmt::format(
         "{} slots with unroll={} are {} bytes of vectors in flight; expected at most "
         "{}",
-        slots, stage.unroll, inFlight, kMostInFlight);
+        slots, stage.unroll, inFlight, mostInFlight);
   return {};
+}
+
+/// What all groups of a block have of shared memory, at most: a number for each subgroup of what it
+/// sums (passes/GroupSums.cpp).
+int64_t Checker::sharedBytes(const StagePlan &stage, bool columns) const {
+  const int64_t subgroup = target_.device->subgroup, threads = stage.groupThreads();
+  if (threads <= subgroup || (columns && stage.down == 1))
+    return 0;
+  int64_t sums = 0;
+  for (const StepPlan &plan : stage.steps)
+    if (const Step &step = op_.steps[plan.step]; step.reduce != Reduce::None)
+      sums += step.reduce == Reduce::Moments ? 3 : static_cast<int64_t>(step.results.size());
+  const int64_t apart = columns ? stage.threads : 1;
+  const int64_t numbers = threads / std::max(subgroup, apart) * apart;
+  const int64_t slots = columns ? stage.tile / stage.threads : stage.tile;
+  constexpr int64_t kCopies = 2; // of the code: for whole tiles, and for others
+  return kCopies * sums * slots * numbers * static_cast<int64_t>(sizeof(double)) * stage.groups;
 }
 
 /// Checks threads and groups, and that a thread's part of a vector exists whole or not at all.
 std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const {
   if (!target_.device)
-    return stage.threads == 0 && stage.groups == 1
+    return stage.threads == 0 && stage.down == 1 && stage.groups == 1
                ? ""
-               : fmt::format("threads={} groups={}: {} is no GPU", stage.threads, stage.groups,
-                             target_.cpu);
+               : fmt::format("threads={} down={} groups={}: {} is no GPU", stage.threads,
+                             stage.down, stage.groups, target_.cpu);
   auto isPower = [](int64_t n) { return n > 0 && std::has_single_bit(static_cast<uint64_t>(n)); };
   const int64_t most = target_.device->blockThreads;
+  const bool columns = !loops.empty() && stage.tiled == static_cast<int>(loops.size()) - 1;
   if (!isPower(stage.threads) || stage.threads > most)
     return fmt::format("threads={}: expected a power of two up to {}", stage.threads, most);
-  if (stage.groups < 1 || stage.groups > most / stage.threads)
+  if (!isPower(stage.down) || stage.down > most / stage.threads)
+    return fmt::format("down={}: expected a power of two up to {}, for {} threads of a row",
+                       stage.down, most / stage.threads, stage.threads);
+  if (stage.groups < 1 || stage.groups > most / stage.groupThreads())
     return fmt::format("groups={}: expected 1 to {} groups of {} threads in a block", stage.groups,
-                       most / stage.threads, stage.threads);
+                       most / stage.groupThreads(), stage.groupThreads());
   if (stage.vector % stage.threads != 0)
     return fmt::format("vector={}: expected a multiple of the {} threads that share it",
                        stage.vector, stage.threads);
@@ -259,25 +282,19 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
                          : stage.rows != Rows::OneByOne ? "rows="
                                                         : nullptr)
     return fmt::format("{}: not for {}", knob, target_.cpu);
-  // Threads of one subgroup exchange what they have summed; columns are a thread's own.
-  constexpr int64_t kSubgroup = 32;
-  const bool columns = !loops.empty() && stage.tiled == static_cast<int>(loops.size()) - 1;
   for (const StepPlan &plan : stage.steps) {
-    const Step &step = op_.steps[plan.step];
-    const bool carried = isCarried(op_, stage, plan);
-    if (carried && columns)
-      return fmt::format("step {} is carried over columns: not for {} (not built)", step.name,
-                         target_.cpu);
-    const bool sums = step.reduce != Reduce::None && !carried;
-    // One thread stores what all have, when all have read what it may be written over.
-    const bool settles = step.reduce == Reduce::None && !isElementsOf(stage, step) &&
-                         (schedule_.stages.size() > 1 ||
-                          std::any_of(step.results.begin(), step.results.end(),
-                                      [](const Result &result) { return result.operand >= 0; }));
-    if (!columns && (sums || settles) && stage.threads > kSubgroup)
-      return fmt::format("threads={}: a stage of rows that {} has {} at most", stage.threads,
-                         sums ? "sums over them" : "stores values of each", kSubgroup);
+    if (!isCarried(op_, stage, plan))
+      continue;
+    if (columns)
+      return fmt::format("step {} is carried over columns: not for {} (not built)",
+                         op_.steps[plan.step].name, target_.cpu);
+    if (stage.down > 1) // all of them would add to the same places
+      return fmt::format("down={}: expected 1 where step {} is carried", stage.down,
+                         op_.steps[plan.step].name);
   }
+  if (const int64_t bytes = sharedBytes(stage, columns); bytes > target_.device->sharedBytes)
+    return fmt::format("its groups' sums take {} bytes of shared memory; {} has {} a block", bytes,
+                       target_.cpu, target_.device->sharedBytes);
   const int64_t lanes = stage.vector / stage.threads;
   if (lanes <= 1 || loops.empty())
     return {};

@@ -45,7 +45,10 @@ std::string textOf(const StagePlan &stage, const Operator &op, std::span<const S
       stage.unroll, rowsText(stage.rows), stage.alternates ? " passes=alternating" : "",
       stage.prefetch > 0 ? fmt::format(" prefetch={}", stage.prefetch) : "",
       stage.reversed ? " tasks=reversed" : "", stage.streams ? " stores=streaming" : "",
-      stage.threads == 0 ? "" : fmt::format(" threads={} groups={}", stage.threads, stage.groups));
+      stage.threads == 0
+          ? ""
+          : fmt::format(" threads={}{} groups={}", stage.threads,
+                        stage.down > 1 ? fmt::format(" down={}", stage.down) : "", stage.groups));
 }
 
 class Parser {
@@ -165,11 +168,9 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     rest_ = before;
     return fail(fmt::format("a loop ({})", fmt::join(names, ", ")));
   }
-  const std::pair<const char *, int64_t *> numbers[] = {{"vector=", &stage.vector},
-                                                        {"tile=", &stage.tile},
-                                                        {"unroll=", &stage.unroll},
-                                                        {"threads=", &stage.threads},
-                                                        {"groups=", &stage.groups}};
+  const std::pair<const char *, int64_t *> numbers[] = {
+      {"vector=", &stage.vector},   {"tile=", &stage.tile}, {"unroll=", &stage.unroll},
+      {"threads=", &stage.threads}, {"down=", &stage.down}, {"groups=", &stage.groups}};
   for (auto [name, value] : numbers)
     if (take(name))
       return number(*value);
@@ -195,7 +196,7 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     if (take(name))
       return *value = true;
   return fail("tiled=, vector=, tile=, unroll=, rows=, passes=alternating, prefetch=, "
-              "tasks=reversed, stores=streaming, threads=, groups= or ')'");
+              "tasks=reversed, stores=streaming, threads=, down=, groups= or ')'");
 }
 
 bool Parser::parseStage(Schedule &schedule) {

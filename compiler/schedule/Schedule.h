@@ -72,7 +72,12 @@ struct StagePlan {
   bool streams = false;
   /// On a GPU the threads that share a task, each with its part of every vector; 0: a CPU's.
   int64_t threads = 0;
+  /// On a GPU, as many threads for each of `threads`, one under the other: each goes through every
+  /// so many iterations of a step's innermost loop but that of the lanes.
+  int64_t down = 1;
   int64_t groups = 1; ///< tasks side by side in a block of threads
+
+  int64_t groupThreads() const { return threads * down; }
 
   bool merges() const { return !steps.empty() && steps.front().part == Part::Merge; }
   std::vector<uint32_t> stepNumbers() const;
@@ -162,9 +167,15 @@ SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 /// always holds.
 std::vector<ScheduleVariant> selectSchedules(const Operator &op, const TargetDescription &target);
 
-/// The stages in which a GPU does an operator's steps: one for all that is done with the data, and
-/// small ones after it, else partials and merges. What a task takes is as for some CPU.
-Schedule stepsOfStages(const Operator &op);
+/// The stages in which a GPU may do an operator's steps. What a task takes is as for some CPU.
+struct StageForms {
+  /// One for all that is done with the data, and small ones after it; none where there can be no
+  /// such stage, or it would carry sums over columns.
+  std::optional<Schedule> fused;
+  Schedule split;      ///< partials, their merges, then elements
+  bool splits = false; ///< whether the second form cuts sums that the first one has whole
+};
+StageForms formsOfStages(const Operator &op);
 
 /// The same for a GPU; see SelectDeviceSchedule.cpp.
 std::vector<ScheduleVariant> selectDeviceSchedules(const Operator &op,

@@ -8,9 +8,17 @@
 //        +--+--+--+---+--+--                           +--+--+--+---+
 //   a task is a row, or a part of a long one      a task is a vector of columns, and some rows
 //
+// Threads are beside each other, and where sums have further loops, `down` of them below each
+// other.
+//
 // A thread's part of a vector is one access of the widest kind, where sizes and strides are known
 // to be multiples of it; otherwise one element. Of a vector that the loop does not fill, only the
 // threads that it reaches have a part.
+//
+//   statistics of the data  fused       a group has all of some statistics: its data is in L2, or
+//                                       near, when it goes through it again
+//                           split       a slab is too long, or there are few: partials of chunks,
+//                                       their merge, elements
 #include "compiler/schedule/Schedule.h"
 
 #include <algorithm>
@@ -24,14 +32,27 @@ namespace {
 
 /// Threads of a block, where tasks are small: some blocks of it fill a multiprocessor.
 constexpr int64_t kBlockThreads = 128;
-/// Threads that exchange what they have summed, at most: a subgroup's.
-constexpr int64_t kSubgroup = 32;
-/// Threads that share a task at most, and vectors that each of them has in flight.
-constexpr int64_t kMostThreads = 256, kVectorsInFlight = 4;
+/// Threads that share a task, at most: enough for what has a few vectors each. Of those that go
+/// through a task's data several times or have it alone, more may.
+constexpr int64_t kMostThreads = 256;
+/// Vectors that a thread has in flight, and that it has of a task at most before there are more
+/// threads, or tasks.
+constexpr int64_t kVectorsInFlight = 4, kVectorsOfThread = 16;
+/// Columns' vectors beside each other where they are summed: 256 bytes, a few lines of memory.
+constexpr int64_t kColumnThreads = 16;
 /// Rows of columns that a task takes at least, so that what columns need is made for some.
 constexpr int64_t kColumnRows = 32;
 /// A named size is taken for this.
 constexpr int64_t kNamedSize = 1024;
+/// Groups for each multiprocessor below which a kernel's statistics are few: each gets as many
+/// threads as have a vector then; and where there are not half as many groups as multiprocessors,
+/// slabs are cut from an eighth of their length on.
+constexpr int64_t kFewGroups = 2, kIdle = 2, kShareOfSlab = 8;
+
+/// The largest power of two that is not beyond n, which is 1 at least.
+int64_t powerUpTo(int64_t n) {
+  return static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, n))));
+}
 
 struct DeviceSelection {
   const Operator &op;
@@ -46,84 +67,206 @@ struct DeviceSelection {
     return std::gcd(std::gcd(*size, *limit), int64_t(target.lanes(byteSize(op.dtype))));
   }
 
-  /// The plan of a stage that does these steps, at the end of `schedule`; `cut` is what tasks have
-  /// of loops where they have partial sums, else empty.
-  StagePlan plan(Schedule &schedule, std::string name, std::vector<StepPlan> steps,
-                 const std::vector<int64_t> &cut = {}) const {
-    schedule.stages.push_back({.name = std::move(name), .steps = std::move(steps)});
+  /// How a stage gets its sums.
+  enum class Sums : uint8_t { None, Whole, Partial, Merged };
+  Sums sumsOf(const StagePlan &stage) const {
+    if (stage.merges())
+      return Sums::Merged;
+    Sums sums = Sums::None;
+    for (const StepPlan &plan : stage.steps)
+      if (op.steps[plan.step].reduce != Reduce::None && !isCarried(op, stage, plan))
+        sums = plan.part == Part::Partial ? Sums::Partial : Sums::Whole;
+    return sums;
+  }
+  bool carries(const StagePlan &stage) const {
+    return std::ranges::any_of(stage.steps,
+                               [&](const StepPlan &plan) { return isCarried(op, stage, plan); });
+  }
+  static int64_t sizeOf(const StageLoop &loop) { return loop.size.constant().value_or(kNamedSize); }
+
+  /// Threads for so many vectors, `each` for one of them: the most up to `most` of which at least
+  /// four fifths have work.
+  static int64_t threadsFor(int64_t vectors, int64_t each, int64_t most) {
+    const auto wanted = static_cast<uint64_t>((vectors + each - 1) / each);
+    int64_t threads = std::min(most, static_cast<int64_t>(std::bit_ceil(wanted)));
+    while (threads > 1 && (vectors + threads - 1) / threads * threads * 4 > vectors * 5)
+      threads /= 2;
+    return threads;
+  }
+
+  /// Takes of the loops that `mayTake` says, from the innermost outwards, about so many iterations
+  /// in all: loops whole as long as they fit, and a part of the next one.
+  template <typename MayTake>
+  static void take(StagePlan &stage, std::span<const StageLoop> loops, int first, int64_t most,
+                   MayTake mayTake) {
+    int64_t taken = 1;
+    for (int i = first; i >= 0 && taken < most; --i) {
+      if (!mayTake(i))
+        continue;
+      const int64_t left = (most + taken - 1) / taken;
+      const auto size = loops[i].size.constant();
+      stage.chunks[i] = size && *size <= 2 * left ? 0 : left;
+      taken *= stage.chunks[i] == 0 ? std::max<int64_t>(1, *size) : left;
+    }
+  }
+
+  /// The plan of a stage that does the steps of `of`, at the end of `schedule`; `isFew`: there are
+  /// few tasks.
+  StagePlan plan(Schedule &schedule, const StagePlan &of, bool isFew) const {
+    schedule.stages.push_back({.name = of.name, .steps = of.steps});
     StagePlan &stage = schedule.stages.back();
     const std::vector<StageLoop> loops = stageLoops(op, schedule, schedule.stages.size() - 1);
     stage.tiled = tileLoop(loops);
     stage.chunks.assign(loops.size(), 1);
-    const int64_t lanes = lanesOf(loops);
     if (loops.empty()) {
       stage.threads = stage.vector = 1;
       return stage;
     }
     const int last = static_cast<int>(loops.size()) - 1;
-    const bool columns = stage.tiled == last;
-    const int64_t vectors =
-        std::max<int64_t>(1, loops.back().size.constant().value_or(kNamedSize) / lanes);
-    const bool sums = std::ranges::any_of(stage.steps, [&](const StepPlan &plan) {
-      return op.steps[plan.step].reduce != Reduce::None;
-    });
-    // The most threads of which at least four fifths have work.
-    const int64_t wanted = columns ? vectors : (vectors + kVectorsInFlight - 1) / kVectorsInFlight;
-    int64_t threads =
-        std::min<int64_t>(sums && !columns ? kSubgroup : kMostThreads,
-                          static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(wanted))));
-    while (threads > 1 && (vectors + threads - 1) / threads * threads * 4 > vectors * 5)
-      threads /= 2;
-    stage.threads = threads;
-    stage.groups = std::max<int64_t>(1, kBlockThreads / threads);
-    stage.vector = threads * lanes;
-    stage.tile = columns ? stage.vector : 1;
-    if (sums) { // all of what is reduced over, or parts of it
-      for (int i = 0; i <= last; ++i)
-        if (!loops[i].kept)
-          stage.chunks[i] = cut.empty() ? 0 : cut[i];
-      if (!columns && stage.chunks[last] % stage.vector != 0)
-        stage.chunks[last] += stage.vector - stage.chunks[last] % stage.vector;
-      if (!columns && stage.tiled >= 0 && !cut.empty())
-        stage.chunks[stage.tiled] = std::max<int64_t>(1, cut[stage.tiled]); // rows that carry sums
-    }
-    if (columns && sums) {
-      stage.chunks[last] = stage.tile;
-      stage.unroll = last > 0 ? kVectorsInFlight : 1;
-      return stage;
-    }
-    if (columns) {
-      stage.chunks[last] = stage.tile;
-      stage.unroll = last > 0 ? kVectorsInFlight : 1;
-      // Whole loops from the innermost outwards, as long as rows are few.
-      int64_t rows = 1;
-      for (int i = last - 1; i >= 0 && rows < kColumnRows; --i) {
-        const int64_t most = kColumnRows / rows;
-        const auto size = loops[i].size.constant();
-        stage.chunks[i] = size && *size <= 2 * most ? 0 : most;
-        rows *= stage.chunks[i] == 0 ? *size : most;
-      }
-      return stage;
-    }
-    stage.unroll = std::clamp<int64_t>(vectors / threads, 1, kVectorsInFlight);
-    if (sums)
-      return stage;
-    const auto size = loops.back().size.constant();
-    const int64_t part = stage.vector * kVectorsInFlight;
-    stage.chunks[last] = size && *size <= 2 * part ? 0 : part;
+    if (stage.tiled == last)
+      planColumns(stage, loops);
+    else
+      planRows(stage, loops, isFew);
+    if (carries(stage) && stage.tiled >= 0) // rows that carry sums
+      stage.chunks[stage.tiled] = std::max<int64_t>(1, of.chunks[stage.tiled]);
+    stage.groups = std::max<int64_t>(1, kBlockThreads / stage.groupThreads());
     return stage;
   }
 
-  Schedule withSums() const {
+  void planColumns(StagePlan &stage, std::span<const StageLoop> loops) const {
+    const int last = static_cast<int>(loops.size()) - 1;
+    const Sums sums = sumsOf(stage);
+    // Merges are of numbers of their own, in f64.
+    const int64_t lanes = sums == Sums::Merged ? 1 : lanesOf(loops);
+    const int64_t vectors = std::max<int64_t>(1, sizeOf(loops[last]) / lanes);
+    stage.threads = threadsFor(vectors, 1, sums == Sums::None ? kMostThreads : kColumnThreads);
+    stage.vector = stage.tile = stage.chunks[last] = stage.threads * lanes;
+    stage.unroll = last > 0 ? kVectorsInFlight : 1;
+    auto isReduced = [&](int i) { return !loops[i].kept; };
+    if (sums == Sums::None) {
+      take(stage, loops, last - 1, kColumnRows, [](int) { return true; });
+      return;
+    }
+    if (sums == Sums::Merged)
+      stage.unroll = kVectorsInFlight / 2;
+    const int64_t most = sums == Sums::Partial ? kMostThreads : target.device->blockThreads;
+    int64_t rows = 1; // of the innermost loop around the columns
+    for (int i = last - 1; i >= 0 && rows == 1; --i)
+      rows = loops[i].kept ? 1 : sizeOf(loops[i]);
+    stage.down = powerUpTo(std::min(rows, most / stage.threads));
+    if (sums != Sums::Partial) {
+      for (int i = 0; i < last; ++i)
+        if (isReduced(i))
+          stage.chunks[i] = 0;
+      return;
+    }
+    take(stage, loops, last - 1, stage.down * kVectorsOfThread, isReduced);
+    cutOnce(stage, loops);
+  }
+
+  void planRows(StagePlan &stage, std::span<const StageLoop> loops, bool isFew) const {
+    const int last = static_cast<int>(loops.size()) - 1;
+    const Sums sums = sumsOf(stage);
+    const int64_t lanes = sums == Sums::Merged ? 1 : lanesOf(loops);
+    const int64_t vectors = std::max<int64_t>(1, sizeOf(loops[last]) / lanes);
+    auto isReduced = [&](int i) { return !loops[i].kept; };
+    // The loop around the lanes that threads share, too.
+    int around = last - 1;
+    while (around >= 0 && !isReduced(around))
+      --around;
+    const bool isDown = sums != Sums::None && around >= 0 && !carries(stage);
+    const bool isLong = isFew || vectors > kMostThreads * kVectorsOfThread;
+    const int64_t most = sums != Sums::None && isLong ? target.device->blockThreads : kMostThreads;
+    stage.threads = threadsFor(vectors, isFew || isDown ? 1 : kVectorsInFlight, most);
+    stage.vector = stage.threads * lanes;
+    stage.unroll = std::clamp<int64_t>(vectors / stage.threads, 1, kVectorsInFlight);
+    if (isDown)
+      stage.down = powerUpTo(std::min(sizeOf(loops[around]), most / stage.threads));
+    if (sums == Sums::Whole || sums == Sums::Merged) {
+      for (int i = 0; i <= last; ++i)
+        if (isReduced(i))
+          stage.chunks[i] = 0;
+      return;
+    }
+    if (sums == Sums::None) {
+      const auto size = loops[last].size.constant();
+      const int64_t part = stage.vector * kVectorsInFlight;
+      stage.chunks[last] = size && *size <= 2 * part ? 0 : part;
+      return;
+    }
+    take(stage, loops, last, stage.vector * stage.down * kVectorsOfThread, isReduced);
+    if (stage.chunks[last] % stage.vector != 0)
+      stage.chunks[last] += stage.vector - stage.chunks[last] % stage.vector;
+    cutOnce(stage, loops);
+    if (isDown && stage.chunks[around] > 0)
+      stage.down = powerUpTo(std::min(stage.down, stage.chunks[around]));
+  }
+
+  /// Partials are of some loop: of the outermost that they are taken of, where the sizes would have
+  /// all of all.
+  void cutOnce(StagePlan &stage, std::span<const StageLoop> loops) const {
+    auto isReduced = [&](size_t i) { return !loops[i].kept; };
+    for (size_t i = 0; i < loops.size(); ++i)
+      if (isReduced(i) && stage.chunks[i] > 0)
+        return;
+    for (size_t i = 0; i < loops.size(); ++i)
+      if (isReduced(i)) {
+        const bool hasLanes = i + 1 == loops.size();
+        stage.chunks[i] = hasLanes ? stage.vector * kVectorsOfThread : 1;
+        return;
+      }
+  }
+
+  Schedule withSums(const Schedule &of, bool isFew = false) const {
     Schedule schedule;
-    for (const StagePlan &of : stepsOfStages(op).stages) {
-      const bool isPartial = std::ranges::any_of(
-          of.steps, [](const StepPlan &plan) { return plan.part == Part::Partial; });
-      StagePlan stage =
-          plan(schedule, of.name, of.steps, isPartial ? of.chunks : std::vector<int64_t>());
-      schedule.stages.back() = std::move(stage);
+    for (const StagePlan &stage : of.stages) {
+      StagePlan made = plan(schedule, stage, isFew);
+      schedule.stages.back() = std::move(made);
     }
     return schedule;
+  }
+
+  std::vector<ScheduleVariant> variants() const {
+    const StageForms forms = formsOfStages(op);
+    const std::string wait = "sums that wait for others, or of columns besides rows: a pass for "
+                             "each, merged in a fixed order";
+    if (!forms.fused)
+      return {{withSums(forms.split), Guard{}, wait}};
+    const Schedule fused = withSums(*forms.fused);
+    const std::string whole = "a group has all of some statistics";
+    const std::string few = whole + "; they are few: as many threads as have a vector";
+    const StagePlan &first = fused.stages.front();
+    const bool columns = first.tiled == op.rank() - 1;
+    const Device &device = *target.device;
+    const SizeExpr statistics = op.statistics(), slab = op.slabBytes();
+    const int64_t perGroup = first.tiled >= 0 ? first.tile : 1;
+    const int64_t mostFew = kFewGroups * device.multiprocessors * perGroup;
+    // Few statistics of one length are as short as threads can take them.
+    auto byCount = [&]() -> std::vector<ScheduleVariant> {
+      const auto count = statistics.constant();
+      const Schedule wide = columns || carries(first) ? fused : withSums(*forms.fused, true);
+      if (wide == fused || (count && *count > mostFew))
+        return {{fused, Guard{}, whole}};
+      if (count)
+        return {{wide, Guard{}, few}};
+      return {{wide, Guard{statistics, mostFew}, few}, {fused, Guard{}, whole}};
+    };
+    if (!forms.splits)
+      return byCount();
+    const int64_t groups = statistics.constant().value_or(INT64_MAX) / perGroup;
+    const int64_t most = device.registerBytes /
+                         (groups < device.multiprocessors / kIdle ? kShareOfSlab : 1) / perGroup;
+    const ScheduleVariant split{withSums(forms.split), Guard{},
+                                "a slab is more than a group goes through, or there are few: "
+                                "moments of chunks, merged in a fixed order"};
+    const auto bytes = slab.constant();
+    if (bytes && *bytes > most)
+      return {split};
+    std::vector<ScheduleVariant> variants = byCount();
+    if (bytes)
+      return variants;
+    // A guard asks for one thing: of those that are as long as they are many, for how long.
+    return {{variants.back().schedule, Guard{slab, most}, variants.back().reason}, split};
   }
 
   Schedule elementwise() const {
@@ -141,7 +284,7 @@ struct DeviceSelection {
       elements.insert(elements.begin(), statistics.begin(), statistics.end());
     auto add = [&](std::vector<StepPlan> steps) {
       const std::string name = op.steps[steps.back().step].name;
-      StagePlan stage = plan(schedule, name, std::move(steps));
+      StagePlan stage = plan(schedule, {.name = name, .steps = std::move(steps)}, /*isFew=*/false);
       schedule.stages.back() = std::move(stage);
     };
     if (elements.empty() || writes)
@@ -169,7 +312,7 @@ std::vector<ScheduleVariant> selectDeviceSchedules(const Operator &op,
   const DeviceSelection selection{op, target};
   if (!op.reduces())
     return {{selection.elementwise(), Guard{}, "statistics are given: every element on its own"}};
-  return {{selection.withSums(), Guard{}, "a group has all of some statistics, or parts of them"}};
+  return selection.variants();
 }
 
 } // namespace normforge

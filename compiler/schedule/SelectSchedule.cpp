@@ -321,6 +321,13 @@ struct Selection : StageSizes {
     }
     return schedule;
   }
+  /// Whether a schedule has partials of sums that the form of one stage has whole.
+  bool cutsSums(const Schedule &schedule) const {
+    return llvm::any_of(schedule.stages, [&](const StagePlan &stage) {
+      const StepPlan &first = stage.steps.front();
+      return first.part == Part::Partial && !isCarriedBy(first.step);
+    });
+  }
   bool hasLongRows() const { return hasLongRows(static_cast<uint32_t>(op.steps.size() - 1)); }
   /// Nothing is reduced: one stage does it all.
   Schedule oneStage(const Schedule &base) const {
@@ -449,11 +456,7 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
   const StagePlan &whole = fused.stages[0];
 
   // A fused task's data, read three times, stays in L2 beside the y that it writes.
-  const bool splits =
-      std::any_of(split.stages.begin(), split.stages.end(), [&](const StagePlan &stage) {
-        const StepPlan &first = stage.steps.front();
-        return first.part == Part::Partial && !selection.isCarriedBy(first.step);
-      });
+  const bool splits = selection.cutsSums(split);
   // `slab` is op.slabBytes(), of one statistic, times those that a task has.
   int64_t perTask = whole.tile, limit = target.l2Bytes / 2;
   const auto statistics = op.statistics().constant();
@@ -534,21 +537,24 @@ std::vector<ScheduleVariant> candidates(const Operator &op, const TargetDescript
 
 } // namespace
 
-Schedule stepsOfStages(const Operator &op) {
-  TargetDescription any; // chunks of partials are used as they are; other sizes are chosen anew
+StageForms formsOfStages(const Operator &op) {
+  TargetDescription any; // sizes are chosen anew
   any.vectorBits = 256;
   any.vectorRegisters = 16;
   any.l1Bytes = any.l2Bytes = any.l3Bytes = 1 << 20;
   const Selection selection(op, any, op.kept());
   const Schedule base = baseFor(selection);
+  StageForms forms;
+  forms.split = selection.split(base);
+  forms.splits = selection.cutsSums(forms.split);
   if (!selection.fuses())
-    return selection.split(base);
-  Schedule fused = selection.single(base, selection.fused(), "fused");
-  const StagePlan &first = fused.stages.front();
-  const bool carriesColumns =
-      first.tiled == op.rank() - 1 &&
-      llvm::any_of(first.steps, [&](const StepPlan &plan) { return isCarried(op, first, plan); });
-  return carriesColumns ? selection.split(base) : fused;
+    return forms;
+  forms.fused = selection.single(base, selection.fused(), "fused");
+  const StagePlan &first = forms.fused->stages.front();
+  if (first.tiled == op.rank() - 1 &&
+      llvm::any_of(first.steps, [&](const StepPlan &plan) { return isCarried(op, first, plan); }))
+    forms.fused.reset();
+  return forms;
 }
 
 std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &of) {

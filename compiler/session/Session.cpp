@@ -157,7 +157,8 @@ struct Session::State {
     if (!code.device)
       objects.emplace(*machine);
     formTasks.addPass(createFormTasks());
-    vectorize.addPass(createVectorizeSteps());
+    vectorize.addPass(
+        createVectorizeSteps({.subgroup = target.device ? target.device->subgroup : 0}));
     bind.addPass(code.device ? createBindKernel() : createBindCall());
     for (mlir::PassManager *passes : {&formTasks, &vectorize, &bind})
       passes->enableVerifier(verify);

@@ -1,6 +1,7 @@
 #include "compiler/target/PointerViews.h"
 
 #include "mlir/Conversion/LLVMCommon/Pattern.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
@@ -67,6 +68,16 @@ struct ReinterpretCast : ViewPattern<memref::ReinterpretCastOp> {
       pointer = elementAt(b, op.getLoc(), op.getType().getElementType(), pointer, index);
     }
     b.replaceOp(op, pointer);
+    return success();
+  }
+};
+
+struct View : ViewPattern<memref::ViewOp> {
+  using ViewPattern::ViewPattern;
+  LogicalResult matchAndRewrite(memref::ViewOp op, OpAdaptor adaptor,
+                                ConversionPatternRewriter &b) const override {
+    b.replaceOp(
+        op, elementAt(b, op.getLoc(), b.getI8Type(), adaptor.getSource(), adaptor.getByteShift()));
     return success();
   }
 };
@@ -243,12 +254,15 @@ struct Scatter : ViewPattern<vector::ScatterOp> {
 
 void populatePointerViewPatterns(LLVMTypeConverter &types, RewritePatternSet &patterns,
                                  bool isDevice) {
-  const unsigned space = isDevice ? 1 : 0; // of global memory
-  types.addConversion([space](MemRefType type) -> Type {
-    return LLVM::LLVMPointerType::get(type.getContext(), space);
+  types.addConversion([isDevice](MemRefType type) -> Type {
+    constexpr unsigned kGlobal = 1, kOfBlock = 3;
+    const bool isShared = gpu::GPUDialect::hasWorkgroupMemoryAddressSpace(type);
+    return LLVM::LLVMPointerType::get(type.getContext(), !isDevice  ? 0
+                                                         : isShared ? kOfBlock
+                                                                    : kGlobal);
   });
-  patterns.add<ReinterpretCast, PointerAsIndex, ScalarLoad, ScalarStore, Prefetch, Load, Store,
-               MaskedLoad, MaskedStore, Gather, Scatter>(types, isDevice);
+  patterns.add<ReinterpretCast, View, PointerAsIndex, ScalarLoad, ScalarStore, Prefetch, Load,
+               Store, MaskedLoad, MaskedStore, Gather, Scatter>(types, isDevice);
 }
 
 } // namespace normforge

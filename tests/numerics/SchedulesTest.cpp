@@ -74,7 +74,9 @@ private:
       if (random_() % 2)
         stage.alternates = !stage.alternates;
       else
-        (random_() % 2 ? stage.threads : stage.groups) = number();
+        (random_() % 3 == 0   ? stage.threads
+         : random_() % 2 == 0 ? stage.down
+                              : stage.groups) = number();
       break;
     case 9:
       stage.streams = !stage.streams;
