@@ -212,7 +212,7 @@ llvm::Expected<TargetDescription> chooseOne(llvm::StringRef cpu, const TargetOpt
                     llvm::toString(target.takeError()));
   if (target->device && !options.takesGpus)
     return badInput(
-        fmt::format("--cpu: {} is a GPU, which only compile --emit of a stage, check and "
+        fmt::format("--cpu: {} is a GPU, which only compile --emit of a stage, pack, check and "
                     "explain take yet (not built)",
                     target->cpu));
   if (!options.caches.empty() && target->l1Bytes > target->l2Bytes)

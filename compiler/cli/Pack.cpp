@@ -154,13 +154,15 @@ llvm::Error run(Options &options) {
 
 void declarePack(CLI::App &app, int &status) {
   auto options = std::make_shared<Options>();
+  options->target.takesGpus = true;
   CLI::App *sub = app.add_subcommand(
       "pack", "Compile kernels into one file that a program loads without the compiler");
   sub->add_option("SPECS", options->specs, "Specs, YAML files, or directories of them")
       ->type_name("PATH");
-  addCpusOption(*sub, options->target,
-                "LLVM's names of CPUs, of any machines; the one that fits best is chosen when a "
-                "kernel is loaded");
+  addCpusOption(
+      *sub, options->target,
+      "LLVM's names of CPUs, of any machines, and of GPUs; the one that fits best is chosen when a "
+      "kernel is loaded");
   addPhaseOption(*sub, options->phase, "(default: all of each spec)");
   sub->add_option("-o", options->output, "The file to write, such as model.nfk")->type_name("FILE");
   addTunedOption(*sub, options->schedule);

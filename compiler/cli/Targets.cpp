@@ -116,7 +116,7 @@ void printTargets(const std::vector<TargetDescription> &targets) {
       "power of two from 128 to 2048.\n"
       "streaming: x and y beyond these bytes are stored past the caches; measured on this kind "
       "of CPU, or with ? assumed from another's.\n"
-      "GPUs: {}; as text (compile --emit=ptx), and emulated (check).\n",
+      "GPUs: {}; as text (compile --emit=ptx), in packs, and emulated (check).\n",
       fmt::join(compilableGpus(), ", "));
 }
 

@@ -3,16 +3,16 @@
 
 #include "compiler/emulator/Emulator.h"
 
+#include "compiler/emulator/WatchedMemory.h"
+
 #include <algorithm>
 #include <cinttypes>
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
-#include <limits>
 #include <memory>
 #include <ucontext.h>
-#include <vector>
 
 namespace normforge::emulator {
 
@@ -57,14 +57,6 @@ struct Fiber {
   At at = At::End;
 };
 
-/// Four bytes of shared memory: who has written and read them last, and after which barrier.
-struct Word {
-  uint64_t writer = 0, written = 0;
-  uint64_t reader = 0, read = 0;
-};
-constexpr uint64_t kWordBytes = sizeof(uint32_t);
-constexpr uint64_t kSeveral = UINT64_MAX; ///< readers
-
 struct Group {
   Place caller;
   std::deque<Fiber> fibers; ///< more of them than a group has, perhaps; they stay where they are
@@ -72,9 +64,9 @@ struct Group {
   ThreadFunction *function = nullptr;
   const nf_call *call = nullptr;
   uint64_t task = 0;
-  uint64_t epoch = 0;           ///< barriers passed since the first task, and tasks begun
-  std::vector<double> shared{}; ///< aligned
-  std::vector<Word> words{};    ///< of it
+  uint64_t epoch = 0; ///< barriers passed since the first task, and tasks begun
+  WatchedMemory shared;
+  uint64_t sharedBytes = 0;
 };
 
 /// Kept by a thread of the host, whose fibers never move to another.
@@ -152,8 +144,7 @@ At runSubgroup(Group &group, uint64_t first, uint64_t count) {
 }
 
 void runTask(Group &group) {
-  std::fill(group.shared.begin(), group.shared.end(), std::numeric_limits<double>::quiet_NaN());
-  std::fill(group.words.begin(), group.words.end(), Word());
+  group.shared.reset(group.sharedBytes);
   for (Fiber &fiber : group.fibers)
     fiber.exchanges = 0; // groups of other sizes have had others
   const uint64_t width = std::min(group.subgroup, group.threads), count = group.threads / width;
@@ -179,8 +170,7 @@ void runTasks(ThreadFunction *function, const nf_call *call, uint64_t first, uin
   group.call = call;
   group.threads = threads;
   group.subgroup = subgroup;
-  group.shared.resize((sharedBytes + sizeof(double) - 1) / sizeof(double));
-  group.words.resize((sharedBytes + kWordBytes - 1) / kWordBytes);
+  group.sharedBytes = sharedBytes;
   for (group.task = first; group.task < last; ++group.task)
     runTask(group);
 }
@@ -204,27 +194,10 @@ void *sharedMemory() { return ownGroup().shared.data(); }
 
 void access(const void *at, uint64_t bytes, uint64_t isStore) {
   Group &group = ownGroup();
-  const uint64_t first = static_cast<uint64_t>(static_cast<const char *>(at) -
-                                               reinterpret_cast<const char *>(group.shared.data()));
-  if (first % bytes != 0 || first / kWordBytes + bytes / kWordBytes > group.words.size())
-    fail("an access outside of shared memory, or one that is not aligned");
-  for (uint64_t i = 0; i < bytes / kWordBytes; ++i) {
-    Word &word = group.words[first / kWordBytes + i];
-    if (word.written == 0 && !isStore)
-      fail("shared memory is read that was not written");
-    if (word.written == group.epoch && word.writer != group.running)
-      fail("a race: another thread has written shared memory since the last barrier");
-    if (isStore) {
-      if (word.read == group.epoch && word.reader != group.running)
-        fail("a race: another thread has read shared memory since the last barrier");
-      word.writer = group.running;
-      word.written = group.epoch;
-      continue;
-    }
-    word.reader =
-        word.read == group.epoch && word.reader != group.running ? kSeveral : group.running;
-    word.read = group.epoch;
-  }
+  const auto offset = static_cast<uint64_t>(static_cast<const char *>(at) - group.shared.data());
+  if (const char *what =
+          group.shared.access(offset, bytes, isStore != 0, group.running, group.epoch))
+    fail(what);
 }
 
 } // namespace normforge::emulator

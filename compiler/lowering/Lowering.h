@@ -24,6 +24,9 @@ struct LoweredKernel {
   SizeExpr workspaceBytes;
 };
 
+/// The size that an affine expression over named sizes is, as attributes have it (Attributes.h).
+SizeExpr sizeOf(mlir::AffineExpr expr);
+
 /// Dialects that the lowering creates operations of.
 void registerLoweringDialects(mlir::DialectRegistry &registry);
 

@@ -38,6 +38,25 @@ AffineExpr toAffine(const SizeExpr &size, MLIRContext *context) {
   return stack.back();
 }
 
+SizeExpr sizeOf(AffineExpr expr) {
+  if (auto constant = dyn_cast<AffineConstantExpr>(expr))
+    return constant.getValue();
+  if (auto symbol = dyn_cast<AffineSymbolExpr>(expr))
+    return SizeExpr::size(symbol.getPosition());
+  auto binary = cast<AffineBinaryOpExpr>(expr);
+  const SizeExpr left = sizeOf(binary.getLHS()), right = sizeOf(binary.getRHS());
+  switch (binary.getKind()) {
+  case AffineExprKind::Add:
+    return left + right;
+  case AffineExprKind::Mul:
+    return left * right;
+  case AffineExprKind::CeilDiv:
+    return ceilDivide(left, right);
+  default:
+    llvm_unreachable("an expression that sizes do not make");
+  }
+}
+
 StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &schedule,
                            size_t stage, llvm::StringRef symbol)
     : op_(op), stage_(schedule.stages[stage]), symbol_(symbol.str() + "_" + stage_.name),

@@ -138,6 +138,7 @@ LogicalResult KernelBinder::run() {
   body.eraseArguments(0, arguments);
   stage_.removeArgAttrsAttr();
   stage_.setFunctionType(b_.getFunctionType(body.getArgumentTypes(), {}));
+  stage_.setAllArgAttrs(attributes_);
   const int64_t threads = groupThreads() * integer(attr::kGroups);
   stage_->setAttr("passthrough", b_.getArrayAttr(b_.getStrArrayAttr(
                                      {"nvvm.maxntid", std::to_string(threads) + ",1,1"})));

@@ -181,6 +181,10 @@ StageForms formsOfStages(const Operator &op);
 std::vector<ScheduleVariant> selectDeviceSchedules(const Operator &op,
                                                    const TargetDescription &target);
 
+/// The same schedule of a GPU in which a thread loads and stores single elements, so that arrays
+/// need no alignment but that of these; for all sizes.
+ScheduleVariant withScalarLanes(ScheduleVariant variant, const Operator &op);
+
 /// The forms that the heuristic chooses between, each as it would be for its own sizes: one stage,
 /// several (partials and their merge; what columns need, and rows), and each with streaming stores.
 std::vector<Schedule> scheduleForms(const Operator &op, const TargetDescription &target);

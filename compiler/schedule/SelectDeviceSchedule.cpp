@@ -78,6 +78,11 @@ struct DeviceSelection {
         sums = plan.part == Part::Partial ? Sums::Partial : Sums::Whole;
     return sums;
   }
+  /// Whether a loop's elements are no product of sizes: it is not cut where moments are taken.
+  bool isPadded(const StageLoop &loop) const {
+    return op.blocked && op.blocked->padded &&
+           (loop.loop == op.blocked->outer || loop.loop == op.blocked->inner);
+  }
   bool carries(const StagePlan &stage) const {
     return std::ranges::any_of(stage.steps,
                                [&](const StepPlan &plan) { return isCarried(op, stage, plan); });
@@ -160,8 +165,7 @@ struct DeviceSelection {
           stage.chunks[i] = 0;
       return;
     }
-    take(stage, loops, last - 1, stage.down * kVectorsOfThread, isReduced);
-    cutOnce(stage, loops);
+    cut(stage, loops, last - 1, stage.down * kVectorsOfThread);
   }
 
   void planRows(StagePlan &stage, std::span<const StageLoop> loops, bool isFew) const {
@@ -194,26 +198,29 @@ struct DeviceSelection {
       stage.chunks[last] = size && *size <= 2 * part ? 0 : part;
       return;
     }
-    take(stage, loops, last, stage.vector * stage.down * kVectorsOfThread, isReduced);
+    cut(stage, loops, last, stage.vector * stage.down * kVectorsOfThread);
     if (stage.chunks[last] % stage.vector != 0)
       stage.chunks[last] += stage.vector - stage.chunks[last] % stage.vector;
-    cutOnce(stage, loops);
     if (isDown && stage.chunks[around] > 0)
       stage.down = powerUpTo(std::min(stage.down, stage.chunks[around]));
   }
 
-  /// Partials are of some loop: of the outermost that they are taken of, where the sizes would have
-  /// all of all.
-  void cutOnce(StagePlan &stage, std::span<const StageLoop> loops) const {
-    auto isReduced = [&](size_t i) { return !loops[i].kept; };
-    for (size_t i = 0; i < loops.size(); ++i)
-      if (isReduced(i) && stage.chunks[i] > 0)
-        return;
-    for (size_t i = 0; i < loops.size(); ++i)
-      if (isReduced(i)) {
-        const bool hasLanes = i + 1 == loops.size();
+  /// What a task has of the loops that partials are taken over, from `first` outwards: about so
+  /// many iterations, and not all of all.
+  void cut(StagePlan &stage, std::span<const StageLoop> loops, int first, int64_t most) const {
+    auto mayCut = [&](int i) { return !loops[i].kept && !isPadded(loops[i]); };
+    take(stage, loops, first, most, mayCut);
+    bool isCut = false;
+    for (int i = 0; i < static_cast<int>(loops.size()); ++i) {
+      if (!loops[i].kept && isPadded(loops[i]))
+        stage.chunks[i] = 0;
+      isCut |= mayCut(i) && stage.chunks[i] > 0;
+    }
+    for (int i = 0; i < static_cast<int>(loops.size()) && !isCut; ++i)
+      if (mayCut(i)) {
+        const bool hasLanes = i + 1 == static_cast<int>(loops.size());
         stage.chunks[i] = hasLanes ? stage.vector * kVectorsOfThread : 1;
-        return;
+        isCut = true;
       }
   }
 
@@ -305,6 +312,23 @@ llvm::Error checkIsBuilt(const Operator &op, const TargetDescription &target) {
   return llvm::createStringError(fmt::format("phase {} has bits of a mask, which kernels for {} do "
                                              "not yet (not built)",
                                              toString(op.phase), target.cpu));
+}
+
+ScheduleVariant withScalarLanes(ScheduleVariant variant, const Operator &op) {
+  for (size_t i = 0; i < variant.schedule.stages.size(); ++i) {
+    StagePlan &stage = variant.schedule.stages[i];
+    const auto last = static_cast<int>(stageLoops(op, variant.schedule, i).size()) - 1;
+    const int64_t lanes = stage.vector / stage.threads;
+    stage.vector = stage.threads;
+    if (stage.tiled != last)
+      continue;
+    // A task has the threads' columns, one each for what were vectors.
+    stage.tile /= lanes;
+    stage.chunks[last] = stage.chunks[last] == 0 ? 0 : stage.chunks[last] / lanes;
+  }
+  variant.guard = Guard{};
+  variant.reason += "; for arrays that are not aligned to vectors";
+  return variant;
 }
 
 std::vector<ScheduleVariant> selectDeviceSchedules(const Operator &op,

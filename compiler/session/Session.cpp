@@ -1,5 +1,6 @@
 #include "compiler/session/Session.h"
 
+#include "compiler/lowering/Attributes.h"
 #include "compiler/lowering/Lowering.h"
 #include "compiler/passes/Passes.h"
 #include "compiler/records/Choose.h"
@@ -8,6 +9,7 @@
 
 #include "mlir/Dialect/Bufferization/IR/Bufferization.h"
 #include "mlir/Dialect/ControlFlow/IR/ControlFlow.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
@@ -28,6 +30,7 @@
 #include "llvm/Transforms/Utils/Cloning.h"
 
 #include <chrono>
+#include <cstring>
 #include <fmt/format.h>
 
 namespace normforge {
@@ -84,6 +87,7 @@ namespace {
 struct Compiled {
   std::string text;
   std::vector<StageInfo> stages;
+  std::vector<Launch> launches; ///< of a GPU's stages
   SizeExpr workspaceBytes;
   std::unique_ptr<llvm::Module> module;
 };
@@ -92,15 +96,42 @@ std::vector<std::string> uselessSets(const Operator &op, const TargetDescription
   return target.uselessSets(op.hasArrayOf(DType::F16), op.hasArrayOf(DType::BF16));
 }
 
+/// How a stage's kernel is launched, by the attributes that nf-bind-kernel leaves.
+Launch launchOf(mlir::func::FuncOp kernel) {
+  auto integer = [&](const char *name) {
+    return static_cast<uint32_t>(kernel->getAttrOfType<mlir::IntegerAttr>(name).getInt());
+  };
+  Launch launch;
+  launch.groups = integer(attr::kGroups);
+  launch.threads = integer(attr::kThreads) * integer(attr::kDown) * launch.groups;
+  launch.sharedBytes = integer(attr::kShared) * launch.groups;
+  for (unsigned i = 0; i < kernel.getNumArguments(); ++i) {
+    Parameter parameter; // the number of tasks, where nothing else is said
+    const std::pair<const char *, Parameter::Kind> kinds[] = {
+        {attr::kArgument, Parameter::Kind::Argument},
+        {attr::kSize, Parameter::Kind::Size},
+        {attr::kScalar, Parameter::Kind::Scalar}};
+    for (auto [name, kind] : kinds)
+      if (auto index = kernel.getArgAttrOfType<mlir::IntegerAttr>(i, name))
+        parameter = {kind, static_cast<uint32_t>(index.getInt()), SizeExpr()};
+    if (auto offset = kernel.getArgAttrOfType<mlir::AffineMapAttr>(i, attr::kWorkspace))
+      parameter = {Parameter::Kind::Workspace, 0, sizeOf(offset.getValue().getResult(0))};
+    launch.parameters.push_back(std::move(parameter));
+  }
+  return launch;
+}
+
 /// All that a manifest has before the code.
 Artifact manifestOf(const Operator &op, const TargetDescription &target,
                     const TargetDescription &code) {
   Artifact artifact;
   artifact.name = op.name;
   artifact.phase = toString(op.phase);
+  artifact.entry = code.device ? EntryKind::Launch : EntryKind::Call;
   artifact.triple = code.triple;
   artifact.cpu = target.cpu;
-  artifact.requiredFeatures = code.instructionSets();
+  if (!code.device)
+    artifact.requiredFeatures = code.instructionSets();
   const std::vector<std::string> useless = uselessSets(op, code);
   llvm::erase_if(artifact.requiredFeatures,
                  [&](const std::string &name) { return llvm::is_contained(useless, name); });
@@ -120,11 +151,13 @@ llvm::Expected<Variant> describe(const Operator &op, const ScheduleVariant &vari
   out.reason = variant.reason;
   out.guard = variant.guard;
   out.workspaceBytes = compiled.workspaceBytes;
-  for (const StageInfo &stage : compiled.stages) {
+  for (size_t i = 0; i < compiled.stages.size(); ++i) {
+    const StageInfo &stage = compiled.stages[i];
     const auto function = functions.find(stage.symbol);
     if (function == functions.end())
       return llvm::make_error<InternalError>("no code for stage " + stage.symbol);
-    out.stages.push_back({stage.symbol, function->second, stage.tasks, stage.bytesPerTask});
+    out.stages.push_back({stage.symbol, function->second, stage.tasks, stage.bytesPerTask,
+                          compiled.launches.empty() ? Launch() : compiled.launches[i]});
   }
   return out;
 }
@@ -180,6 +213,9 @@ struct Session::State {
   /// may, with less in flight.
   llvm::Expected<Variant> compileFitting(const Operator &op, ScheduleVariant &variant,
                                          CompileTimes &times);
+  /// Compiles a variant of a GPU's, whose code is text.
+  llvm::Expected<Variant> compileText(const Operator &op, const ScheduleVariant &variant,
+                                      CompileTimes &times);
 };
 
 constexpr std::string_view kLessInFlight = "; with less in flight, which the stack holds";
@@ -196,10 +232,6 @@ void InternalError::log(llvm::raw_ostream &os) const { os << "internal error: " 
 
 Session::Session(TargetDescription target, bool verify, bool emulates)
     : target_(std::move(target)), code_(target_), verify_(verify) {
-  if (target_.device && !emulates)
-    whyNot_ = fmt::format("{} is a GPU: its kernels are texts (compile --emit=ptx), and no runtime "
-                          "runs them yet (not built)",
-                          target_.cpu);
   if (target_.device && emulates) {
     if (auto code = emulatingTarget())
       code_ = std::move(*code);
@@ -259,6 +291,9 @@ llvm::Expected<Compiled> Session::State::run(const Operator &op, const Schedule 
     Stopwatch watch(times.convert);
     if (mlir::failed(bind.run(module)))
       return failure(code.device ? "nf-bind-kernel" : "nf-bind-call");
+    if (code.device)
+      for (auto kernel : module.getOps<mlir::func::FuncOp>())
+        result.launches.push_back(launchOf(kernel));
     if (mlir::failed(conversion.run(module)) || (verify && mlir::failed(mlir::verify(module))))
       return failure("conversion to LLVM");
   }
@@ -322,13 +357,44 @@ llvm::Expected<Artifact> Session::compile(const Operator &op,
   State &current = state();
   CompileTimes ignored;
   CompileTimes &spent = times ? *times : ignored;
-  for (ScheduleVariant variant : variants) {
-    auto out = current.compileFitting(op, variant, spent);
+  auto add = [&](ScheduleVariant variant) -> llvm::Error {
+    auto out = code_.device ? current.compileText(op, variant, spent)
+                            : current.compileFitting(op, variant, spent);
     if (!out)
       return out.takeError();
     artifact.variants.push_back(std::move(*out));
-  }
+    return llvm::Error::success();
+  };
+  for (const ScheduleVariant &variant : variants)
+    if (llvm::Error error = add(variant))
+      return std::move(error);
+  // Pointers need no alignment but their elements' by contract: the last one is for those.
+  if (artifact.variants.back().alignment > 0)
+    if (llvm::Error error = add(withScalarLanes(variants.back(), op)))
+      return std::move(error);
   return artifact;
+}
+
+llvm::Expected<Variant> Session::State::compileText(const Operator &op,
+                                                    const ScheduleVariant &variant,
+                                                    CompileTimes &times) {
+  auto compiled = run(op, variant.schedule, op.symbol, EmitStage::Assembly, times);
+  if (!compiled)
+    return compiled.takeError();
+  std::map<std::string, uint64_t> functions;
+  for (const StageInfo &stage : compiled->stages)
+    functions.emplace(stage.symbol, 0);
+  auto out = describe(op, variant, *compiled, functions);
+  if (!out)
+    return out;
+  const bool hasVectors = llvm::any_of(
+      variant.schedule.stages, [](const StagePlan &stage) { return stage.vector > stage.threads; });
+  out->alignment = hasVectors ? static_cast<uint32_t>(code.device->accessBytes) : 0;
+  Stopwatch watch(times.codegen);
+  const std::string text = emitAssembly(*compiled->module, *machine);
+  out->image.bytes.resize(text.size() + 1); // and a zero
+  std::memcpy(out->image.bytes.data(), text.c_str(), text.size() + 1);
+  return out;
 }
 
 llvm::Expected<Variant> Session::State::compileFitting(const Operator &op, ScheduleVariant &variant,
@@ -367,6 +433,9 @@ llvm::Expected<KernelObject> Session::compileObject(llvm::ArrayRef<ObjectKernel>
                                                     bool withAssembly, bool isFitting) {
   if (!whyNot_.empty())
     return llvm::createStringError(whyNot_);
+  if (code_.device)
+    return llvm::createStringError(fmt::format(
+        "{} is a GPU, whose kernels are no object files; expected ptx, or a pack", code_.cpu));
   State &current = state();
   CompileTimes times;
   std::vector<std::vector<Compiled>> compiled;

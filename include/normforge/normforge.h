@@ -80,7 +80,9 @@ typedef enum nf_code {
   NF_INTERNAL = 8,     /* a defect of Normforge */
   NF_NO_KERNEL = 9,    /* a pack holds no kernel of this name and phase */
   /* the compiler's process died, for lack of memory or a defect, or was ended for its time */
-  NF_COMPILER_ENDED = 10
+  NF_COMPILER_ENDED = 10,
+  NF_NO_DEVICE = 11,   /* there is no GPU, no driver of one, or no context that is current */
+  NF_DEVICE_ERROR = 12 /* the GPU's driver refused; the message has its words */
 } nf_code;
 
 typedef struct nf_status nf_status;
@@ -269,7 +271,9 @@ typedef struct nf_compile_options {
   /* "inference", "backward+update", ...; NULL: the spec's first. A spec that lists no phases has
    * inference alone where nothing else is asked for, and training and backward where one is. */
   const char *phase;
-  const char *cpu;         /* LLVM's name of a CPU: "haswell"; NULL, "" or "native": this one */
+  /* LLVM's name of a CPU: "haswell"; NULL, "" or "native": this one. Or of a GPU, "sm_90", which
+   * nf_device_cpu tells: such kernels are prepared and enqueued. */
+  const char *cpu;
   const char *source_name; /* the text's name in errors; NULL: "<spec>" */
 } nf_compile_options;
 
@@ -515,9 +519,59 @@ NF_API nf_status *nf_plan_check(const nf_plan *plan, void *const *args, size_t a
  * there where one is needed. Errors: NF_INVALID_ARGUMENT. */
 NF_API nf_status *nf_plan_check_call(const nf_plan *plan, const nf_call *call);
 
+/* ---- GPUs ------------------------------------------------------------------------------------ */
+
+/* A GPU of the host's: a context of its driver. An object as an engine is: see Threads above. A
+ * context outlives its device, and the kernels that were prepared for it. A child after fork has no
+ * devices, as it has no contexts. */
+typedef struct nf_device nf_device;
+
+typedef enum nf_device_kind { NF_CUDA = 1 } nf_device_kind;
+
+/* Makes a device of a context: a CUcontext (cudaSetDevice makes one current, and the runtime API's
+ * are such, too); NULL: the one that is current in this thread. Opens libcuda.so.1 the first time;
+ * no toolkit is needed.
+ * Errors: NF_NO_DEVICE (no driver, with what was tried; no GPU; no current context),
+ * NF_WRONG_MACHINE (a GPU that kernels cannot be made for), NF_DEVICE_ERROR, NF_INVALID_ARGUMENT (a
+ * kind that is none). */
+NF_API nf_status *nf_device_open(nf_engine *engine, nf_device_kind kind, void *context,
+                                 nf_device **device);
+NF_API void nf_device_retain(nf_device *device);
+NF_API void nf_device_release(nf_device *device);
+/* The name that its kernels are compiled for, as nf_compile_options.cpu: "sm_90". And as its vendor
+ * calls it. */
+NF_API const char *nf_device_cpu(const nf_device *device);
+NF_API const char *nf_device_name(const nf_device *device);
+
+/* Loads a kernel of a pack for a device: of the GPUs that it was packed for the latest that is not
+ * later than this one. Errors: as nf_pack_load. */
+NF_API nf_status *nf_pack_load_on(nf_pack *pack, const char *name, nf_phase phase,
+                                  const nf_device *device, nf_kernel **kernel);
+
+/* Loads the kernel's code into the device's context, where the driver compiles it: some tens of
+ * milliseconds a variant; at once where it was done before. Not within a graph's capture.
+ * Errors: NF_WRONG_MACHINE (a CPU's kernel, one for a later GPU than this one, a driver that is
+ * older than the code), NF_BAD_ARTIFACT (code that the driver cannot read), NF_DEVICE_ERROR,
+ * NF_OUT_OF_MEMORY. */
+NF_API nf_status *nf_kernel_prepare(const nf_kernel *kernel, const nf_device *device);
+
+/* Launches the stages of a plan, one after the other, on `stream`, a CUstream of the device's
+ * context (a cudaStream_t is one), NULL: its default one, and returns. What kernels do is known to
+ * be done as all work on a stream is. It allocates nothing, waits for nothing and looks nothing up
+ * by name; within a graph's capture the launches become part of the graph. args, scalars and
+ * workspace are as nf_run takes them, but pointers to the device's memory: none of them is read
+ * here. Pointers need their elements' alignment; where all are aligned to 16 bytes, another variant
+ * moves 16 bytes at a time. Errors: NF_INVALID_ARGUMENT (as nf_plan_check; a kernel that is not
+ * prepared; no workspace where one is needed; memory of the host's; memory that the driver knows to
+ * be too short), NF_WRONG_MACHINE (a CPU's kernel), with nothing launched; NF_DEVICE_ERROR: a
+ * launch was refused, as on a stream of another context, and with it those after it. */
+NF_API nf_status *nf_enqueue(const nf_plan *plan, const nf_device *device, void *const *args,
+                             size_t arg_count, const nf_scalar *scalars, size_t scalar_count,
+                             void *workspace, void *stream);
+
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* Computes. Blocks until the result is written.
+/* Computes. Blocks until the result is written. NF_WRONG_MACHINE for a GPU's kernel: nf_enqueue.
  *
  * args: base pointers in the kernel's order, each aligned to its element. Arrays that are read are
  * not written, though the type is void *.
@@ -539,14 +593,13 @@ NF_API nf_status *nf_run(const nf_plan *plan, void *const *args, size_t arg_coun
                          const nf_scalar *scalars, size_t scalar_count, void *workspace,
                          const nf_executor *executor);
 
-/* For a host that schedules the tasks itself. It fills an nf_call: struct_size its size, flags 0,
- * args and scalars as nf_run takes them, sizes nf_plan_sizes, workspace nf_plan_workspace_bytes
- * bytes for this call alone, aligned to NF_WORKSPACE_ALIGNMENT. nf_plan_check_call checks all that
- * can be, once or each time; a stage checks nothing.
- * Then it runs the stages in order, all tasks of one before the next begins, each task once:
- *   for (s = 0; s < nf_plan_stage_count(plan); ++s)
- *     nf_plan_stage_function(plan, s)(&call, 0, nf_plan_stage_tasks(plan, s));
- * The functions live as long as the plan. */
+/* For a host that schedules the tasks itself; of a GPU's kernel, functions are NULL. It fills an
+ * nf_call: struct_size its size, flags 0, args and scalars as nf_run takes them, sizes
+ * nf_plan_sizes, workspace nf_plan_workspace_bytes bytes for this call alone, aligned to
+ * NF_WORKSPACE_ALIGNMENT. nf_plan_check_call checks all that can be, once or each time; a stage
+ * checks nothing. Then it runs the stages in order, all tasks of one before the next begins, each
+ * task once: for (s = 0; s < nf_plan_stage_count(plan); ++s) nf_plan_stage_function(plan, s)(&call,
+ * 0, nf_plan_stage_tasks(plan, s)); The functions live as long as the plan. */
 NF_API size_t nf_plan_stage_count(const nf_plan *plan);
 NF_API nf_stage_fn *nf_plan_stage_function(const nf_plan *plan, size_t stage);
 NF_API const char *nf_plan_stage_name(const nf_plan *plan, size_t stage);

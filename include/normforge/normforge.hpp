@@ -116,6 +116,16 @@ private:
   }
 };
 
+/// A GPU of the host's: a context of its driver. Engine::cuda() makes one.
+class Device : public detail::Handle<nf_device, nf_device_retain, nf_device_release> {
+public:
+  using Handle::Handle;
+
+  /// For Engine::CompileOptions: "sm_90".
+  std::string cpu() const { return nf_device_cpu(get()); }
+  std::string_view name() const { return nf_device_name(get()); }
+};
+
 /// A kernel for fixed sizes.
 class Plan : public detail::Handle<nf_plan, nf_plan_retain, nf_plan_release> {
 public:
@@ -159,6 +169,14 @@ public:
            void *workspace = nullptr, const nf_executor *executor = nullptr) const {
     detail::check(nf_run(get(), args.data(), args.size(), scalars.data(), scalars.size(), workspace,
                          executor));
+  }
+
+  /// Launches on `stream` and returns; `args` and `workspace` are the device's memory.
+  void enqueue(const Device &device, std::span<void *const> args,
+               std::span<const double> scalars = {}, void *workspace = nullptr,
+               void *stream = nullptr) const {
+    detail::check(nf_enqueue(get(), device.get(), args.data(), args.size(), scalars.data(),
+                             scalars.size(), workspace, stream));
   }
 };
 
@@ -221,6 +239,11 @@ public:
     return sizes;
   }
 
+  /// Loads the code of a GPU's kernel into the device; before a graph's capture.
+  void prepare(const Device &device) const {
+    detail::check(nf_kernel_prepare(get(), device.get()));
+  }
+
   /// Fixes the named sizes, in their order.
   Plan plan(std::span<const int64_t> sizes = {}) const {
     nf_plan *made = nullptr;
@@ -265,6 +288,12 @@ public:
               const std::string &cpu = {}) const {
     nf_kernel *kernel = nullptr;
     detail::check(nf_pack_load_for(get(), name.c_str(), phase, cpu.c_str(), &kernel));
+    return Kernel(kernel);
+  }
+  /// The one that runs on a device.
+  Kernel load(const std::string &name, nf_phase phase, const Device &device) const {
+    nf_kernel *kernel = nullptr;
+    detail::check(nf_pack_load_on(get(), name.c_str(), phase, device.get(), &kernel));
     return Kernel(kernel);
   }
   /// Nothing where the pack has no such kernel, or has it for other machines alone.
@@ -419,6 +448,13 @@ public:
     nf_kernel *kernel = nullptr;
     detail::check(nf_kernel_load(get(), artifact.data(), artifact.size(), &kernel));
     return Kernel(kernel);
+  }
+
+  /// A CUcontext; null: the one that is current in this thread.
+  Device cuda(void *context = nullptr) const {
+    nf_device *device = nullptr;
+    detail::check(nf_device_open(get(), NF_CUDA, context, &device));
+    return Device(device);
   }
 
   Pack openPack(const std::string &path) const {

@@ -4,16 +4,14 @@
 
 #include "runtime/Failure.h"
 #include "runtime/api/Guard.h"
-#include "runtime/cache/KernelCache.h"
+#include "runtime/api/Handles.h"
 #include "runtime/cpu_info/CpuInfo.h"
 #include "runtime/fork/ForkGate.h"
 #include "runtime/kernel/Exchange.h"
 #include "runtime/kernel/ForeignNames.h"
 #include "runtime/kernel/MatchShapes.h"
-#include "runtime/kernel/Plan.h"
 #include "runtime/loader/CompilerLibrary.h"
 #include "runtime/loader/CompilerPath.h"
-#include "runtime/pack/Pack.h"
 #include "runtime/process/CompilerProcess.h"
 
 #include <algorithm>
@@ -30,46 +28,6 @@
 
 using namespace normforge;
 using namespace normforge::api;
-
-namespace {
-
-/// The settings and callbacks that a host lends, to an engine and to all that comes of it.
-struct Host {
-  LoadOptions loading;
-  bool verify = false;
-  nf_log_fn *log = nullptr;
-  void *logUser = nullptr;
-  nf_executor executor = {};
-  nf_allocator allocator = {};
-  std::optional<std::string> tuned{}; ///< records
-  std::string tunedSource{}, tunedKey{};
-};
-
-} // namespace
-
-struct nf_engine : Counted {
-  nf_engine(std::unique_ptr<Compiler> compiler, const Host &lent, std::unique_ptr<DiskCache> disk)
-      : host(std::make_shared<const Host>(lent)), compiler(std::move(compiler)),
-        kernels(*this->compiler, std::move(disk), lent.loading) {}
-  const std::shared_ptr<const Host> host;
-  const std::unique_ptr<Compiler> compiler;
-  KernelCache kernels;
-};
-struct nf_pack : Counted {
-  std::shared_ptr<const Host> host;
-  std::shared_ptr<const Pack> pack;
-  std::mutex mutex; ///< of the following
-  std::map<const Pack::Entry *, std::shared_ptr<const Kernel>> loaded;
-};
-struct nf_kernel : Counted {
-  std::shared_ptr<const Host> host;
-  std::shared_ptr<const Kernel> kernel;
-  std::vector<std::string> shapes; ///< of its arguments, as text
-};
-struct nf_plan : Counted {
-  std::shared_ptr<const Host> host;
-  std::shared_ptr<const Plan> plan;
-};
 
 static_assert(static_cast<int>(DType::Bit) + NF_F32 == NF_BIT);
 static_assert(static_cast<int>(Role::PartialSum) + NF_DATA == NF_PARTIAL_SUM);
@@ -384,8 +342,8 @@ nf_phase nf_pack_kernel_phase(const nf_pack *pack, size_t kernel) {
 }
 
 /// `number`: of a phase, which may be none.
-static nf_status *loadFrom(nf_pack *pack, const char *name, int64_t number, const char *cpu,
-                           nf_kernel **kernel) {
+static nf_status *loadFrom(nf_pack *pack, const char *name, int64_t number,
+                           const Pack::Machine &machine, nf_kernel **kernel) {
   return guarded([&](Failure &failure) {
     if (!begin(kernel, "kernel", pack, "pack", failure))
       return false;
@@ -398,7 +356,7 @@ static nf_status *loadFrom(nf_pack *pack, const char *name, int64_t number, cons
                                                   "NF_BACKWARD_UPDATE, NF_MOMENTS or "
                                                   "NF_GRADIENT_SUMS");
     const ForkGate gate; // of the lock below
-    const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], cpu ? cpu : "", failure);
+    const Pack::Entry *entry = pack->pack->choose(name, kPhases[number], machine, failure);
     if (!entry)
       return false;
     std::lock_guard lock(pack->mutex);
@@ -414,12 +372,21 @@ static nf_status *loadFrom(nf_pack *pack, const char *name, int64_t number, cons
 }
 
 nf_status *nf_pack_load(nf_pack *pack, const char *name, nf_phase phase, nf_kernel **kernel) {
-  return loadFrom(pack, name, numberOf(phase), nullptr, kernel);
+  return loadFrom(pack, name, numberOf(phase), {}, kernel);
 }
 
 nf_status *nf_pack_load_for(nf_pack *pack, const char *name, nf_phase phase, const char *cpu,
                             nf_kernel **kernel) {
-  return loadFrom(pack, name, numberOf(phase), cpu, kernel);
+  return loadFrom(pack, name, numberOf(phase), {.cpu = cpu ? cpu : ""}, kernel);
+}
+
+nf_status *nf_pack_load_on(nf_pack *pack, const char *name, nf_phase phase, const nf_device *device,
+                           nf_kernel **kernel) {
+  if (kernel)
+    *kernel = nullptr;
+  if (!device)
+    return guarded([](Failure &failure) { return failNull("device", failure); });
+  return loadFrom(pack, name, numberOf(phase), {.gpu = device->device->cpu()}, kernel);
 }
 
 nf_status *nf_kernel_load(nf_engine *engine, const void *artifact, size_t bytes,

@@ -16,7 +16,7 @@ namespace {
 
 // The file: magic, format version, length of the whole, checksum of what follows, fields.
 constexpr std::array<char, 8> magic = {'N', 'F', 'K', 'E', 'R', 'N', 'E', 'L'};
-constexpr uint32_t formatVersion = 3;
+constexpr uint32_t formatVersion = 4;
 constexpr size_t headerBytes = magic.size() + 4 + 8 + 8;
 
 constexpr size_t maxRank = 16;
@@ -91,11 +91,41 @@ Scalar readScalar(Reader &in) {
   return scalar;
 }
 
+constexpr size_t maxParameters = 64;
+constexpr uint32_t maxBlock = 1 << 16, maxShared = 1 << 24;
+
+void write(Writer &out, const Launch &launch) {
+  out.integer(launch.threads);
+  out.integer(launch.groups);
+  out.integer(launch.sharedBytes);
+  out.count(launch.parameters.size());
+  for (const Parameter &parameter : launch.parameters) {
+    out.integer(static_cast<uint8_t>(parameter.kind));
+    out.integer(parameter.index);
+    write(out, parameter.offset);
+  }
+}
+
+Launch readLaunch(Reader &in, size_t sizeCount) {
+  Launch launch;
+  launch.threads = in.integer<uint32_t>();
+  launch.groups = in.integer<uint32_t>();
+  launch.sharedBytes = in.integer<uint32_t>();
+  for (size_t n = in.count(maxParameters, "parameters"); n > 0 && !in.failed(); --n) {
+    Parameter &parameter = launch.parameters.emplace_back();
+    parameter.kind = in.enumerator<Parameter::Kind>(parameterKindCount, "parameter");
+    parameter.index = in.integer<uint32_t>();
+    parameter.offset = readExpr(in, sizeCount);
+  }
+  return launch;
+}
+
 void write(Writer &out, const Variant &variant) {
   out.text(variant.schedule);
   out.text(variant.reason);
   write(out, variant.guard.value);
   out.integer(variant.guard.limit);
+  out.integer(variant.alignment);
   write(out, variant.workspaceBytes);
   out.count(variant.stages.size());
   for (const Stage &stage : variant.stages) {
@@ -103,6 +133,7 @@ void write(Writer &out, const Variant &variant) {
     out.integer(stage.entry);
     write(out, stage.tasks);
     write(out, stage.bytesPerTask);
+    write(out, stage.launch);
   }
   out.count(variant.image.bytes.size());
   out.bytes.insert(out.bytes.end(), variant.image.bytes.begin(), variant.image.bytes.end());
@@ -114,6 +145,7 @@ Variant readVariant(Reader &in, size_t sizeCount) {
   variant.reason = in.text();
   variant.guard.value = readExpr(in, sizeCount);
   variant.guard.limit = in.integer<int64_t>();
+  variant.alignment = in.integer<uint32_t>();
   variant.workspaceBytes = readExpr(in, sizeCount);
   for (size_t n = in.count(maxList, "stages"); n > 0 && !in.failed(); --n) {
     Stage stage;
@@ -121,6 +153,7 @@ Variant readVariant(Reader &in, size_t sizeCount) {
     stage.entry = in.integer<uint64_t>();
     stage.tasks = readExpr(in, sizeCount);
     stage.bytesPerTask = readExpr(in, sizeCount);
+    stage.launch = readLaunch(in, sizeCount);
     variant.stages.push_back(std::move(stage));
   }
   std::span<const std::byte> image = in.take(in.count(maxImage, "bytes in an image"));
@@ -135,6 +168,23 @@ bool isName(std::string_view text) {
 bool hasRepeats(std::vector<std::string> names) {
   std::sort(names.begin(), names.end());
   return std::adjacent_find(names.begin(), names.end()) != names.end();
+}
+
+bool isLaunch(const Artifact &artifact, const Launch &launch) {
+  if (launch.threads < 1 || launch.threads > maxBlock || launch.groups < 1 ||
+      launch.groups > launch.threads || launch.sharedBytes > maxShared ||
+      launch.parameters.size() > maxParameters)
+    return false;
+  return std::all_of(
+      launch.parameters.begin(), launch.parameters.end(), [&](const Parameter &parameter) {
+        const std::span<const SizeExpr::Node> nodes = parameter.offset.nodes();
+        const size_t count = parameter.kind == Parameter::Kind::Argument ? artifact.arguments.size()
+                             : parameter.kind == Parameter::Kind::Size   ? artifact.sizes.size()
+                             : parameter.kind == Parameter::Kind::Scalar ? artifact.scalars.size()
+                                                                         : 1;
+        return parameter.index < count &&
+               SizeExpr::fromNodes({nodes.begin(), nodes.end()}, artifact.sizes.size()).has_value();
+      });
 }
 
 } // namespace
@@ -295,8 +345,16 @@ bool validate(const Artifact &artifact, std::string &error) {
         return fail("has stage '" + stage.symbol + "' outside its image");
       if (!wellFormed(stage.tasks) || !wellFormed(stage.bytesPerTask))
         return fail("has a malformed size expression");
+      if (artifact.entry == EntryKind::Launch && !isLaunch(artifact, stage.launch))
+        return fail("has stage '" + stage.symbol + "' launched as no kernel is");
     }
+    if (artifact.entry == EntryKind::Launch && variant.image.bytes.back() != std::byte(0))
+      return fail("has a text without an end");
+    if ((variant.alignment & (variant.alignment - 1)) != 0 || variant.alignment > 4096)
+      return fail("has an alignment that is no power of two");
   }
+  if (artifact.variants.back().alignment != 0)
+    return fail("has an alignment on its last variant");
   if (artifact.variants.back().guard.limit != INT64_MAX)
     return fail("has a guard on its last variant");
   return true;

@@ -85,15 +85,40 @@ struct Constraint {
 
 /// How a stage's function is called.
 enum class EntryKind : uint8_t {
-  Call, ///< function(nf_call, first task, last task), on the host's threads
+  Call,   ///< function(nf_call, first task, last task), on the host's threads
+  Launch, ///< a kernel of a GPU; the image is its assembly's text, which ends with a zero byte
 };
-constexpr unsigned entryKindCount = 1;
+constexpr unsigned entryKindCount = 2;
+
+/// What a GPU's kernel takes, by value.
+struct Parameter {
+  enum class Kind : uint8_t {
+    Argument,  ///< the pointer of argument `index`
+    Workspace, ///< a pointer `offset` bytes behind the workspace's beginning
+    Size,      ///< named size `index`, 64 bits
+    Scalar,    ///< run-time number `index`, in the type that the kernel computes with
+    Tasks,     ///< the number of tasks, 64 bits
+  };
+  Kind kind = Kind::Tasks;
+  uint32_t index = 0;
+  SizeExpr offset{};
+};
+constexpr unsigned parameterKindCount = 5;
+
+/// How a GPU's kernel is launched: in ceil(tasks / groups) blocks.
+struct Launch {
+  uint32_t threads = 0;     ///< of a block
+  uint32_t groups = 1;      ///< tasks of a block
+  uint32_t sharedBytes = 0; ///< of a block's own memory
+  std::vector<Parameter> parameters{};
+};
 
 struct Stage {
   std::string symbol;    ///< the function's name
-  uint64_t entry = 0;    ///< its offset in the image
+  uint64_t entry = 0;    ///< its offset in the image; 0 of one that is launched
   SizeExpr tasks;        ///< number of tasks
   SizeExpr bytesPerTask; ///< bytes of memory one task moves, an estimate for the executor
+  Launch launch{};       ///< of EntryKind::Launch
 };
 
 /// Chooses a variant by the sizes: it is taken when `value` is at most `limit`.
@@ -110,7 +135,7 @@ struct Guard {
   }
 };
 
-/// Position-independent code and read-only data, relocations applied, nothing undefined.
+/// Position-independent code and read-only data, relocations applied, nothing undefined; or text.
 struct Image {
   static constexpr size_t alignment = 4096;
   std::vector<std::byte> bytes;
@@ -120,6 +145,9 @@ struct Variant {
   std::string schedule; ///< the schedule's text form
   std::string reason;   ///< who chose it and why; documentation alone
   Guard guard;
+  /// What the address of every array is a multiple of, in bytes; 0: its element alone. Chooses,
+  /// as the guard does.
+  uint32_t alignment = 0;
   SizeExpr workspaceBytes;
   std::vector<Stage> stages;
   Image image;
@@ -137,7 +165,9 @@ struct Artifact {
   std::vector<Constraint> constraints;       ///< what more they have to be
   std::vector<Scalar> scalars;               ///< run-time numbers
   std::vector<Argument> arguments;
-  std::vector<Variant> variants; ///< the first whose guard holds is taken; the last always holds
+  /// The first whose guard holds, and whose alignment all arrays have, is taken; the last always
+  /// is.
+  std::vector<Variant> variants;
 };
 
 /// The error in a value of a run-time number, or empty.

@@ -16,6 +16,11 @@ bool fitsHost(const Artifact &artifact, Failure &failure) {
     return failure.set(NF_BAD_ARTIFACT,
                        "kernel has ABI version " + std::to_string(artifact.abiVersion) +
                            "; this library runs " + std::to_string(NF_ABI_VERSION));
+  if (artifact.entry == EntryKind::Launch)
+    return architectureOf(artifact.triple) == "nvptx64" ||
+           failure.set(NF_WRONG_MACHINE, "kernel is code for " +
+                                             std::string(architectureOf(artifact.triple)) +
+                                             ", whose GPUs this library does not launch on");
   if (architectureOf(artifact.triple) != hostArchitecture())
     return failure.set(NF_WRONG_MACHINE,
                        "kernel is code for " + std::string(architectureOf(artifact.triple)) +
@@ -52,6 +57,10 @@ std::shared_ptr<const Kernel> Kernel::load(Artifact artifact, const LoadOptions 
     return nullptr;
   auto kernel = std::make_shared<Kernel>();
   kernel->artifact_ = std::move(artifact);
+  if (kernel->isOfDevice()) {
+    kernel->deviceCode_ = std::make_shared<DeviceCode>();
+    return kernel;
+  }
   auto code = std::make_shared<std::vector<Code>>();
   for (const Variant &variant : kernel->artifact_.variants) {
     Code &one = code->emplace_back();
@@ -79,7 +88,9 @@ std::shared_ptr<const Kernel> Kernel::named(const std::shared_ptr<const Kernel> 
 }
 
 nf_stage_fn *Kernel::function(size_t variant, size_t stage) const {
-  return (*code_)[variant].image.function(artifact_.variants[variant].stages[stage].entry);
+  return isOfDevice()
+             ? nullptr
+             : (*code_)[variant].image.function(artifact_.variants[variant].stages[stage].entry);
 }
 
 } // namespace normforge

@@ -1,8 +1,10 @@
-// A kernel that this machine can run: an artifact and its images in executable memory.
+// A kernel that this machine can run: an artifact and its images in executable memory, or, of a
+// GPU, its code in the devices that it was prepared for.
 #pragma once
 
 #include "runtime/Failure.h"
 #include "runtime/artifact/Artifact.h"
+#include "runtime/device/DeviceCode.h"
 #include "runtime/loader/DebuggerInterface.h"
 #include "runtime/loader/LoadedImage.h"
 
@@ -26,8 +28,8 @@ std::vector<Stage> namedStages(const Artifact &artifact, size_t variant);
 /// Immutable; shared by its plans.
 class Kernel {
 public:
-  /// Validates the artifact, checks that this machine has what it needs, and loads its images.
-  /// Empty with `failure` set otherwise.
+  /// Validates the artifact, checks that this machine has what it needs, and loads its images; of
+  /// one for a GPU, that this library launches such. Empty with `failure` set otherwise.
   static std::shared_ptr<const Kernel> load(Artifact artifact, const LoadOptions &options,
                                             Failure &failure);
 
@@ -36,7 +38,11 @@ public:
                                              const std::string &name);
 
   const Artifact &artifact() const { return artifact_; }
+  bool isOfDevice() const { return artifact_.entry == EntryKind::Launch; }
+  /// Of a CPU's; null of a GPU's.
   nf_stage_fn *function(size_t variant, size_t stage) const;
+  /// Of a GPU's: its code in devices; null of a CPU's.
+  DeviceCode *deviceCode() const { return deviceCode_.get(); }
 
 private:
   struct Code {
@@ -44,7 +50,8 @@ private:
     std::unique_ptr<DebuggerEntry> debugger; ///< where debuggers are told; ends before the image
   };
   Artifact artifact_;
-  std::shared_ptr<const std::vector<Code>> code_; ///< one a variant
+  std::shared_ptr<const std::vector<Code>> code_; ///< one a variant; none of a GPU's
+  std::shared_ptr<DeviceCode> deviceCode_;
 };
 
 } // namespace normforge

@@ -27,12 +27,6 @@ std::string countText(std::string_view noun, std::span<const std::string> names,
   return text + "; " + std::to_string(given) + " given";
 }
 
-std::string describe(const Artifact &artifact, size_t argument) {
-  const Argument &a = artifact.arguments[argument];
-  return "argument " + std::to_string(argument) + " ('" + a.name + "', " +
-         (a.written ? "written" : "read") + ")";
-}
-
 bool overlap(uintptr_t a, uint64_t aBytes, uintptr_t b, uint64_t bBytes) {
   return aBytes > 0 && bBytes > 0 && (a < b ? b - a < aBytes : a - b < bBytes);
 }
@@ -49,6 +43,12 @@ void runStage(void *data, uint64_t first, uint64_t last) {
 
 } // namespace
 
+std::string describe(const Artifact &artifact, size_t argument) {
+  const Argument &a = artifact.arguments[argument];
+  return "argument " + std::to_string(argument) + " ('" + a.name + "', " +
+         (a.written ? "written" : "read") + ")";
+}
+
 bool Plan::Step::isSmall() const {
   uint64_t bytes;
   return tasks <= 1 || (!__builtin_mul_overflow(tasks, bytesPerTask, &bytes) && bytes < smallBytes);
@@ -62,7 +62,7 @@ std::shared_ptr<const Plan> Plan::make(std::shared_ptr<const Kernel> kernel,
   if (!plan->checkSizes(failure) || !plan->measureArrays(failure))
     return nullptr;
   bool isEmpty = std::find(sizes.begin(), sizes.end(), 0) != sizes.end();
-  if (!isEmpty && !plan->chooseVariant(failure))
+  if (!isEmpty && !plan->chooseVariants(failure))
     return nullptr;
   return plan;
 }
@@ -105,27 +105,58 @@ bool Plan::measureArrays(Failure &failure) {
   return true;
 }
 
-bool Plan::chooseVariant(Failure &failure) {
+bool Plan::chooseVariants(Failure &failure) {
   const std::vector<Variant> &variants = kernel_->artifact().variants;
-  auto holds = [&](const Variant &variant) { return variant.guard.holds(sizes_); };
-  variant_ =
-      static_cast<size_t>(std::find_if(variants.begin(), variants.end(), holds) - variants.begin());
-  const Variant &variant = variants[variant_];
-  std::optional<int64_t> workspace = variant.workspaceBytes.evaluate(sizes_);
-  if (!workspace)
+  chosen_.clear();
+  for (size_t i = 0; i < variants.size(); ++i) {
+    if (!variants[i].guard.holds(sizes_) ||
+        (!chosen_.empty() && variants[i].alignment >= chosen_.back().alignment))
+      continue;
+    if (!choose(i, failure))
+      return false;
+    if (variants[i].alignment == 0)
+      break;
+  }
+  return true;
+}
+
+bool Plan::choose(size_t index, Failure &failure) {
+  const Variant &variant = kernel_->artifact().variants[index];
+  auto tooLarge = [&](const std::string &what) {
     return failure.set(NF_INVALID_ARGUMENT,
-                       "sizes are too large: the bytes of the workspace do not fit in 63 bits");
-  workspaceBytes_ = static_cast<uint64_t>(*workspace);
+                       "sizes are too large: " + what + " do not fit in 63 bits");
+  };
+  const std::optional<int64_t> workspace = variant.workspaceBytes.evaluate(sizes_);
+  if (!workspace)
+    return tooLarge("the bytes of the workspace");
+  workspaceBytes_ = std::max(workspaceBytes_, static_cast<uint64_t>(*workspace));
+  Choice &choice = chosen_.emplace_back(Choice{index, variant.alignment});
   for (size_t i = 0; i < variant.stages.size(); ++i) {
     const Stage &stage = variant.stages[i];
-    std::optional<int64_t> tasks = stage.tasks.evaluate(sizes_);
+    const std::optional<int64_t> tasks = stage.tasks.evaluate(sizes_);
     if (!tasks)
-      return failure.set(NF_INVALID_ARGUMENT, "sizes are too large: the tasks of stage '" +
-                                                  stage.symbol + "' do not fit in 63 bits");
+      return tooLarge("the tasks of stage '" + stage.symbol + "'");
     // An estimate may be beyond numbers; then it is large.
-    int64_t bytes = stage.bytesPerTask.evaluate(sizes_).value_or(INT64_MAX);
-    steps_.push_back({kernel_->function(variant_, i), static_cast<uint64_t>(*tasks),
-                      static_cast<uint64_t>(bytes), stage.symbol.c_str()});
+    const int64_t bytes = stage.bytesPerTask.evaluate(sizes_).value_or(INT64_MAX);
+    Step &step = choice.steps.emplace_back();
+    step = {kernel_->function(index, i), static_cast<uint64_t>(*tasks),
+            static_cast<uint64_t>(bytes), stage.symbol.c_str(), &stage};
+    if (!kernel_->isOfDevice())
+      continue;
+    constexpr uint64_t mostBlocks = INT32_MAX;
+    const uint64_t blocks = (step.tasks + stage.launch.groups - 1) / stage.launch.groups;
+    if (blocks > mostBlocks)
+      return failure.set(NF_INVALID_ARGUMENT, "sizes are too large: stage '" + stage.symbol +
+                                                  "' would have " + std::to_string(blocks) +
+                                                  " blocks; a launch has " +
+                                                  std::to_string(mostBlocks) + " at most");
+    step.blocks = static_cast<uint32_t>(blocks);
+    for (const Parameter &parameter : stage.launch.parameters) {
+      const std::optional<int64_t> offset = parameter.offset.evaluate(sizes_);
+      if (!offset)
+        return tooLarge("the bytes of the workspace");
+      step.offsets.push_back(static_cast<uint64_t>(*offset));
+    }
   }
   return true;
 }
@@ -220,6 +251,10 @@ bool Plan::checkCall(const nf_call &call, Failure &failure) const {
 
 bool Plan::run(const CallArguments &call, const nf_executor *executor, Failure &failure,
                const nf_allocator *allocator) const {
+  if (kernel_->isOfDevice())
+    return failure.set(NF_WRONG_MACHINE, "kernel '" + kernel_->artifact().name +
+                                             "' is for the GPU " + kernel_->artifact().cpu +
+                                             "; nf_enqueue launches it");
   if (!check(call, failure))
     return false;
   struct Owned {
@@ -255,7 +290,7 @@ bool Plan::run(const CallArguments &call, const nf_executor *executor, Failure &
   kernelCall.sizes = sizes_.data();
   kernelCall.scalars = call.scalars.data();
   kernelCall.workspace = workspace;
-  for (const Step &step : steps_) {
+  for (const Step &step : steps()) {
     StageWork work{&kernelCall, step.function};
     if (!executor || !executor->parallel_for || step.isSmall()) {
       if (step.tasks > 0)

@@ -3,6 +3,7 @@
 #include "runtime/artifact/Bytes.h"
 #include "runtime/artifact/Checksum.h"
 #include "runtime/cpu_info/CpuInfo.h"
+#include "runtime/device/DeviceContext.h"
 #include "runtime/kernel/Kernel.h"
 
 #include <algorithm>
@@ -42,12 +43,26 @@ void write(Writer &out, const Pack::Entry &entry) {
 
 uint64_t aligned(uint64_t offset) { return (offset + alignment - 1) / alignment * alignment; }
 
-/// The reason why this machine cannot run an entry; empty where it can.
-std::string lacks(const Pack::Entry &entry) {
-  if (architectureOf(entry.triple) != hostArchitecture())
+bool isOfGpu(const Pack::Entry &entry) { return capabilityOf(entry.cpu).has_value(); }
+
+/// The reason why a machine cannot run an entry; empty where it can.
+std::string lacks(const Pack::Entry &entry, const Pack::Machine &machine) {
+  if (isOfGpu(entry)) {
+    const std::optional<int> gpu = capabilityOf(machine.gpu);
+    if (gpu)
+      return *capabilityOf(entry.cpu) <= *gpu ? "" : "it is for a later GPU";
+    return machine.cpu.empty() ? "it is code for GPUs" : "";
+  }
+  if (!machine.gpu.empty() || architectureOf(entry.triple) != hostArchitecture())
     return "it is code for " + std::string(architectureOf(entry.triple));
   const std::string missing = hostLacks(entry.features);
   return missing.empty() ? missing : "it needs " + missing;
+}
+
+/// Of two entries that a machine runs, whether the first uses more of it.
+bool usesMore(const Pack::Entry &a, const Pack::Entry &b) {
+  return isOfGpu(a) ? *capabilityOf(a.cpu) > capabilityOf(b.cpu).value_or(0)
+                    : a.features.size() > b.features.size();
 }
 
 } // namespace
@@ -203,8 +218,9 @@ bool Pack::readTable(Failure &failure) {
   return true;
 }
 
-const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase, std::string_view cpu,
-                                Failure &failure) const {
+const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase,
+                                const Machine &machine, Failure &failure) const {
+  const std::string_view cpu = machine.cpu;
   const auto less = [](const Entry &entry,
                        const std::pair<std::string_view, std::string_view> &key) {
     return std::pair<std::string_view, std::string_view>(entry.name, entry.phase) < key;
@@ -217,10 +233,10 @@ const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase, s
       others += (others.empty() ? "" : ", ") + entry->cpu;
       continue;
     }
-    const std::string why = lacks(*entry);
+    const std::string why = lacks(*entry, machine);
     if (!why.empty())
       reasons += (reasons.empty() ? "for " : "; for ") + entry->cpu + ", " + why;
-    else if (!best || entry->features.size() > best->features.size())
+    else if (!best || usesMore(*entry, *best))
       best = &*entry;
   }
   if (best)
@@ -230,8 +246,9 @@ const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase, s
        entry != entries_.end() && entry->name == name && entry->phase == phase; ++entry) {
     Artifact artifact;
     Failure ignored;
-    if ((cpu.empty() || entry->cpu == cpu) && architectureOf(entry->triple) == hostArchitecture() &&
-        read(*entry, artifact, ignored) && hostLacks(artifact.requiredFeatures).empty() &&
+    if (machine.gpu.empty() && (cpu.empty() || entry->cpu == cpu) &&
+        architectureOf(entry->triple) == hostArchitecture() && read(*entry, artifact, ignored) &&
+        hostLacks(artifact.requiredFeatures).empty() &&
         (!best || entry->features.size() > best->features.size()))
       best = &*entry;
   }
@@ -244,8 +261,11 @@ const Pack::Entry *Pack::choose(std::string_view name, std::string_view phase, s
   else if (reasons.empty())
     failure.set(NF_NO_KERNEL, "the pack has no kernel " + what);
   else
-    failure.set(NF_WRONG_MACHINE, "the pack has kernel " + what + " for other CPUs than this " +
-                                      std::string(hostArchitecture()) + ": " + reasons);
+    failure.set(NF_WRONG_MACHINE,
+                "the pack has kernel " + what + " for other " +
+                    (machine.gpu.empty() ? "CPUs than this " + std::string(hostArchitecture())
+                                         : "machines than " + std::string(machine.gpu)) +
+                    ": " + reasons);
   return nullptr;
 }
 

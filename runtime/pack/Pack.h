@@ -55,11 +55,15 @@ public:
   /// The first entry of each kernel.
   std::span<const size_t> kernels() const { return kernels_; }
 
-  /// The entry of a kernel that this machine runs: of those all of whose CPU's features it has, the
-  /// one with most of them, the first of equals; else of those that require no more than it has.
-  /// Null with `failure` set: NF_NO_KERNEL, NF_WRONG_MACHINE. With a `cpu`, the entry of that one,
-  /// or NF_NO_KERNEL.
-  const Entry *choose(std::string_view name, std::string_view phase, std::string_view cpu,
+  /// Where a kernel is to run: on this CPU where nothing is said.
+  struct Machine {
+    std::string_view cpu = {}; ///< the entry of this one, a CPU or GPU, by its name in the pack
+    std::string_view gpu = {}; ///< a GPU, "sm_90"
+  };
+  /// The entry of a kernel that a machine runs. Of CPUs all of whose features this one has, the one
+  /// with most of them, the first of equals; else of those that require no more than it has. Of
+  /// GPUs the latest that is not later. Null with `failure` set: NF_NO_KERNEL, NF_WRONG_MACHINE.
+  const Entry *choose(std::string_view name, std::string_view phase, const Machine &machine,
                       Failure &failure) const;
   /// Reads and checks an entry's artifact: NF_BAD_ARTIFACT.
   bool read(const Entry &entry, Artifact &artifact, Failure &failure) const;

@@ -21,7 +21,7 @@ const char *takeOptional(Fields &fields, std::string &text) {
 bool takeSuccess(Fields &fields, Failure &failure) {
   failure.code = NF_OK;
   const uint64_t code = fields.number();
-  if (!fields.ok || code > NF_COMPILER_ENDED)
+  if (!fields.ok || code > NF_DEVICE_ERROR)
     return false;
   if (code == NF_OK)
     return true;

@@ -91,7 +91,7 @@ TEST_CASE("GPUs are compiled for as far as kernels for them are built") {
                  "not yet (not built)");
   folder.refuses(with({"compile", "late.yaml", "--emit=obj", "-o", "a.o"}, with(gpu, {"sm_90"})),
                  "normforge: error: --cpu: sm_90 is a GPU, which only compile --emit of a stage, "
-                 "check and explain take yet (not built)");
+                 "pack, check and explain take yet (not built)");
   folder.refuses(
       with({"compile", "late.yaml", "--emit=ptx", "--cache", "l1=32K"}, with(gpu, {"sm_90"})),
       "normforge: error: --cpu: sm_90 is a GPU, and neither a machine nor caches are "

@@ -21,7 +21,7 @@ TEST_CASE("an artifact survives its bytes") {
   CHECK(serialize(*read) == bytes);
   bytes[8] = std::byte(1);
   CHECK_FALSE(deserialize(bytes, error));
-  CHECK(error == "artifact has format version 1; this library reads 3");
+  CHECK(error == "artifact has format version 1; this library reads 4");
   CHECK(read->name == "sample");
   CHECK(read->phase == "of another time");
   REQUIRE(read->constraints.size() == 1);
@@ -45,6 +45,50 @@ TEST_CASE("an artifact survives its bytes") {
   CHECK(read->variants[1].stages[1].symbol == "mirror");
   CHECK(read->variants[1].stages[1].entry == 0x30);
   CHECK(read->variants[1].image.bytes == artifact.variants[1].image.bytes);
+}
+
+TEST_CASE("kernels of GPUs say how they are launched") {
+  Artifact artifact = sample();
+  artifact.entry = EntryKind::Launch;
+  const Launch launch{128,
+                      4,
+                      1024,
+                      {{Parameter::Kind::Argument, 2, {}},
+                       {Parameter::Kind::Workspace, 0, N * 8},
+                       {Parameter::Kind::Scalar, 0, {}},
+                       {Parameter::Kind::Tasks, 0, {}}}};
+  for (Variant &variant : artifact.variants) {
+    variant.image.bytes.back() = std::byte(0);
+    for (Stage &stage : variant.stages)
+      stage.launch = launch;
+  }
+  artifact.variants.front().alignment = 16;
+  std::string error;
+  const std::optional<Artifact> read = deserialize(serialize(artifact), error);
+  REQUIRE_MESSAGE(read, error);
+  CHECK(read->variants[0].alignment == 16);
+  const Launch &found = read->variants[1].stages[1].launch;
+  CHECK(found.threads == 128);
+  CHECK(found.groups == 4);
+  CHECK(found.sharedBytes == 1024);
+  REQUIRE(found.parameters.size() == 4);
+  CHECK(found.parameters[0].index == 2);
+  CHECK(found.parameters[1].offset == N * 8);
+
+  auto refused = [&](auto change, const std::string &expected) {
+    Artifact changed = artifact;
+    change(changed);
+    CHECK_FALSE(validate(changed, error));
+    CHECK_MESSAGE(error.find(expected) != std::string::npos, error);
+  };
+  const std::string how = "launched as no kernel is";
+  refused([](Artifact &a) { a.variants[0].stages[0].launch.threads = 0; }, how);
+  refused([](Artifact &a) { a.variants[0].stages[0].launch.parameters[0].index = 3; }, how);
+  refused([](Artifact &a) { a.variants[0].stages[0].launch.groups = 129; }, how);
+  refused([](Artifact &a) { a.variants[0].image.bytes.back() = std::byte(1); },
+          "a text without an end");
+  refused([](Artifact &a) { a.variants[1].alignment = 16; }, "an alignment on its last variant");
+  refused([](Artifact &a) { a.variants[0].alignment = 12; }, "no power of two");
 }
 
 TEST_CASE("damaged bytes give an error") {

@@ -124,7 +124,7 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
       best = kernel.artifact.cpu;
     }
   }
-  const Pack::Entry *chosen = pack->choose("a", "training", "", failure);
+  const Pack::Entry *chosen = pack->choose("a", "training", {}, failure);
   if (best.empty()) {
     CHECK(chosen == nullptr);
     CHECK(failure.code == NF_WRONG_MACHINE);
@@ -141,7 +141,7 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
     const auto &features = kernel.artifact.requiredFeatures;
     const bool runs = kernel.artifact.triple.starts_with(hostArchitecture()) &&
                       std::all_of(features.begin(), features.end(), hostHasFeature);
-    const Pack::Entry *own = pack->choose("a", "training", kernel.artifact.cpu, failure);
+    const Pack::Entry *own = pack->choose("a", "training", {.cpu = kernel.artifact.cpu}, failure);
     CHECK((own && own->cpu == kernel.artifact.cpu) == runs);
   }
   // Two that require the same: of the CPU that has more, and of one that the machine is not.
@@ -158,18 +158,18 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
   const auto ranks = Pack::open(ranked, failure);
   REQUIRE(ranks);
   const std::string phase = equal.artifact.phase;
-  CHECK(ranks->choose(equal.name, phase, "", failure)->cpu == "much");
-  CHECK(ranks->choose(equal.name, phase, "more", failure)->cpu == "more");
+  CHECK(ranks->choose(equal.name, phase, {}, failure)->cpu == "much");
+  CHECK(ranks->choose(equal.name, phase, {.cpu = "more"}, failure)->cpu == "more");
   const auto alone = writePack({foreignCpu});
   const auto last = Pack::open(alone, failure);
   REQUIRE(last);
-  CHECK(last->choose(equal.name, phase, "", failure)->cpu == "more"); // its code needs no more
+  CHECK(last->choose(equal.name, phase, {}, failure)->cpu == "more"); // its code needs no more
 
-  CHECK(pack->choose("a", "training", "pdp-11", failure) == nullptr);
+  CHECK(pack->choose("a", "training", {.cpu = "pdp-11"}, failure) == nullptr);
   CHECK(failure.code == NF_NO_KERNEL);
   CHECK(failure.message.ends_with(", not for pdp-11"));
 
-  CHECK(pack->choose("aa", "training", "", failure) == nullptr);
+  CHECK(pack->choose("aa", "training", {}, failure) == nullptr);
   CHECK(failure.code == NF_NO_KERNEL);
   CHECK(failure.message == "the pack has no kernel 'aa', training");
 
@@ -181,7 +181,7 @@ TEST_CASE("packs: the CPU whose features this machine has most of is chosen") {
   const auto bytes = writePack({other, foreign});
   const auto strange = Pack::open(bytes, failure);
   REQUIRE(strange);
-  CHECK(strange->choose("b", "inference", "", failure) == nullptr);
+  CHECK(strange->choose("b", "inference", {}, failure) == nullptr);
   CHECK(failure.code == NF_WRONG_MACHINE);
   CHECK(failure.message.find("it is code for riscv64") != std::string::npos);
 }

@@ -1,0 +1,55 @@
+#include "tests/device/CudaHost.h"
+
+#include <cstdint>
+#include <dlfcn.h>
+
+namespace normforge::test {
+
+Cuda &Cuda::driver() {
+  static Cuda driver = [] {
+    Cuda made;
+    made.library_ = dlopen("libcuda.so.1", RTLD_NOW);
+    if (!made.library_)
+      throw std::runtime_error(dlerror());
+    made.call("cuInit", 0u);
+    return made;
+  }();
+  return driver;
+}
+
+void *Cuda::find(const char *name) {
+  void *function = dlsym(library_, name);
+  if (!function)
+    throw std::runtime_error(std::string("the driver has no ") + name);
+  return function;
+}
+
+CudaContext::CudaContext() {
+  int device = 0;
+  Cuda::driver().call("cuDeviceGet", &device, 0);
+  Cuda::driver().call("cuCtxCreate_v2", &context_, 0u, device);
+}
+void CudaContext::destroy() {
+  if (context_)
+    Cuda::driver().tryCall("cuCtxDestroy_v2", context_);
+  context_ = nullptr;
+}
+CudaContext::~CudaContext() { destroy(); }
+
+DeviceBuffer::DeviceBuffer(size_t bytes, size_t shift) : shift_(shift) {
+  Cuda::driver().call("cuMemAlloc_v2", &base_, bytes + shift + (bytes + shift == 0));
+}
+DeviceBuffer::~DeviceBuffer() { Cuda::driver().tryCall("cuMemFree_v2", base_); }
+void *DeviceBuffer::data() const {
+  return reinterpret_cast<void *>(static_cast<uintptr_t>(base_ + shift_));
+}
+void DeviceBuffer::write(const void *from, size_t bytes) {
+  if (bytes > 0)
+    Cuda::driver().call("cuMemcpyHtoD_v2", base_ + shift_, from, bytes);
+}
+void DeviceBuffer::read(void *to, size_t bytes) const {
+  if (bytes > 0)
+    Cuda::driver().call("cuMemcpyDtoH_v2", to, base_ + shift_, bytes);
+}
+
+} // namespace normforge::test

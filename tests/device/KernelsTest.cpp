@@ -1,0 +1,204 @@
+// Kernels as their assembly's text, launched through the driver: what they give has the bits of the
+// emulated ones, NaN apart.
+#include "tests/device/CudaHost.h"
+#include "tests/numerics/KernelCase.h"
+#include "tests/numerics/SpecDraw.h"
+
+#include <bit>
+#include <cmath>
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+using namespace normforge;
+using namespace normforge::test;
+
+namespace {
+
+/// Compiles a phase for a GPU and launches it, with arrays `shift` elements behind aligned
+/// addresses where that is not 0, and outputs over inputs where they may be and `inPlace` says so.
+oracle::Arrays launch(const Spec &spec, Phase phase, const std::string &cpu,
+                      const oracle::Sizes &sizes, const oracle::Arrays &inputs,
+                      const oracle::Numbers &scalars, size_t shift, bool inPlace) {
+  auto orThrow = [](auto made, const Failure &failure) {
+    if (!made)
+      throw std::runtime_error(failure.message);
+    return made;
+  };
+  auto target = describeTarget(cpu);
+  Session session(std::move(*target), /*verify=*/true);
+  auto artifact = session.compile(spec, phase);
+  if (!artifact)
+    throw std::runtime_error(llvm::toString(artifact.takeError()));
+  Failure failure;
+  std::string error; // as a cache or pack would give it
+  auto read = deserialize(serialize(*artifact), error);
+  if (!read)
+    throw std::runtime_error(error);
+  const auto kernel = orThrow(Kernel::load(std::move(*read), {}, failure), failure);
+  const auto device = orThrow(openCuda(nullptr, failure), failure);
+  if (!kernel->deviceCode()->prepare(device, kernel->artifact(), failure))
+    throw std::runtime_error(failure.message);
+  std::vector<int64_t> values;
+  for (const std::string &name : kernel->artifact().sizes)
+    values.push_back(sizes.at(name));
+  const auto plan = orThrow(Plan::make(kernel, values, failure), failure);
+
+  const std::vector<Argument> &arguments = kernel->artifact().arguments;
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers;
+  std::vector<void *> pointers;
+  std::vector<size_t> bufferOf;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const Argument &argument = arguments[i];
+    const auto free =
+        std::find_if(argument.mayAlias.begin(), argument.mayAlias.end(), [&](uint32_t alias) {
+          return std::count(bufferOf.begin(), bufferOf.end(), bufferOf[alias]) == 1;
+        });
+    if (inPlace && free != argument.mayAlias.end()) {
+      bufferOf.push_back(bufferOf[*free]);
+      pointers.push_back(pointers[*free]);
+      continue;
+    }
+    bufferOf.push_back(buffers.size());
+    buffers.push_back(std::make_unique<DeviceBuffer>(
+        plan->arrays()[i].bytes, shift ? (shift + i) * byteSize(argument.dtype) : 0));
+    pointers.push_back(buffers.back()->data());
+    if (!argument.written)
+      buffers.back()->write(inputs.at(argument.name).bytes.data(), plan->arrays()[i].bytes);
+  }
+  DeviceBuffer workspace(plan->workspaceBytes());
+  std::vector<nf_scalar> numbers;
+  for (const Scalar &scalar : kernel->artifact().scalars)
+    numbers.push_back(scalars.at(scalar.name));
+  if (!plan->enqueue({pointers, numbers, workspace.data()}, *device, nullptr, failure))
+    throw std::runtime_error(failure.message);
+  oracle::Arrays outputs;
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (arguments[i].written) {
+      HostArray output(arguments[i].dtype, plan->arrays()[i].shape);
+      buffers[bufferOf[i]]->read(output.bytes.data(), output.bytes.size());
+      outputs.emplace(arguments[i].name, std::move(output));
+    }
+  return outputs;
+}
+
+bool isNan(DType dtype, uint64_t bits) {
+  switch (dtype) {
+  case DType::F64:
+    return std::isnan(std::bit_cast<double>(bits));
+  case DType::F32:
+    return std::isnan(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  case DType::BF16:
+    return (bits & 0x7fff) > 0x7f80;
+  default:
+    return (bits & 0x7fff) > 0x7c00;
+  }
+}
+
+/// Where two results differ, NaN apart; empty: nowhere.
+std::string difference(const oracle::Arrays &a, const oracle::Arrays &b) {
+  for (const auto &[name, array] : a) {
+    const HostArray &other = b.at(name);
+    const size_t bytes = byteSize(array.dtype);
+    for (size_t i = 0; i * bytes < array.bytes.size(); ++i) {
+      uint64_t x = 0, y = 0;
+      std::memcpy(&x, array.bytes.data() + i * bytes, bytes);
+      std::memcpy(&y, other.bytes.data() + i * bytes, bytes);
+      if (x != y && !(isNan(array.dtype, x) && isNan(array.dtype, y)))
+        return fmt::format("{}[{}]: {:x} emulated, {:x} launched", name, i, x, y);
+    }
+  }
+  return {};
+}
+
+/// One spec in all its phases.
+void checkLaunches(const std::string &yaml, const oracle::Sizes &sizes, const std::string &cpu,
+                   uint64_t seed, oracle::Data data = oracle::Data::Normal) {
+  const oracle::Numbers &scalars = drawnScalars();
+  auto spec = parseSpec(yaml, "launched.yaml");
+  if (!spec)
+    FAIL(llvm::toString(spec.takeError()));
+  std::string whyNot;
+  Session *emulated = TestKernel::session(cpu, whyNot);
+  if (!emulated) {
+    MESSAGE("SKIP: ", whyNot);
+    return;
+  }
+  for (Phase phase : spec->phases) {
+    if (!isBuilt(*spec, phase, *emulated))
+      continue;
+    INFO("NORMFORGE_TEST_SEED=", testSeed(), " ", cpu, " phase ", std::string(toString(phase)), " ",
+         describeSizes(sizes), "\n", yaml);
+    try {
+      const oracle::Arrays inputs = oracle::drawInputs(*spec, phase, sizes, seed, data, scalars);
+      const oracle::Arrays expected =
+          TestKernel(*spec, phase, *emulated).run(sizes, inputs, scalars);
+      CHECK(difference(expected, launch(*spec, phase, cpu, sizes, inputs, scalars, 0, false)) ==
+            "");
+      CHECK(difference(expected, launch(*spec, phase, cpu, sizes, inputs, scalars, 0, true)) == "");
+      // Single elements at a time: sums in another order.
+      CHECK(disagreement(*spec, phase, sizes, inputs,
+                         launch(*spec, phase, cpu, sizes, inputs, scalars, 1, false),
+                         scalars) == "");
+    } catch (const std::exception &error) {
+      FAIL_CHECK(std::string(error.what()));
+    }
+  }
+}
+
+} // namespace
+
+/// Elements that are interpreted in a second or two.
+static constexpr int64_t kMostElements = 6000;
+
+TEST_CASE("launched kernels have the emulated ones' bits: random specs") {
+  const CudaContext context;
+  const char *one = std::getenv("NORMFORGE_TEST_ONLY");
+  const int first = one ? std::atoi(one) : 0, last = one ? first + 1 : 40;
+  for (int i = first; i < last; ++i) {
+    SpecDraw draw(testSeed() * 1000003 + static_cast<uint64_t>(i));
+    const DrawnSpec drawn = draw.draw();
+    INFO("NORMFORGE_TEST_ONLY=", i);
+    int64_t elements = 1;
+    for (const DrawnAxis &axis : drawn.axes)
+      elements *= axis.size;
+    if (!one && elements > kMostElements)
+      continue;
+    checkLaunches(drawn.yaml(), drawn.sizes(), i % 2 ? "sm_90" : "sm_80",
+                  testSeed() + static_cast<uint64_t>(i));
+  }
+}
+
+TEST_CASE("launched kernels have the emulated ones' bits: groups of all kinds") {
+  const CudaContext context;
+  const std::string phases = "phases: [inference, training, backward]\n";
+  for (const char *dtype : {"f32", "bf16", "f16", "f64"}) {
+    const std::string type = std::string(", dtype: ") + dtype + "}\n";
+    const uint64_t seed = testSeed();
+    // Rows of a subgroup, of a block and of 1024 threads.
+    checkLaunches("mode: layer\naxis: c\ninput: {shape: [N, 256], layout: nc" + type + phases,
+                  {{"N", 5}}, "sm_90", seed);
+    checkLaunches("mode: rms\naxis: c\ninput: {shape: [N, 6144], layout: nc" + type + phases,
+                  {{"N", 3}}, "sm_90", seed);
+    // Columns in partials, and rows with threads one under the other.
+    checkLaunches("axis: c\ninput: {shape: [N, 9, 9, 24], layout: nhwc" + type + phases, {{"N", 7}},
+                  "sm_90", seed);
+    checkLaunches("axis: c\ninput: {shape: [N, 6, 8, 12], layout: nchw" + type + phases, {{"N", 9}},
+                  "sm_90", seed);
+    checkLaunches("mode: group\ngroups: 4\naxis: c\ninput: {shape: [N, 16, 7, 5], layout: nchw" +
+                      type + phases,
+                  {{"N", 2}}, "sm_80", seed);
+    // Padded blocks are not cut.
+    checkLaunches("mode: group\ngroups: 1\naxis: t\ninput: {shape: [31, C, W, 1, T, 1], "
+                  "layout: Hcwntd32h" +
+                      type + phases,
+                  {{"C", 40}, {"W", 1}, {"T", 1}}, "sm_90", seed);
+  }
+}
+
+TEST_CASE("launched kernels have the emulated ones' bits: denormal and large numbers") {
+  const CudaContext context;
+  for (oracle::Data data : {oracle::Data::Denormal, oracle::Data::Large, oracle::Data::Outlier})
+    checkLaunches("mode: layer\naxis: c\ninput: {shape: [N, 96], layout: nc, dtype: f32}\n"
+                  "fuse: [mish, {clamp: [-1, 2]}]\nphases: [inference, training]\n",
+                  {{"N", 4}}, "sm_90", testSeed(), data);
+}
