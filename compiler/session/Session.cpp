@@ -367,11 +367,11 @@ llvm::Expected<Artifact> Session::compile(const Operator &op,
   };
   for (const ScheduleVariant &variant : variants)
     if (llvm::Error error = add(variant))
-      return std::move(error);
+      return error;
   // Pointers need no alignment but their elements' by contract: the last one is for those.
   if (artifact.variants.back().alignment > 0)
     if (llvm::Error error = add(withScalarLanes(variants.back(), op)))
-      return std::move(error);
+      return error;
   return artifact;
 }
 
