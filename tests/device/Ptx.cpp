@@ -770,7 +770,8 @@ uint64_t Block::arithmetic(const Thread &thread, const Instruction &instruction)
     return isLess == isMost ? b : a;
   };
   auto product = [&] { // the low bits, all of them where it is wide
-    return isSigned ? static_cast<uint64_t>(extended(a, type.bits) * extended(b, type.bits))
+    return isSigned ? static_cast<uint64_t>(extended(a, type.bits)) *
+                          static_cast<uint64_t>(extended(b, type.bits))
                     : (a & mask(type.bits)) * (b & mask(type.bits));
   };
   const uint64_t shift = std::min<uint64_t>(b & 0xffffffff, 64);
