@@ -86,7 +86,8 @@ void readPack(Bytes bytes, bool seal) {
     return;
   }
   for (const Pack::Entry &entry : pack->entries()) {
-    (void)pack->choose(entry.name, entry.phase, "", failure);
+    (void)pack->choose(entry.name, entry.phase, {}, failure);
+    (void)pack->choose(entry.name, entry.phase, {.gpu = "sm_90"}, failure);
     Artifact artifact;
     if (pack->read(entry, artifact, failure))
       plan(artifact);
