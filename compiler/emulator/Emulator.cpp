@@ -13,6 +13,7 @@
 #include <deque>
 #include <memory>
 #include <ucontext.h>
+#include <vector>
 
 namespace normforge::emulator {
 
@@ -52,9 +53,9 @@ enum class At : uint8_t { Exchange, Barrier, End };
 struct Fiber {
   Place place; ///< where it goes on
   std::unique_ptr<char[]> stack;
-  uint64_t given[2] = {}; ///< bits for the others, by the parity of the exchange
-  uint64_t exchanges = 0;
   At at = At::End;
+  // Of an exchange: bits for the others, who they are, and bits from one of them.
+  uint64_t given = 0, distance = 0, width = 0, taken = 0;
 };
 
 struct Group {
@@ -125,28 +126,56 @@ uint64_t inTurn(uint64_t task, uint64_t i, uint64_t count) {
   }
 }
 
+/// Gives the threads from `first` on that wait for each other what they exchange; false: none do.
+bool exchangeAmong(Group &group, uint64_t first, uint64_t count, std::vector<bool> &isReady) {
+  bool isDone = false;
+  for (uint64_t begin = first; begin < first + count;) {
+    const Fiber &leader = group.fibers[begin];
+    const uint64_t width = leader.at == At::Exchange ? std::max<uint64_t>(1, leader.width) : 1;
+    bool isThere = leader.at == At::Exchange && begin % width == 0;
+    for (uint64_t i = begin; i < begin + width && isThere; ++i)
+      isThere = i < first + count && group.fibers[i].at == At::Exchange &&
+                group.fibers[i].width == width && group.fibers[i].distance == leader.distance;
+    if (!isThere) {
+      ++begin;
+      continue;
+    }
+    for (uint64_t i = begin; i < begin + width; ++i) {
+      group.fibers[i].taken = group.fibers[i ^ leader.distance].given;
+      isReady[i - first] = true;
+    }
+    begin += width;
+    isDone = true;
+  }
+  return isDone;
+}
+
 /// Lets the threads from `first` on go on, to a barrier or to their ends.
 At runSubgroup(Group &group, uint64_t first, uint64_t count) {
+  std::vector<bool> isReady(count, true);
   while (true) {
     for (uint64_t i = 0; i < count; ++i) {
-      group.running = first + inTurn(group.task, i, count);
+      const uint64_t thread = inTurn(group.task, i, count);
+      if (!isReady[thread])
+        continue;
+      isReady[thread] = false;
+      group.running = first + thread;
       go(group.caller, group.fibers[group.running].place);
     }
+    if (exchangeAmong(group, first, count, isReady))
+      continue;
     const At at = group.fibers[first].at;
     for (uint64_t thread = first; thread < first + count; ++thread) {
       group.running = thread;
-      if (group.fibers[thread].at != at)
+      if (group.fibers[thread].at != at || at == At::Exchange)
         fail("only some threads of its subgroup come to an exchange or barrier");
     }
-    if (at != At::Exchange)
-      return at;
+    return at;
   }
 }
 
 void runTask(Group &group) {
   group.shared.reset(group.sharedBytes);
-  for (Fiber &fiber : group.fibers)
-    fiber.exchanges = 0; // groups of other sizes have had others
   const uint64_t width = std::min(group.subgroup, group.threads), count = group.threads / width;
   for (At at = At::Barrier; at != At::End;) {
     ++group.epoch;
@@ -175,17 +204,16 @@ void runTasks(ThreadFunction *function, const nf_call *call, uint64_t first, uin
     runTask(group);
 }
 
-uint64_t exchange(uint64_t bits, uint64_t distance) {
+uint64_t exchange(uint64_t bits, uint64_t distance, uint64_t width) {
   Group &group = ownGroup();
-  const uint64_t other = group.running ^ distance;
-  Fiber &fiber = group.fibers[group.running];
-  const uint64_t parity = fiber.exchanges++ % 2;
-  fiber.given[parity] = bits;
-  if (other >= group.threads || other / group.subgroup != group.running / group.subgroup)
+  if (distance >= width || width > std::min(group.threads, group.subgroup))
     fail("a value is asked of a thread that is not of the group, or not of its subgroup");
+  Fiber &fiber = group.fibers[group.running];
+  fiber.given = bits;
+  fiber.distance = distance;
+  fiber.width = width;
   stop(At::Exchange);
-  // Who comes first may have begun the next exchange, but not the one after it.
-  return group.fibers[other].given[parity];
+  return fiber.taken;
 }
 
 void barrier() { stop(At::Barrier); }

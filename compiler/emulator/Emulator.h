@@ -4,9 +4,10 @@
 // address, for it calls nothing by name; such code is of this process alone.
 //
 // Subgroups run one after the other, each to its next barrier; the threads of one in turn, each to
-// its next exchange. Both orders change from task to task, so that nothing depends on who comes
-// first. Shared memory is NaN when a task begins, and each access of it is watched: what another
-// thread has written or read since the last barrier is a race, in whatever order they ran.
+// its next exchange with others of it. Both orders change from task to task, so that nothing
+// depends on who comes first. Shared memory is NaN when a task begins, and each access of it is
+// watched: what another thread has written or read since the last barrier is a race, in whatever
+// order they ran.
 //
 // Errors end the process with a message that names the task and the thread: an exchange with a
 // thread of another subgroup, by some threads alone, or a barrier that some threads pass; races;
@@ -34,8 +35,9 @@ void runTasks(ThreadFunction *function, const nf_call *call, uint64_t first, uin
 
 // For the threads that runTasks runs:
 
-/// The bits that thread (own number) xor `distance` of the group gives.
-uint64_t exchange(uint64_t bits, uint64_t distance);
+/// The bits that thread (own number) xor `distance` of the group gives, of `width` neighbors, a
+/// power of two, who all come to it.
+uint64_t exchange(uint64_t bits, uint64_t distance, uint64_t width);
 /// Waits for all threads of the group.
 void barrier();
 /// The group's memory, aligned to 16 bytes.

@@ -44,8 +44,6 @@ Value StepEmitter::laneOffsets(Width width, OpFoldResult stride) {
 }
 
 Value StepEmitter::load(const Access &access, const Place &place, const Spot &spot) {
-  if (access.isBits())
-    return loadBits(access, place, spot);
   if (isShared())
     if (Value active = isActive(place, spot)) {
       // A branch, and zeros where the thread has nothing to load.
@@ -65,6 +63,8 @@ Value StepEmitter::load(const Access &access, const Place &place, const Spot &sp
       scf::YieldOp::create(b_, loc_, zero);
       return branch.getResult(0);
     }
+  if (access.isBits())
+    return loadBits(access, place, spot);
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
   if (!stride || (spot.width.isScalar() && !place.bound))
@@ -126,8 +126,8 @@ void StepEmitter::prefetch(const Access &access, const Place &place, const Spot 
 
 void StepEmitter::store(const Access &access, const Place &place, const Spot &spot, Value value,
                         bool streams) {
-  if (access.isBits())
-    return storeBits(access, place, spot, value);
+  if (access.isBits() && isShared())
+    return storeSharedBits(access, place, spot, value);
   if (knobs_.threads > 0) {
     // What several threads have the first of them stores, after all have read what it may be
     // written over.
@@ -155,6 +155,8 @@ void StepEmitter::store(const Access &access, const Place &place, const Spot &sp
 
 void StepEmitter::storeElements(const Access &access, const Place &place, const Spot &spot,
                                 Value value, bool streams) {
+  if (access.isBits())
+    return storeBits(access, place, spot, value);
   Value at = elementIndex(access, spot);
   OpFoldResult stride = context_.laneStride(access);
   if (!stride || (spot.width.isScalar() && !place.bound)) {

@@ -11,6 +11,9 @@
 //
 //   lanes of 16  | . . . . . 0 0 0 0 0 0 0 0 0 0 0 | 0 0 0 0 0 1 1 1 ...
 //
+// Of a GPU's threads each has some lanes of a word. Those of one word exchange them, and the first
+// stores it; it begins at a multiple of a word's lanes, and no word is written twice.
+//
 // Rules that a change must keep: only words of which an element of the row has a bit are read or
 // written, for those beside them may be another task's; a row's vectors are stored in their order,
 // and the one that has the first bit of a word begins it with zeros, so that bits past a row's end
@@ -63,7 +66,7 @@ Value StepEmitter::loadBits(const Access &access, const Place &place, const Spot
   if (spot.width.isScalar())
     return arith::TruncIOp::create(b_, loc_, b_.getI1Type(), bits);
   auto type = spot.width.vector(b_.getI1Type());
-  if (lanes < 8) { // no integer of a machine: each lane asks for its own
+  if (lanes < 8 || knobs_.threads > 0) { // no integer of a machine: each lane asks for its own
     SmallVector<int32_t> own;
     for (int64_t i = 0; i < lanes; ++i)
       own.push_back(1 << i);
@@ -105,6 +108,35 @@ void StepEmitter::storeBits(const Access &access, const Place &place, const Spot
   if (words.crosses)
     put(arith::ShRUIOp::create(b_, loc_, bits, i32(kWord)), words.last);
   put(arith::OrIOp::create(b_, loc_, bits, before), words.first);
+}
+
+void StepEmitter::storeSharedBits(const Access &access, const Place &place, const Spot &spot,
+                                  Value value) {
+  const Words words = wordsOf(access, place, spot);
+  const int64_t lanes = spot.width.lanes;
+  Value bits = i32(0);
+  for (int64_t i = 0; i < lanes; ++i) {
+    Value one = spot.width.isScalar()
+                    ? value
+                    : vector::ExtractOp::create(b_, loc_, value, ArrayRef<int64_t>{i});
+    one = arith::ShLIOp::create(b_, loc_, arith::ExtUIOp::create(b_, loc_, b_.getI32Type(), one),
+                                i32(static_cast<int32_t>(i)));
+    bits = arith::OrIOp::create(b_, loc_, bits, one);
+  }
+  Value active = isActive(place, spot);
+  if (active) // bits past a row's end are 0
+    bits = arith::SelectOp::create(b_, loc_, active, bits, i32(0));
+  bits = arith::ShLIOp::create(b_, loc_, bits, words.shift);
+  const int64_t threads = kWord / lanes;
+  for (int64_t distance = 1; distance < threads; distance *= 2)
+    bits = arith::OrIOp::create(b_, loc_, bits, exchanged(bits, distance, threads));
+  Value stores = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::eq, words.shift, i32(0));
+  if (active)
+    stores = arith::AndIOp::create(b_, loc_, stores, active);
+  OpBuilder::InsertionGuard guard(b_);
+  b_.setInsertionPointToStart(scf::IfOp::create(b_, loc_, stores, false).thenBlock());
+  memref::StoreOp::create(b_, loc_, arith::TruncIOp::create(b_, loc_, b_.getI16Type(), bits),
+                          place.view, words.first);
 }
 
 } // namespace normforge::tile

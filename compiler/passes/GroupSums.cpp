@@ -21,8 +21,7 @@
 
 namespace normforge::tile {
 
-Value StepEmitter::exchanged(Value value, int64_t distance) {
-  const int64_t width = std::min(knobs_.subgroup, knobs_.threads * knobs_.down);
+Value StepEmitter::exchanged(Value value, int64_t distance, int64_t width) {
   return gpu::ShuffleOp::create(b_, loc_, value, i32(static_cast<int32_t>(distance)),
                                 i32(static_cast<int32_t>(width)), gpu::ShuffleMode::XOR)
       .getShuffleResult();
@@ -53,7 +52,7 @@ void StepEmitter::combineAcross(MutableArrayRef<Value> sums, int64_t apart) {
   const int64_t group = knobs_.threads * knobs_.down, subgroup = knobs_.subgroup;
   for (int64_t distance = apart; distance < std::min(group, subgroup); distance *= 2)
     for (Value &sum : sums)
-      sum = combine(sum, exchanged(sum, distance));
+      sum = combine(sum, exchanged(sum, distance, std::min(group, subgroup)));
   if (group <= subgroup)
     return;
   // Each run of so many threads has `apart` numbers of its own now.
@@ -92,7 +91,7 @@ void StepEmitter::combineAcross(MutableArrayRef<Value> sums, int64_t apart) {
       sum = r == 0 ? part : combine(sum, part);
     }
     for (int64_t distance = apart; distance < apart * readers; distance *= 2)
-      sum = combine(sum, exchanged(sum, distance));
+      sum = combine(sum, exchanged(sum, distance, subgroup));
   }
 }
 

@@ -97,7 +97,8 @@ private:
   void combineThreads(MutableArrayRef<Value> sums);
   /// The same of single numbers: thread i has a part in what thread i modulo `apart` has.
   void combineAcross(MutableArrayRef<Value> sums, int64_t apart);
-  Value exchanged(Value value, int64_t distance);
+  /// What thread (own number) xor `distance` has, of `width` neighbors, who all come to it.
+  Value exchanged(Value value, int64_t distance, int64_t width);
   /// Memory of the group's for `count` numbers; where the code at hand may run again, all threads
   /// have read by then what is there.
   Value sharedMemory(int64_t count, Type type);
@@ -215,11 +216,13 @@ private:
   /// these; of columns, that of a later index of the kept loop around them.
   void prefetch(const Access &access, const Place &place, const Spot &spot);
   void store(const Access &access, const Place &place, const Spot &spot, Value value, bool streams);
-  /// The same of what is no bits, by whoever is to store it.
+  /// The same, by whoever is to store it.
   void storeElements(const Access &access, const Place &place, const Spot &spot, Value value,
                      bool streams);
   Value loadBits(const Access &access, const Place &place, const Spot &spot);
   void storeBits(const Access &access, const Place &place, const Spot &spot, Value value);
+  /// The same of threads that share the words.
+  void storeSharedBits(const Access &access, const Place &place, const Spot &spot, Value value);
   /// Where a vector of bits lies: the word of its first lane and of its last one that exists, and
   /// the first's number in its word, an i32.
   struct Words {

@@ -263,8 +263,6 @@ std::vector<ScheduleVariant> Tuning::take() {
 
 llvm::Expected<std::vector<ScheduleVariant>>
 chooseSchedules(const Operator &op, const TargetDescription &target, const ScheduleSource &source) {
-  if (llvm::Error error = checkIsBuilt(op, target))
-    return error;
   if (!source.forced.empty()) {
     llvm::Expected<Schedule> schedule = parseSchedule(source.forced, op);
     if (!schedule)

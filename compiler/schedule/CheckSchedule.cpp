@@ -33,7 +33,6 @@ private:
   std::string checkTaken(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkInFlight(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const;
-  int64_t sharedBytes(const StagePlan &stage, bool columns) const;
   std::string checkPacked(const StagePlan &stage, std::span<const StageLoop> loops) const;
   std::string checkStep(size_t index, const StepPlan &plan);
   std::string checkReads(size_t index, const StepPlan &plan) const;
@@ -238,23 +237,6 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
   return {};
 }
 
-/// What all groups of a block have of shared memory, at most: a number for each subgroup of what it
-/// sums (passes/GroupSums.cpp).
-int64_t Checker::sharedBytes(const StagePlan &stage, bool columns) const {
-  const int64_t subgroup = target_.device->subgroup, threads = stage.groupThreads();
-  if (threads <= subgroup || (columns && stage.down == 1))
-    return 0;
-  int64_t sums = 0;
-  for (const StepPlan &plan : stage.steps)
-    if (const Step &step = op_.steps[plan.step]; step.reduce != Reduce::None)
-      sums += step.reduce == Reduce::Moments ? 3 : static_cast<int64_t>(step.results.size());
-  const int64_t apart = columns ? stage.threads : 1;
-  const int64_t numbers = threads / std::max(subgroup, apart) * apart;
-  const int64_t slots = columns ? stage.tile / stage.threads : stage.tile;
-  constexpr int64_t kCopies = 2; // of the code: for whole tiles, and for others
-  return kCopies * sums * slots * numbers * static_cast<int64_t>(sizeof(double)) * stage.groups;
-}
-
 /// Checks threads and groups, and that a thread's part of a vector exists whole or not at all.
 std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const {
   if (!target_.device)
@@ -292,9 +274,23 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
       return fmt::format("down={}: expected 1 where step {} is carried", stage.down,
                          op_.steps[plan.step].name);
   }
-  if (const int64_t bytes = sharedBytes(stage, columns); bytes > target_.device->sharedBytes)
+  const bool hasRows = std::ranges::any_of(loops, [&](const StageLoop &loop) {
+    const auto i = static_cast<size_t>(&loop - loops.data());
+    return !loop.kept && i + 1 < loops.size() && loop.size.constant() != 1 && stage.chunks[i] != 1;
+  });
+  for (const StepPlan &plan : stage.steps)
+    if (!columns && stage.down > 1 && !hasRows && op_.steps[plan.step].reduce != Reduce::None)
+      return fmt::format("down={}: expected 1 where a task of step {} has one row", stage.down,
+                         op_.steps[plan.step].name);
+  if (const int64_t bytes = sharedBytes(stage, op_, *target_.device, columns);
+      bytes > target_.device->sharedBytes)
     return fmt::format("its groups' sums take {} bytes of shared memory; {} has {} a block", bytes,
                        target_.cpu, target_.device->sharedBytes);
+  for (const StepPlan &plan : stage.steps)
+    if (const int64_t word = elementsPerWord(DType::Bit);
+        plan.part != Part::Merge && op_.takesBits(op_.steps[plan.step]) && stage.vector % word != 0)
+      return fmt::format("vector={}: step {} has bits; expected a multiple of {}", stage.vector,
+                         op_.steps[plan.step].name, word);
   const int64_t lanes = stage.vector / stage.threads;
   if (lanes <= 1 || loops.empty())
     return {};

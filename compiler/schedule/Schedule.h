@@ -117,9 +117,6 @@ struct ScheduleVariant {
   bool isGiven = false; ///< a user's own: it is made as it is, or not at all
 };
 
-/// An error in words where kernels of this operator are not built for the target.
-llvm::Error checkIsBuilt(const Operator &op, const TargetDescription &target);
-
 /// The machine as schedules of an operator see it: bits ask for vectors of a fixed length.
 TargetDescription targetFor(const Operator &op, const TargetDescription &target);
 
@@ -162,6 +159,14 @@ std::optional<std::string> apartRows(const Operator &op, const Step &step, int o
 
 /// Product of ceil(size/chunk) over the chunked loops.
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
+
+/// On a GPU: what a thread of a stage has in registers of what is in flight, in bytes, and what it
+/// may have, where blocks are so large.
+int64_t registerBytes(const StagePlan &stage, const Operator &op);
+int64_t mostRegisterBytes(const StagePlan &stage, const Device &device);
+/// What all groups of a block have of shared memory, at most: a number for each subgroup of what it
+/// sums (passes/GroupSums.cpp). `columns`: the innermost loop is tiled.
+int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &device, bool columns);
 
 /// The heuristic. The variants are in the order in which their guards are tried; the last one's
 /// always holds.

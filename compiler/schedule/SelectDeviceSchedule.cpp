@@ -54,6 +54,14 @@ int64_t powerUpTo(int64_t n) {
   return static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, n))));
 }
 
+/// So many threads, or as many as have the lanes of a word where a stage has bits.
+int64_t leastThreads(const Operator &op, const StagePlan &stage, int64_t threads, int64_t lanes) {
+  const bool takesBits = std::ranges::any_of(stage.steps, [&](const StepPlan &plan) {
+    return plan.part != Part::Merge && op.takesBits(op.steps[plan.step]);
+  });
+  return takesBits ? std::max(threads, elementsPerWord(DType::Bit) / lanes) : threads;
+}
+
 struct DeviceSelection {
   const Operator &op;
   const TargetDescription &target;
@@ -134,8 +142,20 @@ struct DeviceSelection {
       planRows(stage, loops, isFew);
     if (carries(stage) && stage.tiled >= 0) // rows that carry sums
       stage.chunks[stage.tiled] = std::max<int64_t>(1, of.chunks[stage.tiled]);
+    fit(stage, stage.tiled == last);
     stage.groups = std::max<int64_t>(1, kBlockThreads / stage.groupThreads());
     return stage;
+  }
+
+  /// Less in flight, then fewer threads, where half of the registers or of shared memory would not
+  /// do: addresses and what bodies make need the rest.
+  void fit(StagePlan &stage, bool columns) const {
+    const Device &device = *target.device;
+    while (stage.unroll > 1 && 2 * registerBytes(stage, op) > mostRegisterBytes(stage, device))
+      stage.unroll /= 2;
+    while (stage.down > 1 && (2 * registerBytes(stage, op) > mostRegisterBytes(stage, device) ||
+                              2 * sharedBytes(stage, op, device, columns) > device.sharedBytes))
+      stage.down /= 2;
   }
 
   void planColumns(StagePlan &stage, std::span<const StageLoop> loops) const {
@@ -144,7 +164,9 @@ struct DeviceSelection {
     // Merges are of numbers of their own, in f64.
     const int64_t lanes = sums == Sums::Merged ? 1 : lanesOf(loops);
     const int64_t vectors = std::max<int64_t>(1, sizeOf(loops[last]) / lanes);
-    stage.threads = threadsFor(vectors, 1, sums == Sums::None ? kMostThreads : kColumnThreads);
+    stage.threads = leastThreads(
+        op, stage, threadsFor(vectors, 1, sums == Sums::None ? kMostThreads : kColumnThreads),
+        lanes);
     stage.vector = stage.tile = stage.chunks[last] = stage.threads * lanes;
     stage.unroll = last > 0 ? kVectorsInFlight : 1;
     auto isReduced = [&](int i) { return !loops[i].kept; };
@@ -181,7 +203,8 @@ struct DeviceSelection {
     const bool isDown = sums != Sums::None && around >= 0 && !carries(stage);
     const bool isLong = isFew || vectors > kMostThreads * kVectorsOfThread;
     const int64_t most = sums != Sums::None && isLong ? target.device->blockThreads : kMostThreads;
-    stage.threads = threadsFor(vectors, isFew || isDown ? 1 : kVectorsInFlight, most);
+    stage.threads = leastThreads(
+        op, stage, threadsFor(vectors, isFew || isDown ? 1 : kVectorsInFlight, most), lanes);
     stage.vector = stage.threads * lanes;
     stage.unroll = std::clamp<int64_t>(vectors / stage.threads, 1, kVectorsInFlight);
     if (isDown)
@@ -304,27 +327,51 @@ struct DeviceSelection {
 
 } // namespace
 
-llvm::Error checkIsBuilt(const Operator &op, const TargetDescription &target) {
-  if (!target.device)
-    return llvm::Error::success();
-  if (!op.takesBits())
-    return llvm::Error::success();
-  return llvm::createStringError(fmt::format("phase {} has bits of a mask, which kernels for {} do "
-                                             "not yet (not built)",
-                                             toString(op.phase), target.cpu));
+int64_t registerBytes(const StagePlan &stage, const Operator &op) {
+  int64_t sums = 1; // moments have two at once
+  for (const StepPlan &plan : stage.steps)
+    if (const Step &step = op.steps[plan.step]; step.reduce != Reduce::None)
+      sums = std::max({sums, int64_t(2), static_cast<int64_t>(step.results.size())});
+  const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op.compute);
+  const int64_t slots = std::max<int64_t>(1, stage.tile / stage.vector);
+  return slots * stage.unroll * sums * (stage.vector / stage.threads) * static_cast<int64_t>(bytes);
+}
+
+int64_t mostRegisterBytes(const StagePlan &stage, const Device &device) {
+  return std::min(device.threadRegisterBytes,
+                  device.registerBytes / (stage.groupThreads() * stage.groups));
+}
+
+int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &device,
+                    bool columns) {
+  const int64_t subgroup = device.subgroup, threads = stage.groupThreads();
+  if (threads <= subgroup || (columns && stage.down == 1))
+    return 0;
+  int64_t sums = 0;
+  for (const StepPlan &plan : stage.steps)
+    if (const Step &step = op.steps[plan.step]; step.reduce != Reduce::None)
+      sums += step.reduce == Reduce::Moments ? 3 : static_cast<int64_t>(step.results.size());
+  const int64_t apart = columns ? stage.threads : 1;
+  const int64_t numbers = threads / std::max(subgroup, apart) * apart;
+  const int64_t slots = columns ? stage.tile / stage.threads : stage.tile;
+  constexpr int64_t kCopies = 2; // of the code: for whole tiles, and for others
+  return kCopies * sums * slots * numbers * static_cast<int64_t>(sizeof(double)) * stage.groups;
 }
 
 ScheduleVariant withScalarLanes(ScheduleVariant variant, const Operator &op) {
   for (size_t i = 0; i < variant.schedule.stages.size(); ++i) {
     StagePlan &stage = variant.schedule.stages[i];
     const auto last = static_cast<int>(stageLoops(op, variant.schedule, i).size()) - 1;
-    const int64_t lanes = stage.vector / stage.threads;
-    stage.vector = stage.threads;
+    const int64_t threads = leastThreads(op, stage, stage.threads, /*lanes=*/1);
+    stage.down = std::max<int64_t>(1, stage.down * stage.threads / threads);
+    stage.groups = std::max<int64_t>(1, stage.groups * stage.threads / threads);
+    const int64_t factor = stage.vector / threads;
+    stage.vector = stage.threads = threads;
     if (stage.tiled != last)
       continue;
     // A task has the threads' columns, one each for what were vectors.
-    stage.tile /= lanes;
-    stage.chunks[last] = stage.chunks[last] == 0 ? 0 : stage.chunks[last] / lanes;
+    stage.tile /= factor;
+    stage.chunks[last] = stage.chunks[last] == 0 ? 0 : stage.chunks[last] / factor;
   }
   variant.guard = Guard{};
   variant.reason += "; for arrays that are not aligned to vectors";

@@ -233,7 +233,7 @@ template <typename Op> struct EmulatedAccess : ConvertOpToLLVMPattern<Op> {
 struct EmulatedExchange : Exchange {
   using Exchange::Exchange;
   Value exchange(ConversionPatternRewriter &b, Location loc, Value value, uint32_t distance,
-                 uint32_t) const override {
+                 uint32_t width) const override {
     const Type i64 = b.getI64Type(), type = value.getType();
     const unsigned bitWidth = type.getIntOrFloatBitWidth();
     const Type integer = b.getIntegerType(bitWidth);
@@ -244,7 +244,7 @@ struct EmulatedExchange : Exchange {
     if (bitWidth < 64)
       bits = LLVM::ZExtOp::create(b, loc, i64, bits);
     Value given = callHere(b, loc, reinterpret_cast<const void *>(&emulator::exchange), i64,
-                           {bits, constant(distance)})
+                           {bits, constant(distance), constant(width)})
                       .getResult();
     if (bitWidth < 64)
       given = LLVM::TruncOp::create(b, loc, integer, given);

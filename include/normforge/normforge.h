@@ -561,10 +561,12 @@ NF_API nf_status *nf_kernel_prepare(const nf_kernel *kernel, const nf_device *de
  * by name; within a graph's capture the launches become part of the graph. args, scalars and
  * workspace are as nf_run takes them, but pointers to the device's memory: none of them is read
  * here. Pointers need their elements' alignment; where all are aligned to 16 bytes, another variant
- * moves 16 bytes at a time. Errors: NF_INVALID_ARGUMENT (as nf_plan_check; a kernel that is not
- * prepared; no workspace where one is needed; memory of the host's; memory that the driver knows to
- * be too short), NF_WRONG_MACHINE (a CPU's kernel), with nothing launched; NF_DEVICE_ERROR: a
- * launch was refused, as on a stream of another context, and with it those after it. */
+ * moves 16 bytes at a time. The kernel, by a handle or a plan, outlives what was launched and the
+ * graphs that have its launches: its code goes with it.
+ * Errors: NF_INVALID_ARGUMENT (as nf_plan_check; a kernel that is not prepared; no workspace where
+ * one is needed; memory of the host's; memory that the driver knows to be too short),
+ * NF_WRONG_MACHINE (a CPU's kernel), with nothing launched; NF_DEVICE_ERROR: a launch was refused,
+ * as on a stream of another context, and with it those after it. */
 NF_API nf_status *nf_enqueue(const nf_plan *plan, const nf_device *device, void *const *args,
                              size_t arg_count, const nf_scalar *scalars, size_t scalar_count,
                              void *workspace, void *stream);

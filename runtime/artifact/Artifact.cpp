@@ -92,7 +92,7 @@ Scalar readScalar(Reader &in) {
 }
 
 constexpr size_t maxParameters = 64;
-constexpr uint32_t maxBlock = 1 << 16, maxShared = 1 << 24;
+constexpr uint32_t maxBlock = 1 << 10, maxShared = 1 << 24;
 
 void write(Writer &out, const Launch &launch) {
   out.integer(launch.threads);

@@ -57,11 +57,14 @@ void checkLaunches(const std::string &yaml, const oracle::Sizes &sizes, const st
     return;
   }
   for (Phase phase : spec->phases) {
-    if (!isBuilt(*spec, phase, *emulated))
-      continue;
     INFO("NORMFORGE_TEST_SEED=", testSeed(), " ", cpu, " phase ", std::string(toString(phase)), " ",
          describeSizes(sizes), "\n", yaml);
     try {
+      const Operator op = makeOperator(*spec, phase);
+      for (const ScheduleVariant &variant : selectSchedules(op, emulated->target()))
+        for (const Schedule &schedule : {variant.schedule, withScalarLanes(variant, op).schedule})
+          CHECK_MESSAGE(llvm::toString(checkSchedule(schedule, op, emulated->target())) == "",
+                        schedule.text(op));
       const oracle::Arrays inputs = oracle::drawInputs(*spec, phase, sizes, seed, data, scalars);
       const oracle::Arrays expected =
           TestKernel(*spec, phase, *emulated).run(sizes, inputs, scalars);
@@ -120,6 +123,12 @@ TEST_CASE("launched kernels have the emulated ones' bits: groups of all kinds") 
     checkLaunches("mode: group\ngroups: 4\naxis: c\ninput: {shape: [N, 16, 7, 5], layout: nchw" +
                       type + phases,
                   {{"N", 2}}, "sm_80", seed);
+    // Bits of a mask, of rows and of columns.
+    const std::string masked = "mask: true\nfuse: [relu]\n";
+    checkLaunches("axis: c\ninput: {shape: [N, 6, 5, 7], layout: nchw" + type + masked + phases,
+                  {{"N", 4}}, "sm_90", seed);
+    checkLaunches("axis: c\ninput: {shape: [N, 5, 7, 24], layout: nhwc" + type + masked + phases,
+                  {{"N", 6}}, "sm_80", seed);
     // Padded blocks are not cut.
     checkLaunches("mode: group\ngroups: 1\naxis: t\ninput: {shape: [31, C, W, 1, T, 1], "
                   "layout: Hcwntd32h" +

@@ -86,9 +86,6 @@ TEST_CASE("GPUs are compiled for as far as kernels for them are built") {
                  "normforge: error: --emit=asm: expected ptx for sm_90");
   folder.refuses(with({"compile", "late.yaml", "--emit=ptx"}, with(gpu, {"haswell"})),
                  "normforge: error: --emit=ptx: expected asm for haswell");
-  folder.refuses({"check", "late.yaml", "--phase", "training", "--cpu", "sm_90"},
-                 "normforge: error: phase training has bits of a mask, which kernels for sm_90 do "
-                 "not yet (not built)");
   folder.refuses(with({"compile", "late.yaml", "--emit=obj", "-o", "a.o"}, with(gpu, {"sm_90"})),
                  "normforge: error: --cpu: sm_90 is a GPU, which only compile --emit of a stage, "
                  "pack, check and explain take yet (not built)");

@@ -15,13 +15,6 @@ Spec specOf(const std::string &yaml) {
   return std::move(*spec);
 }
 
-bool isBuilt(const Spec &spec, Phase phase, const Session &session) {
-  llvm::Error error = checkIsBuilt(makeOperator(spec, phase), session.target());
-  const bool is = !error;
-  llvm::consumeError(std::move(error));
-  return is;
-}
-
 Session *sessionOrSkip(const std::string &cpu) {
   std::string whyNot;
   Session *session = TestKernel::session(cpu, whyNot);

@@ -13,9 +13,6 @@ namespace normforge::test {
 /// The spec of a YAML text; a text that is no spec throws std::runtime_error.
 Spec specOf(const std::string &yaml);
 
-/// Whether kernels of this phase are built for the session's target; those of GPUs are not all.
-bool isBuilt(const Spec &spec, Phase phase, const Session &session);
-
 /// The session for a CPU or GPU, or null after a message that begins with SKIP.
 Session *sessionOrSkip(const std::string &cpu);
 

@@ -139,8 +139,6 @@ void tryMutations(const char *cpu, int wanted) {
     const DrawnSpec drawn = draw.draw();
     const Spec spec = specOf(drawn.yaml());
     const Phase phase = spec.phases[draw.engine()() % spec.phases.size()];
-    if (!isBuilt(spec, phase, *session))
-      continue;
     const Operator op = makeOperator(spec, phase);
     const auto forms = scheduleForms(op, session->target());
     for (int i = 0; i < 20; ++i) {
