@@ -19,6 +19,15 @@ constexpr int64_t kMostPrefetch = 64;
 /// Iterations that a task may take of a loop: far from where sizes overflow.
 constexpr int64_t kMostTaken = int64_t(1) << 40;
 
+/// Vectors or rows that a tile has at once.
+int64_t slotsOf(const StagePlan &stage, std::span<const StageLoop> loops) {
+  const int last = static_cast<int>(loops.size()) - 1;
+  if (last >= 0 && stage.tiled == last)
+    return stage.tile / stage.vector;
+  return stage.rows == Rows::Packed ? stage.tile * *loops.back().size.constant() / stage.vector
+                                    : stage.tile;
+}
+
 class Checker {
 public:
   Checker(const Schedule &schedule, const Operator &op, const TargetDescription &target)
@@ -216,24 +225,14 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
   if (stage.rows == Rows::Packed)
     if (std::string wrong = checkPacked(stage, loops); !wrong.empty())
       return wrong;
-  const int64_t slots = columns ? stage.tile / stage.vector
-                        : stage.rows == Rows::Packed
-                            ? stage.tile * *loops[last].size.constant() / stage.vector
-                            : stage.tile;
-  int64_t sums = 1; // moments have two at once
-  for (const Step &step : op_.steps)
-    if (step.reduce != Reduce::None)
-      sums = std::max<int64_t>(
-          {sums, 2,
-           step.reduce == Reduce::Moments ? 2 : static_cast<int64_t>(step.results.size())});
-  const int64_t inFlight = slots * stage.unroll * sums * stage.vector *
-                           static_cast<int64_t>(bytes) / std::max<int64_t>(1, stage.threads);
-  const int64_t mostInFlight = target_.device ? target_.device->threadRegisterBytes : kMostInFlight;
+  const int64_t inFlight = bytesInFlight(stage, op_, loops);
+  const int64_t mostInFlight =
+      target_.device ? mostRegisterBytes(stage, *target_.device) : kMostInFlight;
   if (inFlight > mostInFlight)
     return fmt::format(
         "{} slots with unroll={} are {} bytes of vectors in flight; expected at most "
         "{}",
-        slots, stage.unroll, inFlight, mostInFlight);
+        slotsOf(stage, loops), stage.unroll, inFlight, mostInFlight);
   return {};
 }
 
@@ -492,6 +491,19 @@ std::string Checker::run() {
 }
 
 } // namespace
+
+int64_t bytesInFlight(const StagePlan &stage, const Operator &op,
+                      std::span<const StageLoop> loops) {
+  int64_t sums = 1; // moments have two at once
+  for (const Step &step : op.steps)
+    if (step.reduce != Reduce::None)
+      sums = std::max<int64_t>(
+          {sums, 2,
+           step.reduce == Reduce::Moments ? 2 : static_cast<int64_t>(step.results.size())});
+  const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op.compute);
+  return slotsOf(stage, loops) * stage.unroll * sums * stage.vector * static_cast<int64_t>(bytes) /
+         std::max<int64_t>(1, stage.threads);
+}
 
 llvm::Error checkSchedule(const Schedule &schedule, const Operator &op,
                           const TargetDescription &target) {

@@ -160,9 +160,9 @@ std::optional<std::string> apartRows(const Operator &op, const Step &step, int o
 /// Product of ceil(size/chunk) over the chunked loops.
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 
-/// On a GPU: what a thread of a stage has in registers of what is in flight, in bytes, and what it
-/// may have, where blocks are so large.
-int64_t registerBytes(const StagePlan &stage, const Operator &op);
+/// Bytes of vectors that a step of a stage has in flight, on a GPU those of a thread.
+int64_t bytesInFlight(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops);
+/// On a GPU, bytes of registers that a thread has at most where blocks are so large.
 int64_t mostRegisterBytes(const StagePlan &stage, const Device &device);
 /// What all groups of a block have of shared memory, at most: a number for each subgroup of what it
 /// sums (passes/GroupSums.cpp). `columns`: the innermost loop is tiled.

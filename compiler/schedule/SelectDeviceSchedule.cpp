@@ -142,19 +142,23 @@ struct DeviceSelection {
       planRows(stage, loops, isFew);
     if (carries(stage) && stage.tiled >= 0) // rows that carry sums
       stage.chunks[stage.tiled] = std::max<int64_t>(1, of.chunks[stage.tiled]);
-    fit(stage, stage.tiled == last);
+    fit(stage, loops);
     stage.groups = std::max<int64_t>(1, kBlockThreads / stage.groupThreads());
     return stage;
   }
 
   /// Less in flight, then fewer threads, where half of the registers or of shared memory would not
   /// do: addresses and what bodies make need the rest.
-  void fit(StagePlan &stage, bool columns) const {
+  void fit(StagePlan &stage, std::span<const StageLoop> loops) const {
     const Device &device = *target.device;
-    while (stage.unroll > 1 && 2 * registerBytes(stage, op) > mostRegisterBytes(stage, device))
+    const bool columns = stage.tiled == static_cast<int>(loops.size()) - 1;
+    auto exceeds = [&] {
+      return 2 * bytesInFlight(stage, op, loops) > mostRegisterBytes(stage, device);
+    };
+    while (stage.unroll > 1 && exceeds())
       stage.unroll /= 2;
-    while (stage.down > 1 && (2 * registerBytes(stage, op) > mostRegisterBytes(stage, device) ||
-                              2 * sharedBytes(stage, op, device, columns) > device.sharedBytes))
+    while (stage.down > 1 &&
+           (exceeds() || 2 * sharedBytes(stage, op, device, columns) > device.sharedBytes))
       stage.down /= 2;
   }
 
@@ -326,16 +330,6 @@ struct DeviceSelection {
 };
 
 } // namespace
-
-int64_t registerBytes(const StagePlan &stage, const Operator &op) {
-  int64_t sums = 1; // moments have two at once
-  for (const StepPlan &plan : stage.steps)
-    if (const Step &step = op.steps[plan.step]; step.reduce != Reduce::None)
-      sums = std::max({sums, int64_t(2), static_cast<int64_t>(step.results.size())});
-  const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op.compute);
-  const int64_t slots = std::max<int64_t>(1, stage.tile / stage.vector);
-  return slots * stage.unroll * sums * (stage.vector / stage.threads) * static_cast<int64_t>(bytes);
-}
 
 int64_t mostRegisterBytes(const StagePlan &stage, const Device &device) {
   return std::min(device.threadRegisterBytes,

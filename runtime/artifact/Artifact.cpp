@@ -91,7 +91,6 @@ Scalar readScalar(Reader &in) {
   return scalar;
 }
 
-constexpr size_t maxParameters = 64;
 constexpr uint32_t maxBlock = 1 << 10, maxShared = 1 << 24;
 
 void write(Writer &out, const Launch &launch) {

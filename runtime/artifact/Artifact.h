@@ -104,6 +104,7 @@ struct Parameter {
   SizeExpr offset{};
 };
 constexpr unsigned parameterKindCount = 5;
+constexpr size_t maxParameters = 64; ///< of a kernel
 
 /// How a GPU's kernel is launched: in ceil(tasks / groups) blocks.
 struct Launch {

@@ -196,12 +196,13 @@ bool CudaDevice::identify(Failure &failure) {
   capability_ = major * 10 + minor;
   readsHost_ = pageable != 0;
   // Assembly for a GPU runs on all later ones: the nearest that the compiler knows.
-  for (int known : {80, 86, 89, 90, 100})
+  for (int known : cudaCapabilities)
     if (known <= capability_)
       cpu_ = "sm_" + std::to_string(known);
   return !cpu_.empty() ||
          failure.set(NF_WRONG_MACHINE, name_ + " is sm_" + std::to_string(capability_) +
-                                           "; kernels are for sm_80 and later");
+                                           "; kernels are for sm_" +
+                                           std::to_string(cudaCapabilities[0]) + " and later");
 }
 
 bool CudaDevice::runs(const Artifact &artifact, Failure &failure) const {

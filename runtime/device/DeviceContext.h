@@ -1,7 +1,7 @@
 // A GPU of a host's: a context of its driver, in which kernels are loaded and launched.
 //
 // Enters: a context, the text of kernels. Leaves: functions, and launches on the host's queues.
-// Nothing here is a vendor's: Cuda.cpp is NVIDIA's share.
+// Cuda.cpp is NVIDIA's share, and what is named after CUDA here.
 #pragma once
 
 #include "runtime/Failure.h"
@@ -16,6 +16,10 @@
 #include <vector>
 
 namespace normforge {
+
+/// The GPUs of NVIDIA's that kernels are compiled for (compiler/machine), by the numbers in their
+/// names, ascending.
+inline constexpr int cudaCapabilities[] = {80, 86, 89, 90, 100};
 
 /// The number of an NVIDIA GPU's name, "sm_90": 90. None: it is no such name.
 std::optional<int> capabilityOf(std::string_view cpu);

@@ -16,7 +16,6 @@ union Value {
   float narrow;
   double wide;
 };
-constexpr size_t maxParameters = 64; // as artifacts have
 
 } // namespace
 

@@ -95,7 +95,7 @@ const Allocation *find(Pointer address, Pointer *start) {
 
 Result runNode(Context *context, const Node &node) {
   ++state().launches;
-  auto mayAccess = [](uint64_t address, uint64_t bytes, bool) {
+  auto mayAccess = [](uint64_t address, uint64_t bytes) {
     Pointer start = 0;
     const Allocation *allocation = find(address, &start);
     return allocation && address - start + bytes <= allocation->bytes;

@@ -4,7 +4,6 @@
 #include "tests/numerics/KernelCase.h"
 #include "tests/numerics/SpecDraw.h"
 
-#include <bit>
 #include <cmath>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
@@ -13,19 +12,6 @@ using namespace normforge;
 using namespace normforge::test;
 
 namespace {
-
-bool isNan(DType dtype, uint64_t bits) {
-  switch (dtype) {
-  case DType::F64:
-    return std::isnan(std::bit_cast<double>(bits));
-  case DType::F32:
-    return std::isnan(std::bit_cast<float>(static_cast<uint32_t>(bits)));
-  case DType::BF16:
-    return (bits & 0x7fff) > 0x7f80;
-  default:
-    return (bits & 0x7fff) > 0x7c00;
-  }
-}
 
 /// Where two results differ, NaN apart; empty: nowhere.
 std::string difference(const oracle::Arrays &a, const oracle::Arrays &b) {
@@ -36,7 +22,9 @@ std::string difference(const oracle::Arrays &a, const oracle::Arrays &b) {
       uint64_t x = 0, y = 0;
       std::memcpy(&x, array.bytes.data() + i * bytes, bytes);
       std::memcpy(&y, other.bytes.data() + i * bytes, bytes);
-      if (x != y && !(isNan(array.dtype, x) && isNan(array.dtype, y)))
+      const bool areNan = array.dtype != DType::Bit && std::isnan(array.get(int64_t(i))) &&
+                          std::isnan(other.get(int64_t(i)));
+      if (x != y && !areNan)
         return fmt::format("{}[{}]: {:x} emulated, {:x} launched", name, i, x, y);
     }
   }
@@ -85,6 +73,13 @@ void checkLaunches(const std::string &yaml, const oracle::Sizes &sizes, const st
 
 /// Elements that are interpreted in a second or two.
 static constexpr int64_t kMostElements = 6000;
+
+TEST_CASE("the runtime knows the GPUs that the compiler does") {
+  std::vector<std::string> names;
+  for (int capability : cudaCapabilities)
+    names.push_back(fmt::format("sm_{}", capability));
+  CHECK(names == compilableGpus());
+}
 
 TEST_CASE("launched kernels have the emulated ones' bits: random specs") {
   const CudaContext context;

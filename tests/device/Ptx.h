@@ -3,7 +3,8 @@
 // Enters: a module's text. Leaves: functions, launched with values as parameters. All threads of a
 // block are there at once; a subgroup's run one after the other, to where they wait for others.
 // Instructions are those that LLVM makes of our kernels; any other is an error when a module is
-// read. Source of what they mean: NVIDIA, "Parallel Thread Execution ISA".
+// read. PtxReader.cpp reads modules, Ptx.cpp runs them. Source of what they mean: NVIDIA, "Parallel
+// Thread Execution ISA".
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,46 @@ struct Operand {
   std::vector<Operand> elements{}; ///< of a vector: registers (-1: none) and numbers
 };
 
+/// What an instruction does, whatever its types.
+enum Handler : int {
+  kMove,
+  kLoadParameter,
+  kLoadGlobal,
+  kStoreGlobal,
+  kLoadShared,
+  kStoreShared,
+  kAdd,
+  kSubtract,
+  kMultiply,
+  kMultiplyHigh,
+  kMultiplyAdd,
+  kDivide,
+  kRemainder,
+  kReciprocal,
+  kSquareRoot,
+  kNegate,
+  kAbsolute,
+  kMinimum,
+  kMaximum,
+  kAnd,
+  kOr,
+  kXor,
+  kNot,
+  kShiftLeft,
+  kShiftRight,
+  kCompare,
+  kSelect,
+  kConvert,
+  kCopySign,
+  kExtract,
+  kBranch,
+  kReturn,
+  kExchange,
+  kWarpBarrier,
+  kBarrier,
+  kPrefetch,
+};
+
 struct Instruction {
   std::string name;               ///< "ld.global.v4.b32"
   std::vector<std::string> parts; ///< of the name
@@ -56,8 +97,8 @@ struct Function {
   int mostThreads = 0; ///< of a block, as it says
 };
 
-/// Whether so many bytes of global memory may be read, or written.
-using MayAccess = std::function<bool(uint64_t address, uint64_t bytes, bool isStore)>;
+/// Whether so many bytes of global memory are there.
+using MayAccess = std::function<bool(uint64_t address, uint64_t bytes)>;
 
 class Module {
 public:

@@ -30,7 +30,9 @@ void sealArtifact(Bytes &bytes) { // magic, version 4, length 8, checksum 8
 /// Nothing of it is run.
 void plan(Artifact artifact) {
   artifact.abiVersion = NF_ABI_VERSION;
-  artifact.triple = std::string(hostArchitecture()) + "-linux-gnu";
+  artifact.triple = artifact.entry == EntryKind::Launch
+                        ? "nvptx64-nvidia-cuda"
+                        : std::string(hostArchitecture()) + "-linux-gnu";
   artifact.requiredFeatures.clear();
   size_t images = 0;
   for (const Variant &variant : artifact.variants)

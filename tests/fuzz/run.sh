@@ -17,7 +17,8 @@ describe() {
   files) # kernels, packs and cache entries: the runtime, without LLVM
     sources=(runtime/artifact/Artifact.cpp runtime/artifact/SizeExpr.cpp runtime/cache/DiskCache.cpp
       runtime/cache/FileIdentity.cpp runtime/cache/TrustedDirectory.cpp runtime/cpu_info/CpuInfo.cpp
-      runtime/fork/ForkGate.cpp runtime/kernel/Kernel.cpp runtime/kernel/Plan.cpp
+      runtime/device/Cuda.cpp runtime/device/DeviceCode.cpp runtime/fork/ForkGate.cpp
+      runtime/kernel/Enqueue.cpp runtime/kernel/Kernel.cpp runtime/kernel/Plan.cpp
       runtime/loader/DebuggerInterface.cpp runtime/loader/LoadedImage.cpp runtime/pack/Pack.cpp
       tests/fuzz/FilesFuzz.cpp)
     max_len=65536
