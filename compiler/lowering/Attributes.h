@@ -24,6 +24,8 @@ inline constexpr const char *kPairsHalves = "nf.pairs_halves";   ///< unit; Sche
 inline constexpr const char *kThreads = "nf.threads";            ///< StagePlan::threads, on a GPU
 inline constexpr const char *kDown = "nf.down";                  ///< StagePlan::down, on a GPU
 inline constexpr const char *kGroups = "nf.groups";              ///< StagePlan::groups, on a GPU
+inline constexpr const char *kHeld = "nf.held";                  ///< StagePlan::held, on a GPU
+inline constexpr const char *kResident = "nf.resident";          ///< StagePlan::resident, on a GPU
 /// From VectorizeSteps, on a GPU: Device::subgroup, and a group's bytes of shared memory.
 inline constexpr const char *kSubgroup = "nf.subgroup";
 inline constexpr const char *kShared = "nf.shared";
@@ -34,9 +36,10 @@ inline constexpr const char *kOfStages[] = {kTileLoop, kTile, kUnroll,      kVec
 /// Those that FormTasks hands on to VectorizeSteps, which removes them.
 inline constexpr const char *kOfTiles[] = {
     kTileLoop, kTile,      kUnroll,     kVector,   kScalable, kMaskedTails, kMaskedLoads,
-    kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves};
+    kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves, kHeld};
 /// Those of a GPU's stages, which say how a kernel is launched.
-inline constexpr const char *kOfGroups[] = {kThreads, kDown, kGroups, kSubgroup, kShared};
+inline constexpr const char *kOfGroups[] = {kThreads,  kDown,     kGroups,
+                                            kResident, kSubgroup, kShared};
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument"; ///< index in nf_call.args

@@ -93,6 +93,8 @@ StageBuilder::StageBuilder(ModuleOp module, const Operator &op, const Schedule &
     function_->setAttr(attr::kThreads, builder_.getI64IntegerAttr(stage_.threads));
     function_->setAttr(attr::kDown, builder_.getI64IntegerAttr(stage_.down));
     function_->setAttr(attr::kGroups, builder_.getI64IntegerAttr(stage_.groups));
+    function_->setAttr(attr::kHeld, builder_.getI64IntegerAttr(stage_.held));
+    function_->setAttr(attr::kResident, builder_.getI64IntegerAttr(stage_.resident));
   }
   const std::pair<const char *, bool> flags[] = {{attr::kAlternates, stage_.alternates},
                                                  {attr::kReversed, stage_.reversed},

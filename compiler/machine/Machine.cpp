@@ -77,7 +77,8 @@ struct Gpu {
   const char *name, *ptx;
   Device device;
 };
-constexpr Gpu gpu(const char *name, const char *ptx, int64_t sharedBytes, int64_t multiprocessors) {
+constexpr Gpu gpu(const char *name, const char *ptx, int64_t sharedBytes, int64_t multiprocessors,
+                  int64_t threads = 2048) {
   constexpr int64_t kRegister = 4;
   return {name,
           ptx,
@@ -86,12 +87,13 @@ constexpr Gpu gpu(const char *name, const char *ptx, int64_t sharedBytes, int64_
            .subgroup = 32,
            .threadRegisterBytes = 255 * kRegister,
            .registerBytes = 64 * KiB * kRegister,
+           .threads = threads,
            .sharedBytes = sharedBytes,
            .multiprocessors = multiprocessors}};
 }
 constexpr Gpu kGpus[] = {
-    gpu("sm_80", "ptx70", 163 * KiB, 108),  gpu("sm_86", "ptx71", 99 * KiB, 84),
-    gpu("sm_89", "ptx78", 99 * KiB, 142),   gpu("sm_90", "ptx78", 227 * KiB, 132),
+    gpu("sm_80", "ptx70", 163 * KiB, 108),      gpu("sm_86", "ptx71", 99 * KiB, 84, 1536),
+    gpu("sm_89", "ptx78", 99 * KiB, 142, 1536), gpu("sm_90", "ptx78", 227 * KiB, 132),
     gpu("sm_100", "ptx86", 227 * KiB, 148),
 };
 
@@ -221,11 +223,12 @@ std::vector<std::string> TargetDescription::uselessSets(bool hasF16, bool hasBf1
 
 std::string TargetDescription::text() const {
   if (device)
-    return fmt::format("{} {} blocks {} accesses {} subgroups {} registers {} of {} shared {} "
-                       "multiprocessors {} +{}",
-                       triple, cpu, device->blockThreads, device->accessBytes, device->subgroup,
-                       device->threadRegisterBytes, device->registerBytes, device->sharedBytes,
-                       device->multiprocessors, llvm::join(features, ",+"));
+    return fmt::format(
+        "{} {} blocks {} accesses {} subgroups {} registers {} of {} threads {} shared {} "
+        "multiprocessors {} +{}",
+        triple, cpu, device->blockThreads, device->accessBytes, device->subgroup,
+        device->threadRegisterBytes, device->registerBytes, device->threads, device->sharedBytes,
+        device->multiprocessors, llvm::join(features, ",+"));
   return fmt::format("{} {} vectors {}{} x {} flight {} fma {} masked {} {} caches {} {} {} beyond "
                      "{} +{} -{}",
                      triple, cpu, vectorBits, scalableVectors ? "s" : "", vectorRegisters,

@@ -22,6 +22,7 @@ struct Device {
   int64_t subgroup = 0;            ///< threads that run together and exchange values
   int64_t threadRegisterBytes = 0; ///< of a thread at most
   int64_t registerBytes = 0;       ///< of a multiprocessor
+  int64_t threads = 0;             ///< of a multiprocessor at once
   int64_t sharedBytes = 0;         ///< of a block at most
   int64_t multiprocessors = 0;     ///< of the largest of the kind; small ones have fewer
 };

@@ -140,8 +140,11 @@ LogicalResult KernelBinder::run() {
   stage_.setFunctionType(b_.getFunctionType(body.getArgumentTypes(), {}));
   stage_.setAllArgAttrs(attributes_);
   const int64_t threads = groupThreads() * integer(attr::kGroups);
-  stage_->setAttr("passthrough", b_.getArrayAttr(b_.getStrArrayAttr(
-                                     {"nvvm.maxntid", std::to_string(threads) + ",1,1"})));
+  const std::string most = std::to_string(threads) + ",1,1";
+  const std::string resident = std::to_string(integer(attr::kResident));
+  stage_->setAttr("passthrough",
+                  b_.getArrayAttr({b_.getStrArrayAttr({"nvvm.maxntid", most}),
+                                   b_.getStrArrayAttr({"nvvm.minctasm", resident})}));
   return success();
 }
 

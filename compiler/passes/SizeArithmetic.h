@@ -85,6 +85,14 @@ struct SizeArithmetic {
       return constant(std::min(*cx, *cy));
     return mlir::arith::MinSIOp::create(b, loc, value(x), value(y)).getResult();
   }
+  mlir::OpFoldResult max(mlir::OpFoldResult x, mlir::OpFoldResult y) const {
+    auto cx = mlir::getConstantIntValue(x), cy = mlir::getConstantIntValue(y);
+    if (cx && cy)
+      return constant(std::max(*cx, *cy));
+    if (cx == 0 || cy == 0) // sizes are no less
+      return cx == 0 ? y : x;
+    return mlir::arith::MaxSIOp::create(b, loc, value(x), value(y)).getResult();
+  }
   /// An expression whose symbols are the named sizes.
   mlir::OpFoldResult evaluate(mlir::AffineExpr expr, mlir::ValueRange symbols) const {
     if (auto c = llvm::dyn_cast<mlir::AffineConstantExpr>(expr))

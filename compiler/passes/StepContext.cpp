@@ -27,6 +27,7 @@ Knobs Knobs::of(func::FuncOp function, int64_t subgroup) {
   if (function->hasAttr(attr::kThreads)) {
     knobs.threads = integer(attr::kThreads);
     knobs.down = integer(attr::kDown);
+    knobs.held = integer(attr::kHeld);
     knobs.subgroup = subgroup;
     knobs.width.lanes /= knobs.threads;
     const Location loc = function.getLoc();
@@ -44,6 +45,14 @@ Knobs Knobs::of(func::FuncOp function, int64_t subgroup) {
   }
   auto kept = function->getAttrOfType<DenseBoolArrayAttr>(attr::kKept).asArrayRef();
   knobs.kept.assign(kept.begin(), kept.end());
+  return knobs;
+}
+
+Knobs Knobs::anew(OpBuilder &b, Location loc) const {
+  Knobs knobs = *this;
+  Value lane = arith::IndexCastOp::create(b, loc, b.getI32Type(), firstLane);
+  knobs.firstLane =
+      arith::IndexCastUIOp::create(b, loc, b.getIndexType(), opaque(b, loc, {lane})[0]);
   return knobs;
 }
 
@@ -236,12 +245,17 @@ Access StepAnalysis::accessOf(Value memory, AffineMap map, const StepContext &co
   access.bound = slice.bound;
   access.block = slice.block;
   access.fresh = slice.fresh;
+  access.slice.push_back(reinterpret_cast<uintptr_t>(part.getSource().getAsOpaquePointer()));
+  for (OpFoldResult offset : offsets)
+    access.slice.push_back(reinterpret_cast<uintptr_t>(offset.getOpaqueValue()));
+  access.loopOfAxis.assign(offsets.size(), -1);
   for (int i = 0; i < static_cast<int>(offsets.size()); ++i) {
     access.first = sizes().add(access.first, sizes().mul(offsets[i], strides[i]));
     auto dim = dyn_cast<AffineDimExpr>(map.getResult(static_cast<unsigned>(i)));
     if (!dim)
       continue;
     access.strides[dim.getPosition()] = strides[i];
+    access.loopOfAxis[i] = static_cast<int>(dim.getPosition());
     if (i == slice.outer)
       access.blockLoop = static_cast<int>(dim.getPosition());
   }

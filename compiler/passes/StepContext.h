@@ -25,6 +25,7 @@
 #pragma once
 
 #include "compiler/passes/BoundedSlice.h"
+#include "compiler/passes/Held.h"
 #include "compiler/passes/SizeArithmetic.h"
 #include "compiler/passes/StepBody.h"
 #include "compiler/schedule/Schedule.h"
@@ -47,12 +48,16 @@ struct Knobs {
   Rows rows = Rows::OneByOne;
   int64_t threads = 0;  ///< that share the lanes of a tile's vectors, `width` each; 0: a CPU's
   int64_t down = 1;     ///< StagePlan::down
+  int64_t held = 0;     ///< StagePlan::held
   int64_t subgroup = 0; ///< Device::subgroup
   Value thread;         ///< the number of the thread at hand in its group, an index
   Value firstLane;      ///< of the thread at hand, an index
   Value firstRow;       ///< of the thread at hand, an index; null where `down` is 1
 
   static Knobs of(func::FuncOp function, int64_t subgroup);
+  /// The same for a step that comes after others whose vectors are held: what it loads beside those
+  /// it loads itself. (In straight code LLVM would hold all of what they share.)
+  Knobs anew(OpBuilder &b, Location loc) const;
   int64_t lastLoop() const { return static_cast<int64_t>(kept.size()) - 1; }
   bool columns() const { return tiled == lastLoop(); }
   int64_t vector() const { return width.lanes; }
@@ -88,7 +93,9 @@ struct Access {
   Value bound;
   int blockLoop = -1;
   int64_t block = 0;
-  Value fresh; ///< of carried sums: whether what is in memory does not count yet
+  Value fresh;                 ///< of carried sums: whether what is in memory does not count yet
+  HeldPlace slice;             ///< the array and the slice's offsets in it
+  SmallVector<int> loopOfAxis; ///< by axis of the slice, the step's loop; -1: none
 
   Type element() const { return cast<MemRefType>(base.getType()).getElementType(); }
   bool isBits() const { return base && element().isInteger(1); }
@@ -118,6 +125,7 @@ struct StepContext {
   int64_t inFlight = 1;        ///< partial sums of one result and slot
   bool blocks = false;         ///< long sums are sums of blocks
   bool backwards = false;      ///< through the outermost loop
+  bool holds = false;   ///< its threads' first iterations are emitted one after the other (Held.h)
   bool streams = false; ///< what it stores goes past the caches; no step of the tile reads it
   /// The number of packed rows and the elements of one; 0: rows are not packed.
   int64_t rows = 0, rowLength = 0;

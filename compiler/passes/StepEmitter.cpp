@@ -16,6 +16,9 @@ Cursor StepEmitter::start() {
   at.position.assign(context_.loops.size(), OpFoldResult());
   at.slots = context_.slots;
   at.unroll = knobs_.unroll;
+  at.iterations.assign(context_.loops.size(), 0);
+  if (context_.holds)
+    at.held = std::max<int64_t>(1, knobs_.held / static_cast<int64_t>(at.slots.size()));
   return at;
 }
 

@@ -42,6 +42,12 @@ struct Cursor {
   /// By input in registers: a value a slot, or one for all; for rows those as wide as a vector,
   /// too.
   SmallVector<SmallVector<Value>> arguments, wideArguments;
+  /// Where a thread holds vectors: by loop, the number of its iteration here; how many iterations
+  /// may be held from here on; the number of this one among those; whether it exists, an i1 (null:
+  /// it does).
+  SmallVector<int64_t> iterations;
+  int64_t held = 0, ordinal = 0;
+  Value exists;
   int64_t unroll = 1;   ///< iterations of the innermost loop in flight
   bool streams = false; ///< vectors of elements are aligned here, and go past the caches
   bool shifted = false; ///< rows' vectors do not begin at multiples of their lanes
@@ -50,9 +56,10 @@ struct Cursor {
 class StepEmitter {
 public:
   StepEmitter(const Knobs &knobs, const StepContext &context, OpBuilder &b, Constants &constants,
-              Registers &registers, SharedMemory &shared)
+              Registers &registers, HeldVectors &held, SharedMemory &shared)
       : knobs_(knobs), context_(context), step_(context.step), b_(b), constants_(constants),
-        registers_(registers), shared_(shared), loc_(step_.getLoc()), pairs_(pairsVectors()) {}
+        registers_(registers), held_(held), shared_(shared), loc_(step_.getLoc()),
+        pairs_(pairsVectors()) {}
 
   /// Emits the whole step; results that are no elements are in the registers then.
   LogicalResult emit();
@@ -140,6 +147,14 @@ private:
   Sums emitRange(OpFoldResult begin, OpFoldResult end, Width step, Sums sums, RangeBody body,
                  int64_t terms = 1);
   Sums emitLoop(OpFoldResult begin, OpFoldResult end, Width step, Sums sums, RangeBody body);
+  /// The first of a thread's iterations of a loop, `step` apart from `first` on, one after the
+  /// other: as many as may be held, where one has `each`. Where the rest begins, but for `first`;
+  /// nothing: there is none. `body` takes the cursor there and the loop's index.
+  std::optional<int64_t> emitHeld(int loop, int64_t step, OpFoldResult first, int64_t each,
+                                  const Cursor &at, Sums &sums,
+                                  llvm::function_ref<Sums(Cursor, OpFoldResult, Sums)> body);
+  /// Iterations that a thread has of the loops after order[next], as far as that is known.
+  int64_t heldAfter(unsigned next) const;
   /// Terms that one accumulator takes in the loops after order[next], as far as a block of sums.
   int64_t termsAfter(unsigned next) const;
   /// The step at `count` positions from `index` of loop `loop`, `distance` apart, for all slots.
@@ -162,6 +177,19 @@ private:
   OpFoldResult firstRow() { return isDown() ? OpFoldResult(knobs_.firstRow) : number(0); }
   /// Whether the thread at hand has what it loads or stores, an i1; null: all have.
   Value isActive(const Place &place, const Spot &spot);
+
+  // What threads hold.
+  /// Where a vector stands of an array of the data that a step goes through; nothing: it is not
+  /// held.
+  std::optional<HeldPlace> heldPlace(const Access &access, const Cursor &at,
+                                     const Spot &spot) const;
+  /// The vector, out of registers where the thread holds it.
+  Value loadHeld(const Access &access, const Place &place, const Cursor &at, const Spot &spot);
+  /// As it lies in memory.
+  Value bitsOf(Value value);
+  /// A vector of halves' bits as it is: what steps before have made of it is not kept for those
+  /// after.
+  Value unextended(Value vector);
 
   // Points.
   /// The values of the inputs that the body takes at spot `point`.
@@ -289,6 +317,7 @@ private:
   OpBuilder &b_;
   Constants &constants_;
   Registers &registers_;
+  HeldVectors &held_;
   SharedMemory &shared_;
   Location loc_;
   bool pairs_; ///< pairsVectors()

@@ -35,6 +35,46 @@ int64_t StepEmitter::termsAfter(unsigned next) const {
   return terms;
 }
 
+int64_t StepEmitter::heldAfter(unsigned next) const {
+  int64_t iterations = 1;
+  auto count = [&](int loop, int64_t step) {
+    const int64_t bound = upperBound(context_.loops[loop].extent).value_or(knobs_.held * step);
+    iterations = std::min(knobs_.held, iterations * ((bound + step - 1) / step));
+  };
+  for (size_t i = next + 1; i < context_.order.size(); ++i)
+    count(context_.order[i], i + 1 < context_.order.size() ? 1 : down());
+  if (context_.laneLoop >= 0)
+    count(context_.laneLoop, knobs_.shared().lanes);
+  return std::max<int64_t>(1, iterations);
+}
+
+std::optional<int64_t>
+StepEmitter::emitHeld(int loop, int64_t step, OpFoldResult first, int64_t each, const Cursor &at,
+                      Sums &sums, llvm::function_ref<Sums(Cursor, OpFoldResult, Sums)> body) {
+  const OpFoldResult extent = context_.loops[loop].extent;
+  const auto size = getConstantIntValue(extent), bound = upperBound(extent);
+  int64_t count = std::max<int64_t>(1, at.held / each);
+  if (bound)
+    count = std::min(count, (*bound + step - 1) / step);
+  for (int64_t i = 0; i < count; ++i) {
+    Cursor here = at;
+    here.held = std::max<int64_t>(1, at.held / count);
+    here.iterations[loop] = i;
+    here.ordinal = at.ordinal * count + i;
+    const OpFoldResult index = add(first, i * step);
+    if (!size || *size < (i + 1) * step) {
+      // Of lanes, whether the thread has a part of them; of what threads share, their own.
+      Value exists = loop == context_.laneLoop
+                         ? threadsBelow(b_, loc_, knobs_, indexValue(sizes().sub(extent, index)))
+                         : Value(arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::slt,
+                                                       indexValue(index), indexValue(extent)));
+      here.exists = at.exists ? Value(arith::AndIOp::create(b_, loc_, at.exists, exists)) : exists;
+    }
+    sums = body(here, index, sums);
+  }
+  return bound && *bound <= count * step ? std::optional<int64_t>() : count * step;
+}
+
 /// A loop from `begin` to `end` carrying the accumulators; straight code where it runs once,
 /// nothing where it never does. A long sum is one of the sums of blocks, so that its rounding
 /// errors do not grow with its length but with that of a block; a sum that is wider than what it is
@@ -85,10 +125,23 @@ StepEmitter::Sums StepEmitter::emitInnermost(int loop, Cursor at, Sums sums) {
   // Of threads one under the other each takes every `step`th iteration.
   const Width step{down()};
   const OpFoldResult first = firstRow();
+  OpFoldResult begin = number(0); // of what is not held
+  if (at.held > 0) {
+    const auto rest = emitHeld(loop, step.lanes, first, /*each=*/1, at, sums,
+                               [&](const Cursor &here, OpFoldResult index, Sums s) {
+                                 return emitPoint(here, loop, index, 1, step, knobs_.width, Value(),
+                                                  std::move(s));
+                               });
+    if (!rest)
+      return sums;
+    begin = number(*rest);
+    at.held = 0;
+  }
+  const OpFoldResult end = sizes().max(extent, begin);
   auto emit = [&](const Cursor &here, Sums carried) {
     const Width inFlight = step * here.unroll;
-    OpFoldResult whole = sizes().roundDown(extent, inFlight);
-    carried = emitRange(number(0), whole, inFlight, carried, [&](OpFoldResult index, Sums s) {
+    OpFoldResult whole = add(begin, sizes().roundDown(sizes().sub(end, begin), inFlight));
+    carried = emitRange(begin, whole, inFlight, carried, [&](OpFoldResult index, Sums s) {
       return emitPoint(here, loop, add(index, first), here.unroll, step, knobs_.width, Value(), s);
     });
     if (inFlight.isScalar() || getConstantIntValue(sizes().sub(extent, whole)) == 0)
@@ -215,8 +268,22 @@ void StepEmitter::emitRowLoop(int64_t rows, llvm::function_ref<void(OpFoldResult
 }
 
 StepEmitter::Sums StepEmitter::emitLanesFrom(const Cursor &at, OpFoldResult begin, Sums sums) {
-  const OpFoldResult extent = laneLoop().extent;
+  OpFoldResult extent = laneLoop().extent;
   const Width width = knobs_.width, shared = knobs_.shared(), stride = shared * at.unroll;
+  if (at.held > 0) {
+    const auto rest = emitHeld(context_.laneLoop, shared.lanes, begin, /*each=*/1, at, sums,
+                               [&](const Cursor &here, OpFoldResult index, Sums s) {
+                                 return emitPoint(here, context_.laneLoop, index, 1, shared, width,
+                                                  Value(), std::move(s));
+                               });
+    if (!rest)
+      return sums;
+    Cursor after = at;
+    after.held = 0;
+    return emitLanesFrom(after, number(*rest), sums);
+  }
+  if (knobs_.threads > 0) // what is held may be more than there is
+    extent = sizes().max(extent, begin);
   auto whole = [&](OpFoldResult index, int64_t count, Sums s) {
     return emitPoint(at, context_.laneLoop, index, count, shared, width, Value(), s);
   };
@@ -285,9 +352,21 @@ StepEmitter::Sums StepEmitter::emitLoops(unsigned next, Cursor at, Sums sums) {
   const bool isLast = next + 1 == context_.order.size();
   if (context_.laneLoop < 0 && isLast)
     return emitInnermost(loop, at, sums);
+  const int64_t step = isLast ? down() : 1;
+  OpFoldResult begin = isLast ? firstRow() : number(0);
+  if (at.held > 0) {
+    const auto rest = emitHeld(loop, step, begin, heldAfter(next), at, sums,
+                               [&](Cursor here, OpFoldResult index, Sums s) {
+                                 advance(here, loop, index);
+                                 return emitLoops(next + 1, std::move(here), std::move(s));
+                               });
+    if (!rest)
+      return sums;
+    begin = add(begin, *rest);
+    at.held = 0;
+  }
   return emitRange(
-      isLast ? firstRow() : number(0), context_.loops[loop].extent, Width{isLast ? down() : 1},
-      sums,
+      begin, context_.loops[loop].extent, Width{step}, sums,
       [&](OpFoldResult index, Sums carried) {
         if (context_.backwards && next == 0)
           index = sizes().sub(sizes().sub(context_.loops[loop].extent, number(1)), index);

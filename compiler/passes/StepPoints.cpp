@@ -10,10 +10,14 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
   Points points{at, loop, static_cast<size_t>(count)};
   // Rows take width and mask from the loop; otherwise each slot has its own.
   const bool rows = context_.isRows() && !context_.packs();
-  for (const Slot &slot : at.slots)
+  for (const Slot &slot : at.slots) {
+    Value exist = rows ? mask : slot.mask;
+    if (at.exists)
+      exist = exist ? Value(arith::AndIOp::create(b_, loc_, exist, at.exists)) : at.exists;
     for (int64_t u = 0; u < count; ++u)
       points.spots.push_back({loop, index, u == 0 ? number(0) : sizes().lanes(distance * u), slot,
-                              rows ? lanes : slot.width, rows ? mask : slot.mask, at.shifted});
+                              rows ? lanes : slot.width, exist, at.shifted});
+  }
   pairUp(points);
   const size_t results = step_.getNumDpsInits();
   for (size_t point = 0; point < points.spots.size(); ++point) {
@@ -21,7 +25,9 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
     const size_t s = point / points.iterations, u = point % points.iterations;
     SmallVector<Value> arguments = loadInputs(points, point);
     auto sumAt = [&](size_t r) -> Value & {
-      return sums[(r * at.slots.size() + s) * static_cast<size_t>(context_.inFlight) + u];
+      const auto inFlight = static_cast<size_t>(context_.inFlight);
+      return sums[(r * at.slots.size() + s) * inFlight +
+                  (u + static_cast<size_t>(at.ordinal)) % inFlight];
     };
     // An element by itself is added to its vector's first lane.
     auto takesLane = [&](Value sum) {
@@ -46,7 +52,7 @@ StepEmitter::Sums StepEmitter::emitPoint(const Cursor &at, int loop, OpFoldResul
         if (takesLane(sum))
           sum = vector::InsertOp::create(b_, loc_, values[r], sum, ArrayRef<int64_t>{0});
         else
-          sum = context_.isRows() && spot.mask
+          sum = spot.mask && (context_.isRows() || at.exists)
                     ? Value(arith::SelectOp::create(b_, loc_, spot.mask, values[r], sum))
                     : values[r];
       } else if (context_.storesElements() || context_.carries()) {
@@ -88,7 +94,7 @@ SmallVector<Value> StepEmitter::loadInputs(Points &points, size_t point) {
       loaded.push_back(secondOf(point));
     } else {
       loaded.push_back(context_.packs() ? loadPacked(input, at.inputs[i], spot.slot)
-                                        : load(input, at.inputs[i], spot));
+                                        : loadHeld(input, at.inputs[i], at, spot));
     }
     // Two vectors of halves are a line, or less.
     const bool isFetched = spot.pair == InPair::Second && input.element().isBF16();
@@ -134,6 +140,8 @@ void StepEmitter::storeElements(const Points &points) {
                   {value, points.results[spot.second * results + r]}, points.at.streams);
       else if (spot.pair == InPair::Alone)
         store(output, place, spot, value, points.at.streams);
+      if (auto held = heldPlace(output, points.at, spot))
+        held_[*held] = bitsOf(value);
     }
 }
 

@@ -58,6 +58,7 @@ private:
   SharedMemory &shared_;
   OpBuilder b_;
   Registers registers_;
+  HeldVectors held_;
   int passes_ = 0; ///< over the tile's data so far
 };
 
@@ -90,7 +91,10 @@ bool TileVectorizer::isReadBack(linalg::GenericOp step) {
 
 LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   b_.setInsertionPoint(step);
-  StepAnalysis analysis(knobs_, b_, constants_);
+  if (step->hasAttr(attr::kTileBegins))
+    held_.clear();
+  const Knobs knobs = held_.empty() ? knobs_ : knobs_.anew(b_, step.getLoc());
+  StepAnalysis analysis(knobs, b_, constants_);
   FailureOr<StepContext> found = analysis.analyze(step);
   if (failed(found))
     return failure();
@@ -121,7 +125,10 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
     for (const Access &input : context.inputs)
       context.blocks |= input.base && (!sum.isF64() || input.element().isF64());
   }
-  StepEmitter emitter(knobs_, context, b_, constants_, registers_, shared_);
+  context.holds = knobs_.held > 0 && context.kind != Kind::Registers &&
+                  (context.columns || context.slots.size() == 1) &&
+                  (context.laneLoop >= 0 || !context.order.empty());
+  StepEmitter emitter(knobs, context, b_, constants_, registers_, held_, shared_);
   if (failed(emitter.emit()))
     return failure();
   if (context.storesElements() && isReadBack(step))
@@ -142,7 +149,7 @@ LogicalResult TileVectorizer::write(bufferization::MaterializeInDestinationOp wr
     return failure();
   AffineMap map = step.getIndexingMapMatchingResult(cast<OpResult>(write.getSource()));
   const Access access = analysis.accessOf(write.getDest(), map, *context);
-  StepEmitter emitter(knobs_, *context, b_, constants_, registers_, shared_);
+  StepEmitter emitter(knobs_, *context, b_, constants_, registers_, held_, shared_);
   emitter.storeRegisters(access, values->second);
   if (isReadBack(write)) // by threads that have not stored it
     emitter.awaitThreads();

@@ -12,21 +12,14 @@ namespace {
 /// Bytes of vectors that a step may have in flight: what registers do not hold lies on the stack,
 /// and each is code.
 constexpr int64_t kMostInFlight = 4096;
+/// Blocks of a GPU's multiprocessor at once.
+constexpr int64_t kMostResident = 16;
 /// Iterations of a loop, or slots, that a step may have in flight at once.
 constexpr int64_t kMostUnrolled = 128;
 /// Tiles ahead of this one that may be fetched.
 constexpr int64_t kMostPrefetch = 64;
 /// Iterations that a task may take of a loop: far from where sizes overflow.
 constexpr int64_t kMostTaken = int64_t(1) << 40;
-
-/// Vectors or rows that a tile has at once.
-int64_t slotsOf(const StagePlan &stage, std::span<const StageLoop> loops) {
-  const int last = static_cast<int>(loops.size()) - 1;
-  if (last >= 0 && stage.tiled == last)
-    return stage.tile / stage.vector;
-  return stage.rows == Rows::Packed ? stage.tile * *loops.back().size.constant() / stage.vector
-                                    : stage.tile;
-}
 
 class Checker {
 public:
@@ -233,16 +226,26 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
         "{} slots with unroll={} are {} bytes of vectors in flight; expected at most "
         "{}",
         slotsOf(stage, loops), stage.unroll, inFlight, mostInFlight);
+  if (const int64_t slots = slotsOf(stage, loops); stage.held % slots != 0)
+    return fmt::format("hold=registers:{}: expected a multiple of the {} vectors of a tile",
+                       stage.held, slots);
+  if (const int64_t held = bytesHeld(stage, op_); held > mostInFlight - inFlight)
+    return fmt::format("hold=registers:{} is {} bytes of a thread, beside {} in flight; expected "
+                       "at most {}",
+                       stage.held, held, inFlight, mostInFlight);
   return {};
 }
 
 /// Checks threads and groups, and that a thread's part of a vector exists whole or not at all.
 std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageLoop> loops) const {
   if (!target_.device)
-    return stage.threads == 0 && stage.down == 1 && stage.groups == 1
+    return stage.threads == 0 && stage.down == 1 && stage.groups == 1 && stage.held == 0 &&
+                   stage.resident == 1
                ? ""
-               : fmt::format("threads={} down={} groups={}: {} is no GPU", stage.threads,
-                             stage.down, stage.groups, target_.cpu);
+               : fmt::format(
+                     "threads={} down={} groups={} resident={} hold=registers:{}: {} is no GPU",
+                     stage.threads, stage.down, stage.groups, stage.resident, stage.held,
+                     target_.cpu);
   auto isPower = [](int64_t n) { return n > 0 && std::has_single_bit(static_cast<uint64_t>(n)); };
   const int64_t most = target_.device->blockThreads;
   const bool columns = !loops.empty() && stage.tiled == static_cast<int>(loops.size()) - 1;
@@ -254,6 +257,11 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
   if (stage.groups < 1 || stage.groups > most / stage.groupThreads())
     return fmt::format("groups={}: expected 1 to {} groups of {} threads in a block", stage.groups,
                        most / stage.groupThreads(), stage.groupThreads());
+  const int64_t mostResident = target_.device->threads / (stage.groupThreads() * stage.groups);
+  if (stage.resident < 1 || stage.resident > std::min<int64_t>(mostResident, kMostResident))
+    return fmt::format("resident={}: expected 1 to {} blocks of {} threads", stage.resident,
+                       std::min<int64_t>(mostResident, kMostResident),
+                       stage.groupThreads() * stage.groups);
   if (stage.vector % stage.threads != 0)
     return fmt::format("vector={}: expected a multiple of the {} threads that share it",
                        stage.vector, stage.threads);
@@ -263,6 +271,12 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
                          : stage.rows != Rows::OneByOne ? "rows="
                                                         : nullptr)
     return fmt::format("{}: not for {}", knob, target_.cpu);
+  if (stage.held < 0 || stage.held > kMostHeld)
+    return fmt::format("hold=registers:{}: expected up to {} vectors", stage.held, kMostHeld);
+  if (stage.held > 0 && heldArrays(op_, stage).empty())
+    return fmt::format("hold=registers:{}: no array of the data is gone through twice", stage.held);
+  if (stage.held > 0 && !columns && stage.tile > 1)
+    return fmt::format("hold=registers:{}: expected tile=1, a row at a time", stage.held);
   for (const StepPlan &plan : stage.steps) {
     if (!isCarried(op_, stage, plan))
       continue;
@@ -491,19 +505,6 @@ std::string Checker::run() {
 }
 
 } // namespace
-
-int64_t bytesInFlight(const StagePlan &stage, const Operator &op,
-                      std::span<const StageLoop> loops) {
-  int64_t sums = 1; // moments have two at once
-  for (const Step &step : op.steps)
-    if (step.reduce != Reduce::None)
-      sums = std::max<int64_t>(
-          {sums, 2,
-           step.reduce == Reduce::Moments ? 2 : static_cast<int64_t>(step.results.size())});
-  const size_t bytes = stage.merges() ? sizeof(double) : byteSize(op.compute);
-  return slotsOf(stage, loops) * stage.unroll * sums * stage.vector * static_cast<int64_t>(bytes) /
-         std::max<int64_t>(1, stage.threads);
-}
 
 llvm::Error checkSchedule(const Schedule &schedule, const Operator &op,
                           const TargetDescription &target) {

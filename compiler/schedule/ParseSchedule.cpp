@@ -47,8 +47,10 @@ std::string textOf(const StagePlan &stage, const Operator &op, std::span<const S
       stage.reversed ? " tasks=reversed" : "", stage.streams ? " stores=streaming" : "",
       stage.threads == 0
           ? ""
-          : fmt::format(" threads={}{} groups={}", stage.threads,
-                        stage.down > 1 ? fmt::format(" down={}", stage.down) : "", stage.groups));
+          : fmt::format(" threads={}{} groups={} resident={}{}", stage.threads,
+                        stage.down > 1 ? fmt::format(" down={}", stage.down) : "", stage.groups,
+                        stage.resident,
+                        stage.held > 0 ? fmt::format(" hold=registers:{}", stage.held) : ""));
 }
 
 class Parser {
@@ -169,8 +171,9 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     return fail(fmt::format("a loop ({})", fmt::join(names, ", ")));
   }
   const std::pair<const char *, int64_t *> numbers[] = {
-      {"vector=", &stage.vector},   {"tile=", &stage.tile}, {"unroll=", &stage.unroll},
-      {"threads=", &stage.threads}, {"down=", &stage.down}, {"groups=", &stage.groups}};
+      {"vector=", &stage.vector},     {"tile=", &stage.tile},          {"unroll=", &stage.unroll},
+      {"threads=", &stage.threads},   {"down=", &stage.down},          {"groups=", &stage.groups},
+      {"resident=", &stage.resident}, {"hold=registers:", &stage.held}};
   for (auto [name, value] : numbers)
     if (take(name))
       return number(*value);
@@ -196,7 +199,8 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
     if (take(name))
       return *value = true;
   return fail("tiled=, vector=, tile=, unroll=, rows=, passes=alternating, prefetch=, "
-              "tasks=reversed, stores=streaming, threads=, down=, groups= or ')'");
+              "tasks=reversed, stores=streaming, threads=, down=, groups=, resident=, "
+              "hold=registers: or ')'");
 }
 
 bool Parser::parseStage(Schedule &schedule) {

@@ -76,6 +76,12 @@ struct StagePlan {
   /// so many iterations of a step's innermost loop but that of the lanes.
   int64_t down = 1;
   int64_t groups = 1; ///< tasks side by side in a block of threads
+  /// On a GPU, vectors that a thread keeps in registers from step to step, of each array of the
+  /// data that several of them go through: its first ones. What is beyond is read again.
+  int64_t held = 0;
+  /// On a GPU, blocks that a multiprocessor can have at once, at least: what bounds a thread's
+  /// registers.
+  int64_t resident = 1;
 
   int64_t groupThreads() const { return threads * down; }
 
@@ -160,10 +166,19 @@ std::optional<std::string> apartRows(const Operator &op, const Step &step, int o
 /// Product of ceil(size/chunk) over the chunked loops.
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 
+/// Vectors or rows that a tile has at once.
+int64_t slotsOf(const StagePlan &stage, std::span<const StageLoop> loops);
 /// Bytes of vectors that a step of a stage has in flight, on a GPU those of a thread.
 int64_t bytesInFlight(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops);
 /// On a GPU, bytes of registers that a thread has at most where blocks are so large.
 int64_t mostRegisterBytes(const StagePlan &stage, const Device &device);
+/// The arrays of the data that steps of a stage go through more than once, whose vectors a thread
+/// may hold: operands' elements, and those that a step has made. Bits are none of them.
+std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage);
+/// Vectors that a thread may hold of each array: each is code.
+constexpr int64_t kMostHeld = 64;
+/// Bytes of registers that a thread holds by StagePlan::held.
+int64_t bytesHeld(const StagePlan &stage, const Operator &op);
 /// What all groups of a block have of shared memory, at most: a number for each subgroup of what it
 /// sums (passes/GroupSums.cpp). `columns`: the innermost loop is tiled.
 int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &device, bool columns);

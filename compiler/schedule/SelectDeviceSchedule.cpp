@@ -25,6 +25,7 @@
 #include <bit>
 #include <fmt/format.h>
 #include <numeric>
+#include <utility>
 
 namespace normforge {
 
@@ -35,6 +36,8 @@ constexpr int64_t kBlockThreads = 128;
 /// Threads that share a task, at most: enough for what has a few vectors each. Of those that go
 /// through a task's data several times or have it alone, more may.
 constexpr int64_t kMostThreads = 256;
+/// Blocks that a multiprocessor shall have at once, at most.
+constexpr int64_t kMostResident = 8;
 /// Vectors that a thread has in flight, and that it has of a task at most before there are more
 /// threads, or tasks.
 constexpr int64_t kVectorsInFlight = 4, kVectorsOfThread = 16;
@@ -48,6 +51,10 @@ constexpr int64_t kNamedSize = 1024;
 /// threads as have a vector then; and where there are not half as many groups as multiprocessors,
 /// slabs are cut from an eighth of their length on.
 constexpr int64_t kFewGroups = 2, kIdle = 2, kShareOfSlab = 8;
+/// Bytes of registers that a thread needs for addresses and what bodies make, beside what it holds
+/// and has in flight: where all that it goes through is held, and where there are loops. (By ptxas
+/// 13.0: none of the networks' kernels spills then.)
+constexpr int64_t kOtherRegisterBytes = 64, kLoopRegisterBytes = 160, kSpareRegisterBytes = 32;
 
 /// The largest power of two that is not beyond n, which is 1 at least.
 int64_t powerUpTo(int64_t n) {
@@ -107,6 +114,17 @@ struct DeviceSelection {
     return threads;
   }
 
+  /// Threads of a group that has all that sums are taken over: as many as a block has where each
+  /// has a few vectors, else half of them, of which each has twice the registers.
+  int64_t threadsOfAll(const StagePlan &stage, std::span<const StageLoop> loops) const {
+    int64_t elements = stage.tiled + 1 == static_cast<int>(loops.size()) ? kColumnThreads : 1;
+    for (const StageLoop &loop : loops)
+      if (!loop.kept)
+        elements *= sizeOf(loop);
+    const int64_t most = target.device->blockThreads;
+    return elements / lanesOf(loops) <= most * kVectorsInFlight ? most : most / 2;
+  }
+
   /// Takes of the loops that `mayTake` says, from the innermost outwards, about so many iterations
   /// in all: loops whole as long as they fit, and a part of the next one.
   template <typename MayTake>
@@ -144,17 +162,79 @@ struct DeviceSelection {
       stage.chunks[stage.tiled] = std::max<int64_t>(1, of.chunks[stage.tiled]);
     fit(stage, loops);
     stage.groups = std::max<int64_t>(1, kBlockThreads / stage.groupThreads());
+    const int64_t bytes = hold(stage, loops) * 3 / 2;
+    const int64_t threads = stage.groupThreads() * stage.groups;
+    stage.resident = std::clamp<int64_t>(target.device->registerBytes / (threads * bytes), 1,
+                                         std::min(kMostResident, target.device->threads / threads));
     return stage;
   }
 
-  /// Less in flight, then fewer threads, where half of the registers or of shared memory would not
-  /// do: addresses and what bodies make need the rest.
+  /// Vectors that a thread has of each array; nothing: of a named size.
+  static std::optional<int64_t> vectorsOfThread(const StagePlan &stage,
+                                                std::span<const StageLoop> loops) {
+    const int last = static_cast<int>(loops.size()) - 1;
+    const bool columns = stage.tiled == last;
+    int64_t vectors = columns ? stage.tile / stage.vector : 1, down = stage.down;
+    for (int i = last; i >= 0; --i) {
+      if (loops[i].kept)
+        continue;
+      std::optional<int64_t> size = loops[i].size.constant();
+      if (stage.chunks[i] > 0)
+        size = size ? std::min(*size, stage.chunks[i]) : stage.chunks[i];
+      if (!size)
+        return std::nullopt;
+      const int64_t step = i == last ? stage.vector : std::exchange(down, 1);
+      vectors *= (*size + step - 1) / step;
+    }
+    return vectors;
+  }
+
+  /// What several passes over a task's data read is held, as far as registers go.
+  /// Returns the bytes of registers that a thread needs, about.
+  int64_t hold(StagePlan &stage, std::span<const StageLoop> loops) const {
+    const bool columns = stage.tiled + 1 == static_cast<int>(loops.size());
+    if (heldArrays(op, stage).empty() || (!columns && stage.tile > 1))
+      return bytesOfLoops(stage, loops);
+    const int64_t slots = slotsOf(stage, loops);
+    StagePlan one = stage;
+    one.held = slots;
+    const int64_t each = bytesHeld(one, op), most = mostRegisterBytes(stage, *target.device);
+    // What is held is in flight already: sums of a few lanes do not wait for each other.
+    one.unroll = std::min(stage.unroll,
+                          std::max<int64_t>(1, kVectorsInFlight * stage.threads / stage.vector));
+    const int64_t others = kOtherRegisterBytes + bytesInFlight(one, op, loops);
+    const auto vectors = vectorsOfThread(stage, loops);
+    if (vectors && *vectors <= std::min((most - others) / each * slots, kMostHeld)) {
+      stage.unroll = one.unroll;
+      stage.held = *vectors;
+      return others + bytesHeld(stage, op);
+    }
+    // The rest is read again, with half as much in flight; a small part is not worth its code.
+    one.unroll = std::max<int64_t>(1, stage.unroll / 2);
+    const int64_t rest = std::max<int64_t>(0, most - bytesOfLoops(one, loops));
+    const int64_t part = std::min(rest / each, kVectorsOfThread / slots) * slots;
+    if (vectors ? *vectors <= 2 * part : part >= kVectorsInFlight) {
+      stage.unroll = one.unroll;
+      stage.held = part;
+    }
+    return bytesHeld(stage, op) + bytesOfLoops(stage, loops);
+  }
+
+  /// Bytes of registers that a thread needs about where it goes through a task's data in loops:
+  /// what it has loaded, and sums of blocks beside those of all.
+  int64_t bytesOfLoops(const StagePlan &stage, std::span<const StageLoop> loops) const {
+    const int64_t arrays = static_cast<int64_t>(std::max<size_t>(1, heldArrays(op, stage).size()));
+    const int64_t loaded = arrays * stage.unroll * slotsOf(stage, loops) * stage.vector /
+                           stage.threads * static_cast<int64_t>(byteSize(op.compute));
+    return loaded + 2 * bytesInFlight(stage, op, loops) + kLoopRegisterBytes;
+  }
+
+  /// Less in flight, then fewer threads, where registers (sums of blocks are beside those of all)
+  /// or half of shared memory would not do.
   void fit(StagePlan &stage, std::span<const StageLoop> loops) const {
     const Device &device = *target.device;
     const bool columns = stage.tiled == static_cast<int>(loops.size()) - 1;
-    auto exceeds = [&] {
-      return 2 * bytesInFlight(stage, op, loops) > mostRegisterBytes(stage, device);
-    };
+    auto exceeds = [&] { return bytesOfLoops(stage, loops) > mostRegisterBytes(stage, device); };
     while (stage.unroll > 1 && exceeds())
       stage.unroll /= 2;
     while (stage.down > 1 &&
@@ -180,7 +260,7 @@ struct DeviceSelection {
     }
     if (sums == Sums::Merged)
       stage.unroll = kVectorsInFlight / 2;
-    const int64_t most = sums == Sums::Partial ? kMostThreads : target.device->blockThreads;
+    const int64_t most = sums == Sums::Partial ? kMostThreads : threadsOfAll(stage, loops);
     int64_t rows = 1; // of the innermost loop around the columns
     for (int i = last - 1; i >= 0 && rows == 1; --i)
       rows = loops[i].kept ? 1 : sizeOf(loops[i]);
@@ -206,7 +286,7 @@ struct DeviceSelection {
       --around;
     const bool isDown = sums != Sums::None && around >= 0 && !carries(stage);
     const bool isLong = isFew || vectors > kMostThreads * kVectorsOfThread;
-    const int64_t most = sums != Sums::None && isLong ? target.device->blockThreads : kMostThreads;
+    const int64_t most = sums != Sums::None && isLong ? threadsOfAll(stage, loops) : kMostThreads;
     stage.threads = leastThreads(
         op, stage, threadsFor(vectors, isFew || isDown ? 1 : kVectorsInFlight, most), lanes);
     stage.vector = stage.threads * lanes;
@@ -331,27 +411,6 @@ struct DeviceSelection {
 
 } // namespace
 
-int64_t mostRegisterBytes(const StagePlan &stage, const Device &device) {
-  return std::min(device.threadRegisterBytes,
-                  device.registerBytes / (stage.groupThreads() * stage.groups));
-}
-
-int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &device,
-                    bool columns) {
-  const int64_t subgroup = device.subgroup, threads = stage.groupThreads();
-  if (threads <= subgroup || (columns && stage.down == 1))
-    return 0;
-  int64_t sums = 0;
-  for (const StepPlan &plan : stage.steps)
-    if (const Step &step = op.steps[plan.step]; step.reduce != Reduce::None)
-      sums += step.reduce == Reduce::Moments ? 3 : static_cast<int64_t>(step.results.size());
-  const int64_t apart = columns ? stage.threads : 1;
-  const int64_t numbers = threads / std::max(subgroup, apart) * apart;
-  const int64_t slots = columns ? stage.tile / stage.threads : stage.tile;
-  constexpr int64_t kCopies = 2; // of the code: for whole tiles, and for others
-  return kCopies * sums * slots * numbers * static_cast<int64_t>(sizeof(double)) * stage.groups;
-}
-
 ScheduleVariant withScalarLanes(ScheduleVariant variant, const Operator &op) {
   for (size_t i = 0; i < variant.schedule.stages.size(); ++i) {
     StagePlan &stage = variant.schedule.stages[i];
@@ -361,6 +420,8 @@ ScheduleVariant withScalarLanes(ScheduleVariant variant, const Operator &op) {
     stage.groups = std::max<int64_t>(1, stage.groups * stage.threads / threads);
     const int64_t factor = stage.vector / threads;
     stage.vector = stage.threads = threads;
+    stage.held = 0; // single elements are too much code
+    stage.resident = 1;
     if (stage.tiled != last)
       continue;
     // A task has the threads' columns, one each for what were vectors.

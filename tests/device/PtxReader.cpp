@@ -236,6 +236,8 @@ bool Reader::directive(std::string_view line) {
     function_->mostThreads = std::stoi(std::string(trimmed(line.substr(8))));
     return true;
   }
+  if (line.starts_with(".minnctapersm")) // bounds registers
+    return std::stoi(std::string(trimmed(line.substr(13)))) > 0 || fail("no block at once");
   for (const char *kind : {".global", ".const", ".visible .global", ".visible .const"})
     if (line.starts_with(kind))
       return array(line);

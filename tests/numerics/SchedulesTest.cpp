@@ -74,9 +74,8 @@ private:
       if (random_() % 2)
         stage.alternates = !stage.alternates;
       else
-        (random_() % 3 == 0   ? stage.threads
-         : random_() % 2 == 0 ? stage.down
-                              : stage.groups) = number();
+        *std::array{&stage.threads, &stage.down, &stage.groups,
+                    &stage.held,    &stage.held, &stage.resident}[random_() % 6] = number();
       break;
     case 9:
       stage.streams = !stage.streams;
