@@ -72,13 +72,38 @@ std::string flightInWords(std::span<const StageLoop> loops, const StagePlan &sta
 
 /// Who takes a task of a GPU, in words.
 std::string threadsInWords(const StagePlan &stage) {
-  if (stage.threads == 0)
-    return "";
   const std::string rows =
       stage.down > 1 ? fmt::format(", {} of them one under the other", stage.down) : "";
-  return fmt::format("; {} a task{}, each with {} of a vector; {} a block",
+  return fmt::format("{} a task{}, each with {} of a vector; {} a block, {} a multiprocessor",
                      plural(stage.groupThreads(), "thread"), rows,
-                     plural(stage.vector / stage.threads, "lane"), plural(stage.groups, "task"));
+                     plural(stage.vector / stage.threads, "lane"), plural(stage.groups, "task"),
+                     stage.resident == 1 ? "a block or more"
+                                         : fmt::format("{} blocks or more", stage.resident));
+}
+
+std::string times(int count) {
+  return count == 1 ? "once" : count == 2 ? "twice" : fmt::format("{} times", count);
+}
+
+/// What a GPU's threads load of the data, and where they keep it, in words.
+std::string loadsInWords(const Operator &op, const StagePlan &stage,
+                         std::span<const StageLoop> loops, const Device &device) {
+  std::vector<std::string> parts;
+  for (const Loads &loads : loadsOf(op, stage, loops))
+    parts.push_back(fmt::format(
+        "{}{} {}{}", parts.empty() ? "loads " : "", loads.array->name, times(loads.ofAll),
+        loads.beyondHeld > 0 ? fmt::format(", what is not held {} more", times(loads.beyondHeld))
+                             : ""));
+  if (stage.held > 0) {
+    const auto vectors = vectorsOfThread(stage, loops);
+    parts.push_back(fmt::format(
+        "{} of {} held, {} bytes of a thread's registers", plural(stage.held, "vector"),
+        vectors ? std::to_string(*vectors) : "those that there are", bytesHeld(stage, op)));
+  }
+  const bool columns = stage.tiled + 1 == static_cast<int>(loops.size());
+  if (const int64_t bytes = sharedBytes(stage, op, device, columns))
+    parts.push_back(fmt::format("up to {} bytes of shared memory a block", bytes));
+  return fmt::format("{}", fmt::join(parts, "; "));
 }
 
 /// Names of arrays of the data: those that reductions read, or else those that elements are made
@@ -113,12 +138,8 @@ std::string withoutBits(const Operator &op, std::vector<std::string> names) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-std::string times(int count) {
-  return count == 1 ? "once" : count == 2 ? "twice" : fmt::format("{} times", count);
-}
-
 /// Which arrays move, and where from, in words.
-std::string trafficInWords(const Operator &op, const Schedule &schedule) {
+std::string trafficInWords(const Operator &op, const Schedule &schedule, bool isOfDevice) {
   int stages = 0, passes = 0;
   size_t partials = 0;
   for (const StagePlan &stage : schedule.stages) {
@@ -141,7 +162,7 @@ std::string trafficInWords(const Operator &op, const Schedule &schedule) {
   if (!op.reduces())
     return text;
   text += " from memory";
-  if (passes > stages)
+  if (passes > stages && !isOfDevice) // what a GPU's threads load is said of each stage
     text += fmt::format(", {}{} from the task's caches", stages == 1 ? "then " : "",
                         times(passes - stages) + (stages == 1 ? "" : " more"));
   if (partials == 1)
@@ -165,7 +186,7 @@ const char *formInWords(const Operator &op, const Schedule &schedule) {
   return llvm::count_if(schedule.stages, goesThrough) == 1 && !merges ? "fused" : "split";
 }
 
-void printSchedule(const Operator &op, const Schedule &schedule) {
+void printSchedule(const Operator &op, const Schedule &schedule, const TargetDescription &target) {
   const std::string written = fmt::format("{}", fmt::join(arraysWritten(op), ", "));
   printFolded("    vectors of {} {}, tails {}{}{}\n", schedule.stages.front().vector,
               toString(op.compute), schedule.maskedTails ? "under a mask" : "in narrower vectors",
@@ -173,16 +194,21 @@ void printSchedule(const Operator &op, const Schedule &schedule) {
               llvm::any_of(schedule.stages, [](const StagePlan &stage) { return stage.streams; })
                   ? fmt::format(", {} stored around the caches", withoutBits(op, arraysWritten(op)))
                   : "");
-  printFolded("    moved      {}{}\n", trafficInWords(op, schedule),
+  printFolded("    moved      {}{}\n", trafficInWords(op, schedule, target.device.has_value()),
               written.empty() ? ""
                               : fmt::format("; {} {} written once", written,
                                             arraysWritten(op).size() == 1 ? "is" : "are"));
   for (size_t i = 0; i < schedule.stages.size(); ++i) {
     const StagePlan &stage = schedule.stages[i];
     const std::vector<StageLoop> loops = stageLoops(op, schedule, i);
-    printFolded("    {:<10} {}; {}{}{}{}\n", stage.name, taskInWords(loops, stage),
+    printFolded("    {:<10} {}; {}{}{}\n", stage.name, taskInWords(loops, stage),
                 flightInWords(loops, stage), stage.alternates ? "; every other pass backwards" : "",
-                stage.reversed ? "; tasks from the last to the first" : "", threadsInWords(stage));
+                stage.reversed ? "; tasks from the last to the first" : "");
+    if (target.device) {
+      printFolded("               {}\n", threadsInWords(stage));
+      if (const std::string loads = loadsInWords(op, stage, loops, *target.device); !loads.empty())
+        printFolded("               {}\n", loads);
+    }
     if (stage.rows == Rows::Together)
       printFolded("               the rows of a tile are written together\n");
     if (stage.prefetch > 0)
@@ -275,6 +301,28 @@ void printWork(const Explained &explained) {
               describe(small, op.sizes, values), describe(op.flops(), op.sizes, values));
 }
 
+/// The least bytes over those that a variant's stages move, whose tasks have whatever is beside the
+/// data anew: what is to be expected of a copy's speed on a GPU, beyond its caches.
+void printExpected(const Explained &explained, const Guard &guard, std::span<const Stage> stages) {
+  const Operator &op = explained.op;
+  int64_t named = 1024;
+  std::vector<int64_t> sizes;
+  do
+    sizes = explained.values.value_or(std::vector<int64_t>(op.sizes.size(), named));
+  while (!explained.values && !guard.holds(sizes) && (named /= 2) > 0);
+  double moved = 0;
+  for (const Stage &stage : stages)
+    moved += static_cast<double>(stage.tasks.evaluate(sizes).value_or(0)) *
+             static_cast<double>(stage.bytesPerTask.evaluate(sizes).value_or(0));
+  const double least = static_cast<double>(op.minimumBytes().evaluate(sizes).value_or(0));
+  if (moved > 0 && least > 0)
+    printFolded("  expected   {:.2f} of a copy's speed: {:.4g} MB move for {:.4g} MB{}\n",
+                std::min(1.0, least / moved), moved / 1e6, least / 1e6,
+                explained.values || op.sizes.empty()
+                    ? ""
+                    : fmt::format(", where {} is {}", fmt::join(op.sizes, " and "), named));
+}
+
 void printVariants(const Explained &explained) {
   const Operator &op = explained.op;
   const SizeValues &values = explained.values;
@@ -288,7 +336,7 @@ void printVariants(const Explained &explained) {
     // In one line on any terminal: --schedule takes it.
     fmt::print("  schedule   {}\n", variant.schedule.text(op));
     printFolded("  in words   {}: {}\n", formInWords(op, variant.schedule), variant.reason);
-    printSchedule(op, variant.schedule);
+    printSchedule(op, variant.schedule, explained.target);
     const std::vector<Stage> &stages = explained.artifact.variants[i].stages;
     const std::vector<Stage> named = namedStages(explained.artifact, i);
     const Image &image = explained.artifact.variants[i].image;
@@ -310,7 +358,9 @@ void printVariants(const Explained &explained) {
                   describe(stages[k].bytesPerTask, op.sizes, values));
       printFolded("{}", pseudocode(op, variant.schedule, k, values));
     }
-    if (!explained.target.device)
+    if (explained.target.device)
+      printExpected(explained, variant.guard, stages);
+    else
       printFolded("  image      {} bytes of code and constants, loaded as one\n",
                   image.bytes.size());
     printFolded("  workspace  {} bytes\n",

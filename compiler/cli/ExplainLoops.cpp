@@ -207,6 +207,26 @@ llvm::json::Array stepsOf(const Operator &op) {
   return steps;
 }
 
+/// What a GPU's group of threads has.
+llvm::json::Object groupOf(const Explained &explained, const Schedule &schedule, size_t index) {
+  const Operator &op = explained.op;
+  const StagePlan &stage = schedule.stages[index];
+  const std::vector<StageLoop> loops = stageLoops(op, schedule, index);
+  const bool columns = stage.tiled + 1 == static_cast<int>(loops.size());
+  llvm::json::Object loads;
+  for (const Loads &of : loadsOf(op, stage, loops))
+    loads[of.array->name] =
+        llvm::json::Object{{"of_all", of.ofAll}, {"beyond_held", of.beyondHeld}};
+  return llvm::json::Object{
+      {"threads", stage.groupThreads()},
+      {"groups_per_block", stage.groups},
+      {"resident_blocks", stage.resident},
+      {"held_vectors", stage.held},
+      {"held_bytes_per_thread", bytesHeld(stage, op)},
+      {"shared_bytes_per_block", sharedBytes(stage, op, *explained.target.device, columns)},
+      {"loads", std::move(loads)}};
+}
+
 llvm::json::Array variantsOf(const Explained &explained) {
   const Operator &op = explained.op;
   const std::optional<size_t> taken = explained.taken();
@@ -215,7 +235,7 @@ llvm::json::Array variantsOf(const Explained &explained) {
     const ScheduleVariant &variant = explained.variants[i];
     llvm::json::Array stages;
     const std::vector<Stage> &own = explained.artifact.variants[i].stages;
-    for (size_t k = 0; k < own.size(); ++k)
+    for (size_t k = 0; k < own.size(); ++k) {
       stages.push_back(
           llvm::json::Object{{"symbol", own[k].symbol},
                              {"shown_as", namedStages(explained.artifact, i)[k].symbol},
@@ -223,6 +243,9 @@ llvm::json::Array variantsOf(const Explained &explained) {
                              {"tasks", sizeOf(own[k].tasks, explained)},
                              {"bytes_per_task", sizeOf(own[k].bytesPerTask, explained)},
                              {"loops", pseudocode(op, variant.schedule, k, explained.values)}});
+      if (explained.target.device)
+        (*stages.back().getAsObject())["group"] = groupOf(explained, variant.schedule, k);
+    }
     variants.push_back(llvm::json::Object{
         {"when", describeGuard(explained.variants, i, op.sizes)},
         {"taken", taken == i},

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 namespace normforge {
 
@@ -48,7 +49,11 @@ int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &de
   return kCopies * sums * slots * numbers * static_cast<int64_t>(sizeof(double)) * stage.groups;
 }
 
-std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage) {
+namespace {
+
+/// How often a stage's steps go through each array of the data: operands' elements, without bits,
+/// and what a step stores and others read, which counts as once by itself.
+std::map<Expr, int> passesOf(const Operator &op, const StagePlan &stage) {
   std::map<Expr, int> passes;
   std::vector<uint32_t> made; // results of elements
   for (const StepPlan &plan : stage.steps) {
@@ -58,19 +63,55 @@ std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage) {
     for (Expr expr : op.exprs.nodesOf(step.values())) {
       const Node &node = op.exprs[expr];
       const Operand *array = op.arrayOf(expr);
-      if (array && op.isWhole(*array) && array->dtype != DType::Bit)
-        passes[expr] += step.reduce == Reduce::Moments ? 2 : 1;
-      else if (node.op == ExprOp::Result && std::ranges::count(made, node.index) > 0)
-        passes[expr] = 2; // it is stored, and read
+      if (array ? op.isWhole(*array) && array->dtype != DType::Bit
+                : node.op == ExprOp::Result && std::ranges::count(made, node.index) > 0)
+        passes.try_emplace(expr, array ? 0 : 1).first->second +=
+            step.reduce == Reduce::Moments ? 2 : 1;
     }
     for (uint32_t i = 0; step.reduce == Reduce::None && i < step.results.size(); ++i)
       made.push_back(step.firstResult + i);
   }
+  return passes;
+}
+
+} // namespace
+
+std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage) {
   std::vector<Expr> held;
-  for (auto [expr, count] : passes)
+  for (auto [expr, count] : passesOf(op, stage))
     if (count > 1)
       held.push_back(expr);
   return held;
+}
+
+std::optional<int64_t> vectorsOfThread(const StagePlan &stage, std::span<const StageLoop> loops) {
+  const int last = static_cast<int>(loops.size()) - 1;
+  int64_t vectors = stage.tiled == last ? slotsOf(stage, loops) : 1, down = stage.down;
+  for (int i = last; i >= 0; --i) {
+    if (loops[i].kept)
+      continue;
+    std::optional<int64_t> size = loops[i].size.constant();
+    if (stage.chunks[i] > 0)
+      size = size ? std::min(*size, stage.chunks[i]) : stage.chunks[i];
+    if (!size)
+      return std::nullopt;
+    const int64_t step = i == last ? stage.vector : std::exchange(down, 1);
+    vectors *= (*size + step - 1) / step;
+  }
+  return vectors;
+}
+
+std::vector<Loads> loadsOf(const Operator &op, const StagePlan &stage,
+                           std::span<const StageLoop> loops) {
+  const auto vectors = vectorsOfThread(stage, loops);
+  std::vector<Loads> loads;
+  for (auto [expr, passes] : passesOf(op, stage))
+    if (const Operand *array = op.arrayOf(expr)) {
+      const bool isHeld = stage.held > 0 && passes > 1;
+      const bool isWhole = isHeld && vectors && *vectors <= stage.held;
+      loads.push_back({array, isHeld ? 1 : passes, isWhole || !isHeld ? 0 : passes - 1});
+    }
+  return loads;
 }
 
 int64_t bytesHeld(const StagePlan &stage, const Operator &op) {

@@ -177,6 +177,16 @@ int64_t mostRegisterBytes(const StagePlan &stage, const Device &device);
 std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage);
 /// Vectors that a thread may hold of each array: each is code.
 constexpr int64_t kMostHeld = 64;
+/// Vectors that a thread of a GPU has of each array in a task; nothing: of a named size.
+std::optional<int64_t> vectorsOfThread(const StagePlan &stage, std::span<const StageLoop> loops);
+/// How often a stage loads each element of an operand of the data, bits apart: all of them, and
+/// those beyond StagePlan::held.
+struct Loads {
+  const Operand *array = nullptr;
+  int ofAll = 0, beyondHeld = 0;
+};
+std::vector<Loads> loadsOf(const Operator &op, const StagePlan &stage,
+                           std::span<const StageLoop> loops);
 /// Bytes of registers that a thread holds by StagePlan::held.
 int64_t bytesHeld(const StagePlan &stage, const Operator &op);
 /// What all groups of a block have of shared memory, at most: a number for each subgroup of what it

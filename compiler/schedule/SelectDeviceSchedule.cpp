@@ -169,26 +169,6 @@ struct DeviceSelection {
     return stage;
   }
 
-  /// Vectors that a thread has of each array; nothing: of a named size.
-  static std::optional<int64_t> vectorsOfThread(const StagePlan &stage,
-                                                std::span<const StageLoop> loops) {
-    const int last = static_cast<int>(loops.size()) - 1;
-    const bool columns = stage.tiled == last;
-    int64_t vectors = columns ? stage.tile / stage.vector : 1, down = stage.down;
-    for (int i = last; i >= 0; --i) {
-      if (loops[i].kept)
-        continue;
-      std::optional<int64_t> size = loops[i].size.constant();
-      if (stage.chunks[i] > 0)
-        size = size ? std::min(*size, stage.chunks[i]) : stage.chunks[i];
-      if (!size)
-        return std::nullopt;
-      const int64_t step = i == last ? stage.vector : std::exchange(down, 1);
-      vectors *= (*size + step - 1) / step;
-    }
-    return vectors;
-  }
-
   /// What several passes over a task's data read is held, as far as registers go.
   /// Returns the bytes of registers that a thread needs, about.
   int64_t hold(StagePlan &stage, std::span<const StageLoop> loops) const {

@@ -17,6 +17,8 @@ Cuda &Cuda::driver() {
   return driver;
 }
 
+bool Cuda::has(const char *name) const { return dlsym(library_, name) != nullptr; }
+
 void *Cuda::find(const char *name) {
   void *function = dlsym(library_, name);
   if (!function)

@@ -23,6 +23,7 @@ public:
     return reinterpret_cast<int (*)(Arguments...)>(find(name))(arguments...);
   }
   void *find(const char *name);
+  bool has(const char *name) const;
 
 private:
   void *library_ = nullptr;

@@ -63,6 +63,7 @@ struct Allocation {
   size_t bytes = 0;
   char *pages = nullptr;
   size_t mapped = 0;
+  uint64_t loaded = 0, stored = 0; ///< bytes, by all kernels
 };
 
 struct State {
@@ -84,7 +85,7 @@ int capability() {
   return given ? std::atoi(given) : 90;
 }
 
-const Allocation *find(Pointer address, Pointer *start) {
+Allocation *find(Pointer address, Pointer *start) {
   auto next = state().allocations.upper_bound(address);
   if (next == state().allocations.begin())
     return nullptr;
@@ -95,10 +96,13 @@ const Allocation *find(Pointer address, Pointer *start) {
 
 Result runNode(Context *context, const Node &node) {
   ++state().launches;
-  auto mayAccess = [](uint64_t address, uint64_t bytes) {
+  auto mayAccess = [](uint64_t address, uint64_t bytes, bool stores) {
     Pointer start = 0;
-    const Allocation *allocation = find(address, &start);
-    return allocation && address - start + bytes <= allocation->bytes;
+    Allocation *allocation = find(address, &start);
+    if (!allocation || address - start + bytes > allocation->bytes)
+      return false;
+    (stores ? allocation->stored : allocation->loaded) += bytes;
+    return true;
   };
   const auto error = ptx::run(*node.function, node.launch, mayAccess);
   if (!error)
@@ -228,6 +232,16 @@ EXPORT Result cuMemAlloc_v2(Pointer *pointer, size_t bytes) {
   *pointer = reinterpret_cast<uintptr_t>(pages) + offset;
   std::memset(reinterpret_cast<void *>(*pointer), 0xff, bytes); // NaN
   state().allocations[*pointer] = {bytes, static_cast<char *>(pages), mapped};
+  return kSuccess;
+}
+/// No driver's: bytes that kernels have loaded from an allocation so far, and stored to it.
+EXPORT Result nfEmulatedTraffic(Pointer pointer, uint64_t *loaded, uint64_t *stored) {
+  const std::lock_guard lock(state().mutex);
+  const auto found = state().allocations.find(pointer);
+  if (found == state().allocations.end())
+    return kInvalidValue;
+  *loaded = found->second.loaded;
+  *stored = found->second.stored;
   return kSuccess;
 }
 EXPORT Result cuMemFree_v2(Pointer pointer) {

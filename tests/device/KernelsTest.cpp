@@ -139,3 +139,71 @@ TEST_CASE("launched kernels have the emulated ones' bits: denormal and large num
                   "fuse: [mish, {clamp: [-1, 2]}]\nphases: [inference, training]\n",
                   {{"N", 4}}, "sm_90", testSeed(), data);
 }
+
+TEST_CASE("arrays are loaded as often as explain says, and stored once") {
+  const CudaContext context;
+  const std::string phases = "phases: [inference, training, backward]\n";
+  struct Row {
+    const char *yaml;
+    oracle::Sizes sizes;
+  };
+  const Row rows[] = {
+      // Held: part of a subgroup, some subgroups, more than registers have.
+      {"mode: layer\naxis: c\ninput: {shape: [N, 96], layout: nc, dtype: f32}\n", {{"N", 5}}},
+      {"mode: rms\naxis: c\ninput: {shape: [N, 1000], layout: nc, dtype: bf16}\n", {{"N", 3}}},
+      {"mode: layer\naxis: c\ninput: {shape: [300, 40], layout: nc, dtype: f16}\nfuse: [add]\n",
+       {}},
+      {"mode: instance\naxis: c\ninput: {shape: [2, 3, 9, 8], layout: nchw, dtype: f32}\n", {}},
+      // Of as many rows as there are.
+      {"axis: c\ninput: {shape: [N, 4, 6, 6], layout: nchw, dtype: f32}\n", {{"N", 300}}},
+      {"axis: c\ninput: {shape: [N, 4, 6, 6], layout: nchw, dtype: f32}\n", {{"N", 7}}},
+      // Columns.
+      {"axis: c\ninput: {shape: [N, 5, 7, 24], layout: nhwc, dtype: f64}\n", {{"N", 6}}},
+      {"axis: c\nfuse: [relu]\ninput: {shape: [9, 5, 7, 16], layout: nhwc, dtype: bf16}\n", {}},
+  };
+  for (const Row &row : rows) {
+    auto spec = parseSpec(row.yaml + phases, "loads.yaml");
+    if (!spec)
+      FAIL(llvm::toString(spec.takeError()));
+    for (Phase phase : spec->phases) {
+      INFO(std::string(toString(phase)), " ", describeSizes(row.sizes), "\n", row.yaml);
+      const Operator op = makeOperator(*spec, phase);
+      const std::vector<int64_t> sizes = [&] {
+        std::vector<int64_t> values;
+        for (const std::string &name : op.sizes)
+          values.push_back(row.sizes.at(name));
+        return values;
+      }();
+      const auto variants = selectSchedules(op, *describeTarget("sm_90"));
+      const auto taken = std::ranges::find_if(
+          variants, [&](const ScheduleVariant &variant) { return variant.guard.holds(sizes); });
+      REQUIRE(taken != variants.end());
+      std::map<std::string, std::pair<int, int>> expected; // at least, at most
+      for (size_t i = 0; i < taken->schedule.stages.size(); ++i)
+        for (const Loads &loads :
+             loadsOf(op, taken->schedule.stages[i], stageLoops(op, taken->schedule, i))) {
+          expected[loads.array->name].first += loads.ofAll;
+          expected[loads.array->name].second += loads.ofAll + loads.beyondHeld;
+        }
+      Traffic traffic;
+      launch(*spec, phase, "sm_90", row.sizes,
+             oracle::drawInputs(*spec, phase, row.sizes, testSeed(), oracle::Data::Normal,
+                                drawnScalars()),
+             drawnScalars(), 0, false, {}, &traffic);
+      if (traffic.empty()) {
+        MESSAGE("SKIP: the driver counts no bytes");
+        return;
+      }
+      for (const Operand &operand : op.operands) {
+        if (!op.isWhole(operand))
+          continue;
+        INFO(operand.name, " ", taken->schedule.text(op));
+        const auto bytes = static_cast<uint64_t>(*operand.bytes().evaluate(sizes));
+        const auto [loaded, stored] = traffic.at(operand.name);
+        CHECK(stored == (operand.written ? bytes : 0));
+        CHECK(loaded >= bytes * static_cast<uint64_t>(expected[operand.name].first));
+        CHECK(loaded <= bytes * static_cast<uint64_t>(expected[operand.name].second));
+      }
+    }
+  }
+}

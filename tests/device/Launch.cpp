@@ -7,7 +7,7 @@ namespace normforge::test {
 oracle::Arrays launch(const Spec &spec, Phase phase, const std::string &cpu,
                       const oracle::Sizes &sizes, const oracle::Arrays &inputs,
                       const oracle::Numbers &scalars, size_t shift, bool inPlace,
-                      const std::function<void(Artifact &)> &change) {
+                      const std::function<void(Artifact &)> &change, Traffic *traffic) {
   auto orThrow = [](auto made, const Failure &failure) {
     if (!made)
       throw std::runtime_error(failure.message);
@@ -62,6 +62,13 @@ oracle::Arrays launch(const Spec &spec, Phase phase, const std::string &cpu,
     numbers.push_back(scalars.at(scalar.name));
   if (!plan->enqueue({pointers, numbers, workspace.data()}, *device, nullptr, failure))
     throw std::runtime_error(failure.message);
+  constexpr const char *kTraffic = "nfEmulatedTraffic";
+  for (size_t i = 0; traffic && Cuda::driver().has(kTraffic) && i < arguments.size(); ++i) {
+    auto &[loaded, stored] = (*traffic)[arguments[i].name];
+    Cuda::driver().call(kTraffic,
+                        static_cast<DevicePointer>(reinterpret_cast<uintptr_t>(pointers[i])),
+                        &loaded, &stored);
+  }
   oracle::Arrays outputs;
   for (size_t i = 0; i < arguments.size(); ++i)
     if (arguments[i].written) {

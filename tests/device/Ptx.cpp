@@ -166,7 +166,7 @@ void Block::access(Thread &thread, const Instruction &instruction) {
       return;
     }
   } else if (!(function_.module->isConstant(at, bytes * count) && !isStore) &&
-             !mayAccess_(at, bytes * count)) {
+             !mayAccess_(at, bytes * count, isStore)) {
     error_ = failed(std::string("no memory for ") + (isStore ? "a store" : "a load") + " of " +
                     std::to_string(bytes * count) + " bytes");
     return;

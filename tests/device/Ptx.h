@@ -97,8 +97,8 @@ struct Function {
   int mostThreads = 0; ///< of a block, as it says
 };
 
-/// Whether so many bytes of global memory are there.
-using MayAccess = std::function<bool(uint64_t address, uint64_t bytes)>;
+/// Whether so many bytes of global memory are there, to be loaded or stored.
+using MayAccess = std::function<bool(uint64_t address, uint64_t bytes, bool stores)>;
 
 class Module {
 public:

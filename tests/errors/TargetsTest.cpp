@@ -72,6 +72,24 @@ TEST_CASE("GPUs are compiled for as far as kernels for them are built") {
       folder.run({"explain", "late.yaml", "--phase", "inference", "--cpu", "sm_100"});
   CHECK(contains(told.out, "1 thread a task, each with 4 lanes of a vector; 128 tasks a block"));
   CHECK(!contains(told.out, "bytes of code")); // which would be the emulating CPU's
+  folder.write("rows.yaml", "input: {shape: [N, 4096], layout: nc, dtype: bf16}\naxis: c\n"
+                            "mode: layer\nphases: [inference, backward]\n");
+  const Outcome held = folder.run({"explain", "rows.yaml", "--cpu", "sm_90", "--size", "N=1000"});
+  CHECK(contains(held.out, "loads x once; 4 vectors of 4 held, 64 bytes of a thread's registers"));
+  CHECK(contains(held.out, "  expected   1.00 of a copy's speed"));
+  CHECK(contains(folder.run({"explain", "rows.yaml", "--cpu", "sm_90", "--json"}).out,
+                 "\"held_vectors\": 4"));
+  const std::string few = "tails=masked fused(moments + finalize + normalize; take=[1,all] tiled=n "
+                          "vector=1024 tile=1 unroll=1 threads=128 groups=1 resident=";
+  folder.refuses({"compile", "rows.yaml", "--emit=ptx", "--cpu", "sm_90", "--phase", "inference",
+                  "--schedule", few + "8 hold=registers:16)"},
+                 "normforge: error: --schedule: schedule is not legal: stage fused: "
+                 "hold=registers:16 is 256 bytes of a thread, beside 64 in flight; expected at "
+                 "most 256");
+  folder.refuses({"compile", "rows.yaml", "--emit=ptx", "--cpu", "sm_90", "--phase", "inference",
+                  "--schedule", few + "32)"},
+                 "normforge: error: --schedule: schedule is not legal: stage fused: resident=32: "
+                 "expected 1 to 16 blocks of 128 threads");
   const std::vector<std::string> gpu{"--phase", "inference", "--cpu"};
   folder.refuses(with({"compile", "late.yaml", "--emit=ptx"}, with(gpu, {"sm_75"})),
                  "normforge: error: --cpu: unknown GPU 'sm_75'; expected one of: sm_80, sm_86, "
