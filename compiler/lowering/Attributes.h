@@ -38,8 +38,8 @@ inline constexpr const char *kOfTiles[] = {
     kTileLoop, kTile,      kUnroll,     kVector,   kScalable, kMaskedTails, kMaskedLoads,
     kKept,     kStreaming, kAlternates, kPrefetch, kRows,     kPairsHalves, kHeld};
 /// Those of a GPU's stages, which say how a kernel is launched.
-inline constexpr const char *kOfGroups[] = {kThreads,  kDown,     kGroups,
-                                            kResident, kSubgroup, kShared};
+inline constexpr const char *kOfGroups[] = {kThreads,  kDown,     kGroups, kResident,
+                                            kReversed, kSubgroup, kShared};
 
 // On its arguments and results.
 inline constexpr const char *kArgument = "nf.argument"; ///< index in nf_call.args

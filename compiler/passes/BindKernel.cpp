@@ -25,6 +25,8 @@
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/MemRef/IR/MemRef.h"
 
+#include <algorithm>
+
 namespace normforge {
 
 #define GEN_PASS_DEF_BINDKERNEL
@@ -65,6 +67,7 @@ private:
   OpBuilder b_;
   Location loc_;
   Constants constants_;
+  Value tasks_; ///< how many there are
   SmallVector<DictionaryAttr> attributes_;
 };
 
@@ -84,16 +87,21 @@ Value KernelBinder::bind(BlockArgument argument, DictionaryAttr attributes) {
   if (auto elements = attributes.getAs<DenseElementsAttr>(attr::kKnown))
     return memref(known_.addressOf(b_, stage_, elements));
   if (Attribute unit = attributes.get(attr::kLast))
-    return index(parameter(b_.getI64Type(), attr::kLast, unit));
+    return tasks_ = index(parameter(b_.getI64Type(), attr::kLast, unit));
   const int64_t threads = groupThreads(), groups = integer(attr::kGroups);
   auto thread = [&] { return gpu::ThreadIdOp::create(b_, loc_, gpu::Dimension::x).getResult(); };
   auto constant = [&](int64_t n) { return constants_.index(loc_, n); };
   if (attributes.get(attr::kFirst)) {
-    Value block = gpu::BlockIdOp::create(b_, loc_, gpu::Dimension::x);
-    if (groups == 1)
-      return block;
-    Value first = arith::MulIOp::create(b_, loc_, block, constant(groups));
-    return arith::AddIOp::create(b_, loc_, first, group());
+    Value task = gpu::BlockIdOp::create(b_, loc_, gpu::Dimension::x);
+    if (groups > 1) {
+      task = arith::MulIOp::create(b_, loc_, task, constant(groups));
+      task = arith::AddIOp::create(b_, loc_, task, group());
+    }
+    if (!stage_->hasAttr(attr::kReversed))
+      return task;
+    // Of groups without a task the number is less than 0: as an unsigned one, beyond all.
+    Value last = arith::SubIOp::create(b_, loc_, tasks_, constant(1));
+    return arith::SubIOp::create(b_, loc_, last, task);
   }
   if (attributes.get(attr::kThread))
     return groups == 1 ? thread()
@@ -124,14 +132,19 @@ LogicalResult KernelBinder::run() {
   Block &body = stage_.getBody().front();
   const auto arguments = static_cast<unsigned>(body.getNumArguments());
   b_.setInsertionPointToStart(&body);
-  for (unsigned i = 0; i < arguments; ++i) {
-    BlockArgument argument = body.getArgument(i);
+  // The task last: it may be counted from the number of them, which is a parameter.
+  SmallVector<BlockArgument> order(body.getArguments());
+  std::stable_partition(order.begin(), order.end(), [&](BlockArgument argument) {
+    return !stage_.getArgAttr(argument.getArgNumber(), attr::kFirst);
+  });
+  for (BlockArgument argument : order) {
     if (argument.use_empty())
       continue;
-    DictionaryAttr attributes = stage_.getArgAttrDict(i);
+    DictionaryAttr attributes = stage_.getArgAttrDict(argument.getArgNumber());
     Value value = attributes ? bind(argument, attributes) : Value();
     if (!value)
-      return stage_.emitError("argument ") << i << " is no parameter of a kernel";
+      return stage_.emitError("argument ")
+             << argument.getArgNumber() << " is no parameter of a kernel";
     argument.replaceAllUsesWith(value);
   }
   shareMemory();

@@ -141,7 +141,7 @@ LogicalResult StageRewriter::makeFunction() {
     if (Attribute value = source_->getAttr(name))
       target_->setAttr(name, value);
   for (const char *name : attr::kOfGroups)
-    if (Attribute value = source_->getAttr(name))
+    if (Attribute value = source_->getAttr(name); value && source_->hasAttr(attr::kThreads))
       target_->setAttr(name, value);
   b_.setInsertionPointToStart(target_.addEntryBlock());
   constants_.emplace(target_.getBody().front());
@@ -214,13 +214,15 @@ void StageRewriter::emitTasks() {
     counts.push_back(chunks[i] > 0 ? sizes().ceilDiv(loopSizes_[i], chunks[i])
                                    : sizes().constant(1));
 
+  const bool isOfDevice = source_->hasAttr(attr::kThreads);
+  const bool isReversed = source_->hasAttr(attr::kReversed) && !isOfDevice; // BindKernel
   Value lastTask;
-  if (source_->hasAttr(attr::kReversed))
+  if (isReversed)
     lastTask = sizes().value(
         sizes().sub(sizes().add(OpFoldResult(first_), OpFoldResult(last_)), sizes().constant(1)));
   OpBuilder::InsertionGuard guard(b_);
   OpFoldResult rest = first_;
-  if (source_->hasAttr(attr::kThreads)) {
+  if (isOfDevice) {
     Value exists = arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::ult, first_, last_);
     b_.setInsertionPointToStart(scf::IfOp::create(b_, loc_, exists, false).thenBlock());
   } else {
@@ -229,7 +231,7 @@ void StageRewriter::emitTasks() {
     rest = loop.getInductionVar();
   }
   SmallVector<Range> ranges(chunks.size());
-  if (source_->hasAttr(attr::kReversed)) // first + (last - 1 - task)
+  if (isReversed) // first + (last - 1 - task)
     rest = sizes().sub(OpFoldResult(lastTask), rest);
   for (int i = static_cast<int>(chunks.size()) - 1; i >= 0; --i) {
     Range &range = ranges[i];

@@ -267,7 +267,6 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
                        stage.vector, stage.threads);
   if (const char *knob = stage.alternates               ? "passes=alternating"
                          : stage.prefetch > 0           ? "prefetch="
-                         : stage.reversed               ? "tasks=reversed"
                          : stage.rows != Rows::OneByOne ? "rows="
                                                         : nullptr)
     return fmt::format("{}: not for {}", knob, target_.cpu);

@@ -53,8 +53,11 @@ constexpr int64_t kNamedSize = 1024;
 constexpr int64_t kFewGroups = 2, kIdle = 2, kShareOfSlab = 8;
 /// Bytes of registers that a thread needs for addresses and what bodies make, beside what it holds
 /// and has in flight: where all that it goes through is held, and where there are loops. (By ptxas
-/// 13.0: none of the networks' kernels spills then.)
-constexpr int64_t kOtherRegisterBytes = 64, kLoopRegisterBytes = 160, kSpareRegisterBytes = 32;
+/// 13.0 few of the networks' kernels spill then, and those a few bytes.)
+constexpr int64_t kOtherRegisterBytes = 64, kLoopRegisterBytes = 208;
+
+/// Values of a column that are in registers from step to step, about.
+constexpr int64_t kColumnValues = 8;
 
 /// The largest power of two that is not beyond n, which is 1 at least.
 int64_t powerUpTo(int64_t n) {
@@ -162,7 +165,7 @@ struct DeviceSelection {
       stage.chunks[stage.tiled] = std::max<int64_t>(1, of.chunks[stage.tiled]);
     fit(stage, loops);
     stage.groups = std::max<int64_t>(1, kBlockThreads / stage.groupThreads());
-    const int64_t bytes = hold(stage, loops) * 3 / 2;
+    const int64_t bytes = hold(stage, loops) * (carries(stage) ? 4 : 3) / 2;
     const int64_t threads = stage.groupThreads() * stage.groups;
     stage.resident = std::clamp<int64_t>(target.device->registerBytes / (threads * bytes), 1,
                                          std::min(kMostResident, target.device->threads / threads));
@@ -178,7 +181,12 @@ struct DeviceSelection {
     const int64_t slots = slotsOf(stage, loops);
     StagePlan one = stage;
     one.held = slots;
-    const int64_t each = bytesHeld(one, op), most = mostRegisterBytes(stage, *target.device);
+    // Of columns a thread has statistics, and parameters, of each.
+    const int64_t perLane = columns ? kColumnValues : 0;
+    const int64_t each = bytesHeld(one, op);
+    const int64_t most =
+        mostRegisterBytes(stage, *target.device) -
+        perLane * slots * stage.vector / stage.threads * static_cast<int64_t>(byteSize(op.compute));
     // What is held is in flight already: sums of a few lanes do not wait for each other.
     one.unroll = std::min(stage.unroll,
                           std::max<int64_t>(1, kVectorsInFlight * stage.threads / stage.vector));
@@ -240,7 +248,9 @@ struct DeviceSelection {
     }
     if (sums == Sums::Merged)
       stage.unroll = kVectorsInFlight / 2;
-    const int64_t most = sums == Sums::Partial ? kMostThreads : threadsOfAll(stage, loops);
+    const int64_t most = sums == Sums::Partial  ? kMostThreads
+                         : sums == Sums::Merged ? target.device->blockThreads / 2
+                                                : threadsOfAll(stage, loops);
     int64_t rows = 1; // of the innermost loop around the columns
     for (int i = last - 1; i >= 0 && rows == 1; --i)
       rows = loops[i].kept ? 1 : sizeOf(loops[i]);
@@ -315,6 +325,7 @@ struct DeviceSelection {
     Schedule schedule;
     for (const StagePlan &stage : of.stages) {
       StagePlan made = plan(schedule, stage, isFew);
+      made.reversed = stage.reversed; // begins with what L2 has of the stage before
       schedule.stages.back() = std::move(made);
     }
     return schedule;

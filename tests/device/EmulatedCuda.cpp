@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -161,7 +162,10 @@ EXPORT Result cuDeviceGetName(char *name, int bytes, int) {
   return kSuccess;
 }
 EXPORT Result cuDeviceGetAttribute(int *value, int attribute, int) {
-  *value = attribute == 75 ? capability() / 10 : attribute == 76 ? capability() % 10 : 0;
+  *value = attribute == 75   ? capability() / 10
+           : attribute == 76 ? capability() % 10
+           : attribute == 38 ? 1 << 20 // bytes of L2
+                             : 0;
   return kSuccess;
 }
 EXPORT Result cuCtxCreate_v2(Context **context, unsigned, int) {
@@ -273,6 +277,41 @@ EXPORT Result cuPointerGetAttributes(unsigned count, int *names, void **values, 
       *static_cast<Pointer *>(values[i]) = allocation ? start : 0;
     else if (names[i] == 12)
       *static_cast<size_t *>(values[i]) = allocation ? allocation->bytes : 0;
+  return kSuccess;
+}
+
+EXPORT Result cuMemsetD8_v2(Pointer pointer, unsigned char value, size_t bytes) {
+  std::memset(reinterpret_cast<void *>(pointer), value, bytes);
+  return kSuccess;
+}
+EXPORT Result cuMemsetD8Async(Pointer pointer, unsigned char value, size_t bytes, Stream *) {
+  return cuMemsetD8_v2(pointer, value, bytes);
+}
+EXPORT Result cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) {
+  std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes);
+  return kSuccess;
+}
+EXPORT Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, Stream *) {
+  return cuMemcpyDtoD_v2(to, from, bytes);
+}
+
+// Events: times of the host's.
+EXPORT Result cuEventCreate(double **event, unsigned) {
+  *event = new double(0);
+  return kSuccess;
+}
+EXPORT Result cuEventDestroy_v2(double *event) {
+  delete event;
+  return kSuccess;
+}
+EXPORT Result cuEventRecord(double *event, Stream *) {
+  *event =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch())
+          .count();
+  return kSuccess;
+}
+EXPORT Result cuEventElapsedTime(float *milliseconds, double *begin, double *end) {
+  *milliseconds = static_cast<float>(*end - *begin);
   return kSuccess;
 }
 

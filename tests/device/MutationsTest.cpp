@@ -46,7 +46,7 @@ const Mutation kMutations[] = {
      "$1 -1;"},
     {"too few members", kShortRows, R"((shfl\.sync\.bfly\.b32[^;]*, 1, 31,) %r\d+;)", "$1 1;"},
     {"beyond an array", kColumns, R"((ld\.global\.v4\.b32\s+\{[^}]*\}, \[%rd\d+)\];)",
-     "$1+1073741824];", 1},
+     "$1+1073741824];"},
     {"a row too far down", kColumns, R"((shr\.u64\s+%rd\d+, %rd1,) 2;)", "$1 1;"},
     {"an access that is not aligned", kRows, R"((ld\.global\.v4\.b32\s+\{[^}]*\}, \[%rd\d+)\])",
      "$1+4]"},
