@@ -5,6 +5,7 @@
 #include "compiler/cli/Help.h"
 #include "compiler/cli/SharedOptions.h"
 #include "compiler/cli/Terminal.h"
+#include "compiler/export/Tool.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -173,10 +174,17 @@ llvm::Error run(Options &options) {
   std::vector<ScheduleVariant> emitted;
   for (size_t i : chosen)
     emitted.push_back(variants[i]);
-  if (target->device.has_value() != (options.emit.front() == "ptx") &&
-      *stage == EmitStage::Assembly)
-    return badInput(fmt::format("--emit={}: expected {} for {}", options.emit.front(),
-                                target->device ? "ptx" : "asm", target->cpu));
+  const std::string &kind = options.emit.front();
+  const bool isCubin = kind == "cubin";
+  if (*stage == EmitStage::Assembly && target->device.has_value() == (kind == "asm"))
+    return badInput(fmt::format("--emit={}: expected {} for {}", kind,
+                                target->device ? "ptx or cubin" : "asm", target->cpu));
+  if (isCubin && emitted.size() > 1)
+    return badInput(fmt::format("--emit=cubin: a file has one variant of {}; expected --variant 1 "
+                                "to {}",
+                                count, count));
+  if (isCubin && options.output.empty())
+    return badInput("--emit=cubin: machine code is not printed; expected -o FILE");
   // What is read by people is verified; it costs little beside printing.
   Session session(*target, /*verify=*/true);
   auto texts = session.emit(op, emitted, *stage);
@@ -184,7 +192,13 @@ llvm::Error run(Options &options) {
     return internalError(texts.takeError());
 
   std::string all;
-  for (size_t i = 0; i < chosen.size(); ++i) {
+  if (isCubin) {
+    auto code = assembleForDevice(texts->front(), target->cpu);
+    if (!code)
+      return badInput("--emit=cubin: " + llvm::toString(code.takeError()));
+    all = std::move(*code);
+  }
+  for (size_t i = 0; !isCubin && i < chosen.size(); ++i) {
     // mlir-opt's mark between the modules of one file (--split-input-file).
     if (i > 0 && *stage <= EmitStage::LlvmMlir)
       all += "// -----\n";

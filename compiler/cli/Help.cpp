@@ -134,6 +134,8 @@ std::string manual(const CLI::App &app) {
   return text + ".SH ENVIRONMENT\n"
                 ".TP\n\\fBNORMFORGE_CACHE_DIR\\fR\nWhere programs keep compiled kernels; else "
                 "\\fI$XDG_CACHE_HOME/normforge\\fR, else \\fI~/.cache/normforge\\fR.\n"
+                ".TP\n\\fBNORMFORGE_PTXAS\\fR\nNVIDIA's assembler, for \\fIcompile "
+                "--emit=cubin\\fR; else \\fIptxas\\fR on the path.\n"
                 ".TP\n\\fBCOLUMNS\\fR\nThe width that output is folded at.\n"
                 ".TP\n\\fBNO_COLOR\\fR\nIf not empty, no colours.\n";
 }

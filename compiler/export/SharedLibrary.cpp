@@ -1,19 +1,15 @@
 #include "compiler/export/SharedLibrary.h"
 
+#include "compiler/export/Tool.h"
 #include "compiler/target/CodeGen.h"
 #include "runtime/cpu_info/CpuFeatures.h"
 
-#include "llvm/ADT/SmallString.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/AsmParser/Parser.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
-#include "llvm/Support/FileSystem.h"
-#include "llvm/Support/MemoryBuffer.h"
-#include "llvm/Support/Path.h"
 #include "llvm/Support/Program.h"
 #include "llvm/Support/SourceMgr.h"
-#include "llvm/Support/raw_ostream.h"
 #include "llvm/Target/TargetMachine.h"
 
 #include <fmt/format.h>
@@ -200,69 +196,24 @@ llvm::Expected<std::string> selectorObject(const std::string &name,
 
 llvm::Expected<std::string> linkSharedLibrary(const std::vector<std::string> &objects,
                                               const std::string &soname) {
-  namespace fs = llvm::sys::fs;
   std::string linker;
   for (const char *candidate : {"ld.lld-22", "ld.lld"})
     if (auto found = llvm::sys::findProgramByName(candidate); found && linker.empty())
       linker = *found;
   if (linker.empty())
     return missingLinker();
-  llvm::SmallString<128> folder;
-  if (std::error_code code = fs::createUniqueDirectory("normforge-link", folder))
-    return llvm::createStringError("no temporary folder can be made: " + code.message());
-  struct Removal {
-    llvm::SmallString<128> &folder;
-    ~Removal() { fs::remove_directories(folder); }
-  } removal{folder};
-
-  auto pathOf = [&](const std::string &name) {
-    llvm::SmallString<128> path = folder;
-    llvm::sys::path::append(path, name);
-    return path.str().str();
-  };
-  const std::string output = pathOf("out.so"), log = pathOf("log");
+  std::vector<ToolInput> inputs;
+  for (size_t i = 0; i < objects.size(); ++i)
+    inputs.push_back({fmt::format("{}.o", i), &objects[i]});
   // The linker writes what it is told into the library: nothing here depends on the folder.
-  std::vector<std::string> words = {linker,
-                                    "-shared",
-                                    "--no-undefined",
-                                    "-z",
-                                    "noexecstack",
-                                    "--build-id=none",
-                                    "--hash-style=gnu",
-                                    "-soname",
-                                    soname,
-                                    "-o",
-                                    output};
-  for (size_t i = 0; i < objects.size(); ++i) {
-    words.push_back(pathOf(fmt::format("{}.o", i)));
-    std::error_code code;
-    llvm::raw_fd_ostream file(words.back(), code);
-    file << objects[i];
-    file.close();
-    if (!code)
-      code = file.error();
-    file.clear_error(); // else its end would be the process'
-    if (code)
-      return llvm::createStringError(
-          fmt::format("{} cannot be written: {}", words.back(), code.message()));
-  }
-  std::vector<llvm::StringRef> arguments(words.begin(), words.end());
-  const std::optional<llvm::StringRef> streams[] = {llvm::StringRef(""), llvm::StringRef(log),
-                                                    llvm::StringRef(log)};
-  std::string problem;
-  const int status =
-      llvm::sys::ExecuteAndWait(linker, arguments, std::nullopt, streams, 0, 0, &problem);
-  if (status != 0) {
-    auto said = llvm::MemoryBuffer::getFile(log);
-    return llvm::createStringError(
-        fmt::format("{} failed: {}{}", linker, problem, said ? (*said)->getBuffer().str() : ""));
-  }
-  auto linked = llvm::MemoryBuffer::getFile(output, /*IsText=*/false,
-                                            /*RequiresNullTerminator=*/false);
-  if (!linked)
-    return llvm::createStringError("the linked library cannot be read: " +
-                                   linked.getError().message());
-  return (*linked)->getBuffer().str();
+  return runTool(
+      linker, inputs, [&](const std::vector<std::string> &paths, const std::string &output) {
+        std::vector<std::string> words = {
+            "-shared",          "--no-undefined", "-z",   "noexecstack", "--build-id=none",
+            "--hash-style=gnu", "-soname",        soname, "-o",          output};
+        words.insert(words.end(), paths.begin(), paths.end());
+        return words;
+      });
 }
 
 } // namespace normforge

@@ -38,10 +38,11 @@ namespace normforge {
 namespace {
 
 constexpr std::pair<EmitStage, std::string_view> kEmitStages[] = {
-    {EmitStage::Linalg, "linalg"}, {EmitStage::Scheduled, "scheduled"},
-    {EmitStage::Vector, "vector"}, {EmitStage::LlvmMlir, "llvm-mlir"},
-    {EmitStage::Llvm, "llvm"},     {EmitStage::Assembly, "asm"},
-    {EmitStage::Assembly, "ptx"}, // the assembly of NVIDIA's GPUs
+    {EmitStage::Linalg, "linalg"},  {EmitStage::Scheduled, "scheduled"},
+    {EmitStage::Vector, "vector"},  {EmitStage::LlvmMlir, "llvm-mlir"},
+    {EmitStage::Llvm, "llvm"},      {EmitStage::Assembly, "asm"},
+    {EmitStage::Assembly, "ptx"},   // the assembly of NVIDIA's GPUs
+    {EmitStage::Assembly, "cubin"}, // and what their assembler makes of it
 };
 
 /// Adds the time since its making to a figure.
@@ -79,7 +80,9 @@ std::optional<EmitStage> parseEmitStage(std::string_view text) {
   return std::nullopt;
 }
 
-std::string_view emitStageNames() { return "linalg, scheduled, vector, llvm-mlir, llvm, asm, ptx"; }
+std::string_view emitStageNames() {
+  return "linalg, scheduled, vector, llvm-mlir, llvm, asm, ptx, cubin";
+}
 
 namespace {
 

@@ -171,12 +171,12 @@ TEST_CASE("CPUs, phases, sizes and other options are checked") {
   folder.refuses(
       {"compile", "bn.yaml"},
       "normforge: error: --emit is missing: expected a stage of the compilation (linalg, "
-      "scheduled, vector, llvm-mlir, llvm, asm, ptx), or kinds of files (obj, so, asm, "
+      "scheduled, vector, llvm-mlir, llvm, asm, ptx, cubin), or kinds of files (obj, so, asm, "
       "header, manifest)");
   folder.refuses(
       {"compile", "bn.yaml", "--emit=wasm"},
       "normforge: error: --emit: expected a stage of the compilation (linalg, scheduled, "
-      "vector, llvm-mlir, llvm, asm, ptx), or kinds of files (obj, so, asm, header, "
+      "vector, llvm-mlir, llvm, asm, ptx, cubin), or kinds of files (obj, so, asm, header, "
       "manifest), found 'wasm'");
   folder.refuses({"compile", "bn.yaml", "--emit=vector", "-o", "folder"},
                  "folder: error: expected a file to write, found a directory");

@@ -101,7 +101,25 @@ TEST_CASE("GPUs are compiled for as far as kernels for them are built") {
                  "normforge: error: --schedule: schedule is not legal: tails=narrower: sm_90 has "
                  "neither; expected tails=masked alone");
   folder.refuses(with({"compile", "late.yaml", "--emit=asm"}, with(gpu, {"sm_90"})),
-                 "normforge: error: --emit=asm: expected ptx for sm_90");
+                 "normforge: error: --emit=asm: expected ptx or cubin for sm_90");
+  folder.refuses(with({"compile", "rows.yaml", "--emit=cubin", "-o", "a"}, with(gpu, {"sm_90"})),
+                 "normforge: error: --emit=cubin: a file has one variant of 2; expected --variant "
+                 "1 to 2");
+  const std::vector<std::string> cubin =
+      with({"compile", "late.yaml", "--emit=cubin", "-o", "late.cubin"}, with(gpu, {"sm_80"}));
+  setenv("NORMFORGE_PTXAS", "no-such-ptxas", 1);
+  folder.refuses(cubin, "normforge: error: --emit=cubin: NORMFORGE_PTXAS is 'no-such-ptxas', which "
+                        "is not found");
+  unsetenv("NORMFORGE_PTXAS");
+  if (const Outcome code = folder.run(cubin); code.status == 0) {
+    std::string magic(4, ' ');
+    std::ifstream(folder.path() / "late.cubin", std::ios::binary).read(magic.data(), 4);
+    CHECK(magic == "\x7f"
+                   "ELF");
+  } else
+    CHECK(contains(code.err, "NVIDIA's ptxas, which makes machine code, is not on the path"));
+  folder.refuses(with({"compile", "late.yaml", "--emit=cubin"}, with(gpu, {"sm_90"})),
+                 "normforge: error: --emit=cubin: machine code is not printed; expected -o FILE");
   folder.refuses(with({"compile", "late.yaml", "--emit=ptx"}, with(gpu, {"haswell"})),
                  "normforge: error: --emit=ptx: expected asm for haswell");
   folder.refuses(with({"compile", "late.yaml", "--emit=obj", "-o", "a.o"}, with(gpu, {"sm_90"})),
