@@ -301,26 +301,43 @@ void printWork(const Explained &explained) {
               describe(small, op.sizes, values), describe(op.flops(), op.sizes, values));
 }
 
+/// Whether a stage's threads load data more than once.
+bool readsAgain(const Operator &op, const Schedule &schedule) {
+  for (size_t i = 0; i < schedule.stages.size(); ++i)
+    for (const Loads &loads : loadsOf(op, schedule.stages[i], stageLoops(op, schedule, i)))
+      if (loads.ofAll + loads.beyondHeld > 1)
+        return true;
+  return false;
+}
+
 /// The least bytes over those that a variant's stages move, whose tasks have whatever is beside the
 /// data anew: what is to be expected of a copy's speed on a GPU, beyond its caches.
-void printExpected(const Explained &explained, const Guard &guard, std::span<const Stage> stages) {
+void printExpected(const Explained &explained, const ScheduleVariant &variant,
+                   std::span<const Stage> stages) {
   const Operator &op = explained.op;
+  // Named sizes are what this variant is for, about 1024.
   int64_t named = 1024;
   std::vector<int64_t> sizes;
-  do
-    sizes = explained.values.value_or(std::vector<int64_t>(op.sizes.size(), named));
-  while (!explained.values && !guard.holds(sizes) && (named /= 2) > 0);
+  for (int64_t tried : {1024, 512, 256, 128, 64, 16, 4, 1, 4096, 1 << 16, 1 << 20}) {
+    sizes = explained.values.value_or(std::vector<int64_t>(op.sizes.size(), tried));
+    const auto *taken = llvm::find_if(
+        explained.variants, [&](const ScheduleVariant &one) { return one.guard.holds(sizes); });
+    named = tried;
+    if (explained.values || taken == &variant)
+      break;
+  }
   double moved = 0;
   for (const Stage &stage : stages)
     moved += static_cast<double>(stage.tasks.evaluate(sizes).value_or(0)) *
              static_cast<double>(stage.bytesPerTask.evaluate(sizes).value_or(0));
   const double least = static_cast<double>(op.minimumBytes().evaluate(sizes).value_or(0));
   if (moved > 0 && least > 0)
-    printFolded("  expected   {:.2f} of a copy's speed: {:.4g} MB move for {:.4g} MB{}\n",
+    printFolded("  expected   {:.2f} of a copy's speed: {:.4g} MB move for {:.4g} MB{}{}\n",
                 std::min(1.0, least / moved), moved / 1e6, least / 1e6,
                 explained.values || op.sizes.empty()
                     ? ""
-                    : fmt::format(", where {} is {}", fmt::join(op.sizes, " and "), named));
+                    : fmt::format(", where {} is {}", fmt::join(op.sizes, " and "), named),
+                readsAgain(op, variant.schedule) ? "; what is loaded again is in L2" : "");
 }
 
 void printVariants(const Explained &explained) {
@@ -359,7 +376,7 @@ void printVariants(const Explained &explained) {
       printFolded("{}", pseudocode(op, variant.schedule, k, values));
     }
     if (explained.target.device)
-      printExpected(explained, variant.guard, stages);
+      printExpected(explained, variant, stages);
     else
       printFolded("  image      {} bytes of code and constants, loaded as one\n",
                   image.bytes.size());

@@ -78,7 +78,7 @@ struct Gpu {
   Device device;
 };
 constexpr Gpu gpu(const char *name, const char *ptx, int64_t sharedBytes, int64_t multiprocessors,
-                  int64_t threads = 2048) {
+                  int64_t threads, int64_t blocks) {
   constexpr int64_t kRegister = 4;
   return {name,
           ptx,
@@ -88,13 +88,16 @@ constexpr Gpu gpu(const char *name, const char *ptx, int64_t sharedBytes, int64_
            .threadRegisterBytes = 255 * kRegister,
            .registerBytes = 64 * KiB * kRegister,
            .threads = threads,
+           .blocks = blocks,
            .sharedBytes = sharedBytes,
            .multiprocessors = multiprocessors}};
 }
 constexpr Gpu kGpus[] = {
-    gpu("sm_80", "ptx70", 163 * KiB, 108),      gpu("sm_86", "ptx71", 99 * KiB, 84, 1536),
-    gpu("sm_89", "ptx78", 99 * KiB, 142, 1536), gpu("sm_90", "ptx78", 227 * KiB, 132),
-    gpu("sm_100", "ptx86", 227 * KiB, 148),
+    gpu("sm_80", "ptx70", 163 * KiB, 108, 1536, 16),
+    gpu("sm_86", "ptx71", 99 * KiB, 84, 1536, 16),
+    gpu("sm_89", "ptx78", 99 * KiB, 142, 1536, 24),
+    gpu("sm_90", "ptx78", 227 * KiB, 132, 2048, 32),
+    gpu("sm_100", "ptx86", 227 * KiB, 148, 2048, 32),
 };
 
 /// The bits that a scalable vector has at least; its length is this times a power of two.
@@ -223,12 +226,13 @@ std::vector<std::string> TargetDescription::uselessSets(bool hasF16, bool hasBf1
 
 std::string TargetDescription::text() const {
   if (device)
-    return fmt::format(
-        "{} {} blocks {} accesses {} subgroups {} registers {} of {} threads {} shared {} "
-        "multiprocessors {} +{}",
-        triple, cpu, device->blockThreads, device->accessBytes, device->subgroup,
-        device->threadRegisterBytes, device->registerBytes, device->threads, device->sharedBytes,
-        device->multiprocessors, llvm::join(features, ",+"));
+    return fmt::format("{} {} blocks {} accesses {} subgroups {} registers {} of {} threads {} "
+                       "blocks {} shared {} "
+                       "multiprocessors {} +{}",
+                       triple, cpu, device->blockThreads, device->accessBytes, device->subgroup,
+                       device->threadRegisterBytes, device->registerBytes, device->threads,
+                       device->blocks, device->sharedBytes, device->multiprocessors,
+                       llvm::join(features, ",+"));
   return fmt::format("{} {} vectors {}{} x {} flight {} fma {} masked {} {} caches {} {} {} beyond "
                      "{} +{} -{}",
                      triple, cpu, vectorBits, scalableVectors ? "s" : "", vectorRegisters,

@@ -22,9 +22,10 @@ struct Device {
   int64_t subgroup = 0;            ///< threads that run together and exchange values
   int64_t threadRegisterBytes = 0; ///< of a thread at most
   int64_t registerBytes = 0;       ///< of a multiprocessor
-  int64_t threads = 0;             ///< of a multiprocessor at once
-  int64_t sharedBytes = 0;         ///< of a block at most
-  int64_t multiprocessors = 0;     ///< of the largest of the kind; small ones have fewer
+  /// Of a multiprocessor at once, of this and of later ones, which run its code, too.
+  int64_t threads = 0, blocks = 0;
+  int64_t sharedBytes = 0;     ///< of a block at most
+  int64_t multiprocessors = 0; ///< of the largest of the kind; small ones have fewer
 };
 
 struct TargetDescription {

@@ -9,7 +9,8 @@
 //   {nf.last})
 // where the group's task and the thread are found from the indices of the block and of the thread
 // in it. Blocks have as many groups as the schedule says, one task a group; each has its part of
-// the block's shared memory. Attributes nf.threads, nf.down, nf.groups and nf.shared stay.
+// the block's shared memory. Attributes nf.threads, nf.down, nf.groups, nf.resident and nf.shared
+// stay; nf.reversed has the groups count their tasks from the last one.
 //
 // Rules that a change must keep: parameters are what the stage uses and no more, in the order of
 // the stage's arguments, by value; numbers are of the type that is computed in.

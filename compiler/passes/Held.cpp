@@ -11,8 +11,8 @@ std::optional<HeldPlace> StepEmitter::heldPlace(const Access &access, const Curs
   if (at.held == 0 || access.isBits() || access.fresh)
     return std::nullopt;
   for (size_t i = 0; i < context_.loops.size(); ++i)
-    if (!access.strides[i] && !context_.loops[i].unit())
-      return std::nullopt;
+    if (!llvm::is_contained(access.loopOfAxis, static_cast<int>(i)))
+      return std::nullopt; // a parameter of a row
   HeldPlace place = access.slice;
   for (int loop : access.loopOfAxis)
     place.push_back(static_cast<uintptr_t>(loop < 0                    ? 0
@@ -73,6 +73,10 @@ SmallVector<Value> opaque(OpBuilder &b, Location loc, ArrayRef<Value> words) {
 
 /// LLVM would make the f32 of a half once for all steps, and hold twice the registers.
 Value StepEmitter::unextended(Value vector) {
+  if (vector.getType().isInteger(16)) {
+    Value word = arith::ExtUIOp::create(b_, loc_, b_.getI32Type(), vector);
+    return arith::TruncIOp::create(b_, loc_, vector.getType(), opaque(b_, loc_, {word})[0]);
+  }
   auto type = dyn_cast<VectorType>(vector.getType());
   if (!type || type.getElementTypeBitWidth() != 16 || type.getNumElements() % 2 != 0)
     return vector;

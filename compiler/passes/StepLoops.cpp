@@ -14,6 +14,10 @@ static std::optional<int64_t> upperBound(OpFoldResult size) {
   Operation *op = cast<Value>(size).getDefiningOp();
   if (isa_and_nonnull<arith::SubIOp>(op)) // of something that is not negative
     return upperBound(op->getOperand(0));
+  if (isa_and_nonnull<arith::MaxSIOp>(op)) {
+    auto x = upperBound(op->getOperand(0)), y = upperBound(op->getOperand(1));
+    return x && y ? std::optional<int64_t>(std::max(*x, *y)) : std::nullopt;
+  }
   if (!isa_and_nonnull<arith::MinSIOp>(op))
     return std::nullopt;
   auto x = upperBound(op->getOperand(0)), y = upperBound(op->getOperand(1));

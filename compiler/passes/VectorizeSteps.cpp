@@ -126,8 +126,8 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
       context.blocks |= input.base && (!sum.isF64() || input.element().isF64());
   }
   context.holds = knobs_.held > 0 && context.kind != Kind::Registers &&
-                  (context.columns || context.slots.size() == 1) &&
-                  (context.laneLoop >= 0 || !context.order.empty());
+                  (context.columns ? context.slotLoop >= 0
+                                   : context.laneLoop >= 0 && context.slots.size() == 1);
   StepEmitter emitter(knobs, context, b_, constants_, registers_, held_, shared_);
   if (failed(emitter.emit()))
     return failure();

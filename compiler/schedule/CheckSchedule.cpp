@@ -12,8 +12,6 @@ namespace {
 /// Bytes of vectors that a step may have in flight: what registers do not hold lies on the stack,
 /// and each is code.
 constexpr int64_t kMostInFlight = 4096;
-/// Blocks of a GPU's multiprocessor at once.
-constexpr int64_t kMostResident = 16;
 /// Iterations of a loop, or slots, that a step may have in flight at once.
 constexpr int64_t kMostUnrolled = 128;
 /// Tiles ahead of this one that may be fetched.
@@ -257,11 +255,6 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
   if (stage.groups < 1 || stage.groups > most / stage.groupThreads())
     return fmt::format("groups={}: expected 1 to {} groups of {} threads in a block", stage.groups,
                        most / stage.groupThreads(), stage.groupThreads());
-  const int64_t mostResident = target_.device->threads / (stage.groupThreads() * stage.groups);
-  if (stage.resident < 1 || stage.resident > std::min<int64_t>(mostResident, kMostResident))
-    return fmt::format("resident={}: expected 1 to {} blocks of {} threads", stage.resident,
-                       std::min<int64_t>(mostResident, kMostResident),
-                       stage.groupThreads() * stage.groups);
   if (stage.vector % stage.threads != 0)
     return fmt::format("vector={}: expected a multiple of the {} threads that share it",
                        stage.vector, stage.threads);
@@ -298,6 +291,10 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
       bytes > target_.device->sharedBytes)
     return fmt::format("its groups' sums take {} bytes of shared memory; {} has {} a block", bytes,
                        target_.cpu, target_.device->sharedBytes);
+  if (const int64_t blocks = mostResident(stage, op_, *target_.device, columns);
+      stage.resident < 1 || stage.resident > blocks)
+    return fmt::format("resident={}: expected 1 to {} blocks of {} threads", stage.resident, blocks,
+                       stage.groupThreads() * stage.groups);
   for (const StepPlan &plan : stage.steps)
     if (const int64_t word = elementsPerWord(DType::Bit);
         plan.part != Part::Merge && op_.takesBits(op_.steps[plan.step]) && stage.vector % word != 0)

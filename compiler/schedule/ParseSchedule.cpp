@@ -175,8 +175,15 @@ bool Parser::parseKnob(StagePlan &stage, std::span<const StageLoop> loops) {
       {"threads=", &stage.threads},   {"down=", &stage.down},          {"groups=", &stage.groups},
       {"resident=", &stage.resident}, {"hold=registers:", &stage.held}};
   for (auto [name, value] : numbers)
-    if (take(name))
-      return number(*value);
+    if (take(name)) {
+      const llvm::StringRef before = rest_;
+      if (!number(*value))
+        return false;
+      if (value != &stage.held || *value > 0)
+        return true;
+      rest_ = before;
+      return fail("a number of vectors above 0");
+    }
   if (take("prefetch=")) {
     const llvm::StringRef before = rest_;
     if (!rest_.consumeInteger(10, stage.prefetch) && stage.prefetch > 0)
@@ -239,6 +246,9 @@ bool Parser::parseStage(Schedule &schedule) {
     }
     given.push_back(knob);
   }
+  for (const char *knob : {"down", "groups", "resident", "hold"})
+    if (last.threads == 0 && llvm::is_contained(given, knob))
+      return fail(fmt::format("threads= beside {}=", knob));
   return true;
 }
 

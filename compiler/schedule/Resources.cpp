@@ -49,6 +49,15 @@ int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &de
   return kCopies * sums * slots * numbers * static_cast<int64_t>(sizeof(double)) * stage.groups;
 }
 
+int64_t mostResident(const StagePlan &stage, const Operator &op, const Device &device,
+                     bool columns) {
+  const int64_t threads = stage.groupThreads() * stage.groups;
+  const int64_t whole = (threads + device.subgroup - 1) / device.subgroup * device.subgroup;
+  const int64_t shared = std::max<int64_t>(1, sharedBytes(stage, op, device, columns));
+  return std::max<int64_t>(
+      1, std::min({device.blocks, device.threads / whole, device.sharedBytes / shared}));
+}
+
 namespace {
 
 /// How often a stage's steps go through each array of the data: operands' elements, without bits,
@@ -63,13 +72,15 @@ std::map<Expr, int> passesOf(const Operator &op, const StagePlan &stage) {
     for (Expr expr : op.exprs.nodesOf(step.values())) {
       const Node &node = op.exprs[expr];
       const Operand *array = op.arrayOf(expr);
-      if (array ? op.isWhole(*array) && array->dtype != DType::Bit
+      if (array ? op.isWhole(*array) && !array->isBits()
                 : node.op == ExprOp::Result && std::ranges::count(made, node.index) > 0)
         passes.try_emplace(expr, array ? 0 : 1).first->second +=
             step.reduce == Reduce::Moments ? 2 : 1;
     }
     for (uint32_t i = 0; step.reduce == Reduce::None && i < step.results.size(); ++i)
-      made.push_back(step.firstResult + i);
+      if (const int operand = step.results[i].operand;
+          operand < 0 || !op.operands[static_cast<size_t>(operand)].isBits())
+        made.push_back(step.firstResult + i);
   }
   return passes;
 }
@@ -115,20 +126,22 @@ std::vector<Loads> loadsOf(const Operator &op, const StagePlan &stage,
 }
 
 int64_t bytesHeld(const StagePlan &stage, const Operator &op) {
-  size_t bytes = 0;
+  constexpr int64_t kRegister = 4;
   const std::vector<Expr> arrays = heldArrays(op, stage);
+  const int64_t lanes = stage.vector / std::max<int64_t>(1, stage.threads);
+  int64_t bytes = 0;
   for (Expr expr : arrays) {
     const Operand *array = op.arrayOf(expr);
     const int operand = array ? -1 : op.result(op.exprs[expr].index).operand;
-    bytes += byteSize(array          ? array->dtype
-                      : operand >= 0 ? op.operands[operand].dtype
-                                     : op.compute);
+    const DType dtype = array          ? array->dtype
+                        : operand >= 0 ? op.operands[static_cast<size_t>(operand)].dtype
+                                       : op.compute;
+    bytes += std::max(kRegister, lanes * static_cast<int64_t>(byteSize(dtype)));
   }
   // What is computed from halves of two the assembler keeps from step to step, too.
   if (arrays.size() > 1)
-    bytes = std::max(bytes, arrays.size() * byteSize(op.compute));
-  return stage.held * static_cast<int64_t>(bytes) * stage.vector /
-         std::max<int64_t>(1, stage.threads);
+    bytes = std::max(bytes, static_cast<int64_t>(arrays.size() * byteSize(op.compute)) * lanes);
+  return stage.held * bytes;
 }
 
 } // namespace normforge

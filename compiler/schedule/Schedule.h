@@ -172,6 +172,9 @@ int64_t slotsOf(const StagePlan &stage, std::span<const StageLoop> loops);
 int64_t bytesInFlight(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops);
 /// On a GPU, bytes of registers that a thread has at most where blocks are so large.
 int64_t mostRegisterBytes(const StagePlan &stage, const Device &device);
+/// Blocks of a stage that a multiprocessor can have at once, by threads and shared memory.
+int64_t mostResident(const StagePlan &stage, const Operator &op, const Device &device,
+                     bool columns);
 /// The arrays of the data that steps of a stage go through more than once, whose vectors a thread
 /// may hold: operands' elements, and those that a step has made. Bits are none of them.
 std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage);

@@ -181,6 +181,7 @@ bool haveSameBits(const Schedule &a, const Schedule &b, const Operator &op) {
       continue;
     const std::vector<StageLoop> loops = stageLoops(op, a, i), others = stageLoops(op, b, i);
     if (a.pairsHalves != b.pairsHalves || one.vector != other.vector ||
+        one.threads != other.threads || one.down != other.down || one.held != other.held ||
         one.unroll != other.unroll || (one.rows == Rows::Packed) != (other.rows == Rows::Packed) ||
         one.alternates != other.alternates || one.tiled != other.tiled ||
         loops.size() != others.size())

@@ -15,8 +15,8 @@
 // to be multiples of it; otherwise one element. Of a vector that the loop does not fill, only the
 // threads that it reaches have a part.
 //
-//   statistics of the data  fused       a group has all of some statistics: its data is in L2, or
-//                                       near, when it goes through it again
+//   statistics of the data  fused       a group has all of some statistics: its data is in
+//                                       registers, or in L2, when it goes through it again
 //                           split       a slab is too long, or there are few: partials of chunks,
 //                                       their merge, elements
 #include "compiler/schedule/Schedule.h"
@@ -120,7 +120,8 @@ struct DeviceSelection {
   /// Threads of a group that has all that sums are taken over: as many as a block has where each
   /// has a few vectors, else half of them, of which each has twice the registers.
   int64_t threadsOfAll(const StagePlan &stage, std::span<const StageLoop> loops) const {
-    int64_t elements = stage.tiled + 1 == static_cast<int>(loops.size()) ? kColumnThreads : 1;
+    int64_t elements =
+        stage.tiled + 1 == static_cast<int>(loops.size()) ? kColumnThreads * lanesOf(loops) : 1;
     for (const StageLoop &loop : loops)
       if (!loop.kept)
         elements *= sizeOf(loop);
@@ -167,8 +168,9 @@ struct DeviceSelection {
     stage.groups = std::max<int64_t>(1, kBlockThreads / stage.groupThreads());
     const int64_t bytes = hold(stage, loops) * (carries(stage) ? 4 : 3) / 2;
     const int64_t threads = stage.groupThreads() * stage.groups;
-    stage.resident = std::clamp<int64_t>(target.device->registerBytes / (threads * bytes), 1,
-                                         std::min(kMostResident, target.device->threads / threads));
+    stage.resident = std::clamp<int64_t>(
+        target.device->registerBytes / (threads * bytes), 1,
+        std::min(kMostResident, mostResident(stage, op, *target.device, stage.tiled == last)));
     return stage;
   }
 
@@ -412,6 +414,7 @@ ScheduleVariant withScalarLanes(ScheduleVariant variant, const Operator &op) {
     const int64_t factor = stage.vector / threads;
     stage.vector = stage.threads = threads;
     stage.held = 0; // single elements are too much code
+    stage.unroll = std::max(stage.unroll, kVectorsInFlight);
     stage.resident = 1;
     if (stage.tiled != last)
       continue;

@@ -39,7 +39,14 @@ void CudaContext::destroy() {
 CudaContext::~CudaContext() { destroy(); }
 
 DeviceBuffer::DeviceBuffer(size_t bytes, size_t shift) : shift_(shift) {
-  Cuda::driver().call("cuMemAlloc_v2", &base_, bytes + shift + (bytes + shift == 0));
+  constexpr int kOutOfMemory = 2;
+  const size_t all = bytes + shift + (bytes + shift == 0);
+  if (const int result = Cuda::driver().tryCall("cuMemAlloc_v2", &base_, all)) {
+    const std::string what = "cuMemAlloc of " + std::to_string(all) + ": ";
+    if (result == kOutOfMemory)
+      throw OutOfMemory(what + "there is too little memory");
+    throw std::runtime_error(what + "error " + std::to_string(result));
+  }
 }
 DeviceBuffer::~DeviceBuffer() { Cuda::driver().tryCall("cuMemFree_v2", base_); }
 void *DeviceBuffer::data() const {

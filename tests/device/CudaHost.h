@@ -45,10 +45,15 @@ private:
   void *context_ = nullptr;
 };
 
+/// The device has too little memory.
+struct OutOfMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 /// Bytes of the device's, `shift` bytes behind an aligned address.
 class DeviceBuffer {
 public:
-  explicit DeviceBuffer(size_t bytes, size_t shift = 0);
+  explicit DeviceBuffer(size_t bytes, size_t shift = 0); ///< throws OutOfMemory
   ~DeviceBuffer();
   DeviceBuffer(const DeviceBuffer &) = delete;
   DeviceBuffer &operator=(const DeviceBuffer &) = delete;

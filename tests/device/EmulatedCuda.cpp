@@ -42,9 +42,11 @@ enum : Result {
 struct Context {
   Result broken = kSuccess;
 };
-struct Node {
-  const ptx::Function *function;
-  ptx::Launch launch;
+struct Node { ///< a launch, or a copy
+  const ptx::Function *function = nullptr;
+  ptx::Launch launch{};
+  Pointer to = 0, from = 0;
+  size_t bytes = 0;
 };
 struct Stream {
   Context *context = nullptr;
@@ -96,6 +98,11 @@ Allocation *find(Pointer address, Pointer *start) {
 }
 
 Result runNode(Context *context, const Node &node) {
+  if (!node.function) {
+    std::memmove(reinterpret_cast<void *>(node.to), reinterpret_cast<void *>(node.from),
+                 node.bytes);
+    return kSuccess;
+  }
   ++state().launches;
   auto mayAccess = [](uint64_t address, uint64_t bytes, bool stores) {
     Pointer start = 0;
@@ -291,7 +298,11 @@ EXPORT Result cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) {
   std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes);
   return kSuccess;
 }
-EXPORT Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, Stream *) {
+EXPORT Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, Stream *stream) {
+  if (stream && stream->captured) {
+    stream->captured->push_back({nullptr, {}, to, from, bytes});
+    return kSuccess;
+  }
   return cuMemcpyDtoD_v2(to, from, bytes);
 }
 

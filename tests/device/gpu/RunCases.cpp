@@ -1,9 +1,10 @@
 // Runs a folder of cases on the GPU at hand, by the runtime alone:   gpu_run DIR [check|bench]
 //
-// Results are compared bit by bit with those of the emulated kernels, NaN apart: as they are
-// launched, in place of nothing else on a stream, and replayed by a graph. Arrays that are not
-// aligned sum in another order: close is enough. Then times, each beside a copy of as many bytes in
-// the same run: with L2 flushed before each call, and not.
+// Results are compared bit by bit with those of the emulated kernels, NaN apart: launched on a
+// stream, replayed by a graph, and on two streams at once. Arrays that are not aligned sum in
+// another order: close is enough. Then times, each beside a copy of as many bytes in the same run:
+// with L2 flushed before each call, and of calls one after the other. What this GPU is too old or
+// too small for is skipped, and told.
 #include "normforge/normforge.hpp"
 #include "tests/device/CudaHost.h"
 
@@ -25,6 +26,7 @@ using normforge::test::Cuda;
 using normforge::test::CudaContext;
 using normforge::test::DeviceBuffer;
 using normforge::test::DevicePointer;
+using normforge::test::OutOfMemory;
 
 namespace {
 
@@ -105,6 +107,24 @@ struct Event {
   ~Event() { cuda().tryCall("cuEventDestroy_v2", event); }
   void record(const Stream &stream) const { cuda().call("cuEventRecord", event, stream.stream); }
   void *event = nullptr;
+};
+
+/// Some calls of the same, captured on a stream.
+struct Graph {
+  Graph(const Stream &stream, const std::function<void()> &call, int calls) {
+    void *graph = nullptr;
+    cuda().call("cuStreamBeginCapture_v2", stream.stream, 0);
+    for (int i = 0; i < calls; ++i)
+      call();
+    cuda().call("cuStreamEndCapture", stream.stream, &graph);
+    cuda().call("cuGraphInstantiateWithFlags", &made, graph, 0ull);
+    cuda().call("cuGraphDestroy", graph);
+  }
+  ~Graph() { cuda().tryCall("cuGraphExecDestroy", made); }
+  Graph(const Graph &) = delete;
+  Graph &operator=(const Graph &) = delete;
+  void launch(const Stream &stream) const { cuda().call("cuGraphLaunch", made, stream.stream); }
+  void *made = nullptr;
 };
 
 /// A kernel with its arrays on the device, `shift` elements behind aligned addresses.
@@ -237,9 +257,7 @@ public:
                         found.c_str());
         }
       } catch (const nf::Error &error) {
-        if (error.code() != NF_WRONG_MACHINE)
-          throw;
-        std::printf("SKIP %s: %s\n", one.words.c_str(), error.what());
+        skip(one, error);
         ++skipped;
       }
     }
@@ -250,7 +268,14 @@ public:
     return wrong == 0 && right > 0;
   }
 
-  bool large(const Case &one) {
+  /// Says why a case is not run; throws where there is another reason.
+  static void skip(const Case &one, const nf::Error &error) {
+    if (error.code() != NF_WRONG_MACHINE)
+      throw error;
+    std::printf("SKIP %s: %s\n", one.words.c_str(), error.what());
+  }
+
+  bool large(const Case &one) try {
     Call call(pack_, device_, one);
     fill(call);
     call.poison();
@@ -258,23 +283,42 @@ public:
     call.enqueue(stream);
     stream.wait();
     // Inputs repeat after a row: so do the outputs that have a row for each.
-    bool isRight = true;
     const size_t y = nf_kernel_find_argument(call.kernel.get(), "y", 1);
     const int64_t *shape = nf_plan_argument_shape(call.plan->get(), y);
-    const size_t row = static_cast<size_t>(shape[1]) * bytesOf(call.types[y]);
-    std::vector<std::byte> first(row), last(row);
-    call.buffers[y]->read(first.data(), row);
-    cuda().call("cuMemcpyDtoH_v2", static_cast<void *>(last.data()),
-                Call::address(*call.buffers[y]) + (call.sizes[y] - row), row);
-    isRight = first == last;
-    std::printf("%s %s, %.3g elements: the last row is %s\n", isRight ? "right" : "WRONG",
-                one.words.c_str(), static_cast<double>(shape[0]) * static_cast<double>(shape[1]),
-                isRight ? "the first" : "another");
+    const auto rows = static_cast<uint64_t>(shape[0]), length = static_cast<uint64_t>(shape[1]);
+    const size_t bytes = length * bytesOf(call.types[y]);
+    auto read = [&](uint64_t row) {
+      std::vector<std::byte> values(bytes);
+      cuda().call("cuMemcpyDtoH_v2", static_cast<void *>(values.data()),
+                  Call::address(*call.buffers[y]) + row * bytes, bytes);
+      return values;
+    };
+    const std::vector<std::byte> first = read(0);
+    bool isRight = std::ranges::count(first, std::byte(0xff)) < static_cast<int64_t>(bytes) / 2;
+    // About where 32 bits of elements, or 31, or of bytes end, and some more.
+    std::vector<uint64_t> looked{rows - 1};
+    for (uint64_t end : {uint64_t(1) << 31, uint64_t(1) << 32})
+      for (uint64_t row : {end / length, end / bytes})
+        for (uint64_t near : {row - 1, row, row + 1})
+          looked.push_back(near % rows);
+    for (uint64_t i = 1; i < 200; ++i)
+      looked.push_back(rows * i / 200);
+    for (uint64_t row : looked)
+      isRight = isRight && read(row) == first;
+    std::printf("%s %s, %.3g elements: rows are %s\n", isRight ? "right" : "WRONG",
+                one.words.c_str(), static_cast<double>(rows) * static_cast<double>(length),
+                isRight ? "as the first" : "not as the first");
     return isRight;
+  } catch (const nf::Error &error) {
+    skip(one, error);
+    return true;
+  } catch (const OutOfMemory &) {
+    std::printf("SKIP %s: the GPU has too little memory\n", one.words.c_str());
+    return true;
   }
 
   /// A row of the table: GB/s and share of a copy, L2 flushed and not.
-  void bench(const Case &one) {
+  void bench(const Case &one) try {
     Call call(pack_, device_, one);
     fill(call);
     const Stream stream;
@@ -302,6 +346,10 @@ public:
         one.words.c_str(), one.phase.c_str(), cold.seconds * 1e6,
         static_cast<double>(bytes) / cold.seconds * 1e-9, cold.share, warm.seconds * 1e6,
         warm.share, host * 1e6, call.prepared * 1e3);
+  } catch (const nf::Error &error) {
+    skip(one, error);
+  } catch (const OutOfMemory &) {
+    std::printf("SKIP %s: the GPU has too little memory\n", one.words.c_str());
   }
 
 private:
@@ -321,20 +369,15 @@ private:
   std::string replayed(Call &call, const Arrays &arrays) {
     write(call, arrays);
     const Stream stream;
-    void *graph = nullptr, *made = nullptr;
-    cuda().call("cuStreamBeginCapture_v2", stream.stream, 0);
-    call.enqueue(stream);
-    cuda().call("cuStreamEndCapture", stream.stream, &graph);
-    cuda().call("cuGraphInstantiateWithFlags", &made, graph, 0ull);
+    const Graph graph(
+        stream, [&] { call.enqueue(stream); }, 1);
     std::string found;
     for (int i = 0; i < 2 && found.empty(); ++i) {
       call.poison();
-      cuda().call("cuGraphLaunch", made, stream.stream);
+      graph.launch(stream);
       stream.wait();
       found = difference(call, arrays, /*isClose=*/false);
     }
-    cuda().call("cuGraphExecDestroy", made);
-    cuda().call("cuGraphDestroy", graph);
     return found;
   }
   std::string twice(const Case &one, Call &call, const Arrays &arrays) {
@@ -402,11 +445,13 @@ private:
   struct Rate {
     double seconds = 0, share = 0;
   };
-  /// Medians of turns that a kernel and a copy take.
+  /// Medians of turns that a kernel and a copy take: with L2 flushed before each call; or of some
+  /// calls one after the other, which a graph launches, so that the host has no part in it.
   Rate race(const Stream &stream, const std::function<void()> &kernel,
             const std::function<void()> &copy, bool flushes) {
-    constexpr int kRounds = 15, kL2Bytes = 38, kTimes = 4; // CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
-    if (flushes && !flushed_) {
+    constexpr int kRounds = 15, kCalls = 10, kTimes = 4;
+    constexpr int kL2Bytes = 38; // CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
+    if (!flushed_) {
       int ordinal = 0, bytes = 0;
       cuda().call("cuDeviceGet", &ordinal, 0);
       cuda().call("cuDeviceGetAttribute", &bytes, kL2Bytes, ordinal);
@@ -415,28 +460,33 @@ private:
     }
     const Event begin, end;
     auto once = [&](const std::function<void()> &call) {
-      if (flushes)
-        cuda().call("cuMemsetD8Async", Call::address(*flushed_), static_cast<unsigned char>(1),
-                    flushedBytes_, stream.stream);
+      // It also keeps the GPU at work while the host gets here.
+      cuda().call("cuMemsetD8Async", Call::address(*flushed_), static_cast<unsigned char>(1),
+                  flushedBytes_, stream.stream);
+      if (!flushes)
+        call();
       begin.record(stream);
       call();
       end.record(stream);
       stream.wait();
       float milliseconds = 0;
       cuda().call("cuEventElapsedTime", &milliseconds, begin.event, end.event);
-      return std::max(1e-9, static_cast<double>(milliseconds) * 1e-3);
+      return std::max(1e-9, static_cast<double>(milliseconds) * 1e-3) / (flushes ? 1 : kCalls);
     };
-    std::vector<double> kernels, shares;
+    const Graph kernels(stream, kernel, kCalls), copies(stream, copy, kCalls);
+    auto replay = [&](const Graph &graph) { return [&] { graph.launch(stream); }; };
+    std::vector<double> times, shares;
     for (int i = 0; i < kRounds; ++i) {
-      const double own = once(kernel), other = once(copy);
-      kernels.push_back(own);
+      const double own = flushes ? once(kernel) : once(replay(kernels));
+      const double other = flushes ? once(copy) : once(replay(copies));
+      times.push_back(own);
       shares.push_back(other / own);
     }
     auto median = [](std::vector<double> &values) {
       std::ranges::nth_element(values, values.begin() + kRounds / 2);
       return values[kRounds / 2];
     };
-    return {median(kernels), median(shares)};
+    return {median(times), median(shares)};
   }
 
   std::string folder_;
