@@ -93,7 +93,7 @@ constexpr Gpu gpu(const char *name, const char *ptx, int64_t sharedBytes, int64_
            .multiprocessors = multiprocessors}};
 }
 constexpr Gpu kGpus[] = {
-    gpu("sm_80", "ptx70", 163 * KiB, 108, 1536, 16),
+    gpu("sm_80", "ptx70", 99 * KiB, 108, 1536, 16),
     gpu("sm_86", "ptx71", 99 * KiB, 84, 1536, 16),
     gpu("sm_89", "ptx78", 99 * KiB, 142, 1536, 24),
     gpu("sm_90", "ptx78", 227 * KiB, 132, 2048, 32),
