@@ -104,6 +104,9 @@ llvm::Expected<CheckSettings> readSettings(const Options &options) {
   return settings;
 }
 
+/// In the place of a CPU's name: the GPU that the driver finds first.
+constexpr const char *kGpuAtHand = "cuda";
+
 llvm::Expected<ExitStatus> run(Options &options) {
   if (options.adversarial && (options.json || options.verbose || !options.data.empty()))
     return badInput("--adversarial prints a table of its own data; leave out --data, --json and "
@@ -118,7 +121,17 @@ llvm::Expected<ExitStatus> run(Options &options) {
   if (!sizes)
     return sizes.takeError();
   options.target.takesGpus = true;
-  auto target = chooseTarget(options.target);
+  TargetOptions machine = options.target;
+  if (machine.cpus == std::vector<std::string>{kGpuAtHand}) {
+    if (options.adversarial)
+      return badInput("--adversarial: not on a GPU; --cpu sm_90 is emulated");
+    Failure failure;
+    settings->gpu = Gpu::open(failure);
+    if (!settings->gpu)
+      return badInput(fmt::format("--cpu {}: {}", kGpuAtHand, failure.message));
+    machine.cpus = {settings->gpu->device()->cpu()};
+  }
+  auto target = chooseTarget(machine);
   if (!target)
     return target.takeError();
   const std::vector<std::string> words = takeNamed(options.paths);
@@ -198,7 +211,7 @@ llvm::Expected<ExitStatus> run(Options &options) {
     }
   }
   const std::string cpu = target->cpu;
-  Session session(std::move(*target), environmentVerifies(), /*emulates=*/true);
+  Session session(std::move(*target), environmentVerifies(), /*emulates=*/!settings->gpu);
   ExitStatus status = Success;
   if (options.adversarial) {
     for (const CheckCase &check : cases) {
@@ -253,8 +266,10 @@ void declareCheck(CLI::App &app, int &status) {
   addSizeOption(*sub, options->sizes,
                 "A named size; may be given several times (default: N=8, T=128)");
   addThreadsOption(*sub, options->threads, "Threads, for oneDNN too");
-  addCpuOption(*sub, options->target,
-               "Compile for this CPU, which must be one that this machine can stand for");
+  addCpuOption(
+      *sub, options->target,
+      "Compile for this CPU, which must be one that this machine can stand for; a GPU's name "
+      "(sm_90): emulated; cuda: the GPU that is there");
   addPhaseOption(*sub, options->phase, "(default: each of a spec's)");
   sub->add_option("--data", options->data,
                   "How inputs are drawn: normal, offset (mean far from 0), constant, outlier or "

@@ -191,13 +191,16 @@ llvm::Expected<CaseResult> runCase(Session &session, const CheckCase &check,
     for (const auto &[name, array] : *check.own)
       inputs.at(name).bytes = array.bytes; // whose shape has perhaps more axes of size 1
   result.notes = spec.notes;
-  if (session.target().device)
+  if (settings.gpu)
+    result.notes.push_back(fmt::format("launched on {}", settings.gpu->device()->name()));
+  else if (session.target().device)
     result.notes.push_back("emulated by this machine, whose times they are");
   if (const std::string_view source = recordsOf(loaded.variants[call->plan().variant()].reason);
       !source.empty())
     result.notes.push_back(fmt::format("schedule from {}", source));
   if (auto overflow = noteOverflow(check, inputs))
     result.notes.push_back(std::move(*overflow));
+  call->use(settings.gpu);
   call->allocate();
   for (const auto &[name, array] : inputs)
     call->set(name, array.bytes);

@@ -32,8 +32,9 @@ struct CheckSettings {
   int threads = 1;
   uint64_t seed = 0;
   oracle::Data data = oracle::Data::Normal;
-  std::string own{};        ///< words of own data, in whose place none are drawn; or empty
-  ScheduleOptions chosen{}; ///< where a case has no schedule of its own
+  std::string own{};          ///< words of own data, in whose place none are drawn; or empty
+  ScheduleOptions chosen{};   ///< where a case has no schedule of its own
+  std::shared_ptr<Gpu> gpu{}; ///< that kernels are run on; null: this CPU, or its emulation
 
   ScheduleOptions schedules(const CheckCase &check) const {
     return check.schedule.empty() ? chosen : ScheduleOptions{.forced = check.schedule};

@@ -81,6 +81,7 @@ void KernelCall::copy(const KernelCall &other) {
 }
 
 void KernelCall::set(std::string_view name, std::span<const std::byte> bytes) {
+  isOnGpu_ = false;
   const auto &arguments = plan_->kernel().artifact().arguments;
   for (size_t i = 0; i < arguments.size(); ++i)
     if (!arguments[i].written && arguments[i].name == name && !bytes.empty())
@@ -88,6 +89,7 @@ void KernelCall::set(std::string_view name, std::span<const std::byte> bytes) {
 }
 
 void KernelCall::poison() {
+  isOnGpu_ = false;
   const auto &arguments = plan_->kernel().artifact().arguments;
   for (size_t i = 0; i < arguments.size(); ++i)
     if (arguments[i].written)
@@ -103,7 +105,47 @@ void KernelCall::evict() const {
   awaitEvictions();
 }
 
+bool KernelCall::copyToGpu(Failure &failure) {
+  const std::span<const Plan::Array> arrays = plan_->arrays();
+  if (!onGpu_) {
+    const Kernel &kernel = plan_->kernel();
+    if (!kernel.deviceCode()->prepare(gpu_->device(), kernel.artifact(), failure))
+      return false;
+    onGpu_ = std::make_unique<OnGpu>(gpu_);
+    for (size_t i = 0; i <= arrays.size(); ++i) {
+      void *memory =
+          gpu_->allocate(i < arrays.size() ? arrays[i].bytes : plan_->workspaceBytes(), failure);
+      if (!memory)
+        return false;
+      onGpu_->all.push_back(memory);
+    }
+  }
+  for (size_t i = 0; i < arrays.size(); ++i)
+    if (!gpu_->upload(onGpu_->all[i], args_[i], arrays[i].bytes, failure))
+      return false;
+  return true;
+}
+
+bool KernelCall::runOnGpu(Failure &failure) {
+  const std::span<const Plan::Array> arrays = plan_->arrays();
+  if (!isOnGpu_ && !copyToGpu(failure))
+    return false;
+  const std::span<void *const> all(onGpu_->all);
+  if (!plan_->enqueue({all.first(arrays.size()), scalars_, all.back()}, *gpu_->device(), nullptr,
+                      failure) ||
+      !gpu_->wait(failure))
+    return false;
+  const auto &arguments = plan_->kernel().artifact().arguments;
+  for (size_t i = 0; !isOnGpu_ && i < arrays.size(); ++i)
+    if (arguments[i].written && !gpu_->download(args_[i], all[i], arrays[i].bytes, failure))
+      return false;
+  isOnGpu_ = true;
+  return true;
+}
+
 bool KernelCall::run(const nf_executor &executor, Failure &failure) {
+  if (gpu_)
+    return runOnGpu(failure);
   return plan_->run({args_, scalars_, workspace_.get()}, &executor, failure);
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "runtime/kernel/Plan.h"
+#include "runtime/measure/Gpu.h"
 
 #include <memory>
 #include <string_view>
@@ -22,6 +23,8 @@ public:
   const Plan &plan() const { return *plan_; }
   /// Bytes of all arguments and the workspace.
   uint64_t bytes() const;
+  /// A GPU's kernel is run on this one, with arrays of the GPU's beside these.
+  void use(std::shared_ptr<Gpu> gpu) { gpu_ = std::move(gpu); }
   /// Allocates all buffers. Outputs are poisoned.
   void allocate();
   /// Takes the arguments' buffers of another kernel of the same operator at the same sizes; the
@@ -37,6 +40,7 @@ public:
   /// Takes all arguments out of all caches, as far as the CPU has an instruction for that: x86-64
   /// and aarch64 do.
   void evict() const;
+  /// On a GPU arrays are copied there and back by the first run after they were set or poisoned.
   bool run(const nf_executor &executor, Failure &failure);
   /// An argument's array.
   std::span<const std::byte> array(size_t argument) const;
@@ -54,6 +58,25 @@ private:
   std::vector<void *> args_;
   std::vector<nf_scalar> scalars_;
   Buffer workspace_;
+
+  /// Of a GPU's memory: the arguments', then the workspace.
+  struct OnGpu {
+    explicit OnGpu(std::shared_ptr<Gpu> gpu) : gpu(std::move(gpu)) {}
+    OnGpu(const OnGpu &) = delete;
+    OnGpu &operator=(const OnGpu &) = delete;
+    ~OnGpu() {
+      for (void *memory : all)
+        gpu->release(memory);
+    }
+    std::shared_ptr<Gpu> gpu;
+    std::vector<void *> all{};
+  };
+  bool runOnGpu(Failure &failure);
+  bool copyToGpu(Failure &failure);
+
+  std::shared_ptr<Gpu> gpu_;
+  std::unique_ptr<OnGpu> onGpu_;
+  bool isOnGpu_ = false; ///< what is in the arrays here
 };
 
 /// Bytes of memory that the machine has.

@@ -348,3 +348,18 @@ TEST_CASE("kernels for other GPUs, saved ones and damaged ones") {
   CHECK(oldDriver.first == NF_WRONG_MACHINE);
   CHECK_MESSAGE(contains(oldDriver.second, "the driver is of CUDA 12.4"), oldDriver.second);
 }
+
+TEST_CASE("check launches kernels on the GPU that is there") {
+  const std::string command = std::string(NORMFORGE_COMMAND) +
+                              " check " NORMFORGE_TEST_DATA_DIR
+                              "/mutations/specs/layer.yaml --size N=5 --cpu cuda 2>&1";
+  FILE *pipe = popen(command.c_str(), "r");
+  REQUIRE(pipe);
+  std::string said;
+  char line[512];
+  while (std::fgets(line, sizeof line, pipe))
+    said += line;
+  CHECK_MESSAGE(pclose(pipe) == 0, said);
+  CHECK_MESSAGE(contains(said, "launched on "), said);
+  CHECK_MESSAGE(contains(said, "2 of 2 agree."), said);
+}

@@ -197,6 +197,7 @@ EXPORT Result cuDevicePrimaryCtxRetain(Context **context, int) {
   *context = primary;
   return kSuccess;
 }
+EXPORT Result cuDevicePrimaryCtxRelease_v2(int) { return kSuccess; }
 EXPORT Result cuCtxGetCurrent(Context **context) {
   *context = current.empty() ? nullptr : current.back();
   return kSuccess;
