@@ -24,6 +24,18 @@ struct SharedMemory {
   int64_t bytes = 0;
 };
 
+/// Sums that the tiles of a task carry, where a thread has them in registers from tile to tile: the
+/// loop over the tiles takes them along, and its last iteration stores them.
+struct CarriedSums {
+  scf::ForOp loop; ///< null: there is none, and they are carried in memory
+  struct Sum {
+    Value begin;  ///< of the first iteration
+    Value before; ///< stands for what the loop takes along
+    Value after;
+  };
+  SmallVector<Sum> sums{};
+};
+
 /// Where an access stands in the loops emitted so far.
 struct Place {
   OpFoldResult offset; ///< position of element 0
@@ -56,10 +68,10 @@ struct Cursor {
 class StepEmitter {
 public:
   StepEmitter(const Knobs &knobs, const StepContext &context, OpBuilder &b, Constants &constants,
-              Registers &registers, HeldVectors &held, SharedMemory &shared)
+              Registers &registers, HeldVectors &held, CarriedSums &carried, SharedMemory &shared)
       : knobs_(knobs), context_(context), step_(context.step), b_(b), constants_(constants),
-        registers_(registers), held_(held), shared_(shared), loc_(step_.getLoc()),
-        pairs_(pairsVectors()) {}
+        registers_(registers), held_(held), carried_(carried), shared_(shared),
+        loc_(step_.getLoc()), pairs_(pairsVectors()) {}
 
   /// Emits the whole step; results that are no elements are in the registers then.
   LogicalResult emit();
@@ -262,7 +274,11 @@ private:
   /// The sum of the terms of all slots at one place; neighbors are slots of one width.
   Value sumOf(ArrayRef<std::pair<Spot, Value>> terms);
   /// Adds to what is in memory, where that counts yet.
-  void addTo(const Access &access, const Place &place, const Spot &spot, Value sum);
+  void addTo(const Cursor &at, const Access &access, const Place &place, const Spot &spot,
+             Value sum);
+  /// Whether a thread may have carried sums in registers: it holds all that it has of them, and the
+  /// loop over tiles begins them.
+  bool carriesInRegisters(const Cursor &at, const Access &access) const;
   /// Position of an element relative to an access' view.
   Value elementIndex(const Access &access, const Spot &spot);
   /// The lanes that exist, joined with the spot's mask.
@@ -318,6 +334,7 @@ private:
   Constants &constants_;
   Registers &registers_;
   HeldVectors &held_;
+  CarriedSums &carried_;
   SharedMemory &shared_;
   Location loc_;
   bool pairs_; ///< pairsVectors()

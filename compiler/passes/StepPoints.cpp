@@ -159,15 +159,15 @@ void StepEmitter::carry(const Points &points) {
     for (size_t u = 0; u < points.iterations; ++u) {
       const Spot &spot = points.spots[u];
       if (context_.packs()) { // to the elements of one row
-        addTo(output, place,
+        addTo(points.at, output, place,
               {context_.laneLoop, number(0), number(0), Slot(), Width{context_.rowLength}, Value()},
               sumAt(u));
       } else if (context_.columns || spot.pair == InPair::Alone) {
-        addTo(output, place, spot, sumAt(u));
+        addTo(points.at, output, place, spot, sumAt(u));
       } else if (spot.pair == InPair::First) {
         auto [first, second] = interleaved({sumAt(u), sumAt(u + 1)});
-        addTo(output, place, spot, first);
-        addTo(output, place, points.spots[spot.second], second);
+        addTo(points.at, output, place, spot, first);
+        addTo(points.at, output, place, points.spots[spot.second], second);
       }
     }
   }
@@ -203,10 +203,34 @@ Value StepEmitter::sumOf(ArrayRef<std::pair<Spot, Value>> terms) {
   return sum;
 }
 
-void StepEmitter::addTo(const Access &access, const Place &place, const Spot &spot, Value sum) {
+void StepEmitter::addTo(const Cursor &at, const Access &access, const Place &place,
+                        const Spot &spot, Value sum) {
+  if (carriesInRegisters(at, access)) {
+    scf::ForOp loop = carried_.loop;
+    Value before =
+        UnrealizedConversionCastOp::create(b_, loc_, sum.getType(), ValueRange()).getResult(0);
+    Value after = combine(before, sum);
+    carried_.sums.push_back({identity(sum.getType()), before, after});
+    Value next = arith::AddIOp::create(b_, loc_, loop.getInductionVar(), loop.getStep());
+    Value isLast =
+        arith::CmpIOp::create(b_, loc_, arith::CmpIPredicate::sge, next, loop.getUpperBound());
+    OpBuilder::InsertionGuard guard(b_);
+    b_.setInsertionPointToStart(scf::IfOp::create(b_, loc_, isLast, false).thenBlock());
+    store(access, place, spot, after, /*streams=*/false);
+    return;
+  }
   Value before = load(access, place, spot);
   before = arith::SelectOp::create(b_, loc_, access.fresh, identity(before.getType()), before);
   store(access, place, spot, combine(before, sum), /*streams=*/false);
+}
+
+bool StepEmitter::carriesInRegisters(const Cursor &at, const Access &access) const {
+  scf::ForOp loop = carried_.loop;
+  if (at.held == 0 || !isShared() || !loop || b_.getInsertionBlock() != loop.getBody())
+    return false;
+  auto begins = access.fresh.getDefiningOp<arith::CmpIOp>();
+  return begins && begins.getPredicate() == arith::CmpIPredicate::eq &&
+         begins.getLhs() == loop.getInductionVar() && begins.getRhs() == loop.getLowerBound();
 }
 
 } // namespace normforge::tile

@@ -38,7 +38,11 @@ class TileVectorizer {
 public:
   TileVectorizer(const Knobs &knobs, Block &block, Constants &constants, SharedMemory &shared)
       : knobs_(knobs), block_(block), constants_(constants), shared_(shared),
-        b_(block.getParentOp()) {}
+        b_(block.getParentOp()) {
+    auto loop = dyn_cast<scf::ForOp>(block.getParentOp());
+    if (knobs.held > 0 && loop && loop.getNumResults() == 0)
+      carried_.loop = loop;
+  }
 
   LogicalResult run();
 
@@ -51,6 +55,8 @@ private:
   static bool isReadBack(linalg::GenericOp step);
   static bool isReadBack(bufferization::MaterializeInDestinationOp write);
   void removeSteps(ArrayRef<Operation *> operations);
+  /// Has the loop over tiles take sums along; the block is another one then.
+  LogicalResult carrySums();
 
   const Knobs &knobs_;
   Block &block_;
@@ -59,6 +65,7 @@ private:
   OpBuilder b_;
   Registers registers_;
   HeldVectors held_;
+  CarriedSums carried_;
   int passes_ = 0; ///< over the tile's data so far
 };
 
@@ -128,7 +135,7 @@ LogicalResult TileVectorizer::vectorize(linalg::GenericOp step) {
   context.holds = knobs_.held > 0 && context.kind != Kind::Registers &&
                   (context.columns ? context.slotLoop >= 0
                                    : context.laneLoop >= 0 && context.slots.size() == 1);
-  StepEmitter emitter(knobs, context, b_, constants_, registers_, held_, shared_);
+  StepEmitter emitter(knobs, context, b_, constants_, registers_, held_, carried_, shared_);
   if (failed(emitter.emit()))
     return failure();
   if (context.storesElements() && isReadBack(step))
@@ -149,7 +156,7 @@ LogicalResult TileVectorizer::write(bufferization::MaterializeInDestinationOp wr
     return failure();
   AffineMap map = step.getIndexingMapMatchingResult(cast<OpResult>(write.getSource()));
   const Access access = analysis.accessOf(write.getDest(), map, *context);
-  StepEmitter emitter(knobs_, *context, b_, constants_, registers_, held_, shared_);
+  StepEmitter emitter(knobs_, *context, b_, constants_, registers_, held_, carried_, shared_);
   emitter.storeRegisters(access, values->second);
   if (isReadBack(write)) // by threads that have not stored it
     emitter.awaitThreads();
@@ -168,6 +175,29 @@ LogicalResult TileVectorizer::run() {
       return failure();
   }
   removeSteps(operations);
+  return carrySums();
+}
+
+LogicalResult TileVectorizer::carrySums() {
+  if (carried_.sums.empty())
+    return success();
+  IRRewriter rewriter(carried_.loop->getContext());
+  rewriter.setInsertionPoint(carried_.loop);
+  SmallVector<Value> begin, end;
+  for (const CarriedSums::Sum &sum : carried_.sums) {
+    begin.push_back(sum.begin);
+    end.push_back(sum.after);
+  }
+  auto loop = carried_.loop.replaceWithAdditionalYields(
+      rewriter, begin, /*replaceInitOperandUsesInLoop=*/false,
+      [&](OpBuilder &, Location, ArrayRef<BlockArgument>) { return end; });
+  if (failed(loop))
+    return failure();
+  for (auto [sum, taken] : llvm::zip(carried_.sums, loop->getRegionIterArgs())) {
+    Operation *place = sum.before.getDefiningOp();
+    sum.before.replaceAllUsesWith(taken);
+    place->erase();
+  }
   return success();
 }
 

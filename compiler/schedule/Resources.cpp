@@ -141,6 +141,11 @@ int64_t bytesHeld(const StagePlan &stage, const Operator &op) {
   // What is computed from halves of two the assembler keeps from step to step, too.
   if (arrays.size() > 1)
     bytes = std::max(bytes, static_cast<int64_t>(arrays.size() * byteSize(op.compute)) * lanes);
+  // Sums that tiles carry are held, too.
+  for (const StepPlan &plan : stage.steps)
+    if (isCarried(op, stage, plan))
+      bytes +=
+          static_cast<int64_t>(op.steps[plan.step].results.size() * byteSize(op.compute)) * lanes;
   return stage.held * bytes;
 }
 

@@ -56,6 +56,8 @@ constexpr int64_t kFewGroups = 2, kIdle = 2, kShareOfSlab = 8;
 /// 13.0 few of the networks' kernels spill then, and those a few bytes.)
 constexpr int64_t kOtherRegisterBytes = 64, kLoopRegisterBytes = 208;
 
+/// Vectors that a thread has of rows that carry sums, which it holds beside them.
+constexpr int64_t kCarried = 2;
 /// Values of a column that are in registers from step to step, about.
 constexpr int64_t kColumnValues = 8;
 
@@ -279,8 +281,13 @@ struct DeviceSelection {
     const bool isDown = sums != Sums::None && around >= 0 && !carries(stage);
     const bool isLong = isFew || vectors > kMostThreads * kVectorsOfThread;
     const int64_t most = sums != Sums::None && isLong ? threadsOfAll(stage, loops) : kMostThreads;
-    stage.threads = leastThreads(
-        op, stage, threadsFor(vectors, isFew || isDown ? 1 : kVectorsInFlight, most), lanes);
+    stage.threads = leastThreads(op, stage,
+                                 threadsFor(vectors,
+                                            isFew || isDown  ? 1
+                                            : carries(stage) ? kCarried
+                                                             : kVectorsInFlight,
+                                            most),
+                                 lanes);
     stage.vector = stage.threads * lanes;
     stage.unroll = std::clamp<int64_t>(vectors / stage.threads, 1, kVectorsInFlight);
     if (isDown)
