@@ -100,8 +100,7 @@ std::string loadsInWords(const Operator &op, const StagePlan &stage,
         "{} of {} held, {} bytes of a thread's registers", plural(stage.held, "vector"),
         vectors ? std::to_string(*vectors) : "those that there are", bytesHeld(stage, op)));
   }
-  const bool columns = stage.tiled + 1 == static_cast<int>(loops.size());
-  if (const int64_t bytes = sharedBytes(stage, op, device, columns))
+  if (const int64_t bytes = sharedBytes(stage, op, loops, device))
     parts.push_back(fmt::format("up to {} bytes of shared memory a block", bytes));
   return fmt::format("{}", fmt::join(parts, "; "));
 }
@@ -337,7 +336,7 @@ void printExpected(const Explained &explained, const ScheduleVariant &variant,
                 explained.values || op.sizes.empty()
                     ? ""
                     : fmt::format(", where {} is {}", fmt::join(op.sizes, " and "), named),
-                readsAgain(op, variant.schedule) ? "; what is loaded again is in L2" : "");
+                readsAgain(op, variant.schedule) ? " if what is loaded again is in L2" : "");
 }
 
 void printVariants(const Explained &explained) {

@@ -212,7 +212,6 @@ llvm::json::Object groupOf(const Explained &explained, const Schedule &schedule,
   const Operator &op = explained.op;
   const StagePlan &stage = schedule.stages[index];
   const std::vector<StageLoop> loops = stageLoops(op, schedule, index);
-  const bool columns = stage.tiled + 1 == static_cast<int>(loops.size());
   llvm::json::Object loads;
   for (const Loads &of : loadsOf(op, stage, loops))
     loads[of.array->name] =
@@ -223,7 +222,7 @@ llvm::json::Object groupOf(const Explained &explained, const Schedule &schedule,
       {"resident_blocks", stage.resident},
       {"held_vectors", stage.held},
       {"held_bytes_per_thread", bytesHeld(stage, op)},
-      {"shared_bytes_per_block", sharedBytes(stage, op, *explained.target.device, columns)},
+      {"shared_bytes_per_block", sharedBytes(stage, op, loops, *explained.target.device)},
       {"loads", std::move(loads)}};
 }
 

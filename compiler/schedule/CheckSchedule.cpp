@@ -185,7 +185,7 @@ std::string Checker::checkInFlight(const StagePlan &stage, std::span<const Stage
     return fmt::format("tiled={}: the innermost loop {} is kept and has the lanes; expected "
                        "tiled={}",
                        loops[stage.tiled].name, loops[last].name, loops[last].name);
-  const bool columns = last >= 0 && stage.tiled == last;
+  const bool columns = hasColumns(stage, loops);
 
   if (std::string wrong = checkThreads(stage, loops); !wrong.empty())
     return wrong;
@@ -246,7 +246,7 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
                      target_.cpu);
   auto isPower = [](int64_t n) { return n > 0 && std::has_single_bit(static_cast<uint64_t>(n)); };
   const int64_t most = target_.device->blockThreads;
-  const bool columns = !loops.empty() && stage.tiled == static_cast<int>(loops.size()) - 1;
+  const bool columns = hasColumns(stage, loops);
   if (!isPower(stage.threads) || stage.threads > most)
     return fmt::format("threads={}: expected a power of two up to {}", stage.threads, most);
   if (!isPower(stage.down) || stage.down > most / stage.threads)
@@ -287,11 +287,11 @@ std::string Checker::checkThreads(const StagePlan &stage, std::span<const StageL
     if (!columns && stage.down > 1 && !hasRows && op_.steps[plan.step].reduce != Reduce::None)
       return fmt::format("down={}: expected 1 where a task of step {} has one row", stage.down,
                          op_.steps[plan.step].name);
-  if (const int64_t bytes = sharedBytes(stage, op_, *target_.device, columns);
+  if (const int64_t bytes = sharedBytes(stage, op_, loops, *target_.device);
       bytes > target_.device->sharedBytes)
     return fmt::format("its groups' sums take {} bytes of shared memory; {} has {} a block", bytes,
                        target_.cpu, target_.device->sharedBytes);
-  if (const int64_t blocks = mostResident(stage, op_, *target_.device, columns);
+  if (const int64_t blocks = mostResident(stage, op_, loops, *target_.device);
       stage.resident < 1 || stage.resident > blocks)
     return fmt::format("resident={}: expected 1 to {} blocks of {} threads", stage.resident, blocks,
                        stage.groupThreads() * stage.groups);

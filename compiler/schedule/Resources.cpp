@@ -7,9 +7,12 @@
 
 namespace normforge {
 
+bool hasColumns(const StagePlan &stage, std::span<const StageLoop> loops) {
+  return !loops.empty() && stage.tiled == static_cast<int>(loops.size()) - 1;
+}
+
 int64_t slotsOf(const StagePlan &stage, std::span<const StageLoop> loops) {
-  const int last = static_cast<int>(loops.size()) - 1;
-  if (last >= 0 && stage.tiled == last)
+  if (hasColumns(stage, loops))
     return stage.tile / stage.vector;
   return stage.rows == Rows::Packed ? stage.tile * *loops.back().size.constant() / stage.vector
                                     : stage.tile;
@@ -33,8 +36,9 @@ int64_t mostRegisterBytes(const StagePlan &stage, const Device &device) {
                   device.registerBytes / (stage.groupThreads() * stage.groups * stage.resident));
 }
 
-int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &device,
-                    bool columns) {
+int64_t sharedBytes(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops,
+                    const Device &device) {
+  const bool columns = hasColumns(stage, loops);
   const int64_t subgroup = device.subgroup, threads = stage.groupThreads();
   if (threads <= subgroup || (columns && stage.down == 1))
     return 0;
@@ -49,11 +53,11 @@ int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &de
   return kCopies * sums * slots * numbers * static_cast<int64_t>(sizeof(double)) * stage.groups;
 }
 
-int64_t mostResident(const StagePlan &stage, const Operator &op, const Device &device,
-                     bool columns) {
+int64_t mostResident(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops,
+                     const Device &device) {
   const int64_t threads = stage.groupThreads() * stage.groups;
   const int64_t whole = (threads + device.subgroup - 1) / device.subgroup * device.subgroup;
-  const int64_t shared = std::max<int64_t>(1, sharedBytes(stage, op, device, columns));
+  const int64_t shared = std::max<int64_t>(1, sharedBytes(stage, op, loops, device));
   return std::max<int64_t>(
       1, std::min({device.blocks, device.threads / whole, device.sharedBytes / shared}));
 }
@@ -97,7 +101,7 @@ std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage) {
 
 std::optional<int64_t> vectorsOfThread(const StagePlan &stage, std::span<const StageLoop> loops) {
   const int last = static_cast<int>(loops.size()) - 1;
-  int64_t vectors = stage.tiled == last ? slotsOf(stage, loops) : 1, down = stage.down;
+  int64_t vectors = hasColumns(stage, loops) ? slotsOf(stage, loops) : 1, down = stage.down;
   for (int i = last; i >= 0; --i) {
     if (loops[i].kept)
       continue;

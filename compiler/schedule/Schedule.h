@@ -166,6 +166,8 @@ std::optional<std::string> apartRows(const Operator &op, const Step &step, int o
 /// Product of ceil(size/chunk) over the chunked loops.
 SizeExpr taskCount(std::span<const StageLoop> loops, const StagePlan &stage);
 
+/// Whether a tile's indices are columns: the innermost loop is tiled.
+bool hasColumns(const StagePlan &stage, std::span<const StageLoop> loops);
 /// Vectors or rows that a tile has at once.
 int64_t slotsOf(const StagePlan &stage, std::span<const StageLoop> loops);
 /// Bytes of vectors that a step of a stage has in flight, on a GPU those of a thread.
@@ -173,8 +175,8 @@ int64_t bytesInFlight(const StagePlan &stage, const Operator &op, std::span<cons
 /// On a GPU, bytes of registers that a thread has at most where blocks are so large.
 int64_t mostRegisterBytes(const StagePlan &stage, const Device &device);
 /// Blocks of a stage that a multiprocessor can have at once, by threads and shared memory.
-int64_t mostResident(const StagePlan &stage, const Operator &op, const Device &device,
-                     bool columns);
+int64_t mostResident(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops,
+                     const Device &device);
 /// The arrays of the data that steps of a stage go through more than once, whose vectors a thread
 /// may hold: operands' elements, and those that a step has made. Bits are none of them.
 std::vector<Expr> heldArrays(const Operator &op, const StagePlan &stage);
@@ -193,8 +195,9 @@ std::vector<Loads> loadsOf(const Operator &op, const StagePlan &stage,
 /// Bytes of registers that a thread holds by StagePlan::held.
 int64_t bytesHeld(const StagePlan &stage, const Operator &op);
 /// What all groups of a block have of shared memory, at most: a number for each subgroup of what it
-/// sums (passes/GroupSums.cpp). `columns`: the innermost loop is tiled.
-int64_t sharedBytes(const StagePlan &stage, const Operator &op, const Device &device, bool columns);
+/// sums (passes/GroupSums.cpp).
+int64_t sharedBytes(const StagePlan &stage, const Operator &op, std::span<const StageLoop> loops,
+                    const Device &device);
 
 /// The heuristic. The variants are in the order in which their guards are tried; the last one's
 /// always holds.

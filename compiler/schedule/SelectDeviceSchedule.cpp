@@ -122,8 +122,7 @@ struct DeviceSelection {
   /// Threads of a group that has all that sums are taken over: as many as a block has where each
   /// has a few vectors, else half of them, of which each has twice the registers.
   int64_t threadsOfAll(const StagePlan &stage, std::span<const StageLoop> loops) const {
-    int64_t elements =
-        stage.tiled + 1 == static_cast<int>(loops.size()) ? kColumnThreads * lanesOf(loops) : 1;
+    int64_t elements = hasColumns(stage, loops) ? kColumnThreads * lanesOf(loops) : 1;
     for (const StageLoop &loop : loops)
       if (!loop.kept)
         elements *= sizeOf(loop);
@@ -159,8 +158,7 @@ struct DeviceSelection {
       stage.threads = stage.vector = 1;
       return stage;
     }
-    const int last = static_cast<int>(loops.size()) - 1;
-    if (stage.tiled == last)
+    if (hasColumns(stage, loops))
       planColumns(stage, loops);
     else
       planRows(stage, loops, isFew);
@@ -172,14 +170,14 @@ struct DeviceSelection {
     const int64_t threads = stage.groupThreads() * stage.groups;
     stage.resident = std::clamp<int64_t>(
         target.device->registerBytes / (threads * bytes), 1,
-        std::min(kMostResident, mostResident(stage, op, *target.device, stage.tiled == last)));
+        std::min(kMostResident, mostResident(stage, op, loops, *target.device)));
     return stage;
   }
 
   /// What several passes over a task's data read is held, as far as registers go.
   /// Returns the bytes of registers that a thread needs, about.
   int64_t hold(StagePlan &stage, std::span<const StageLoop> loops) const {
-    const bool columns = stage.tiled + 1 == static_cast<int>(loops.size());
+    const bool columns = hasColumns(stage, loops);
     if (heldArrays(op, stage).empty() || (!columns && stage.tile > 1))
       return bytesOfLoops(stage, loops);
     const int64_t slots = slotsOf(stage, loops);
@@ -225,12 +223,11 @@ struct DeviceSelection {
   /// or half of shared memory would not do.
   void fit(StagePlan &stage, std::span<const StageLoop> loops) const {
     const Device &device = *target.device;
-    const bool columns = stage.tiled == static_cast<int>(loops.size()) - 1;
     auto exceeds = [&] { return bytesOfLoops(stage, loops) > mostRegisterBytes(stage, device); };
     while (stage.unroll > 1 && exceeds())
       stage.unroll /= 2;
     while (stage.down > 1 &&
-           (exceeds() || 2 * sharedBytes(stage, op, device, columns) > device.sharedBytes))
+           (exceeds() || 2 * sharedBytes(stage, op, loops, device) > device.sharedBytes))
       stage.down /= 2;
   }
 
@@ -414,6 +411,8 @@ struct DeviceSelection {
 ScheduleVariant withScalarLanes(ScheduleVariant variant, const Operator &op) {
   for (size_t i = 0; i < variant.schedule.stages.size(); ++i) {
     StagePlan &stage = variant.schedule.stages[i];
+    if (stage.vector == stage.threads)
+      continue;
     const auto last = static_cast<int>(stageLoops(op, variant.schedule, i).size()) - 1;
     const int64_t threads = leastThreads(op, stage, stage.threads, /*lanes=*/1);
     stage.down = std::max<int64_t>(1, stage.down * stage.threads / threads);

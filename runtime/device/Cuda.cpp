@@ -28,6 +28,7 @@ constexpr int kErrorLog = 5, kErrorLogBytes = 6;                  // CUjit_optio
 constexpr uint32_t kSharedBytes = 48 << 10;
 
 struct Driver {
+  void *library;
   Result (*init)(unsigned flags);
   Result (*driverVersion)(int *version);
   Result (*errorName)(Result, const char **);
@@ -63,6 +64,19 @@ struct Driver {
 };
 
 constexpr const char *kLibrary = "libcuda.so.1";
+using Functions = std::span<const std::pair<const char *, void *>>;
+
+/// Finds each by its name; NF_NO_DEVICE where one is not there.
+bool findAll(void *library, Functions functions, Failure &failure) {
+  for (auto [name, function] : functions) {
+    void *address = dlsym(library, name);
+    if (!address)
+      return failure.set(NF_NO_DEVICE,
+                         std::string("the CUDA driver, ") + kLibrary + ", has no " + name);
+    *static_cast<void **>(function) = address;
+  }
+  return true;
+}
 
 /// Opened once, and never closed: contexts outlive their users. Null with `failure` set; it is
 /// looked for again then.
@@ -81,6 +95,7 @@ const Driver *findDriver(Failure &failure) {
     return nullptr;
   }
   Driver found{};
+  found.library = library;
   const std::pair<const char *, void *> names[] = {
       {"cuInit", &found.init},
       {"cuDriverGetVersion", &found.driverVersion},
@@ -98,14 +113,9 @@ const Driver *findDriver(Failure &failure) {
       {"cuFuncSetAttribute", &found.setFunctionAttribute},
       {"cuLaunchKernel", &found.launch},
       {"cuPointerGetAttributes", &found.pointerAttributes}};
-  for (auto [name, function] : names) {
-    void *address = dlsym(library, name);
-    if (!address) {
-      failure.set(NF_NO_DEVICE, std::string("the CUDA driver, ") + kLibrary + ", has no " + name);
-      dlclose(library);
-      return nullptr;
-    }
-    *static_cast<void **>(function) = address;
+  if (!findAll(library, names, failure)) {
+    dlclose(library);
+    return nullptr;
   }
   if (const Result result = found.init(0); result != kSuccess) {
     failure.set(NF_NO_DEVICE, "the CUDA driver finds no GPU: cuInit: " + found.text(result));
@@ -303,6 +313,17 @@ std::optional<int> capabilityOf(std::string_view cpu) {
   return error == std::errc() && end == cpu.data() + cpu.size() && number > 0
              ? std::optional(number)
              : std::nullopt;
+}
+
+bool findCudaFunctions(std::span<const std::pair<const char *, void *>> functions,
+                       Failure &failure) {
+  const Driver *driver = findDriver(failure);
+  return driver && findAll(driver->library, functions, failure);
+}
+
+bool failCuda(const std::string &what, int result, Failure &failure) {
+  const Driver *driver = findDriver(failure);
+  return driver && driver->fail(failure, what, result);
 }
 
 std::shared_ptr<const DeviceContext> openCuda(void *context, Failure &failure) {

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace normforge {
@@ -74,5 +75,12 @@ protected:
 /// A context of CUDA's driver; null: the one that is current in this thread. Opens libcuda.so.1.
 /// Null with `failure` set: NF_NO_DEVICE with what was tried, NF_DEVICE_ERROR.
 std::shared_ptr<const DeviceContext> openCuda(void *context, Failure &failure);
+
+/// Further functions of CUDA's driver, for who has contexts and memory of its own: by name, where
+/// to put each. Opens and initializes the driver. NF_NO_DEVICE.
+bool findCudaFunctions(std::span<const std::pair<const char *, void *>> functions,
+                       Failure &failure);
+/// Sets `failure` to what such a function's result, no success, says; false.
+bool failCuda(const std::string &what, int result, Failure &failure);
 
 } // namespace normforge

@@ -1,12 +1,9 @@
 #include "runtime/measure/Gpu.h"
 
-#include <dlfcn.h>
-
 namespace normforge {
 
 /// Of the CUDA Driver API; results are 0 for success.
 struct Gpu::Driver {
-  int (*init)(unsigned flags);
   int (*device)(int *device, int ordinal);
   int (*retain)(void **context, int device);
   int (*release)(int device);
@@ -16,7 +13,6 @@ struct Gpu::Driver {
   int (*upload)(unsigned long long to, const void *from, size_t bytes);
   int (*download)(void *to, unsigned long long from, size_t bytes);
   int (*synchronize)();
-  int (*errorName)(int result, const char **name);
 };
 
 namespace {
@@ -34,28 +30,12 @@ Gpu::~Gpu() {
 }
 
 bool Gpu::check(const char *what, int result, Failure &failure) const {
-  constexpr int kOutOfMemory = 2;
-  if (result == 0)
-    return true;
-  const char *name = nullptr;
-  driver_->errorName(result, &name);
-  return failure.set(result == kOutOfMemory ? NF_OUT_OF_MEMORY : NF_DEVICE_ERROR,
-                     std::string(what) + ": " +
-                         (name ? name : "CUDA error " + std::to_string(result)));
+  return result == 0 || failCuda(what, result, failure);
 }
 
 std::shared_ptr<Gpu> Gpu::open(Failure &failure) {
-  constexpr const char *kLibrary = "libcuda.so.1";
-  void *library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL); // never closed, as contexts ask for
-  if (!library) {
-    const char *why = dlerror();
-    failure.set(NF_NO_DEVICE, std::string("no CUDA driver: tried ") + kLibrary +
-                                  (why ? ": " + std::string(why) : ""));
-    return nullptr;
-  }
   auto driver = std::make_unique<Driver>();
-  const std::pair<const char *, void *> names[] = {
-      {"cuInit", &driver->init},
+  const std::pair<const char *, void *> functions[] = {
       {"cuDeviceGet", &driver->device},
       {"cuDevicePrimaryCtxRetain", &driver->retain},
       {"cuDevicePrimaryCtxRelease_v2", &driver->release},
@@ -64,24 +44,15 @@ std::shared_ptr<Gpu> Gpu::open(Failure &failure) {
       {"cuMemFree_v2", &driver->free},
       {"cuMemcpyHtoD_v2", &driver->upload},
       {"cuMemcpyDtoH_v2", &driver->download},
-      {"cuCtxSynchronize", &driver->synchronize},
-      {"cuGetErrorName", &driver->errorName}};
-  for (auto [name, function] : names) {
-    void *address = dlsym(library, name);
-    if (!address) {
-      failure.set(NF_NO_DEVICE, std::string("the CUDA driver, ") + kLibrary + ", has no " + name);
-      return nullptr;
-    }
-    *static_cast<void **>(function) = address;
-  }
+      {"cuCtxSynchronize", &driver->synchronize}};
+  if (!findCudaFunctions(functions, failure))
+    return nullptr;
   std::shared_ptr<Gpu> gpu(new Gpu(std::move(driver)));
   const Driver &of = *gpu->driver_;
   int device = 0;
   void *context = nullptr;
-  if (of.init(0) != 0 || of.device(&device, 0) != 0) {
-    failure.set(NF_NO_DEVICE, "the CUDA driver finds no GPU");
+  if (!gpu->check("the first GPU", of.device(&device, 0), failure))
     return nullptr;
-  }
   if (!gpu->check("the primary context", of.retain(&context, device), failure))
     return nullptr;
   gpu->ordinal_ = device;

@@ -8,8 +8,8 @@ namespace normforge::test {
 Cuda &Cuda::driver() {
   static Cuda driver = [] {
     Cuda made;
-    made.library_ = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!made.library_)
+    made.handle_ = dlopen("libcuda.so.1", RTLD_NOW);
+    if (!made.handle_)
       throw std::runtime_error(dlerror());
     made.call("cuInit", 0u);
     return made;
@@ -17,10 +17,10 @@ Cuda &Cuda::driver() {
   return driver;
 }
 
-bool Cuda::has(const char *name) const { return dlsym(library_, name) != nullptr; }
+bool Cuda::has(const char *name) const { return dlsym(handle_, name) != nullptr; }
 
 void *Cuda::find(const char *name) {
-  void *function = dlsym(library_, name);
+  void *function = dlsym(handle_, name);
   if (!function)
     throw std::runtime_error(std::string("the driver has no ") + name);
   return function;

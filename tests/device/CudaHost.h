@@ -26,7 +26,7 @@ public:
   bool has(const char *name) const;
 
 private:
-  void *library_ = nullptr;
+  void *handle_ = nullptr;
 };
 
 using DevicePointer = unsigned long long;

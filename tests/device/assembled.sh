@@ -54,6 +54,8 @@ for spec in resnet50/conv1_bn resnet50/conv4_block1_1_bn resnet50/conv5_block1_0
   done
 done
 awk -F ': ' '{ split($3, of, " "); registers = of[1]; spilled = of[3]
-               if (registers > most) most = registers; if (spilled > 0) ++spills }
-             END { print NR " kernels, at most " most " registers, " spills + 0 " that spill" }' "$folder/table"
+               if (registers > most) most = registers
+               if (spilled > 0) ++spills
+               if (spilled > worst) worst = spilled }
+             END { print NR " kernels, at most " most " registers, " spills + 0 " that spill, " worst + 0 " bytes at most" }' "$folder/table"
 exit "$status"
